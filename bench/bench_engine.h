@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: MIT */
+/* What the benchmark times: engines make runners, ready to run, of a problem. */
+#ifndef DOCONV_BENCH_ENGINE_H
+#define DOCONV_BENCH_ENGINE_H
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <doconv/doconv.h>
+
+#include "bench_problem.h"
+
+namespace bench {
+
+/* Floats aligned to 64 bytes, zeroed: activations, weights and scratch memory of every engine. */
+class buffer {
+  public:
+    explicit buffer(size_t bytes = 0) : bytes_((bytes + 63) / 64 * 64)
+    {
+        if (bytes_ > 0) {
+            data_.reset(static_cast<float *>(std::aligned_alloc(64, bytes_)));
+            if (!data_) {
+                throw std::bad_alloc();
+            }
+            std::fill_n(data_.get(), bytes_ / sizeof(float), 0.0f);
+        }
+    }
+    float *data() const { return data_.get(); }
+    size_t bytes() const { return bytes_; }
+    void fill(float value) { std::fill_n(data_.get(), bytes_ / sizeof(float), value); }
+
+  private:
+    struct release {
+        void operator()(float *p) const { std::free(p); }
+    };
+    size_t bytes_;
+    std::unique_ptr<float, release> data_;
+};
+
+/* One way of an engine to compute a problem (or the FMA loop), with its memory. */
+class runner {
+  public:
+    virtual ~runner() = default;
+    /* Once, warm or cold: what is timed. */
+    virtual void run() = 0;
+    /* Fills dst so that a run which leaves an output out shows: NaN, or the residual for engines that add in place. */
+    virtual void arm() {}
+    /* dst as NCHW. */
+    virtual std::vector<float> result() { return {}; }
+
+    std::string label;  /* doconv's variant, oneDNN's implementation */
+    std::string layout; /* layout_pair_name() */
+};
+
+class engine {
+  public:
+    virtual ~engine() = default;
+    virtual const char *name() const = 0;
+    /* "name version" and what else a report should state. */
+    virtual std::string description() const = 0;
+    /*
+     * Every way worth a try, the fastest of which is the engine's figure. None: why says for what reason ("unsupported").
+     * The data outlives the runners.
+     */
+    virtual std::vector<std::unique_ptr<runner>> prepare(const problem &p, const tensors &t, std::string &why) = 0;
+};
+
+struct tuning_totals {
+    int problems = 0, measured = 0, cached = 0, unstored = 0;
+};
+
+/* Prints how far the tuning of all problems is. */
+class progress;
+
+class doconv_engine : public engine {
+  public:
+    /* Throws usage_error if the options ask for what this CPU can't do. */
+    explicit doconv_engine(const options &o);
+    ~doconv_engine() override;
+    doconv_engine(const doconv_engine &) = delete;
+    doconv_engine &operator=(const doconv_engine &) = delete;
+
+    doconv_context *context() const { return context_; }
+    doconv_context_info info() const;
+    const char *name() const override { return "doconv"; }
+    std::string description() const override;
+    std::vector<std::unique_ptr<runner>> prepare(const problem &p, const tensors &t, std::string &why) override;
+
+    /* Finds the variants of a problem, in every layout it may take, as --tune says. show tells of progress. */
+    void tune(const problem &p, tuning_totals &totals, progress &show);
+
+  private:
+    doconv_context *context_ = nullptr;
+    tune_choice tune_;
+    std::vector<std::pair<std::string, std::string>> variants_; /* problem with layouts, variant */
+};
+
+/* Throws usage_error if this build has no oneDNN, or the one it has can't be capped as asked. isa: the best that doconv may use. */
+std::unique_ptr<engine> create_onednn_engine(const options &o, doconv_isa isa);
+bool onednn_built();
+
+/* The loop of FMAs. label is empty; flops(): of one run, on all threads. */
+class peak_runner : public runner {
+  public:
+    peak_runner(doconv_isa isa, int threads);
+    void run() override;
+    double flops() const { return flops_; }
+
+  private:
+    void (*loop_)(long count);
+    int threads_;
+    double flops_;
+};
+
+/* Threads of the OpenMP runtime that the engines share. Throws usage_error if the build has none and count > 1. */
+void set_threads(int count);
+
+}
+
+#endif

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: MIT */
+/* The measuring: which runner of an engine is its fastest, and how fast, with the engines taking turns. */
+#ifndef DOCONV_BENCH_SESSION_H
+#define DOCONV_BENCH_SESSION_H
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bench_engine.h"
+
+namespace bench {
+
+/* One engine's outcome for one problem. */
+struct figure {
+    bool measured = false; /* else only why says something */
+    bool failed = false;   /* not measured, and that is a fault: a wrong result, an error */
+    bool wrong = false;
+    std::string why;
+    std::string label, layout;
+    double seconds = 0;     /* median of the samples, each a mean over its calls; of the engine's fastest runner */
+    double cpu_seconds = 0; /* likewise, of all threads */
+    double spread = 0;      /* median absolute deviation / median */
+    double error = 0;       /* max|y - ref| / max|ref| */
+};
+
+struct measurement {
+    std::vector<figure> figures; /* in the engines' order */
+    double peak_flops = 0;       /* a second, of the FMA loop in the same rounds */
+};
+
+class session {
+  public:
+    session(const workload &work, std::vector<engine *> engines, doconv_isa isa, int threads, double min_seconds);
+
+    /* Measures a problem; a repetition that was measured already is returned as it was. */
+    const measurement &measure(size_t problem, size_t repetition);
+    /* The repetition with the median time of the first engine that has one; NULL if the problem wasn't measured. */
+    const measurement *typical(size_t problem) const;
+    const std::vector<engine *> &engines() const { return engines_; }
+    const workload &work() const { return work_; }
+
+  private:
+    measurement measure_now(const problem &p);
+
+    const workload &work_;
+    std::vector<engine *> engines_;
+    peak_runner peak_;
+    double min_seconds_;
+    std::vector<std::vector<std::unique_ptr<measurement>>> measured_; /* by problem and repetition */
+};
+
+/* Pins this process to the core it runs on. Returns "" or the reason why that can't be. */
+std::string pin_to_core();
+
+}
+
+#endif

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: MIT */
+/* doconv-bench: the convolutions of networks, timed engine beside engine. */
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <set>
+
+#include "bench_options.h"
+#include "bench_report.h"
+
+namespace {
+
+using namespace bench;
+
+void expect_writable(const char *flag, const std::string &path)
+{
+    if (path.empty()) {
+        return;
+    }
+    FILE *file = std::fopen(path.c_str(), "a");
+    if (file == nullptr) {
+        throw usage_error(std::string(flag) + ": \"" + path + "\" can't be written");
+    }
+    std::fclose(file);
+}
+
+/* The engines asked for, in that order, each once. */
+std::vector<std::string> engine_names(const options &o)
+{
+    if (o.engines.empty()) {
+        if (!onednn_built()) {
+            std::fprintf(stderr, "doconv-bench: oneDNN is not built: doconv alone\n");
+            return {"doconv"};
+        }
+        return {"doconv", "onednn"};
+    }
+    std::set<std::string> seen;
+    for (const std::string &name : o.engines) {
+        if (name != "doconv" && name != "onednn") {
+            throw usage_error("--engines: \"" + name + "\" is not one of doconv, onednn");
+        }
+        if (!seen.insert(name).second) {
+            throw usage_error("--engines: \"" + name + "\" is named twice");
+        }
+    }
+    return o.engines;
+}
+
+/* Google Benchmark reads its own flags, and prints about those that it doesn't know. */
+void initialize_benchmark(const options &o, char *program)
+{
+    std::vector<std::string> texts = o.benchmark_flags;
+    std::vector<char *> arguments = {program};
+    for (std::string &text : texts) {
+        arguments.push_back(text.data());
+    }
+    arguments.push_back(nullptr);
+    int count = static_cast<int>(arguments.size()) - 1;
+    benchmark::Initialize(&count, arguments.data());
+    if (count > 1) {
+        throw usage_error(std::string("unknown option \"") + arguments[1] + "\", or its value is wrong (see --help)");
+    }
+}
+
+void describe_run(const options &o, const doconv_context_info &info, const std::vector<engine *> &engines, const workload &work,
+                  const std::vector<row> &rows)
+{
+    benchmark::AddCustomContext("isa", doconv_isa_string(info.isa));
+    benchmark::AddCustomContext("cpu", info.cpu);
+    benchmark::AddCustomContext("bench_threads", std::to_string(o.threads));
+    benchmark::AddCustomContext("layout", layout_choice_name(o.layout));
+    benchmark::AddCustomContext("tune", tune_choice_name(o.tune));
+    std::string about, networks;
+    for (const engine *e : engines) {
+        about += (about.empty() ? "" : ", ") + e->description();
+    }
+    benchmark::AddCustomContext("engines", about);
+    /* "resnet18:11,resnet50:23": the layers of the rows, in order. */
+    std::vector<size_t> layers;
+    for (const row &r : rows) {
+        if (layers.empty() || layers.back() != r.layer) {
+            layers.push_back(r.layer);
+        }
+    }
+    for (size_t i = 0; i < layers.size();) {
+        const std::string &network = work.layers[layers[i]].network;
+        const size_t start = i;
+        while (i < layers.size() && work.layers[layers[i]].network == network) {
+            i++;
+        }
+        networks += (networks.empty() ? "" : ",") + network + ":" + std::to_string(i - start);
+    }
+    benchmark::AddCustomContext("networks", networks);
+    std::fprintf(stderr, "%s on %s, %s, %d thread%s, layout %s\n", about.c_str(), info.cpu, doconv_isa_string(info.isa), o.threads,
+                 o.threads == 1 ? "" : "s", layout_choice_name(o.layout));
+}
+
+void tune_all(const options &o, doconv_engine &ours, const workload &work, const std::vector<bool> &wanted)
+{
+    if (o.tune == tune_choice::off || o.tune == tune_choice::read) {
+        return;
+    }
+    tuning_totals totals;
+    {
+        progress show("tune", static_cast<int>(std::count(wanted.begin(), wanted.end(), true)));
+        for (size_t p = 0; p < work.problems.size(); p++) {
+            if (wanted[p]) {
+                show.begin(short_name(work.problems[p]));
+                const int before = totals.measured;
+                ours.tune(work.problems[p], totals, show);
+                const int measured = totals.measured - before;
+                show.end(short_name(work.problems[p]) + (measured == 0 ? ": from the cache" : ": " + std::to_string(measured) + " variants measured"));
+            }
+        }
+    }
+    std::fprintf(stderr, "%d problems tuned, %d variants measured, %d from the cache\n", totals.problems, totals.measured, totals.cached);
+    if (totals.unstored > 0) {
+        std::fprintf(stderr, "%d results were not stored (noisy, or no cache directory can be used: \"%s\")\n", totals.unstored,
+                     ours.info().cache_directory);
+    }
+}
+
+int run(int argc, char **argv)
+{
+    const options o = parse_options(argc, argv);
+    if (o.help) {
+        std::fputs(help_text(), stdout);
+        return 0;
+    }
+    const std::vector<std::string> names = engine_names(o);
+    /* Before anything that starts threads. */
+    if (o.threads == 1 && !o.list_only) {
+        const std::string problem = pin_to_core();
+        if (!problem.empty()) {
+            std::fprintf(stderr, "doconv-bench: not pinned to a core: %s\n", problem.c_str());
+        }
+    }
+    set_threads(o.threads);
+
+    doconv_engine ours(o);
+    const doconv_context_info info = ours.info();
+    std::unique_ptr<engine> theirs;
+    std::vector<engine *> engines;
+    for (const std::string &name : names) {
+        if (name == "onednn") {
+            theirs = create_onednn_engine(o, info.isa);
+        }
+        engines.push_back(name == "doconv" ? static_cast<engine *>(&ours) : theirs.get());
+    }
+    const workload work = load_workload(ours.context(), o, info.isa == DOCONV_ISA_AVX512 ? DOCONV_NCHW16C : DOCONV_NCHW8C);
+    session measure(work, engines, info.isa, o.threads, o.min_seconds);
+    initialize_benchmark(o, argv[0]);
+
+    const std::vector<row> rows = choose_rows(o.filter, measure);
+    if (o.list_only) {
+        for (const row &r : rows) {
+            std::printf("%s\n", row_name(measure, r).c_str());
+        }
+        return 0;
+    }
+    std::vector<bool> wanted(work.problems.size());
+    for (const row &r : rows) {
+        wanted[work.layers[r.layer].problem] = true;
+    }
+    expect_writable(o.json.empty() ? "--benchmark_out" : "--json", o.out);
+    expect_writable("--tsv", o.tsv);
+    describe_run(o, info, engines, work, rows);
+    if (std::find(names.begin(), names.end(), "doconv") != names.end()) {
+        tune_all(o, ours, work, wanted);
+    }
+    {
+        progress show("time", static_cast<int>(std::count(wanted.begin(), wanted.end(), true)));
+        register_benchmarks(measure, rows, show);
+        run_benchmarks(o);
+    }
+    print_table(measure, !o.display_format.empty());
+    if (!o.tsv.empty()) {
+        write_tsv(measure, o.tsv);
+    }
+    return all_good(measure) ? 0 : 1;
+}
+
+}
+
+int main(int argc, char **argv)
+{
+    try {
+        return run(argc, argv);
+    } catch (const bench::usage_error &error) {
+        std::fprintf(stderr, "doconv-bench: %s\n", error.what());
+        return 2;
+    } catch (const std::bad_alloc &) {
+        std::fprintf(stderr, "doconv-bench: out of memory\n");
+        return 1;
+    } catch (const std::exception &error) {
+        std::fprintf(stderr, "doconv-bench: %s\n", error.what());
+        return 1;
+    }
+}

@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: MIT */
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+
+#include <doconv/doconv_tune.h>
+
+#include "bench_engine.h"
+#include "bench_progress.h"
+
+namespace bench {
+
+namespace {
+
+std::string detail(doconv_context *context, doconv_status status)
+{
+    char text[256] = "";
+    doconv_context_last_error(context, text, sizeof text);
+    return text[0] != '\0' ? text : doconv_status_string(status);
+}
+
+void check(doconv_context *context, doconv_status status, const std::string &what)
+{
+    if (status != DOCONV_OK) {
+        throw std::runtime_error(what + ": " + detail(context, status));
+    }
+}
+
+/* The problem in given layouts, and its canonical text. */
+struct placed {
+    doconv_conv_desc desc;
+    std::string text;
+};
+
+placed place(doconv_context *context, const problem &p, doconv_layout src, doconv_layout dst)
+{
+    placed in = {p.desc, ""};
+    in.desc.src_layout = src;
+    in.desc.dst_layout = dst;
+    char text[DOCONV_PROBLEM_TEXT_SIZE];
+    check(context, doconv_conv_desc_format(context, &in.desc, text, sizeof text), p.text);
+    in.text = text;
+    return in;
+}
+
+size_t bytes_of(doconv_layout layout, int64_t n, int64_t c, int64_t h, int64_t w)
+{
+    size_t bytes = 0;
+    if (doconv_tensor_bytes(layout, n, c, h, w, &bytes) != DOCONV_OK) {
+        throw std::bad_alloc();
+    }
+    return bytes;
+}
+
+class doconv_runner : public runner {
+  public:
+    /* Owns the plan, also if it throws. */
+    doconv_runner(doconv_context *context, const problem &p, const placed &in, const tensors &t, doconv_plan *plan)
+        : plan_(plan, doconv_plan_destroy), p_(p), dst_layout_(in.desc.dst_layout), src_(bytes_of(in.desc.src_layout, p.desc.n, p.desc.cin, p.desc.h, p.desc.w)),
+          residual_(p.desc.residual ? bytes_of(dst_layout_, p.desc.n, p.desc.cout, p.hout, p.wout) : 0),
+          dst_(bytes_of(dst_layout_, p.desc.n, p.desc.cout, p.hout, p.wout))
+    {
+        const doconv_conv_desc &d = p.desc;
+        workspace_ = buffer(doconv_plan_workspace_size(plan));
+        doconv_weights *weights = nullptr;
+        check(context, doconv_weights_create(plan, t.weight.data(), d.has_bias ? t.bias.data() : nullptr, &weights), in.text);
+        weights_.reset(weights);
+        doconv_reorder(DOCONV_NCHW, in.desc.src_layout, d.n, d.cin, d.h, d.w, t.src.data(), src_.data());
+        if (d.residual) {
+            doconv_reorder(DOCONV_NCHW, dst_layout_, d.n, d.cout, p.hout, p.wout, t.residual.data(), residual_.data());
+        }
+        label = doconv_plan_variant(plan);
+        layout = layout_pair_name(doconv_layout_string(in.desc.src_layout), doconv_layout_string(dst_layout_));
+    }
+
+    void run() override
+    {
+        const doconv_status status =
+            doconv_execute(plan_.get(), weights_.get(), src_.data(), residual_.data(), dst_.data(), workspace_.data(), workspace_.bytes());
+        if (status != DOCONV_OK) {
+            throw std::runtime_error(label + ": " + doconv_status_string(status));
+        }
+    }
+
+    void arm() override { dst_.fill(std::numeric_limits<float>::quiet_NaN()); }
+
+    std::vector<float> result() override
+    {
+        std::vector<float> y(static_cast<size_t>(p_.dst_count()));
+        doconv_reorder(dst_layout_, DOCONV_NCHW, p_.desc.n, p_.desc.cout, p_.hout, p_.wout, dst_.data(), y.data());
+        return y;
+    }
+
+  private:
+    std::unique_ptr<doconv_plan, void (*)(doconv_plan *)> plan_;
+    std::unique_ptr<doconv_weights, void (*)(doconv_weights *)> weights_{nullptr, doconv_weights_destroy};
+    const problem &p_;
+    doconv_layout dst_layout_;
+    buffer src_, residual_, dst_, workspace_;
+};
+
+}
+
+doconv_engine::doconv_engine(const options &o) : tune_(o.tune)
+{
+    doconv_context_options context_options = {};
+    context_options.size = sizeof context_options;
+    context_options.threads = o.threads;
+    context_options.max_isa = o.isa;
+    /* The engine tunes by itself, ahead of all timing. */
+    context_options.tune = o.tune == tune_choice::off ? DOCONV_TUNE_OFF : DOCONV_TUNE_READ;
+    const doconv_status status = doconv_context_create(&context_options, &context_);
+    if (status != DOCONV_OK) {
+        throw usage_error(std::string("--isa=") + doconv_isa_string(o.isa) + ", --threads=" + std::to_string(o.threads) + ": " +
+                          doconv_status_string(status));
+    }
+    const doconv_context_info found = info();
+    if (o.isa != DOCONV_ISA_DEFAULT && found.isa != o.isa) {
+        const std::string best = doconv_isa_string(found.cpu_isa);
+        doconv_context_destroy(context_);
+        throw usage_error(std::string("--isa=") + doconv_isa_string(o.isa) + ": not on this CPU, whose best is " + best);
+    }
+}
+
+doconv_engine::~doconv_engine()
+{
+    doconv_context_destroy(context_);
+}
+
+doconv_context_info doconv_engine::info() const
+{
+    doconv_context_info found = {};
+    found.size = sizeof found;
+    check(context_, doconv_context_get_info(context_, &found), "context");
+    return found;
+}
+
+std::string doconv_engine::description() const
+{
+    return std::string("doconv ") + doconv_version_string();
+}
+
+void doconv_engine::tune(const problem &p, tuning_totals &totals, progress &show)
+{
+    const auto pairs = layouts_to_try(p);
+    for (size_t i = 0; i < pairs.size(); i++) {
+        const placed in = place(context_, p, pairs[i].first, pairs[i].second);
+        struct share {
+            progress *show;
+            double start, width;
+        } part = {&show, static_cast<double>(i) / static_cast<double>(pairs.size()), 1.0 / static_cast<double>(pairs.size())};
+        doconv_tune_options tune_options = {};
+        tune_options.size = sizeof tune_options;
+        tune_options.force = tune_ == tune_choice::force;
+        tune_options.progress = [](void *user, int done, int total) {
+            const share &s = *static_cast<const share *>(user);
+            s.show->within(s.start + s.width * done / std::max(total, 1));
+        };
+        tune_options.progress_user = &part;
+        bool settled = false;
+        /* A noisy result isn't stored: another try or two, with more samples, so that the next process needn't measure again. */
+        for (int attempt = 0; attempt < 3 && !settled; attempt++) {
+            tune_options.budget_seconds = attempt == 0 ? 0 : 1.2;
+            doconv_tune_report *report = nullptr;
+            const doconv_status status = doconv_tune(context_, &in.desc, nullptr, &tune_options, &report);
+            if (status == DOCONV_UNSUPPORTED) {
+                break;
+            }
+            check(context_, status, in.text);
+            doconv_tune_summary summary = {};
+            summary.size = sizeof summary;
+            check(context_, doconv_tune_report_summary(report, &summary), in.text);
+            settled = summary.from_cache || summary.stored || !summary.noisy;
+            totals.measured += summary.measured;
+            if (attempt == 0) {
+                totals.problems++;
+                totals.cached += summary.from_cache;
+                variants_.emplace_back(in.text, summary.variant);
+            } else {
+                variants_.back().second = summary.variant;
+            }
+            if ((settled || attempt == 2) && !summary.from_cache && !summary.stored) {
+                totals.unstored++;
+            }
+            doconv_tune_report_destroy(report);
+        }
+    }
+}
+
+std::vector<std::unique_ptr<runner>> doconv_engine::prepare(const problem &p, const tensors &t, std::string &why)
+{
+    std::vector<std::unique_ptr<runner>> runners;
+    for (const auto &pair : layouts_to_try(p)) {
+        const placed in = place(context_, p, pair.first, pair.second);
+        doconv_plan_options plan_options = {};
+        plan_options.size = sizeof plan_options;
+        plan_options.rigor = tune_ == tune_choice::off ? DOCONV_RIGOR_ESTIMATE : DOCONV_RIGOR_READ;
+        const auto tuned = std::find_if(variants_.begin(), variants_.end(), [&](const auto &v) { return v.first == in.text; });
+        if (tuned != variants_.end()) {
+            plan_options.variant = tuned->second.c_str();
+        }
+        doconv_plan *plan = nullptr;
+        const doconv_status status = doconv_plan_create(context_, &in.desc, &plan_options, &plan);
+        if (status == DOCONV_UNSUPPORTED) {
+            why = detail(context_, status);
+            continue;
+        }
+        check(context_, status, in.text);
+        runners.push_back(std::make_unique<doconv_runner>(context_, p, in, t, plan));
+    }
+    return runners;
+}
+
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/* Direct convolution, 6 pixels x 16 output channels: 12 accumulators, 2 weights, 1 broadcast of 16 registers; 0.67 loads an FMA. */
+#include "vec_avx2.h"
+
+#define TILE_PIXELS 6
+#define TILE_VECTORS 2
+#include "body_direct.h"
+#include "body_load.h"
+#include "body_store.h"
+
+DIRECT_TILES_6(1)
+DIRECT_TILES_6(2)
+
+static tile_fn *const tiles[TILE_VECTORS][TILE_PIXELS] = {
+    {DIRECT_NAMES_6(1)},
+    {DIRECT_NAMES_6(2)},
+};
+
+static void run(const struct dc_run_args *args)
+{
+    run_tiles(args, tiles);
+}
+
+const struct dc_kernel dck_direct_f32_6x16_avx2 = {
+    .name = "direct_f32_6x16@avx2",
+    .revision = 1,
+    .op = DC_OP_DIRECT,
+    .isa = DC_ISA_AVX2,
+    .tile_pixels = TILE_PIXELS,
+    .tile_channels = TILE_CHANNELS,
+    .vector = V_LENGTH,
+    .error_amplification = 1.0f,
+    .run = run,
+    .load = load_strip,
+    .store = store_tile,
+};

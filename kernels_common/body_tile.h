@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What every register tile does around its own loop: dispatch of a run to tiles, and the end of a tile. The including file has defined the
+ * vector operations (a vec_*.h), TILE_PIXELS and TILE_VECTORS.
+ *
+ * Accumulators are scalars with names (a0_0, a0_1, ...), not an array: compilers keep arrays of more than about 12 vectors in memory.
+ */
+#ifndef DOCONV_BODY_TILE_H
+#define DOCONV_BODY_TILE_H
+
+#include "kernel.h"
+
+#define TILE_CHANNELS (TILE_VECTORS * V_LENGTH)
+
+/* PIXELS_n(L, X): L(X, p) for each pixel p; with L = VECTORS_m: X(p, v) for each accumulator. */
+#define PIXELS_1(L, X) L(X, 0)
+#define PIXELS_2(L, X) PIXELS_1(L, X) L(X, 1)
+#define PIXELS_3(L, X) PIXELS_2(L, X) L(X, 2)
+#define PIXELS_4(L, X) PIXELS_3(L, X) L(X, 3)
+#define PIXELS_5(L, X) PIXELS_4(L, X) L(X, 4)
+#define PIXELS_6(L, X) PIXELS_5(L, X) L(X, 5)
+#define PIXELS_7(L, X) PIXELS_6(L, X) L(X, 6)
+#define PIXELS_8(L, X) PIXELS_7(L, X) L(X, 7)
+#define PIXELS_9(L, X) PIXELS_8(L, X) L(X, 8)
+#define PIXELS_10(L, X) PIXELS_9(L, X) L(X, 9)
+#define PIXELS_11(L, X) PIXELS_10(L, X) L(X, 10)
+#define PIXELS_12(L, X) PIXELS_11(L, X) L(X, 11)
+#define PIXELS_13(L, X) PIXELS_12(L, X) L(X, 12)
+#define PIXELS_14(L, X) PIXELS_13(L, X) L(X, 13)
+
+#define VECTORS_1(X, p) X(p, 0)
+#define VECTORS_2(X, p) VECTORS_1(X, p) X(p, 1)
+#define VECTORS_3(X, p) VECTORS_2(X, p) X(p, 2)
+#define VECTORS_4(X, p) VECTORS_3(X, p) X(p, 3)
+
+/* The sums of a tile, [pixels][vectors * V_LENGTH], whose channels end inside a vector or are followed by zeros to write. */
+static __attribute__((noinline)) void finish_tail(const struct dc_run_args *args, const float *sums, ptrdiff_t first, int pixels, int vectors)
+{
+    const vec lo = v_set1(args->lo), hi = v_set1(args->hi);
+    for (int p = 0; p < pixels; p++) {
+        const ptrdiff_t at = (first + p) * args->dst_pixel;
+        for (int v = 0; v < vectors; v++) {
+            const ptrdiff_t lane = (ptrdiff_t)v * V_LENGTH;
+            const int valid = (int)(args->channels - lane < 0 ? 0 : args->channels - lane < V_LENGTH ? args->channels - lane : V_LENGTH);
+            const int stored = (int)(args->stored - lane < V_LENGTH ? args->stored - lane : V_LENGTH);
+            vec sum = v_load(sums + ((ptrdiff_t)p * vectors + v) * V_LENGTH);
+            if (args->residual != 0) {
+                sum = v_add(sum, v_load_first(args->residual + at + args->dst_vector[v], valid));
+            }
+            v_store_first(args->dst + at + args->dst_vector[v], v_keep_first(v_clamp(sum, lo, hi), valid), stored);
+        }
+    }
+}
+
+typedef void tile_fn(const struct dc_run_args *args, ptrdiff_t first);
+
+/* Cuts a run into tiles of nearly equal size: 33 pixels are 11 + 11 + 11 rather than 14 + 14 + 5, whose last would wait for its FMAs. */
+static inline void run_tiles(const struct dc_run_args *args, tile_fn *const table[TILE_VECTORS][TILE_PIXELS])
+{
+    const ptrdiff_t lanes = args->partial_out != 0 ? args->channels : args->stored;
+    tile_fn *const *row = table[(lanes + V_LENGTH - 1) / V_LENGTH - 1];
+    const ptrdiff_t tiles = (args->pixels + TILE_PIXELS - 1) / TILE_PIXELS;
+    const ptrdiff_t size = args->pixels / tiles, larger = args->pixels % tiles;
+    ptrdiff_t first = 0;
+    for (ptrdiff_t i = 0; i < tiles; i++) {
+        const ptrdiff_t pixels = size + (i < larger);
+        row[pixels - 1](args, first);
+        first += pixels;
+    }
+}
+
+/* Pieces of a tile function; `first` is the tile's first pixel in the run, lo and hi hold the clamp. */
+#define TILE_DECLARE(p, v) vec a##p##_##v;
+#define TILE_BIAS(p, v) a##p##_##v = v_load(args->bias + (v) * V_LENGTH);
+#define TILE_RESUME(p, v) a##p##_##v = v_load(args->partial_in + (first + (p)) * TILE_CHANNELS + (v) * V_LENGTH);
+#define TILE_SUSPEND(p, v) v_store(args->partial_out + (first + (p)) * TILE_CHANNELS + (v) * V_LENGTH, a##p##_##v);
+#define TILE_ADD(p, v) a##p##_##v = v_add(a##p##_##v, v_load(args->residual + (first + (p)) * args->dst_pixel + args->dst_vector[v]));
+#define TILE_STORE(p, v) v_store(args->dst + (first + (p)) * args->dst_pixel + args->dst_vector[v], v_clamp(a##p##_##v, lo, hi));
+#define TILE_SPILL(p, v) v_store(sums + ((p) * SPILL_VECTORS + (v)) * V_LENGTH, a##p##_##v);
+
+/* Before the first FMA. P and NV are the tile's numbers of pixels and vectors, literals. */
+#define TILE_START(P, NV)                                                                                                                            \
+    PIXELS_##P(VECTORS_##NV, TILE_DECLARE) if (args->partial_in != 0)                                                                                \
+    {                                                                                                                                                \
+        PIXELS_##P(VECTORS_##NV, TILE_RESUME)                                                                                                        \
+    }                                                                                                                                                \
+    else                                                                                                                                             \
+    {                                                                                                                                                \
+        PIXELS_##P(VECTORS_##NV, TILE_BIAS)                                                                                                          \
+    }
+
+/* After the last FMA. */
+#define TILE_FINISH(P, NV)                                                                                                                           \
+    if (args->partial_out != 0) {                                                                                                                    \
+        PIXELS_##P(VECTORS_##NV, TILE_SUSPEND)                                                                                                       \
+    } else if (args->channels >= (NV) * V_LENGTH) {                                                                                                  \
+        const vec lo = v_set1(args->lo), hi = v_set1(args->hi);                                                                                      \
+        if (args->residual != 0) {                                                                                                                   \
+            PIXELS_##P(VECTORS_##NV, TILE_ADD)                                                                                                       \
+        }                                                                                                                                            \
+        PIXELS_##P(VECTORS_##NV, TILE_STORE)                                                                                                         \
+    } else {                                                                                                                                         \
+        enum { SPILL_VECTORS = (NV) };                                                                                                               \
+        float sums[(P) * (NV) * V_LENGTH];                                                                                                           \
+        PIXELS_##P(VECTORS_##NV, TILE_SPILL)                                                                                                         \
+        finish_tail(args, sums, first, (P), (NV));                                                                                                   \
+    }
+
+#endif

@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The contract between the library and its kernels. A kernel is a const descriptor beside its loop: it sees pointers, strides and counts,
+ * never a problem, so it can't decide anything. Kernels include only kernels_common, call nothing outside their file, allocate
+ * nothing and can't fail. All counts and strides are in floats unless said otherwise.
+ */
+#ifndef DOCONV_KERNEL_H
+#define DOCONV_KERNEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Vectors of output channels in the widest tile of any kernel. */
+#define DC_MAX_TILE_VECTORS 8
+/* pixels x channels of the largest tile of any kernel: the tile buffer of the store path. */
+#define DC_MAX_TILE_FLOATS 512
+/* The channel block of strips and of packed weights. */
+#define DC_CHANNEL_BLOCK 16
+
+enum dc_op { DC_OP_REFERENCE, DC_OP_DIRECT, DC_OP_DEPTHWISE };
+
+/* Values are those of doconv_isa, which kernels can't see. */
+enum dc_isa { DC_ISA_NONE = 1, DC_ISA_AVX2 = 2, DC_ISA_AVX512 = 3, DC_ISA_NEON = 4 };
+
+/*
+ * A stretch of the reduction whose inputs are contiguous for each pixel:
+ *   for j in [0, length): acc[pixel][channel] += src[pixel * src_pixel + src_offset + j] * weights[weight_offset + j * tile_channels + channel]
+ * (DC_OP_DEPTHWISE: one tap; acc[pixel][c] += src[pixel * src_pixel + src_offset + c] * weights[weight_offset + c], length is the vector length).
+ */
+struct dc_segment {
+    ptrdiff_t src_offset;
+    ptrdiff_t weight_offset;
+    ptrdiff_t length;
+};
+
+/*
+ * A run of pixels against one block of output channels. The order of the additions of one output is that of segments and j, whatever the
+ * number of pixels, so that every split into runs gives the same bits.
+ */
+struct dc_run_args {
+    const float *src;
+    ptrdiff_t src_pixel;
+    const struct dc_segment *segments;
+    ptrdiff_t segment_count; /* may be 0: all taps lie in the padding */
+    const float *weights;    /* tile_channels floats a row, rows 64-byte aligned */
+    const float *bias;       /* tile_channels floats, 64-byte aligned; used if partial_in is NULL */
+    const float *partial_in; /* [pixels][tile_channels], 64-byte aligned: sums so far; NULL at the start of the reduction */
+    float *partial_out;      /* likewise: where unfinished (or not directly storable) sums go; then nothing below is used but pixels and channels */
+    ptrdiff_t pixels;        /* >= 1 */
+    ptrdiff_t channels;      /* valid output channels, 1..tile_channels */
+    /* Direct store. Vector v of the block goes to dst + pixel * dst_pixel + dst_vector[v]. */
+    float *dst;
+    const float *residual; /* strides as dst; NULL: none; may equal dst */
+    ptrdiff_t dst_pixel;
+    ptrdiff_t dst_vector[DC_MAX_TILE_VECTORS];
+    ptrdiff_t stored; /* channels to write: channels, or more: those past channels are written as zero (blocked layouts) */
+    float lo, hi;     /* every stored value becomes min(max(v, lo), hi) (NaN stays NaN); -inf, inf: unchanged */
+};
+
+/*
+ * Fills part of a strip: the zero-bordered copy of input rows that lets every layout, padding and stride share the loops above.
+ * Strip: element (c, y, x) at strip[c / 16 * strip_block + y * strip_row + x * strip_pixel + c % 16], strip_pixel >= min(channels, 16).
+ * Source: element (c, y, x) at src[c / src_block_channels * src_block + c % src_block_channels * src_channel + y * src_row + x * src_pixel];
+ * NHWC: src_block_channels = INT64_MAX's worth (one block), src_channel = 1. NCHW: src_channel = H*W, src_pixel = 1.
+ * Strip pixel x of row y reads source column x0 + x * step_x and row y0 + y * step_y; outside [0, h) x [0, w) it is zero.
+ */
+struct dc_load_args {
+    float *strip;
+    ptrdiff_t strip_block, strip_row, strip_pixel;
+    ptrdiff_t channels, rows, columns;
+    const float *src; /* channel 0 of the part, row 0, column 0 */
+    ptrdiff_t src_block_channels, src_block, src_channel, src_row, src_pixel;
+    ptrdiff_t src_first_channel; /* channel 0's place in its block, for parts that start inside one */
+    ptrdiff_t h, w, y0, x0, step_y, step_x;
+};
+
+/*
+ * Stores finished sums [pixels][tile_channels] into any layout, with the post-ops: the path for layouts that a run can't store directly.
+ * Channel c of pixel p (counted from first_channel in its block): as in dc_load_args with dst_pixel as the pixel stride.
+ */
+struct dc_store_args {
+    const float *tile;
+    ptrdiff_t tile_channels;
+    ptrdiff_t pixels, channels, stored;
+    float *dst; /* block 0, channel place 0, first pixel */
+    const float *residual;
+    ptrdiff_t dst_block_channels, dst_block, dst_channel, dst_pixel;
+    ptrdiff_t dst_first_channel;
+    float lo, hi;
+};
+
+/* The whole problem, for DC_OP_REFERENCE: strides of logical axes; blocked layouts through block_channels as above. */
+struct dc_tensor_map {
+    ptrdiff_t image, block_channels, block, channel, row, pixel;
+};
+struct dc_reference_args {
+    const float *src, *weight /* OIHW */, *bias /* or NULL */, *residual /* or NULL */;
+    float *dst;
+    struct dc_tensor_map src_map, dst_map;
+    ptrdiff_t n, cin, h, w, cout, kh, kw, hout, wout; /* n: the image's index; one call does one (image, output channel) */
+    ptrdiff_t stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, groups;
+    ptrdiff_t out_channel; /* 0..stored-1: at and past cout zeros are written */
+    float lo, hi;
+};
+
+struct dc_kernel {
+    const char *name;      /* "direct_f32_14x32@avx512": unique, stored in caches */
+    unsigned revision;     /* +1 when packing, rounding or meaning of parameters changes */
+    enum dc_op op;
+    enum dc_isa isa;
+    int tile_pixels;       /* pixels of the full tile */
+    int tile_channels;     /* output channels of the tile = row length of packed weights */
+    int vector;            /* floats of a vector */
+    float error_amplification; /* of the a-priori bound of a dot product; 1: direct */
+    void (*run)(const struct dc_run_args *args);
+    void (*load)(const struct dc_load_args *args);
+    void (*store)(const struct dc_store_args *args);
+    void (*reference)(const struct dc_reference_args *args); /* DC_OP_REFERENCE only, then the three above are NULL */
+};
+
+#endif

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: MIT */
+/* Vector operations on AVX2 with FMA. The same names in every vec_*.h. */
+#ifndef DOCONV_VEC_AVX2_H
+#define DOCONV_VEC_AVX2_H
+
+#include <immintrin.h>
+
+#define V_LENGTH 8
+typedef __m256 vec;
+
+static inline vec v_load(const float *p)
+{
+    return _mm256_loadu_ps(p);
+}
+static inline void v_store(float *p, vec v)
+{
+    _mm256_storeu_ps(p, v);
+}
+static inline vec v_set1(float x)
+{
+    return _mm256_set1_ps(x);
+}
+static inline vec v_zero(void)
+{
+    return _mm256_setzero_ps();
+}
+/* a * b + c, rounded once. */
+static inline vec v_fma(vec a, vec b, vec c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+static inline vec v_add(vec a, vec b)
+{
+    return _mm256_add_ps(a, b);
+}
+/* min(max(v, lo), hi); the operand order lets a NaN in v through. */
+static inline vec v_clamp(vec v, vec lo, vec hi)
+{
+    return _mm256_min_ps(hi, _mm256_max_ps(lo, v));
+}
+static inline __m256i v_first_mask(int n)
+{
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+/* The first n lanes, 0 <= n <= V_LENGTH; memory past them is not touched, lanes past them are zero. */
+static inline vec v_load_first(const float *p, int n)
+{
+    return _mm256_maskload_ps(p, v_first_mask(n));
+}
+static inline void v_store_first(float *p, vec v, int n)
+{
+    _mm256_maskstore_ps(p, v_first_mask(n), v);
+}
+static inline vec v_keep_first(vec v, int n)
+{
+    return _mm256_and_ps(v, _mm256_castsi256_ps(v_first_mask(n)));
+}
+
+#include "transpose_avx.h"
+
+#endif

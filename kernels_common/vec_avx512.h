@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: MIT */
+/* Vector operations on AVX-512 (F, BW, DQ, VL). The same names in every vec_*.h. */
+#ifndef DOCONV_VEC_AVX512_H
+#define DOCONV_VEC_AVX512_H
+
+#include <immintrin.h>
+
+#define V_LENGTH 16
+typedef __m512 vec;
+
+static inline vec v_load(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+static inline void v_store(float *p, vec v)
+{
+    _mm512_storeu_ps(p, v);
+}
+static inline vec v_set1(float x)
+{
+    return _mm512_set1_ps(x);
+}
+static inline vec v_zero(void)
+{
+    return _mm512_setzero_ps();
+}
+/* a * b + c, rounded once. */
+static inline vec v_fma(vec a, vec b, vec c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+static inline vec v_add(vec a, vec b)
+{
+    return _mm512_add_ps(a, b);
+}
+/* min(max(v, lo), hi); the operand order lets a NaN in v through. */
+static inline vec v_clamp(vec v, vec lo, vec hi)
+{
+    return _mm512_min_ps(hi, _mm512_max_ps(lo, v));
+}
+/* The first n lanes, 0 <= n <= V_LENGTH; memory past them is not touched, lanes past them are zero. */
+static inline vec v_load_first(const float *p, int n)
+{
+    return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+}
+static inline void v_store_first(float *p, vec v, int n)
+{
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), v);
+}
+static inline vec v_keep_first(vec v, int n)
+{
+    return _mm512_maskz_mov_ps((__mmask16)((1u << n) - 1), v);
+}
+
+#include "transpose_avx.h"
+
+#endif

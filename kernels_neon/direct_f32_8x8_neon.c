@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Direct convolution, 8 pixels x 8 output channels: 16 accumulators, 8 vectors of 4 inputs, 2 weights of 32 registers. Inputs are loaded as
+ * vectors and multiplied by lane: 0.25 loads an FMA, and no dup.
+ */
+#include "vec_neon.h"
+
+#define TILE_PIXELS 8
+#define TILE_VECTORS 2
+#include "body_direct.h"
+#include "body_load.h"
+#include "body_store.h"
+
+/* Used as the list of PIXELS_n, whose other argument it leaves alone. */
+#define LANE_LOAD(unused, p) const vec x##p = v_load(&X##p);
+#define LANE_FMA(p, v) a##p##_##v = vfmaq_laneq_f32(a##p##_##v, w##v, x##p, LANE);
+
+/* As DIRECT_TILE, four inputs at a time. */
+#define LANE_STEP(P, NV, N)                                                                                                                          \
+    {                                                                                                                                                \
+        enum { LANE = (N) };                                                                                                                         \
+        VECTORS_##NV(DIRECT_WEIGHT, 0) PIXELS_##P(VECTORS_##NV, LANE_FMA) w += TILE_CHANNELS;                                                        \
+    }
+#define LANE_TILE(P, NV)                                                                                                                             \
+    static void direct_tile_##P##_##NV(const struct dc_run_args *args, ptrdiff_t first)                                                              \
+    {                                                                                                                                                \
+        const ptrdiff_t s = args->src_pixel;                                                                                                         \
+        const float *const src = args->src + first * s;                                                                                              \
+        TILE_START(P, NV)                                                                                                                            \
+        const struct dc_segment *segment = args->segments;                                                                                           \
+        for (ptrdiff_t left = args->segment_count; left > 0; left--, segment++) {                                                                    \
+            const float *w = args->weights + segment->weight_offset;                                                                                 \
+            const float *r0 = src + segment->src_offset, *r3 = r0 + 3 * s, *r6 = r3 + 3 * s, *r9 = r6, *r12 = r6;                                    \
+            ptrdiff_t j = segment->length;                                                                                                           \
+            for (; j >= 4; j -= 4) {                                                                                                                 \
+                PIXELS_##P(LANE_LOAD, 0) LANE_STEP(P, NV, 0) LANE_STEP(P, NV, 1) LANE_STEP(P, NV, 2) LANE_STEP(P, NV, 3) r0 += 4;         \
+                r3 += 4, r6 += 4;                                                                                                                    \
+            }                                                                                                                                        \
+            for (; j > 0; j--) {                                                                                                                     \
+                DIRECT_STEP(P, NV)                                                                                                                   \
+            }                                                                                                                                        \
+            (void)r3, (void)r6, (void)r9, (void)r12;                                                                                                 \
+        }                                                                                                                                            \
+        TILE_FINISH(P, NV)                                                                                                                           \
+    }
+
+LANE_TILE(1, 1)
+LANE_TILE(2, 1)
+LANE_TILE(3, 1)
+LANE_TILE(4, 1)
+LANE_TILE(5, 1)
+LANE_TILE(6, 1)
+LANE_TILE(7, 1)
+LANE_TILE(8, 1)
+LANE_TILE(1, 2)
+LANE_TILE(2, 2)
+LANE_TILE(3, 2)
+LANE_TILE(4, 2)
+LANE_TILE(5, 2)
+LANE_TILE(6, 2)
+LANE_TILE(7, 2)
+LANE_TILE(8, 2)
+
+static tile_fn *const tiles[TILE_VECTORS][TILE_PIXELS] = {
+    {DIRECT_NAMES_8(1)},
+    {DIRECT_NAMES_8(2)},
+};
+
+static void run(const struct dc_run_args *args)
+{
+    run_tiles(args, tiles);
+}
+
+const struct dc_kernel dck_direct_f32_8x8_neon = {
+    .name = "direct_f32_8x8@neon",
+    .revision = 1,
+    .op = DC_OP_DIRECT,
+    .isa = DC_ISA_NEON,
+    .tile_pixels = TILE_PIXELS,
+    .tile_channels = TILE_CHANNELS,
+    .vector = V_LENGTH,
+    .error_amplification = 1.0f,
+    .run = run,
+    .load = load_strip,
+    .store = store_tile,
+};

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: MIT */
+/* The one internal header: every type and function that more than one file of src uses, file by file. */
+#ifndef DOCONV_CORE_H
+#define DOCONV_CORE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <doconv/doconv.h>
+
+#include "kernel.h"
+
+/* ------------------------------------------------------------------------------------------------- cpu.c */
+struct dc_cpu {
+    char name[64];
+    enum dc_isa isa; /* best bundle */
+    int64_t l1d_bytes, l2_bytes, l3_bytes;
+    double fma512_per_cycle; /* 512-bit FMAs that start in a cycle: 2, or 1 where two 256-bit units share one */
+};
+const struct dc_cpu *dc_cpu_probe(void); /* probed once; the library's only global state */
+bool dc_isa_usable(enum dc_isa isa, enum dc_isa best);
+const char *dc_isa_name(enum dc_isa isa);
+
+/* -------------------------------------------------------------------------------------------- registry.c */
+extern const struct dc_kernel *const dc_builtin_kernels[]; /* best first, NULL at the end, the reference last */
+const struct dc_kernel *dc_kernel_find(const doconv_context *ctx, const char *name, size_t length);
+uint64_t dc_registry_fingerprint(const doconv_context *ctx);
+uint64_t dc_hash(uint64_t seed, const void *data, size_t size); /* FNV-1a; seed 0 starts */
+
+/* -------------------------------------------------------------------------------------------- advisor */
+#define DC_KEY_SIZE (DOCONV_PROBLEM_TEXT_SIZE + 128)
+#define DC_VARIANT_SIZE DOCONV_VARIANT_TEXT_SIZE
+
+/*
+ * What the planner asks the tuner. src never includes tuner: a context gets its advisor from dc_tuner_attach(), which
+ * the tuner (or, in a build without it, its empty twin) defines. Thread-safe.
+ */
+struct dc_advisor {
+    void *self;
+    /* Writes the cached variant for a key; false on a miss. */
+    bool (*lookup)(void *self, const char *key, char *variant, size_t size);
+    /* The cache has no (or no valid) winner and the mode asks to measure: measures, stores, writes the winner. */
+    doconv_status (*measure)(void *self, const doconv_conv_desc *desc, const doconv_plan_options *options, char *variant, size_t size);
+    void (*destroy)(void *self);
+};
+doconv_status dc_tuner_attach(doconv_context *ctx); /* called last by doconv_context_create(); fills ctx->advisor */
+
+/* --------------------------------------------------------------------------------------------- context.c */
+struct doconv_context {
+    int threads;
+    doconv_parallel_for_fn parallel_for;
+    void *parallel_for_user;
+    bool own_threads; /* parallel_for is the caller's */
+    doconv_allocate_fn allocate;
+    doconv_release_fn release;
+    void *allocate_user;
+    doconv_log_fn log;
+    void *log_user;
+    int verbose;
+    enum dc_isa isa;           /* best that plans may use */
+    doconv_tune_mode tune;     /* never DEFAULT */
+    char *cache_directory;     /* "" if none */
+    char fingerprint[17];
+    struct dc_advisor advisor; /* lookup is NULL in a build without tuner */
+    const struct dc_kernel *const *kernels; /* dc_builtin_kernels; tests put their own list here */
+    pthread_mutex_t error_lock; /* guards error */
+    char error[256];
+};
+void *dc_alloc(doconv_context *ctx, size_t size); /* 64-byte aligned; NULL if out of memory */
+void dc_free(doconv_context *ctx, void *memory);
+
+/* ------------------------------------------------------------------------------------------------- log.c */
+/* Formats and logs a line if somebody listens. */
+void dc_log(const doconv_context *ctx, doconv_log_level level, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* Keeps the detail for doconv_context_last_error() and returns status. ctx may be NULL. */
+doconv_status dc_fail(doconv_context *ctx, doconv_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
+double dc_now(void); /* monotonic seconds */
+
+/* --------------------------------------------------------------------------------------------- problem.c */
+/* A validated descriptor with what follows from it. Paddings are the effective ones: what no output reads is left out. */
+struct dc_problem {
+    doconv_conv_desc desc;
+    int64_t hout, wout;
+    int64_t group_cin, group_cout;
+    float lo, hi;               /* ReLU and clamp in one */
+    double macs;
+    size_t src_bytes, dst_bytes, weight_bytes;
+};
+doconv_status dc_problem_create(doconv_context *ctx, const doconv_conv_desc *desc, struct dc_problem *problem);
+/* Canonical text; size >= DOCONV_PROBLEM_TEXT_SIZE. */
+void dc_problem_format(const struct dc_problem *problem, char *text, size_t size);
+
+/* ---------------------------------------------------------------------------------------------- layout.c */
+/* Strides of a tensor in a layout. Blocked: channel c is at c / block_channels * block + c % block_channels * channel. */
+struct dc_tensor_map dc_tensor_map(doconv_layout layout, int64_t c, int64_t h, int64_t w);
+int64_t dc_layout_block(doconv_layout layout); /* 8, 16, or 1 */
+
+/* ------------------------------------------------------------------------------------- solvers, planner.c */
+/* Where a direct run finds its input. */
+enum dc_source {
+    DC_SOURCE_INPLACE, /* src itself; padded taps are skipped by cutting rows into runs */
+    DC_SOURCE_ROWS,    /* strip of zero-bordered rows */
+    DC_SOURCE_FLAT     /* strip with a copy for each kernel column, so that pixels run on across rows */
+};
+
+/* A kernel with its parameters; text and struct are one to one. */
+struct dc_candidate {
+    const struct dc_kernel *kernel;
+    enum dc_source source;
+    int rows;      /* output rows of a task */
+    int k_block;   /* input channels of a pass over the reduction; 0: all */
+    double estimated_seconds;
+    size_t workspace_size, packed_size;
+    const char *refused; /* NULL: accepted; else the reason, a constant string */
+    char text[DC_VARIANT_SIZE];
+};
+
+struct dc_candidate_list {
+    struct dc_candidate *items;
+    int count, capacity;
+    bool out_of_memory;
+};
+bool dc_candidate_append(const doconv_context *ctx, struct dc_candidate_list *list, const struct dc_candidate *candidate);
+
+struct dc_solver {
+    const char *name;
+    enum dc_op op;
+    /* Appends the candidates of a kernel and returns NULL, or the reason why there is none (a constant string). */
+    const char *(*enumerate)(const doconv_context *ctx, const struct dc_problem *problem, const struct dc_kernel *kernel,
+                             struct dc_candidate_list *list);
+    /* Fixes everything that execute needs in plan->state. */
+    doconv_status (*prepare)(doconv_plan *plan);
+    void (*pack)(const doconv_plan *plan, const float *weight, const float *bias, float *packed);
+    void (*execute)(const doconv_plan *plan, const float *packed, const float *src, const float *residual, float *dst, char *workspace);
+};
+
+extern const struct dc_solver dc_solver_direct, dc_solver_depthwise, dc_solver_reference;
+extern const struct dc_solver *const dc_solvers[]; /* NULL at the end */
+const struct dc_solver *dc_solver_of(const struct dc_kernel *kernel);
+
+/* Every candidate, accepted ones first, best estimate first. The caller frees list->items with dc_free(). */
+doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *problem, const doconv_plan_options *options,
+                           struct dc_candidate_list *list);
+
+/* ------------------------------------------------------------------------------------------------ plan.c */
+struct doconv_plan {
+    doconv_context *ctx;
+    struct dc_problem problem;
+    struct dc_candidate candidate;
+    const struct dc_solver *solver;
+    const char *origin;
+    char problem_text[DOCONV_PROBLEM_TEXT_SIZE];
+    uint64_t packed_layout; /* plans with the same one share weights */
+    void *state;            /* the solver's; one block from dc_alloc() */
+};
+
+struct doconv_weights {
+    doconv_context *ctx;
+    uint64_t packed_layout;
+    float *data; /* 64-byte aligned */
+};
+
+doconv_status dc_plan_options_check(doconv_context *ctx, const doconv_plan_options *options); /* NULL is fine */
+
+/* The cache's key: the problem and everything else that the best choice depends on. size >= DC_KEY_SIZE. */
+void dc_plan_key(const doconv_context *ctx, const struct dc_problem *problem, const doconv_plan_options *options, char *key, size_t size);
+
+#endif

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: MIT */
+/* What the files of the direct (and depthwise) solver share: the state of a plan, fixed by direct_plan.c, used by direct_execute.c. */
+#ifndef DOCONV_DIRECT_H
+#define DOCONV_DIRECT_H
+
+#include "core.h"
+
+/* Output rows (or columns) [begin, end) that meet the same kernel taps [tap0, tap1) inside the image. */
+struct dc_direct_range {
+    int64_t begin, end, tap0, tap1;
+};
+
+struct dc_direct_segments {
+    const struct dc_segment *items;
+    ptrdiff_t count;
+};
+
+/*
+ * Channels are seen as `groups` groups of cin inputs and cout outputs. Depthwise: a group is a vector of channels, cin = cout = tile_channels,
+ * and the last group may have fewer.
+ */
+struct dc_direct_state {
+    bool depthwise;
+    bool flat;         /* pixels run on across rows */
+    bool direct_store; /* runs write dst themselves */
+    int64_t groups, cin, cout;
+    int64_t tile_channels, out_blocks, taps;
+    int64_t k_block, k_blocks; /* input channels of a pass; passes */
+    int64_t rows, row_blocks;  /* output rows of a unit; units of an image and group */
+    int64_t out_chunk, out_chunks; /* output blocks of a unit */
+    int tasks;
+    /* Ranges and the segments of each [last pass][y range][x range]. */
+    struct dc_direct_range *y_ranges, *x_ranges;
+    int64_t y_count, x_count;
+    struct dc_direct_segments *segments;
+    /* Strip geometry in floats; phases: the residues of input rows modulo stride_h that a flat strip keeps apart. */
+    ptrdiff_t strip_pixel, strip_row, strip_block, strip_plane, strip_phase;
+    int64_t strip_rows, strip_columns, phases;
+    ptrdiff_t strip_floats, partial_floats, tile_pixels, task_floats;
+    ptrdiff_t bias_floats, block_floats; /* of packed weights: all biases; one output block's weights */
+    struct dc_tensor_map src_map, dst_map;
+};
+
+/* Pixels of a tile-buffer pass where runs can't store directly: fits L1 with the widest tile. */
+#define DC_STORE_PIXELS 96
+
+/* Fills everything but ranges and segments (their counts are known); NULL or the reason why the candidate can't be. */
+const char *dc_direct_geometry(const doconv_context *ctx, const struct dc_problem *problem, const struct dc_candidate *candidate,
+                               struct dc_direct_state *state);
+/* Segments of all ranges together; tells memory needs and refuses absurd kernels. */
+int64_t dc_direct_ranges(int64_t size, int64_t pad, int64_t stride, int64_t dilation, int64_t kernel, int64_t out, struct dc_direct_range *ranges);
+
+doconv_status dc_direct_prepare(doconv_plan *plan);
+void dc_direct_pack(const doconv_plan *plan, const float *weight, const float *bias, float *packed);
+void dc_direct_execute(const doconv_plan *plan, const float *packed, const float *src, const float *residual, float *dst, char *workspace);
+
+#endif

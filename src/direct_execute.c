@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Running a direct plan. Units (image, group, row block, chunk of output blocks) are dealt out to tasks in contiguous ranges; a unit
+ * loads its strip, then takes each output block over all its runs of pixels. The additions of an output come in the same order however
+ * units, passes and runs are cut: results don't depend on threads.
+ */
+#include "direct.h"
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+struct job {
+    const doconv_plan *plan;
+    const struct dc_direct_state *s;
+    const float *packed, *src, *residual;
+    float *dst;
+    char *workspace;
+    int64_t units;
+};
+
+struct unit {
+    int64_t n, group, row_block, chunk;
+    int64_t row0, rows, pixels;
+    int64_t pass, channel0, channels; /* channels of the pass, from the group's first */
+    float *strip, *partial;
+};
+
+static void load_strip(const struct job *job, const struct unit *u)
+{
+    const struct dc_direct_state *s = job->s;
+    const struct dc_problem *p = &job->plan->problem;
+    const doconv_conv_desc *d = &p->desc;
+    const int64_t first = u->group * s->cin + u->channel0;
+    struct dc_load_args args = {
+        .strip = u->strip,
+        .strip_block = s->strip_block,
+        .strip_row = s->strip_row,
+        .strip_pixel = s->strip_pixel,
+        .channels = least(u->channels, d->cin - first),
+        .columns = s->strip_columns,
+        .src = job->src + u->n * s->src_map.image,
+        .src_block_channels = s->src_map.block_channels,
+        .src_block = s->src_map.block,
+        .src_channel = s->src_map.channel,
+        .src_row = s->src_map.row,
+        .src_pixel = s->src_map.pixel,
+        .src_first_channel = first,
+        .h = d->h,
+        .w = d->w,
+        .step_x = 1,
+        .step_y = 1,
+    };
+    const int64_t row = u->row0 * d->stride_h - d->pad_top;
+    if (!s->flat) {
+        args.rows = (u->rows - 1) * d->stride_h + (d->kh - 1) * d->dilation_h + 1;
+        args.y0 = row;
+        args.x0 = -d->pad_left;
+        job->plan->candidate.kernel->load(&args);
+        return;
+    }
+    args.step_x = d->stride_w;
+    args.step_y = d->stride_h;
+    args.rows = s->strip_rows - (s->rows - u->rows);
+    for (int64_t x = 0; x < d->kw; x++) {
+        for (int64_t phase = 0; phase < s->phases; phase++) {
+            args.strip = u->strip + x * s->strip_plane + phase * s->strip_phase;
+            args.y0 = row + phase;
+            args.x0 = x * d->dilation_w - d->pad_left;
+            job->plan->candidate.kernel->load(&args);
+        }
+    }
+}
+
+/* One output block of a unit's pass: where its channels lie and how its runs end. */
+struct block {
+    struct dc_run_args args;
+    struct dc_store_args store;
+    bool through_buffer; /* sums go to the buffer, then kernel->store() */
+    float *partial;      /* sums of the unit's pixels between passes; else a buffer of tile_pixels */
+    bool first, last;
+};
+
+static void run_pixels(const struct job *job, struct block *b, int64_t pixel, int64_t count)
+{
+    const struct dc_direct_state *s = job->s;
+    const struct dc_kernel *kernel = job->plan->candidate.kernel;
+    const float *src = b->args.src, *residual = b->args.residual;
+    float *dst = b->args.dst;
+    const int64_t step = b->through_buffer && s->k_blocks == 1 ? s->tile_pixels : count;
+    for (int64_t done = 0; done < count; done += step) {
+        struct dc_run_args args = b->args;
+        args.pixels = least(step, count - done);
+        args.src = src + done * args.src_pixel;
+        float *sums = b->partial + (s->k_blocks > 1 ? (pixel + done) * s->tile_channels : 0);
+        args.partial_in = b->first ? NULL : sums;
+        args.partial_out = !b->last || b->through_buffer ? sums : NULL;
+        args.dst = dst + (pixel + done) * args.dst_pixel;
+        args.residual = residual != NULL ? residual + (pixel + done) * args.dst_pixel : NULL;
+        kernel->run(&args);
+        if (b->last && b->through_buffer) {
+            struct dc_store_args store = b->store;
+            store.tile = sums;
+            store.pixels = args.pixels;
+            store.dst += (pixel + done) * store.dst_pixel;
+            store.residual = store.residual != NULL ? store.residual + (pixel + done) * store.dst_pixel : NULL;
+            kernel->store(&store);
+        }
+    }
+}
+
+static void run_block(const struct job *job, const struct unit *u, int64_t ob)
+{
+    const struct dc_direct_state *s = job->s;
+    const struct dc_problem *p = &job->plan->problem;
+    const doconv_conv_desc *d = &p->desc;
+    const struct dc_kernel *kernel = job->plan->candidate.kernel;
+    const int64_t nr = s->tile_channels, in_group = ob * nr, channel = u->group * s->cout + in_group;
+    const int64_t index = u->group * s->out_blocks + ob;
+    struct block b = {.first = u->pass == 0, .last = u->pass == s->k_blocks - 1};
+    struct dc_run_args *args = &b.args;
+    args->weights = job->packed + s->bias_floats + index * s->block_floats + u->channel0 * s->taps * nr;
+    args->bias = job->packed + index * nr;
+    args->channels = least(least(nr, s->cout - in_group), d->cout - channel);
+    /* The block that ends the tensor also writes the zeros of a blocked layout's last block. */
+    const int64_t layout_block = dc_layout_block(d->dst_layout);
+    const bool ends = channel + args->channels == d->cout;
+    args->stored = ends ? (d->cout + layout_block - 1) / layout_block * layout_block - channel : args->channels;
+    args->lo = p->lo;
+    args->hi = p->hi;
+    args->dst_pixel = s->dst_map.pixel;
+    float *const dst = job->dst + u->n * s->dst_map.image + u->row0 * s->dst_map.row;
+    const float *const residual = job->residual != NULL ? job->residual + (dst - job->dst) : NULL;
+    b.through_buffer = !s->direct_store || args->stored > nr;
+    if (b.through_buffer) {
+        b.store = (struct dc_store_args){
+            .tile_channels = nr,
+            .channels = args->channels,
+            .stored = args->stored,
+            .dst = dst,
+            .residual = residual,
+            .dst_block_channels = s->dst_map.block_channels,
+            .dst_block = s->dst_map.block,
+            .dst_channel = s->dst_map.channel,
+            .dst_pixel = s->dst_map.pixel,
+            .dst_first_channel = channel,
+            .lo = p->lo,
+            .hi = p->hi,
+        };
+    }
+    for (int64_t v = 0; v * kernel->vector < nr; v++) {
+        const int64_t c = channel + v * kernel->vector;
+        args->dst_vector[v] = c / s->dst_map.block_channels * s->dst_map.block + c % s->dst_map.block_channels;
+    }
+    args->dst = dst;
+    args->residual = residual;
+    b.partial = u->partial + (s->k_blocks > 1 ? (ob - u->chunk * s->out_chunk) * s->rows * p->wout * nr : 0);
+    const struct dc_direct_segments *lists = s->segments + (b.last ? s->y_count * s->x_count : 0);
+    const bool in_place = job->plan->candidate.source == DC_SOURCE_INPLACE;
+    const int64_t first = u->group * s->cin + u->channel0;
+    const float *src = job->src + u->n * s->src_map.image + first / s->src_map.block_channels * s->src_map.block + first % s->src_map.block_channels;
+    args->src_pixel = in_place ? s->src_map.pixel * d->stride_w : s->flat ? s->strip_pixel : s->strip_pixel * d->stride_w;
+    if (s->flat) {
+        args->src = in_place ? src + u->row0 * s->src_map.row : u->strip;
+        args->segments = lists->items;
+        args->segment_count = lists->count;
+        run_pixels(job, &b, 0, u->pixels);
+        return;
+    }
+    int64_t yr = 0;
+    for (int64_t r = 0; r < u->rows; r++) {
+        const int64_t row = u->row0 + r;
+        while (row >= s->y_ranges[yr].end) {
+            yr++;
+        }
+        const struct dc_direct_range *y = &s->y_ranges[yr];
+        for (int64_t xr = 0; xr < s->x_count; xr++) {
+            const struct dc_direct_range *x = &s->x_ranges[xr];
+            const struct dc_direct_segments *list = &lists[yr * s->x_count + xr];
+            args->segments = list->items;
+            args->segment_count = list->count;
+            args->src = in_place ? src : u->strip;
+            if (list->count != 0) {
+                args->src += in_place ? (row * d->stride_h - d->pad_top + y->tap0 * d->dilation_h) * s->src_map.row +
+                                            (x->begin * d->stride_w - d->pad_left + x->tap0 * d->dilation_w) * s->src_map.pixel
+                                      : (r * d->stride_h + y->tap0 * d->dilation_h) * s->strip_row;
+            }
+            run_pixels(job, &b, r * p->wout + x->begin, x->end - x->begin);
+        }
+    }
+}
+
+static void run_task(void *arg, int index)
+{
+    const struct job *job = arg;
+    const struct dc_direct_state *s = job->s;
+    float *const strip = (float *)job->workspace + index * s->task_floats;
+    struct unit u = {.strip = strip, .partial = strip + s->strip_floats};
+    int64_t loaded = -1; /* the strip's unit and pass */
+    for (int64_t i = job->units * index / s->tasks; i < job->units * (index + 1) / s->tasks; i++) {
+        int64_t rest = i;
+        u.chunk = rest % s->out_chunks;
+        rest /= s->out_chunks;
+        const int64_t place = rest;
+        u.row_block = rest % s->row_blocks;
+        rest /= s->row_blocks;
+        u.group = rest % s->groups;
+        u.n = rest / s->groups;
+        u.row0 = u.row_block * s->rows;
+        u.rows = least(s->rows, job->plan->problem.hout - u.row0);
+        u.pixels = u.rows * job->plan->problem.wout;
+        for (u.pass = 0; u.pass < s->k_blocks; u.pass++) {
+            u.channel0 = u.pass * s->k_block;
+            u.channels = least(s->k_block, s->cin - u.channel0);
+            if (s->strip_floats != 0 && loaded != place * s->k_blocks + u.pass) {
+                load_strip(job, &u);
+                loaded = place * s->k_blocks + u.pass;
+            }
+            const int64_t end = least(s->out_blocks, (u.chunk + 1) * s->out_chunk);
+            for (int64_t ob = u.chunk * s->out_chunk; ob < end; ob++) {
+                run_block(job, &u, ob);
+            }
+        }
+    }
+}
+
+void dc_direct_execute(const doconv_plan *plan, const float *packed, const float *src, const float *residual, float *dst, char *workspace)
+{
+    const struct dc_direct_state *s = plan->state;
+    /* The caller's workspace may start anywhere. */
+    char *const aligned = workspace + (64 - (uintptr_t)workspace % 64) % 64;
+    struct job job = {
+        .plan = plan,
+        .s = s,
+        .packed = packed,
+        .src = src,
+        .residual = residual,
+        .dst = dst,
+        .workspace = aligned,
+        .units = plan->problem.desc.n * s->groups * s->row_blocks * s->out_chunks,
+    };
+    if (s->tasks == 1) {
+        run_task(&job, 0);
+    } else {
+        plan->ctx->parallel_for(plan->ctx->parallel_for_user, s->tasks, run_task, &job);
+    }
+}

@@ -1,0 +1,312 @@
+/* SPDX-License-Identifier: MIT */
+/* Geometry of a direct plan: strips, runs, segments, tasks, and the packed weights. */
+#include <string.h>
+
+#include "direct.h"
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t most(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+static int64_t divide_up(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+int64_t dc_direct_ranges(int64_t size, int64_t pad, int64_t stride, int64_t dilation, int64_t kernel, int64_t out, struct dc_direct_range *ranges)
+{
+    int64_t count = 0, begin = 0, last0 = 0, last1 = 0;
+    for (int64_t i = 0; i <= out; i++) {
+        const int64_t start = i * stride - pad;
+        int64_t tap1 = start > size - 1 ? 0 : least(kernel, (size - 1 - start) / dilation + 1);
+        int64_t tap0 = start >= 0 ? 0 : least(kernel, divide_up(-start, dilation));
+        if (tap1 <= tap0) {
+            tap0 = tap1 = 0;
+        }
+        if (i > 0 && (i == out || tap0 != last0 || tap1 != last1)) {
+            if (ranges != NULL) {
+                ranges[count] = (struct dc_direct_range){begin, i, last0, last1};
+            }
+            count++;
+            begin = i;
+        }
+        last0 = tap0;
+        last1 = tap1;
+        /* Long stretches are stepped over: the inside, and outputs that see nothing but padding. */
+        int64_t same = i;
+        if (tap0 == 0 && tap1 == kernel) {
+            same = (size - 1 - (kernel - 1) * dilation + pad) / stride;
+        } else if (tap1 == 0) {
+            same = start > size - 1 ? out - 1 : start + (kernel - 1) * dilation < 0 ? (pad - (kernel - 1) * dilation - 1) / stride : i;
+        }
+        i = most(i, least(same, out - 1));
+    }
+    return count;
+}
+
+/* Strides of 4 KiB put every row into the same few cache sets. */
+static ptrdiff_t unalias(ptrdiff_t floats)
+{
+    return floats % 1024 == 0 ? floats + 16 : floats;
+}
+
+static void strip_geometry(const struct dc_problem *p, const struct dc_candidate *candidate, struct dc_direct_state *s)
+{
+    const doconv_conv_desc *d = &p->desc;
+    /* A block of fewer than 16 channels is kept tight: then the taps of a kernel row are one segment (first layers). */
+    s->strip_pixel = least(s->cin, DC_CHANNEL_BLOCK);
+    const int64_t blocks = divide_up(s->k_block, DC_CHANNEL_BLOCK);
+    if (candidate->source == DC_SOURCE_ROWS) {
+        s->strip_rows = (s->rows - 1) * d->stride_h + (d->kh - 1) * d->dilation_h + 1;
+        s->strip_columns = (p->wout - 1) * d->stride_w + (d->kw - 1) * d->dilation_w + 1;
+        s->strip_row = unalias(s->strip_columns * s->strip_pixel);
+        s->strip_block = unalias(s->strip_rows * s->strip_row);
+        s->phases = 1;
+    } else {
+        s->strip_rows = s->rows + (d->kh - 1) * d->dilation_h / d->stride_h;
+        s->strip_columns = p->wout;
+        s->strip_row = s->strip_columns * s->strip_pixel;
+        s->strip_phase = s->strip_rows * s->strip_row;
+        s->phases = least(d->stride_h, (d->kh - 1) * d->dilation_h + 1);
+        s->strip_plane = s->phases * s->strip_phase;
+        s->strip_block = unalias(d->kw * s->strip_plane);
+    }
+    s->strip_floats = unalias(divide_up(blocks * s->strip_block, 16) * 16);
+}
+
+static void task_geometry(const doconv_context *ctx, const struct dc_problem *p, struct dc_direct_state *s)
+{
+    const int64_t base = p->desc.n * s->groups * s->row_blocks;
+    int64_t chunks = 1, best = 1;
+    double best_balance = 0.0;
+    /* Output channels are cut only where images, groups and rows leave threads idle: each cut reads the input once more. */
+    for (; chunks <= s->out_blocks && best_balance < 0.9; chunks++) {
+        const int64_t units = base * divide_up(s->out_blocks, divide_up(s->out_blocks, chunks));
+        const double balance = (double)units / (double)(divide_up(units, ctx->threads) * ctx->threads);
+        if (balance > best_balance) {
+            best_balance = balance;
+            best = chunks;
+        }
+    }
+    s->out_chunk = divide_up(s->out_blocks, best);
+    s->out_chunks = divide_up(s->out_blocks, s->out_chunk);
+    s->tasks = (int)least(ctx->threads, base * s->out_chunks);
+}
+
+const char *dc_direct_geometry(const doconv_context *ctx, const struct dc_problem *p, const struct dc_candidate *candidate,
+                               struct dc_direct_state *s)
+{
+    const doconv_conv_desc *d = &p->desc;
+    const struct dc_kernel *kernel = candidate->kernel;
+    const int64_t nr = kernel->tile_channels;
+    *s = (struct dc_direct_state){
+        .depthwise = kernel->op == DC_OP_DEPTHWISE,
+        .tile_channels = nr,
+        .taps = d->kh * d->kw,
+        .src_map = dc_tensor_map(d->src_layout, d->cin, d->h, d->w),
+        .dst_map = dc_tensor_map(d->dst_layout, d->cout, p->hout, p->wout),
+    };
+    s->groups = s->depthwise ? divide_up(d->cout, nr) : d->groups;
+    s->cin = s->depthwise ? nr : p->group_cin;
+    s->cout = s->depthwise ? nr : p->group_cout;
+    s->out_blocks = divide_up(s->cout, nr);
+    s->k_block = candidate->k_block > 0 && candidate->k_block < s->cin ? candidate->k_block : s->cin;
+    s->k_blocks = divide_up(s->cin, s->k_block);
+    s->rows = least(candidate->rows, p->hout);
+    s->row_blocks = divide_up(p->hout, s->rows);
+    const bool plain = d->kh == 1 && d->kw == 1 && d->stride_h == 1 && d->stride_w == 1 && d->pad_top == 0 && d->pad_left == 0 && d->pad_bottom == 0 &&
+                       d->pad_right == 0;
+    const int64_t dst_block = dc_layout_block(d->dst_layout);
+    s->direct_store = s->dst_map.channel == 1 && (d->dst_layout == DOCONV_NHWC || (dst_block % kernel->vector == 0 && (s->groups == 1 || s->cout % kernel->vector == 0)));
+    if (candidate->source == DC_SOURCE_INPLACE) {
+        const int64_t block = dc_layout_block(d->src_layout);
+        if (s->src_map.channel != 1) {
+            return "its channels are not contiguous in memory";
+        }
+        if (d->src_layout != DOCONV_NHWC && s->groups > 1 && s->cin % block != 0) {
+            return "a group starts inside a channel block";
+        }
+        if (s->depthwise && (d->cin % nr != 0 || (block != 1 && block % nr != 0))) {
+            return "a channel block or the channels end inside a vector";
+        }
+        s->flat = plain;
+        s->x_count = plain ? 1 : dc_direct_ranges(d->w, d->pad_left, d->stride_w, d->dilation_w, d->kw, p->wout, NULL);
+    } else {
+        /* In double first: the largest problems would overflow the strides. */
+        const double area = (double)(s->rows + d->kh) * (double)d->stride_h * (double)d->dilation_h * (double)d->kw *
+                            ((double)p->wout * (double)d->stride_w + (double)d->kw * (double)d->dilation_w);
+        if (area * (double)(s->k_block + DC_CHANNEL_BLOCK) > 1e15) {
+            return "it needs too much workspace";
+        }
+        strip_geometry(p, candidate, s);
+        s->flat = candidate->source == DC_SOURCE_FLAT;
+        s->x_count = 1;
+    }
+    s->y_count = s->flat ? 1 : dc_direct_ranges(d->h, d->pad_top, d->stride_h, d->dilation_h, d->kh, p->hout, NULL);
+    task_geometry(ctx, p, s);
+    if ((double)s->rows * (double)p->wout * (double)(s->out_chunk * nr) > 1e15) {
+        return "it needs too much workspace";
+    }
+    const int64_t pixels = s->rows * p->wout;
+    s->tile_pixels = s->k_blocks > 1 ? pixels : least(pixels, DC_STORE_PIXELS);
+    /* dst blocks may end past the last tile: then that tile's stores go through the buffer as well, so it always exists. */
+    s->partial_floats = s->k_blocks > 1 ? s->out_chunk * pixels * nr : s->tile_pixels * nr;
+    s->task_floats = divide_up(s->strip_floats + s->partial_floats, 16) * 16;
+    s->block_floats = divide_up((s->depthwise ? 1 : s->cin) * s->taps * nr, 16) * 16;
+    s->bias_floats = divide_up(s->groups * s->out_blocks * nr, 16) * 16;
+    /* Two kinds of passes (full, last) x ranges x taps x blocks (8 channels each at least). */
+    const double segments = 2.0 * (double)s->y_count * (double)s->x_count * (double)s->taps * (double)(s->k_block / 8 + 2);
+    if (segments > 4e6) {
+        return "the kernel has too many taps";
+    }
+    return NULL;
+}
+
+/* ---- segments ---- */
+
+struct builder {
+    const struct dc_problem *p;
+    const struct dc_direct_state *s;
+    const struct dc_candidate *candidate;
+    struct dc_segment *next, *first; /* first of the current list */
+};
+
+/* Adds a segment; one that continues the last in src and weights just lengthens it. */
+static void add(struct builder *b, ptrdiff_t src, ptrdiff_t weight, ptrdiff_t length)
+{
+    if (b->next != b->first && !b->s->depthwise) {
+        struct dc_segment *last = b->next - 1;
+        if (last->src_offset + last->length == src && last->weight_offset + last->length * b->s->tile_channels == weight) {
+            last->length += length;
+            return;
+        }
+    }
+    *b->next++ = (struct dc_segment){src, weight, length};
+}
+
+/* Offset of channel c (from the group's first) and tap (y, x), from the range's first tap where the source is src or rows. */
+static ptrdiff_t source_offset(const struct builder *b, int64_t c, int64_t y, int64_t x, int64_t y0, int64_t x0)
+{
+    const struct dc_direct_state *s = b->s;
+    const doconv_conv_desc *d = &b->p->desc;
+    switch (b->candidate->source) {
+    case DC_SOURCE_INPLACE:
+        return c / s->src_map.block_channels * s->src_map.block + c % s->src_map.block_channels + (y - y0) * d->dilation_h * s->src_map.row +
+               (x - x0) * d->dilation_w * s->src_map.pixel;
+    case DC_SOURCE_ROWS:
+        return c / DC_CHANNEL_BLOCK * s->strip_block + c % DC_CHANNEL_BLOCK + (y - y0) * d->dilation_h * s->strip_row +
+               x * d->dilation_w * s->strip_pixel;
+    default:
+        return c / DC_CHANNEL_BLOCK * s->strip_block + c % DC_CHANNEL_BLOCK + x * s->strip_plane +
+               y * d->dilation_h % d->stride_h * s->strip_phase + y * d->dilation_h / d->stride_h * s->strip_row;
+    }
+}
+
+static void build_list(struct builder *b, int64_t channels, const struct dc_direct_range *yr, const struct dc_direct_range *xr,
+                       struct dc_direct_segments *list)
+{
+    const struct dc_direct_state *s = b->s;
+    const int64_t kw = b->p->desc.kw, nr = s->tile_channels;
+    /* Pieces that are contiguous in every source. */
+    const int64_t piece = b->candidate->source == DC_SOURCE_INPLACE ? least(s->src_map.block_channels, DC_CHANNEL_BLOCK) : DC_CHANNEL_BLOCK;
+    b->first = b->next;
+    for (int64_t c = 0; c < (s->depthwise ? 1 : channels); c += DC_CHANNEL_BLOCK) {
+        const int64_t block = least(channels - c, DC_CHANNEL_BLOCK);
+        for (int64_t y = yr->tap0; y < yr->tap1; y++) {
+            for (int64_t x = xr->tap0; x < xr->tap1; x++) {
+                const int64_t tap = y * kw + x;
+                if (s->depthwise) {
+                    add(b, source_offset(b, 0, y, x, yr->tap0, xr->tap0), tap * nr, nr);
+                    continue;
+                }
+                for (int64_t i = 0; i < block; i += piece) {
+                    add(b, source_offset(b, c + i, y, x, yr->tap0, xr->tap0), (c * s->taps + tap * block + i) * nr, least(piece, block - i));
+                }
+            }
+        }
+    }
+    *list = (struct dc_direct_segments){b->first, b->next - b->first};
+}
+
+doconv_status dc_direct_prepare(doconv_plan *plan)
+{
+    const struct dc_problem *p = &plan->problem;
+    const doconv_conv_desc *d = &p->desc;
+    struct dc_direct_state s;
+    dc_direct_geometry(plan->ctx, p, &plan->candidate, &s); /* can't fail: enumerate() did it before */
+    const size_t lists = (size_t)(2 * s.y_count * s.x_count);
+    const size_t segments = lists * (size_t)s.taps * (size_t)(s.k_block / 8 + 2);
+    const size_t ranges = (size_t)(s.y_count + s.x_count);
+    char *block = dc_alloc(plan->ctx, sizeof s + ranges * sizeof *s.y_ranges + lists * sizeof *s.segments + segments * sizeof(struct dc_segment));
+    if (block == NULL) {
+        return dc_fail(plan->ctx, DOCONV_OUT_OF_MEMORY, "plan: no memory for %zu segments", segments);
+    }
+    struct dc_direct_state *state = (struct dc_direct_state *)block;
+    s.y_ranges = (struct dc_direct_range *)(block + sizeof s);
+    s.x_ranges = s.y_ranges + s.y_count;
+    s.segments = (struct dc_direct_segments *)(s.x_ranges + s.x_count);
+    if (s.flat) {
+        s.y_ranges[0] = (struct dc_direct_range){0, p->hout, 0, d->kh};
+    } else {
+        dc_direct_ranges(d->h, d->pad_top, d->stride_h, d->dilation_h, d->kh, p->hout, s.y_ranges);
+    }
+    if (s.flat || plan->candidate.source == DC_SOURCE_ROWS) {
+        s.x_ranges[0] = (struct dc_direct_range){0, p->wout, 0, d->kw};
+    } else {
+        dc_direct_ranges(d->w, d->pad_left, d->stride_w, d->dilation_w, d->kw, p->wout, s.x_ranges);
+    }
+    struct builder b = {.p = p, .s = &s, .candidate = &plan->candidate, .next = (struct dc_segment *)(s.segments + lists)};
+    for (int last = 0; last < 2; last++) {
+        const int64_t channels = last ? s.cin - (s.k_blocks - 1) * s.k_block : s.k_block;
+        for (int64_t y = 0; y < s.y_count; y++) {
+            for (int64_t x = 0; x < s.x_count; x++) {
+                build_list(&b, channels, &s.y_ranges[y], &s.x_ranges[x], &s.segments[(last * s.y_count + y) * s.x_count + x]);
+            }
+        }
+    }
+    *state = s;
+    plan->state = state;
+    return DOCONV_OK;
+}
+
+/* ---- weights ---- */
+
+/* [biases][group][output block][16-channel block][tap][channel][tile_channels], zeros where channels end. */
+void dc_direct_pack(const doconv_plan *plan, const float *weight, const float *bias, float *packed)
+{
+    const struct dc_direct_state *s = plan->state;
+    const int64_t nr = s->tile_channels, cout = plan->problem.desc.cout, taps = s->taps;
+    memset(packed, 0, plan->candidate.packed_size);
+    for (int64_t g = 0; g < s->groups; g++) {
+        for (int64_t ob = 0; ob < s->out_blocks; ob++) {
+            float *out_bias = packed + (g * s->out_blocks + ob) * nr;
+            float *out = packed + s->bias_floats + (g * s->out_blocks + ob) * s->block_floats;
+            const int64_t first = g * s->cout + ob * nr;
+            const int64_t lanes = most(0, least(least(nr, s->cout - ob * nr), cout - first));
+            for (int64_t o = 0; o < lanes; o++) {
+                if (bias != NULL) {
+                    out_bias[o] = bias[first + o];
+                }
+                if (s->depthwise) {
+                    for (int64_t tap = 0; tap < taps; tap++) {
+                        out[tap * nr + o] = weight[(first + o) * taps + tap];
+                    }
+                    continue;
+                }
+                const float *from = weight + (first + o) * s->cin * taps;
+                for (int64_t c = 0; c < s->cin; c++) {
+                    const int64_t start = c / DC_CHANNEL_BLOCK * DC_CHANNEL_BLOCK, block = least(s->cin - start, DC_CHANNEL_BLOCK);
+                    for (int64_t tap = 0; tap < taps; tap++) {
+                        out[(start * taps + tap * block + (c - start)) * nr + o] = from[c * taps + tap];
+                    }
+                }
+            }
+        }
+    }
+}

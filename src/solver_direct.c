@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: MIT */
+/* Candidates of the direct and depthwise kernels: where the input is read from, rows of a unit, channels of a pass; and what each should cost. */
+#include <math.h>
+#include <stdio.h>
+
+#include "direct.h"
+
+static const char *const source_names[] = {[DC_SOURCE_INPLACE] = "inplace", [DC_SOURCE_ROWS] = "rows", [DC_SOURCE_FLAT] = "flat"};
+
+/* Bytes a cycle that a core gets from where a working set of this size lives. Rates of current x86 cores, a little under their best. */
+static double rate(const struct dc_cpu *cpu, double working_set)
+{
+    return working_set <= 0.5 * (double)cpu->l1d_bytes ? 96.0 : working_set <= 0.75 * (double)cpu->l2_bytes ? 40.0 : 14.0;
+}
+
+/* Cycles of one run of pixels against a block of weights, for a pass over all of the reduction. */
+static double run_cycles(const struct dc_cpu *cpu, const struct dc_kernel *kernel, const struct dc_direct_state *s, double pixels, double vectors,
+                         double k, double panel_rate)
+{
+    const double tiles = ceil(pixels / kernel->tile_pixels), tile_pixels = pixels / tiles;
+    const double fma_rate = kernel->vector == 16 ? cpu->fma512_per_cycle : 2.0;
+    /* A step of a tile: its FMAs, its loads (two a cycle), the latency of its chains, and the row of weights that it streams. */
+    const double fma = tile_pixels * vectors / fma_rate;
+    const double loads = s->depthwise ? tile_pixels / 2.0 : (tile_pixels + vectors) / 2.0;
+    const double weights = 4.0 * vectors * kernel->vector / panel_rate;
+    const double segment = s->depthwise ? 1.0 : s->cin < DC_CHANNEL_BLOCK ? (double)s->cin : (double)DC_CHANNEL_BLOCK;
+    return tiles * (k * (fmax(fmax(fma, loads), fmax(4.0, weights)) + 3.0 / segment) + 30.0 * (double)s->k_blocks);
+}
+
+/*
+ * Seconds at a nominal 3 GHz: the bounds of the tiles, then the copies. It only has to rank: what matters is measured.
+ */
+static double estimate(const struct dc_problem *p, const struct dc_candidate *c, const struct dc_direct_state *s)
+{
+    const struct dc_cpu *cpu = dc_cpu_probe();
+    const struct dc_kernel *kernel = c->kernel;
+    const double taps = (double)s->taps, row_blocks = (double)s->row_blocks, pixels = (double)p->hout * (double)p->wout;
+    const double k = s->depthwise ? taps : (double)s->cin * taps, k_blocks = (double)s->k_blocks;
+    const double panel = 4.0 * (s->depthwise ? 1.0 : (double)s->k_block) * taps * (double)s->tile_channels;
+    const double input = 4.0 * (s->strip_floats != 0 ? (double)s->strip_floats : (double)s->k_block * pixels / row_blocks);
+    const double panel_rate = rate(cpu, panel + (s->depthwise ? 0.0 : input));
+    const double full = (double)(s->out_blocks - 1), last = (double)(s->cout - (s->out_blocks - 1) * s->tile_channels);
+    const double vectors = (double)(s->tile_channels / kernel->vector), last_vectors = ceil(last / kernel->vector);
+    double cycles = 0.0;
+    if (s->flat) {
+        const double run = pixels / row_blocks;
+        cycles = row_blocks * (full * run_cycles(cpu, kernel, s, run, vectors, k, panel_rate) + run_cycles(cpu, kernel, s, run, last_vectors, k, panel_rate));
+    } else {
+        /* Taps in the padding are skipped: all of them in place, those above and below in strips. */
+        struct dc_direct_range columns[3] = {{0, p->wout, 0, p->desc.kw}};
+        int64_t count = 1;
+        if (c->source == DC_SOURCE_INPLACE && s->x_count <= 3) {
+            count = dc_direct_ranges(p->desc.w, p->desc.pad_left, p->desc.stride_w, p->desc.dilation_w, p->desc.kw, p->wout, columns);
+        }
+        const double above = (double)(p->desc.pad_top + p->desc.pad_bottom) / (double)(p->desc.h + p->desc.pad_top + p->desc.pad_bottom);
+        const double inside = p->desc.kh > 1 ? 1.0 - above * 0.6 : 1.0;
+        for (int64_t i = 0; i < count; i++) {
+            const double run = (double)(columns[i].end - columns[i].begin);
+            const double part = inside * k * (double)(columns[i].tap1 - columns[i].tap0) / (double)p->desc.kw;
+            cycles += (double)p->hout * (full * run_cycles(cpu, kernel, s, run, vectors, part, panel_rate) +
+                                         run_cycles(cpu, kernel, s, run, last_vectors, part, panel_rate));
+        }
+    }
+    cycles *= (double)s->groups;
+    /* All panels come in once a row block, the input once a panel; loads ahead hide half of that. */
+    const double weights = 4.0 * (double)s->block_floats * (double)s->groups * (double)s->out_blocks;
+    if (!s->depthwise) {
+        cycles += 0.3 * row_blocks * weights / rate(cpu, weights + input);
+        cycles += 0.3 * (double)(s->groups * s->out_blocks) * k_blocks * row_blocks * input / rate(cpu, input + panel);
+    }
+    if (s->strip_floats != 0) {
+        const double bytes = 4.0 * (double)s->strip_floats * row_blocks * k_blocks * (double)(s->groups * s->out_chunks);
+        cycles += bytes / (s->src_map.channel == 1 ? 12.0 : 5.0);
+    }
+    const double out = 4.0 * pixels * (double)p->desc.cout;
+    cycles += (k_blocks - 1.0) * 2.0 * out / 32.0;
+    if (!s->direct_store) {
+        cycles += out / 6.0;
+    }
+    /* Pixels 4 KiB apart share cache sets: a tile's inputs evict each other. */
+    if (c->source == DC_SOURCE_INPLACE && 4 * s->src_map.pixel * p->desc.stride_w % 4096 == 0) {
+        cycles *= 1.1;
+    }
+    return (double)p->desc.n * cycles / 3e9 / (double)s->tasks;
+}
+
+/* Rows whose part of the strip (or of src) takes about these bytes. */
+static int64_t rows_for(const struct dc_problem *p, int64_t channels, double bytes)
+{
+    const double row = 4.0 * (double)channels * (double)(p->desc.w + p->desc.pad_left + p->desc.pad_right) * (double)p->desc.stride_h;
+    const double rows = bytes / row;
+    return rows < 1.0 ? 1 : rows > (double)p->hout ? p->hout : (int64_t)rows;
+}
+
+/* Row blocks of nearly equal size: 14 rows by 12 are 7 + 7. */
+static int even_rows(const struct dc_problem *p, int64_t rows)
+{
+    const int64_t blocks = (p->hout + rows - 1) / rows;
+    return (int)((p->hout + blocks - 1) / blocks);
+}
+
+static const char *offer(const doconv_context *ctx, const struct dc_problem *p, struct dc_candidate *c, const char *solver,
+                         struct dc_candidate_list *list)
+{
+    struct dc_direct_state s;
+    const char *refused = dc_direct_geometry(ctx, p, c, &s);
+    if (refused != NULL) {
+        return refused;
+    }
+    c->workspace_size = (size_t)s.tasks * (size_t)s.task_floats * sizeof(float) + 64;
+    c->packed_size = (size_t)(s.bias_floats + s.groups * s.out_blocks * s.block_floats) * sizeof(float);
+    c->estimated_seconds = estimate(p, c, &s);
+    int used = snprintf(c->text, sizeof c->text, "%s:%s:src=%s,rows=%d", solver, c->kernel->name, source_names[c->source], c->rows);
+    if (c->k_block != 0) {
+        snprintf(c->text + used, sizeof c->text - (size_t)used, ",kc=%d", c->k_block);
+    }
+    dc_candidate_append(ctx, list, c);
+    return NULL;
+}
+
+static const char *enumerate(const doconv_context *ctx, const struct dc_problem *p, const struct dc_kernel *kernel, const char *solver,
+                             int64_t channels, struct dc_candidate_list *list)
+{
+    static const int k_blocks[] = {0, 512, 256, 128, 64};
+    const struct dc_cpu *cpu = dc_cpu_probe();
+    const doconv_conv_desc *d = &p->desc;
+    const bool pointwise = d->kh == 1 && d->kw == 1 && d->pad_left == 0 && d->pad_right == 0 && d->pad_top == 0 && d->pad_bottom == 0;
+    const char *refused = NULL;
+    for (enum dc_source source = DC_SOURCE_INPLACE; source <= DC_SOURCE_FLAT; source++) {
+        if (source == DC_SOURCE_ROWS && pointwise) {
+            continue; /* no borders: the flat strip is the same with fewer pixels */
+        }
+        if (source == DC_SOURCE_FLAT && d->kw > 1 && p->wout > 8 * kernel->tile_pixels) {
+            continue; /* rows are long enough: copies for each kernel column would buy nothing */
+        }
+        for (size_t i = 0; i < sizeof k_blocks / sizeof k_blocks[0]; i++) {
+            const int64_t k = k_blocks[i] != 0 ? k_blocks[i] : channels;
+            if (k_blocks[i] >= channels || (k_blocks[i] != 0 && kernel->op == DC_OP_DEPTHWISE)) {
+                continue;
+            }
+            const double copies = source == DC_SOURCE_FLAT ? (double)d->kw : 1.0;
+            const int64_t targets[] = {p->hout, rows_for(p, k, 0.5 * (double)cpu->l2_bytes / copies), rows_for(p, k, 0.2 * (double)cpu->l2_bytes / copies),
+                                       rows_for(p, k, 0.6 * (double)cpu->l1d_bytes / copies)};
+            int last = 0;
+            for (size_t t = 0; t < sizeof targets / sizeof targets[0]; t++) {
+                const int rows = even_rows(p, targets[t]);
+                if (rows == last) {
+                    continue;
+                }
+                last = rows;
+                struct dc_candidate c = {.kernel = kernel, .source = source, .rows = rows, .k_block = k_blocks[i]};
+                const char *reason = offer(ctx, p, &c, solver, list);
+                refused = reason != NULL ? reason : refused;
+            }
+        }
+    }
+    return refused;
+}
+
+/* A kernel is refused only if none of its parameter sets works. */
+static const char *enumerate_direct(const doconv_context *ctx, const struct dc_problem *p, const struct dc_kernel *kernel,
+                                    struct dc_candidate_list *list)
+{
+    const int before = list->count;
+    const char *refused = enumerate(ctx, p, kernel, "direct", p->group_cin, list);
+    return list->count > before ? NULL : refused;
+}
+
+static const char *enumerate_depthwise(const doconv_context *ctx, const struct dc_problem *p, const struct dc_kernel *kernel,
+                                       struct dc_candidate_list *list)
+{
+    if (p->group_cin != 1 || p->group_cout != 1) {
+        return "it takes one input and one output channel a group";
+    }
+    const int before = list->count;
+    const char *refused = enumerate(ctx, p, kernel, "depthwise", kernel->tile_channels, list);
+    return list->count > before ? NULL : refused;
+}
+
+const struct dc_solver dc_solver_direct = {
+    .name = "direct",
+    .op = DC_OP_DIRECT,
+    .enumerate = enumerate_direct,
+    .prepare = dc_direct_prepare,
+    .pack = dc_direct_pack,
+    .execute = dc_direct_execute,
+};
+
+const struct dc_solver dc_solver_depthwise = {
+    .name = "depthwise",
+    .op = DC_OP_DEPTHWISE,
+    .enumerate = enumerate_depthwise,
+    .prepare = dc_direct_prepare,
+    .pack = dc_direct_pack,
+    .execute = dc_direct_execute,
+};

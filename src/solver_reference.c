@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: MIT */
+/* Any valid problem through the scalar reference: one task an image and output channel. */
+#include <stdio.h>
+#include <string.h>
+
+#include "core.h"
+
+static const char *enumerate(const doconv_context *ctx, const struct dc_problem *problem, const struct dc_kernel *kernel,
+                             struct dc_candidate_list *list)
+{
+    struct dc_candidate c = {
+        .kernel = kernel,
+        .estimated_seconds = problem->macs / 1e9 / ctx->threads,
+        .packed_size = problem->weight_bytes + (problem->desc.has_bias ? (size_t)problem->desc.cout * sizeof(float) : 0),
+    };
+    snprintf(c.text, sizeof c.text, "reference:%s", kernel->name);
+    dc_candidate_append(ctx, list, &c);
+    return NULL;
+}
+
+static doconv_status prepare(doconv_plan *plan)
+{
+    (void)plan;
+    return DOCONV_OK;
+}
+
+static void pack(const doconv_plan *plan, const float *weight, const float *bias, float *packed)
+{
+    memcpy(packed, weight, plan->problem.weight_bytes);
+    if (bias != NULL) {
+        memcpy(packed + plan->problem.weight_bytes / sizeof(float), bias, (size_t)plan->problem.desc.cout * sizeof(float));
+    }
+}
+
+struct job {
+    const doconv_plan *plan;
+    struct dc_reference_args args;
+    int64_t channels; /* stored ones, of all images */
+    int tasks;
+};
+
+static void run_task(void *arg, int index)
+{
+    const struct job *job = arg;
+    struct dc_reference_args args = job->args;
+    const int64_t block = dc_layout_block(job->plan->problem.desc.dst_layout);
+    const int64_t stored = (args.cout + block - 1) / block * block;
+    for (int64_t unit = job->channels * index / job->tasks; unit < job->channels * (index + 1) / job->tasks; unit++) {
+        args.n = unit / stored;
+        args.out_channel = unit % stored;
+        job->plan->candidate.kernel->reference(&args);
+    }
+}
+
+static void execute(const doconv_plan *plan, const float *packed, const float *src, const float *residual, float *dst, char *workspace)
+{
+    (void)workspace;
+    const struct dc_problem *p = &plan->problem;
+    const doconv_conv_desc *d = &p->desc;
+    const int64_t block = dc_layout_block(d->dst_layout);
+    struct job job = {
+        .plan = plan,
+        .args = {.src = src,
+                 .weight = packed,
+                 .bias = d->has_bias ? packed + p->weight_bytes / sizeof(float) : NULL,
+                 .residual = residual,
+                 .dst = dst,
+                 .src_map = dc_tensor_map(d->src_layout, d->cin, d->h, d->w),
+                 .dst_map = dc_tensor_map(d->dst_layout, d->cout, p->hout, p->wout),
+                 .cin = d->cin,
+                 .h = d->h,
+                 .w = d->w,
+                 .cout = d->cout,
+                 .kh = d->kh,
+                 .kw = d->kw,
+                 .hout = p->hout,
+                 .wout = p->wout,
+                 .stride_h = d->stride_h,
+                 .stride_w = d->stride_w,
+                 .pad_top = d->pad_top,
+                 .pad_left = d->pad_left,
+                 .dilation_h = d->dilation_h,
+                 .dilation_w = d->dilation_w,
+                 .groups = d->groups,
+                 .lo = p->lo,
+                 .hi = p->hi},
+        .channels = d->n * ((d->cout + block - 1) / block * block),
+    };
+    job.tasks = plan->ctx->threads < job.channels ? plan->ctx->threads : (int)job.channels;
+    plan->ctx->parallel_for(plan->ctx->parallel_for_user, job.tasks, run_task, &job);
+}
+
+const struct dc_solver dc_solver_reference = {
+    .name = "reference",
+    .op = DC_OP_REFERENCE,
+    .enumerate = enumerate,
+    .prepare = prepare,
+    .pack = pack,
+    .execute = execute,
+};

@@ -1,0 +1,313 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# Tests of the doconv command: test_command.sh DOCONV TESTS_DIR [WRAPPER]
+# DOCONV is the program, TESTS_DIR the source directory of the tests (with golden/), WRAPPER what runs a foreign program, with its arguments
+# (default: what Meson names in a cross build).
+set -u
+
+if [ $# -lt 2 ] || [ $# -gt 3 ]; then
+    echo "usage: test_command.sh DOCONV TESTS_DIR [WRAPPER]" >&2
+    exit 2
+fi
+doconv=$1
+golden=$2/golden
+networks=$2/../bench/networks
+wrapper=${3:-${MESON_EXE_WRAPPER:-}}
+tab=$(printf '\t')
+
+work=$(mktemp -d) || exit 2
+trap 'rm -rf "$work"' EXIT
+trap 'exit 2' HUP INT TERM
+# The caller's settings and cache must not change an outcome.
+unset DOCONV_MAX_ISA DOCONV_TUNE DOCONV_VERBOSE DOCONV_NETWORKS XDG_CACHE_HOME
+DOCONV_CACHE=$work/cache
+OMP_NUM_THREADS=1
+export DOCONV_CACHE OMP_NUM_THREADS
+
+passed=0
+failed=0
+
+pass() {
+    passed=$((passed + 1))
+}
+
+fail() {
+    failed=$((failed + 1))
+    echo "FAIL: $*"
+    sed 's/^/    /' "$work/out" "$work/err" | head -n 30
+}
+
+# run STATUS ARGUMENT...: runs the command and checks its exit status.
+run() {
+    expected=$1
+    shift
+    # Unquoted on purpose: the wrapper may have arguments.
+    $wrapper "$doconv" "$@" >"$work/out" 2>"$work/err"
+    status=$?
+    if [ $status -eq "$expected" ]; then
+        pass
+    else
+        fail "doconv $*: exit status $status, expected $expected"
+    fi
+    last=$*
+}
+
+# out TEXT, err TEXT: the last run printed it. no_out TEXT: it didn't.
+out() {
+    if grep -qF -- "$1" "$work/out"; then pass; else fail "doconv $last: standard output lacks: $1"; fi
+}
+err() {
+    if grep -qF -- "$1" "$work/err"; then pass; else fail "doconv $last: standard error lacks: $1"; fi
+}
+no_out() {
+    if grep -qF -- "$1" "$work/out"; then fail "doconv $last: standard output has: $1"; else pass; fi
+}
+
+# usage TEXT ARGUMENT...: bad usage: exit status 2, the text on standard error, nothing on standard output.
+usage() {
+    text=$1
+    shift
+    run 2 "$@"
+    err "$text"
+    if [ -s "$work/out" ]; then fail "doconv $last: bad usage, but standard output is not empty"; else pass; fi
+}
+
+small=mb1ic8ih6oc8kh3ph1
+
+# ---- help and version
+run 0 help
+out 'usage: doconv VERB'
+run 0 --help
+for verb in info explain tune verify; do
+    run 0 help $verb
+    out "usage: doconv $verb"
+    run 0 $verb --help
+    out "usage: doconv $verb"
+done
+run 0 version
+out 'doconv 0.'
+usage 'a verb is missing'
+usage 'no verb is called "convolve"' convolve
+usage 'no verb is called "convolve"' help convolve
+usage 'one word too many: "now"' version now
+
+# ---- options
+usage 'no option is called "--speed"' info --speed=9
+usage 'no option is called "-q"' info -q
+usage '--isa: "sse2" is not none, avx2, avx512 or neon' info --isa=sse2
+usage '--isa needs a value' info --isa
+usage '--threads: "0" is not a whole number in 1..4096' info --threads=0
+usage '--threads: "99999999999999999999" is not' info --threads=99999999999999999999
+usage '--threads: "-1" is not' info --threads=-1
+usage '--threads: "" is not' info --threads=
+usage '--measure takes no value' explain $small --measure=1
+usage '--workspace: "1k" is not a whole number of bytes' explain $small --workspace=1k
+usage '--budget: "nan" is not a number of seconds' tune $small --budget=nan
+usage '--budget: "0" is not a number of seconds' tune $small --budget=0
+usage '--layout: "nchw,chwn" is not' tune $small --layout=nchw,chwn
+usage '--accuracy: "exact" is not strict, default or fast' tune $small --accuracy=exact
+usage '--batch: "two" is not a whole number' tune $small --batch=two
+usage '--case needs a value' verify "$golden" --case
+
+# ---- info
+run 0 info
+out 'reference'
+out 'registry'
+out "$work/cache"
+run 0 info --isa=none --threads=3
+out 'isa       none'
+out 'threads   3'
+usage 'one word too many: "everything"' info everything
+
+# ---- explain
+usage 'a problem is missing' explain
+usage 'one word too many' explain $small $small
+usage 'no field is called' explain rhubarb
+usage 'ic is missing' explain ih5oc3
+usage 'sh' explain mb1ic8ih6oc8kh3sh0
+usage 'is no attribute' explain $small:colour=red
+run 0 explain $small --threads=1
+out 'choice    '
+out 'origin    estimate'
+out 'reference'
+no_out 'cached'
+run 0 explain $small:clamp=0/6 --isa=none --workspace=1
+out 'clamp=0/6'
+out 'reference'
+
+# ---- tune: measured once, then from the cache, which explain knows too
+run 0 tune $small --threads=1 --budget=0.05
+out '1 problem: 1 measured'
+err '1/1 '
+run 0 explain $small --threads=1 --measure
+out 'measured  '
+# A noisy machine may refuse to store; it gets a few tries.
+tries=0
+while :; do
+    run 0 tune $small --threads=1
+    if grep -q '0 measured (0 variants), 1 from the cache' "$work/out" || [ $tries -eq 5 ]; then break; fi
+    tries=$((tries + 1))
+done
+out '1 problem: 0 measured (0 variants), 1 from the cache'
+run 0 explain $small --threads=1
+out 'origin    cache'
+out 'cached    '
+run 0 tune $small --threads=1 --force --budget=0.05
+out '1 problem: 1 measured'
+run 0 tune $small $small --layout=nchw --layout=nhwc,blocked --threads=1 --budget=0.02
+out '3 problems:'
+out 'src=nhwc,dst=nhwc'
+out 'src=nChw'
+run 0 tune $small:src=nhwc,dst=nchw,accuracy=strict --layout=nchw --accuracy=fast --threads=1 --budget=0.02
+out ':src=nhwc,accuracy=strict'
+
+# ---- networks
+header=$(head -n 1 "$networks/resnet18.tsv")
+network() {
+    { printf '%s\n' "$header"; printf "$1"; } >"$work/net.tsv"
+}
+network '3\t8\t6\t6\t8\t3\t3\t1\t1\t1\t1\t1\t1\t1\t1\t1\n'
+run 0 tune "$work/net.tsv" --threads=1 --batch=2 --budget=0.02
+out 'mb2_ic8ih6'
+DOCONV_NETWORKS=$work
+export DOCONV_NETWORKS
+run 0 tune net --threads=1 --batch=2 --budget=0.02
+out 'mb2_ic8ih6'
+run 0 info
+out 'net, '
+unset DOCONV_NETWORKS
+usage 'is neither a network nor a problem' tune resnet51
+usage 'No such file' tune "$work/absent.tsv"
+usage 'not a regular file' tune "$work/"
+network ''
+usage 'no layer follows the header' tune "$work/net.tsv"
+network '1\t8\t6\t6\t8\t3\t3\t0\t1\t1\t1\t1\t1\t1\t1\t1\n'
+usage 'line 2, column "sh": "0" is no whole number' tune "$work/net.tsv"
+network '1\t8\t6\t6\t8\t3\t3\t1\t1\t1\t1\t1\t1\t1\t1\t1\n\n1\t8\t6\t6\t8\t3\t3\n'
+usage 'line 4: column "sh" is missing' tune "$work/net.tsv"
+network '1\t8\t6\t6\t8\t3\t3\t1\t1\t1\t1\t1\t1\t1\t1\t1\t1\n'
+usage 'line 2: more than 16 columns' tune "$work/net.tsv"
+network '1\t8\t6\t 6\t8\t3\t3\t1\t1\t1\t1\t1\t1\t1\t1\t1\n'
+usage 'line 2, column "w": " 6" is no whole number' tune "$work/net.tsv"
+network '1\t8\t6\t99999999999\t8\t3\t3\t1\t1\t1\t1\t1\t1\t1\t1\t1\n'
+usage 'line 2, column "w": "99999999999" is no' tune "$work/net.tsv"
+network '1\t8\t6\t6\t9\t3\t3\t1\t1\t1\t1\t1\t1\t1\t1\t2\n'
+usage 'line 2, column "groups": 2 does not divide' tune "$work/net.tsv"
+network '1\t8\t6\t6\t8\t9\t3\t1\t1\t1\t1\t1\t1\t1\t1\t1\n'
+usage 'line 2: no convolution' tune "$work/net.tsv"
+printf 'count\tci\tspeed\n' >"$work/net.tsv"
+usage 'line 1, column 3: no column is called "speed"' tune "$work/net.tsv"
+printf 'count\tci\tci\n' >"$work/net.tsv"
+usage 'line 1, column 3: "ci" is there twice' tune "$work/net.tsv"
+printf 'count\tci\n' >"$work/net.tsv"
+usage 'line 1: column "h" is missing' tune "$work/net.tsv"
+for file in "$networks"/*.tsv; do
+    name=$(basename "$file" .tsv)
+    run 0 info
+    out "$name"
+done
+
+# ---- verify
+usage 'a directory is missing' verify
+usage 'one word too many' verify "$golden" "$golden"
+usage 'has no case called "conv9x9"' verify "$golden" --case=conv9x9
+run 0 verify "$golden" --case=conv3x3_relu
+out '1 run, 0 of them failed'
+out 'PASS'
+run 0 verify "$golden" --case=conv1x1_s2 --isa=none --verbose --threads=2
+out 'ok   conv1x1_s2, nchw to nchw, reference'
+run 1 verify "$golden" --case=doconv3x3
+err 'nothing ran'
+out 'kind=doconv: not part of this version'
+
+mkdir "$work/empty"
+run 2 verify "$work/empty"
+err 'cases.tsv: No such file'
+run 2 verify "$work/nowhere"
+run 2 verify "$golden/cases.tsv"
+err 'Not a directory'
+: >"$work/empty/cases.tsv"
+: >"$work/empty/data.f32"
+run 1 verify "$work/empty"
+err 'nothing ran'
+
+# fresh: a copy of the golden cases in $bad, to be doctored.
+bad=$work/bad
+fresh() {
+    rm -rf "$bad"
+    mkdir "$bad"
+    cat "$golden/cases.tsv" >"$bad/cases.tsv"
+    cat "$golden/data.f32" >"$bad/data.f32"
+}
+# poke FLOAT BYTES: writes bytes (printf's escapes) at the end of a float of data.f32.
+poke() {
+    bytes=$(printf "$2" | wc -c)
+    printf "$2" | dd of="$bad/data.f32" bs=1 seek=$(($1 * 4 + 4 - bytes)) conv=notrunc 2>"$work/dd"
+}
+place() {
+    awk -F "$tab" -v c="$1" -v t="$2" '$1 == c && $2 == "tensor" && $3 == t { print $5 }' "$golden/cases.tsv"
+}
+# malformed TEXT SED_PROGRAM: a copy with cases.tsv edited is refused with the text.
+malformed() {
+    fresh
+    sed "$2" "$golden/cases.tsv" >"$bad/cases.tsv"
+    run 2 verify "$bad"
+    err "$1"
+}
+
+fresh
+poke $(($(place conv3x3 y) + 100)) '\104'
+run 1 verify "$bad" --case=conv3x3
+err 'FAIL: conv3x3, nchw to nchw'
+out 'FAIL'
+run 0 verify "$bad" --case=conv1x1
+fresh
+poke $(($(place conv1x1 bias) + 3)) '\104'
+run 1 verify "$bad" --case=conv1x1
+fresh
+poke "$(place conv1x1 x)" '\300\177'
+run 2 verify "$bad"
+err 'case conv1x1: tensor x: element 0 is not finite'
+fresh
+dd if="$golden/data.f32" of="$bad/data.f32" bs=1000 count=100 2>"$work/dd"
+run 2 verify "$bad"
+err 'of the 25000 floats of data.f32'
+printf 'x' >>"$bad/data.f32"
+run 2 verify "$bad"
+err 'no whole number of floats'
+fresh
+rm "$bad/data.f32"
+run 2 verify "$bad"
+err 'data.f32: No such file'
+
+malformed 'line 2: case conv3x3: tensor x: offset 99999999999999999999' "2s/0\$/99999999999999999999/"
+malformed 'line 2: case conv3x3: tensor x: offset -4' "2s/0\$/-4/"
+malformed 'line 3: case conv3x3: tensor weight: the shape 9999999999x16x3x3' '3s/32x16/9999999999x16/'
+malformed 'line 3: case conv3x3: tensor weight: the shape 2147483647x2147483647x2147483647x2147483647' \
+    '3s/32x16x3x3/2147483647x2147483647x2147483647x2147483647/'
+malformed 'line 3: case conv3x3: tensor weight: the shape 32x16x0x3' '3s/16x3x3/16x0x3/'
+malformed 'line 3: case conv3x3: tensor weight: the shape 32xx3' '3s/16x3x3/x3/'
+malformed 'line 3: case conv3x3: tensor weight: the parameters give the shape 32x16x3x3' '3s/32x16x3x3/16x32x3x3/'
+malformed 'line 1: case conv3x3: tensor bias is missing' 4d
+malformed 'line 1: case conv3x3: sh=0 is not in 1..2147483647' '1s/sh=1/sh=0/'
+malformed 'line 1: case conv3x3: pt=9999999999 is not in' '1s/pt=1/pt=9999999999/'
+malformed 'line 1: case conv3x3: groups=3 does not divide' '1s/groups=1/groups=3/'
+malformed 'line 1: case conv3x3: the kernel does not fit' '1s/dh=1/dh=100/'
+malformed 'line 1: case conv3x3: kw is missing' '1s/kw=3 //'
+malformed 'line 1: case conv3x3: no parameter is called "colour"' '1s/kw=3/kw=3 colour=1/'
+malformed 'line 1: case conv3x3: kw is given twice' '1s/kw=3/kw=3 kw=3/'
+malformed 'line 1: case conv3x3: kind is missing' '1s/kind=conv //'
+malformed 'line 6: case conv3x3 is there already, in line 1' '6,10s/conv3x3_relu/conv3x3/'
+malformed 'line 2: a tensor of case conv3x4 outside that case' '2s/conv3x3/conv3x4/'
+malformed 'line 3: case conv3x3: tensor x is there twice' '3s/weight/x/'
+malformed 'line 2: neither a case nor a tensor: "scalar"' '2s/tensor/scalar/'
+malformed 'line 2: case conv3x3: a tensor line has 5 columns' "2s/\$/${tab}1/"
+
+# ---- output that can't be written is no success
+if [ -w /dev/full ]; then
+    $wrapper "$doconv" help >/dev/full 2>"$work/err"
+    if [ $? -eq 1 ]; then pass; else fail "a full disk went unnoticed"; fi
+fi
+
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+#include <string.h>
+
+#include "command_shared.h"
+
+static void print_log(void *user, doconv_log_level level, const char *line)
+{
+    static const char *const levels[] = {"error: ", "warning: ", ""};
+    (void)user;
+    /* One call prints the line, so that lines of several threads don't mix. */
+    command_progress(NULL);
+    fprintf(stderr, "doconv: %s%s\n", (unsigned)level < 3 ? levels[level] : "", line);
+}
+
+int command_context_create(const char *verb, doconv_isa isa, int threads, doconv_tune_mode tune, doconv_context **context)
+{
+    const doconv_context_options options = {
+        .size = sizeof options,
+        .threads = threads,
+        .log = print_log,
+        .max_isa = isa,
+        .tune = tune,
+    };
+    const doconv_status status = doconv_context_create(&options, context);
+    if (status == DOCONV_OK) {
+        return COMMAND_OK;
+    }
+    if (status == DOCONV_INVALID_ARGUMENT && isa != DOCONV_ISA_DEFAULT) {
+        return command_usage_error(verb, "--isa: %s belongs to another architecture than this build", doconv_isa_string(isa));
+    }
+    return command_library_error(NULL, status, "a context cannot be created");
+}
+
+const char *command_tune_mode_string(doconv_tune_mode mode)
+{
+    static const char *const names[] = {"default", "off", "read", "tune", "force", "only"};
+    return (unsigned)mode < sizeof names / sizeof names[0] ? names[mode] : "unknown";
+}
+
+doconv_layout command_blocked_layout(doconv_isa isa)
+{
+    return isa == DOCONV_ISA_AVX512 ? DOCONV_NCHW16C : DOCONV_NCHW8C;
+}
+
+double command_macs(const doconv_conv_desc *desc)
+{
+    int64_t shape[4];
+    if (doconv_conv_dst_shape(NULL, desc, shape) != DOCONV_OK) {
+        return 0;
+    }
+    return (double)shape[0] * (double)shape[1] * (double)shape[2] * (double)shape[3] * (double)(desc->cin / desc->groups) * (double)desc->kh *
+           (double)desc->kw;
+}

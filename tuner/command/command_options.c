@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: MIT */
+#include <stdlib.h>
+#include <string.h>
+
+#include "command_shared.h"
+
+/* A whole number in decimal digits; false if it is anything else or over most. */
+static bool read_whole(const char *text, uint64_t most, uint64_t *value)
+{
+    *value = 0;
+    const char *at = text;
+    for (; *at >= '0' && *at <= '9'; at++) {
+        const uint64_t digit = (uint64_t)(*at - '0');
+        if (*value > (most - digit) / 10) {
+            return false;
+        }
+        *value = *value * 10 + digit;
+    }
+    return at != text && *at == '\0';
+}
+
+static bool read_layouts(const char *text, struct command_layouts *layouts)
+{
+    static const struct {
+        const char *name;
+        int layout;
+    } names[] = {{"nchw", DOCONV_NCHW},     {"nhwc", DOCONV_NHWC},       {"blocked", COMMAND_LAYOUT_BLOCKED},
+                 {"nChw8c", DOCONV_NCHW8C}, {"nChw16c", DOCONV_NCHW16C}};
+    const size_t known = sizeof names / sizeof names[0];
+    for (;;) {
+        const size_t length = strcspn(text, ",");
+        size_t i = 0;
+        while (i < known && (strlen(names[i].name) != length || strncmp(text, names[i].name, length) != 0)) {
+            i++;
+        }
+        if (i == known) {
+            return false;
+        }
+        int place = 0;
+        while (place < layouts->count && layouts->item[place] != names[i].layout) {
+            place++;
+        }
+        if (place == layouts->count) {
+            layouts->item[layouts->count++] = names[i].layout; /* as many as there are names, at most */
+        }
+        if (text[length] == '\0') {
+            return true;
+        }
+        text += length + 1;
+    }
+}
+
+/* Stores a value; on failure returns what it should have been, in text. */
+static bool read_value(const struct command_option *option, const char *text, char *expected, size_t size)
+{
+    uint64_t whole;
+    switch (option->kind) {
+    case COMMAND_OPTION_INT:
+        snprintf(expected, size, "a whole number in %d..%d", option->min, option->max);
+        if (!read_whole(text, (uint64_t)option->max, &whole) || whole < (uint64_t)option->min) {
+            return false;
+        }
+        *(int *)option->value = (int)whole;
+        return true;
+    case COMMAND_OPTION_BYTES:
+        snprintf(expected, size, "a whole number of bytes, at least 1");
+        if (!read_whole(text, SIZE_MAX, &whole) || whole == 0) {
+            return false;
+        }
+        *(size_t *)option->value = (size_t)whole;
+        return true;
+    case COMMAND_OPTION_SECONDS: {
+        snprintf(expected, size, "a number of seconds over 0 and up to %d", option->max);
+        char *end;
+        const double seconds = strtod(text, &end);
+        if (strspn(text, "0123456789.") != strlen(text) || end == text || *end != '\0' || !(seconds > 0) || seconds > option->max) {
+            return false;
+        }
+        *(double *)option->value = seconds;
+        return true;
+    }
+    case COMMAND_OPTION_TEXT:
+        snprintf(expected, size, "a text");
+        *(const char **)option->value = text;
+        return *text != '\0';
+    case COMMAND_OPTION_ISA:
+        snprintf(expected, size, "none, avx2, avx512 or neon");
+        for (int isa = DOCONV_ISA_NONE; isa <= DOCONV_ISA_NEON; isa++) {
+            if (strcmp(text, doconv_isa_string((doconv_isa)isa)) == 0) {
+                *(doconv_isa *)option->value = (doconv_isa)isa;
+                return true;
+            }
+        }
+        return false;
+    case COMMAND_OPTION_ACCURACY: {
+        static const char *const names[] = {
+            [DOCONV_ACCURACY_DEFAULT] = "default", [DOCONV_ACCURACY_STRICT] = "strict", [DOCONV_ACCURACY_FAST] = "fast"};
+        snprintf(expected, size, "strict, default or fast");
+        for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+            if (strcmp(text, names[i]) == 0) {
+                *(doconv_accuracy *)option->value = (doconv_accuracy)i;
+                return true;
+            }
+        }
+        return false;
+    }
+    case COMMAND_OPTION_LAYOUTS:
+        snprintf(expected, size, "nchw, nhwc, blocked, nChw8c, nChw16c, or several with commas");
+        return read_layouts(text, option->value);
+    case COMMAND_OPTION_FLAG:
+        break;
+    }
+    return false;
+}
+
+static bool read_option(const struct command_verb *verb, const char *word, const struct command_option *options)
+{
+    const size_t length = strcspn(word + 2, "=");
+    const char *value = word[2 + length] == '=' ? word + 3 + length : NULL;
+    const struct command_option *option = options;
+    while (option->name != NULL && (strlen(option->name) != length || strncmp(option->name, word + 2, length) != 0)) {
+        option++;
+    }
+    if (option->name == NULL) {
+        command_usage_error(verb->name, "no option is called \"%.*s\"", (int)(length < 80 ? length + 2 : 82), word);
+        return false;
+    }
+    if (option->kind == COMMAND_OPTION_FLAG) {
+        if (value != NULL) {
+            command_usage_error(verb->name, "--%s takes no value: \"%.80s\"", option->name, value);
+            return false;
+        }
+        *(bool *)option->value = true;
+        return true;
+    }
+    char expected[96] = "";
+    if (value == NULL) {
+        command_usage_error(verb->name, "--%s needs a value: --%s=...", option->name, option->name);
+        return false;
+    }
+    if (!read_value(option, value, expected, sizeof expected)) {
+        command_usage_error(verb->name, "--%s: \"%.80s\" is not %s", option->name, value, expected);
+        return false;
+    }
+    return true;
+}
+
+int command_parse_options(const struct command_verb *verb, int count, char **words, const struct command_option *options)
+{
+    int kept = 0;
+    bool more = true;
+    for (int i = 0; i < count; i++) {
+        char *word = words[i];
+        if (!more || word[0] != '-' || word[1] == '\0') {
+            words[kept++] = word;
+        } else if (strcmp(word, "--") == 0) {
+            more = false;
+        } else if (word[1] != '-') {
+            command_usage_error(verb->name, "no option is called \"%.80s\"", word);
+            return -1;
+        } else if (!read_option(verb, word, options)) {
+            return -1;
+        }
+    }
+    return kept;
+}

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: MIT */
+/* What the verbs of the doconv command share: options, contexts, messages, tables. It sees the library's public headers only. */
+#ifndef DOCONV_COMMAND_SHARED_H
+#define DOCONV_COMMAND_SHARED_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <doconv/doconv.h>
+
+enum command_exit { COMMAND_OK = 0, COMMAND_FAILED = 1, COMMAND_USAGE = 2 };
+
+/* A verb: run gets the words after the verb and returns an exit status. */
+struct command_verb {
+    const char *name;
+    const char *summary; /* one line */
+    const char *help;    /* usage, options, exit status; ends with a newline */
+    int (*run)(int count, char **words);
+};
+
+extern const struct command_verb command_info, command_explain, command_tune, command_verify;
+
+/* ---- command_options.c ---- */
+
+#define COMMAND_MAX_LAYOUTS 8
+/* --layout=blocked: the block that suits the ISA, known once there is a context. */
+#define COMMAND_LAYOUT_BLOCKED (-1)
+
+/* Values of --layout; repeated options add to the list. */
+struct command_layouts {
+    int count;
+    int item[COMMAND_MAX_LAYOUTS]; /* a doconv_layout, or COMMAND_LAYOUT_BLOCKED; no value twice */
+};
+
+enum command_option_kind {
+    COMMAND_OPTION_FLAG,     /* bool: --name without a value */
+    COMMAND_OPTION_INT,      /* int: min..max */
+    COMMAND_OPTION_BYTES,    /* size_t: at least 1 */
+    COMMAND_OPTION_SECONDS,  /* double: over 0, at most max */
+    COMMAND_OPTION_TEXT,     /* const char *: not empty */
+    COMMAND_OPTION_ISA,      /* doconv_isa */
+    COMMAND_OPTION_ACCURACY, /* doconv_accuracy */
+    COMMAND_OPTION_LAYOUTS   /* struct command_layouts */
+};
+
+struct command_option {
+    const char *name; /* without "--"; NULL ends a list */
+    enum command_option_kind kind;
+    void *value;
+    int min, max;
+};
+
+/*
+ * Reads the options among the words ("--name=value" or "--name"; "--" ends them) and moves the other words to the front, in order.
+ * Returns how many those are; -1 after a message on stderr.
+ */
+int command_parse_options(const struct command_verb *verb, int count, char **words, const struct command_option *options);
+
+/* ---- command_messages.c ---- */
+
+/* Prints "doconv VERB: message" and where help is; returns COMMAND_USAGE. */
+int command_usage_error(const char *verb, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Prints "doconv: message"; returns COMMAND_FAILED. */
+int command_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* Prints "doconv: WHAT: the status in words: the detail"; context may be NULL. Returns COMMAND_FAILED. */
+int command_library_error(const doconv_context *context, doconv_status status, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* Shows a line of progress on stderr that the next one replaces; only if stderr is a terminal. NULL removes it. */
+void command_progress(const char *line);
+
+/* Whether command_progress() shows anything. */
+bool command_has_progress(void);
+
+/* ---- command_context.c ---- */
+
+/* Creates a context whose warnings go to stderr. isa and threads: 0 for the defaults. Returns an exit status; prints what went wrong. */
+int command_context_create(const char *verb, doconv_isa isa, int threads, doconv_tune_mode tune, doconv_context **context);
+
+/* "off", "read", ...; "unknown" otherwise. */
+const char *command_tune_mode_string(doconv_tune_mode mode);
+
+/* The block that --layout=blocked stands for: as wide as the ISA's vectors. */
+doconv_layout command_blocked_layout(doconv_isa isa);
+
+/* Multiply-accumulates of a valid problem, those on padding included. */
+double command_macs(const doconv_conv_desc *desc);
+
+/* ---- command_table.c ---- */
+
+/* Text in columns. The first row is the head. */
+struct command_table {
+    const char *align; /* a letter a column, 'l' or 'r'; at most 16 */
+    char **cell;
+    int cells, capacity;
+};
+
+/* Adds the next cell, row by row. */
+void command_table_add(struct command_table *table, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Prints the rows, each after indent blanks, and frees the cells. */
+void command_table_print(struct command_table *table, int indent);
+
+#endif

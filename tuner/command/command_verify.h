@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT */
+/* Golden cases run on kernels: what the verb and the run of one case share. */
+#ifndef DOCONV_COMMAND_VERIFY_H
+#define DOCONV_COMMAND_VERIFY_H
+
+#include <stdbool.h>
+
+#include <doconv/doconv.h>
+
+#include "command_golden.h"
+
+/* What happened to one kernel. */
+struct verify_tally {
+    doconv_kernel_info kernel;
+    int cases, runs, failures;
+    double largest;                     /* error relative to max|y| */
+    const struct golden_case *counted;  /* the last case that is in cases */
+    char refused[128];                  /* the last reason why it refused a case */
+};
+
+struct verification {
+    doconv_context *context;
+    bool verbose;
+    struct verify_tally *tally; /* one for each kernel of the build */
+    int kernels;
+    int runs, failures;
+    double largest;
+    char largest_where[256]; /* run with the largest error */
+};
+
+/*
+ * Runs a kind=conv case in every pair of layouts through every variant of every kernel that accepts it, and counts. Failures are printed
+ * and counted. Returns an exit status: COMMAND_FAILED, after a message, if the case could not be run at all.
+ */
+int verify_case(struct verification *v, const struct golden_case *golden);
+
+#endif

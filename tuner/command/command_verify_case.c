@@ -1,0 +1,393 @@
+/* SPDX-License-Identifier: MIT */
+#include "command_verify.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "command_shared.h"
+
+/* Failures beyond these are counted, not printed. */
+#define MAX_PRINTED_FAILURES 20
+#define GUARD_FLOATS 32
+
+/* Half the distance from 1 to the next float: the relative error of one rounding. */
+#define UNIT_ROUNDOFF 0x1p-24
+
+static const doconv_layout layouts[] = {DOCONV_NCHW, DOCONV_NHWC, DOCONV_NCHW8C, DOCONV_NCHW16C};
+#define LAYOUTS ((int)(sizeof layouts / sizeof layouts[0]))
+
+struct case_run {
+    struct verification *v;
+    const struct golden_case *golden;
+    doconv_conv_desc desc;
+    size_t outputs;
+    double largest_y;
+    double *bound; /* an absolute error for each output, NCHW */
+    float *src;    /* in src_layout */
+    float *dst;    /* in dst_layout, guard floats after it */
+    size_t dst_floats;
+    float *result; /* dst in NCHW */
+    char *workspace;
+    size_t workspace_size;
+};
+
+/* ---- the bound ---- */
+
+/* Sum of |a * b| of one output. */
+static double magnitude(const struct golden_case *g, int64_t n, int64_t o, int64_t p, int64_t q)
+{
+    const doconv_conv_desc *d = &g->desc;
+    const int64_t group_cin = d->cin / d->groups, group = o / (d->cout / d->groups);
+    double sum = g->bias != NULL ? fabs((double)g->bias[o]) : 0;
+    for (int64_t i = 0; i < group_cin; i++) {
+        const float *plane = g->x + (n * d->cin + group * group_cin + i) * d->h * d->w;
+        const float *weight = g->weight + (o * group_cin + i) * d->kh * d->kw;
+        for (int64_t y = 0; y < d->kh; y++) {
+            const int64_t row = p * d->stride_h + y * d->dilation_h - d->pad_top;
+            if (row < 0 || row >= d->h) {
+                continue;
+            }
+            for (int64_t x = 0; x < d->kw; x++) {
+                const int64_t column = q * d->stride_w + x * d->dilation_w - d->pad_left;
+                if (column >= 0 && column < d->w) {
+                    sum += fabs((double)plane[row * d->w + column] * (double)weight[y * d->kw + x]);
+                }
+            }
+        }
+    }
+    return sum;
+}
+
+/*
+ * The a-priori bound of a sum of K products in any order, with or without FMA: gamma(K + 2) * sum|a*b|, where gamma(k) = k*u / (1 - k*u);
+ * the bias is one more term. The expected value was rounded once, and what is denormal has an absolute error.
+ */
+static void fill_bounds(const struct case_run *run)
+{
+    const struct golden_case *g = run->golden;
+    const doconv_conv_desc *d = &g->desc;
+    const double terms = (double)(d->cin / d->groups) * (double)d->kh * (double)d->kw + 2;
+    const double gamma = terms * UNIT_ROUNDOFF / (1 - terms * UNIT_ROUNDOFF);
+    size_t at = 0;
+    for (int64_t n = 0; n < d->n; n++) {
+        for (int64_t o = 0; o < d->cout; o++) {
+            for (int64_t p = 0; p < g->hout; p++) {
+                for (int64_t q = 0; q < g->wout; q++, at++) {
+                    run->bound[at] = gamma * magnitude(g, n, o, p, q) + UNIT_ROUNDOFF * fabs((double)g->y[at]) + terms * 0x1p-149;
+                }
+            }
+        }
+    }
+}
+
+/* ---- tensors ---- */
+
+static int64_t layout_block(doconv_layout layout)
+{
+    return layout == DOCONV_NCHW8C ? 8 : layout == DOCONV_NCHW16C ? 16 : 1;
+}
+
+/*
+ * Visits the channels past C of a blocked tensor: fills them with NaN, which no result may show, or looks whether they are zero.
+ * False if one of those looked at is not zero.
+ */
+static bool visit_padding(float *tensor, doconv_layout layout, int64_t n, int64_t c, int64_t area, bool fill)
+{
+    const int64_t block = layout_block(layout), blocks = (c + block - 1) / block, used = c - (blocks - 1) * block;
+    for (int64_t image = 0; image < n; image++) {
+        float *last = tensor + ((image + 1) * blocks - 1) * area * block;
+        for (int64_t pixel = 0; pixel < area; pixel++) {
+            for (int64_t channel = used; channel < block; channel++) {
+                if (fill) {
+                    last[pixel * block + channel] = NAN;
+                } else if (last[pixel * block + channel] != 0) { /* true for NaN */
+                    return false;
+                }
+            }
+        }
+    }
+    return true;
+}
+
+static float *allocate(size_t bytes)
+{
+    const size_t alignment = 64;
+    return aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+}
+
+static int out_of_memory(const struct golden_case *g)
+{
+    return command_error("case %s: out of memory", g->name);
+}
+
+/* Replaces run->src by the case's x in a layout. */
+static int make_src(struct case_run *run, doconv_layout layout)
+{
+    const doconv_conv_desc *d = &run->golden->desc;
+    size_t bytes;
+    free(run->src);
+    run->src = NULL;
+    doconv_status status = doconv_tensor_bytes(layout, d->n, d->cin, d->h, d->w, &bytes);
+    if (status == DOCONV_OK) {
+        run->src = allocate(bytes);
+        if (run->src == NULL) {
+            return out_of_memory(run->golden);
+        }
+        status = doconv_reorder(DOCONV_NCHW, layout, d->n, d->cin, d->h, d->w, run->golden->x, run->src);
+    }
+    if (status != DOCONV_OK) {
+        return command_library_error(NULL, status, "case %s: x in %s", run->golden->name, doconv_layout_string(layout));
+    }
+    visit_padding(run->src, layout, d->n, d->cin, d->h * d->w, true);
+    return COMMAND_OK;
+}
+
+/* Replaces run->dst by room for y in a layout. */
+static int make_dst(struct case_run *run, doconv_layout layout)
+{
+    const struct golden_case *g = run->golden;
+    size_t bytes;
+    free(run->dst);
+    run->dst = NULL;
+    const doconv_status status = doconv_tensor_bytes(layout, g->desc.n, g->desc.cout, g->hout, g->wout, &bytes);
+    if (status != DOCONV_OK) {
+        return command_library_error(NULL, status, "case %s: y in %s", g->name, doconv_layout_string(layout));
+    }
+    run->dst_floats = bytes / sizeof(float);
+    run->dst = allocate(bytes + GUARD_FLOATS * sizeof(float));
+    return run->dst != NULL ? COMMAND_OK : out_of_memory(g);
+}
+
+/* ---- one variant ---- */
+
+static struct verify_tally *find_tally(const struct verification *v, const char *kernel)
+{
+    for (int i = 0; i < v->kernels; i++) {
+        if (strcmp(v->tally[i].kernel.name, kernel) == 0) {
+            return &v->tally[i];
+        }
+    }
+    return NULL;
+}
+
+static void describe(const struct case_run *run, const char *variant, char *text, size_t size)
+{
+    snprintf(text, size, "%s, %s to %s, %s", run->golden->name, doconv_layout_string(run->desc.src_layout),
+             doconv_layout_string(run->desc.dst_layout), variant);
+}
+
+__attribute__((format(printf, 4, 5))) static void add_failure(const struct case_run *run, struct verify_tally *tally, const char *variant,
+                                                              const char *format, ...)
+{
+    struct verification *v = run->v;
+    if (tally != NULL) {
+        tally->failures++;
+    }
+    if (v->failures++ >= MAX_PRINTED_FAILURES) {
+        return;
+    }
+    char where[256], what[256];
+    describe(run, variant, where, sizeof where);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(what, sizeof what, format, args);
+    va_end(args);
+    command_error("FAIL: %s: %s", where, what);
+    if (v->failures == MAX_PRINTED_FAILURES) {
+        command_error("further failures are counted only");
+    }
+}
+
+/* The case on one variant, up to the result in run->dst. False if a call failed: the failure is counted then. */
+static bool execute_variant(struct case_run *run, struct verify_tally *tally, const char *variant)
+{
+    const struct golden_case *g = run->golden;
+    doconv_context *context = run->v->context;
+    const doconv_plan_options options = {.size = sizeof options, .rigor = DOCONV_RIGOR_ESTIMATE, .variant = variant};
+    doconv_plan *plan = NULL;
+    doconv_weights *weights = NULL;
+    const char *step = "plan";
+    doconv_status status = doconv_plan_create(context, &run->desc, &options, &plan);
+    bool same = true;
+    if (status == DOCONV_OK) {
+        same = strcmp(doconv_plan_variant(plan), variant) == 0;
+        step = "weights";
+        status = doconv_weights_create(plan, g->weight, g->bias, &weights);
+    }
+    if (status == DOCONV_OK) {
+        const size_t size = doconv_plan_workspace_size(plan);
+        if (size > run->workspace_size) {
+            free(run->workspace);
+            run->workspace = malloc(size);
+            run->workspace_size = run->workspace != NULL ? size : 0;
+        }
+        for (size_t i = 0; i < run->dst_floats + GUARD_FLOATS; i++) {
+            run->dst[i] = NAN;
+        }
+        step = "execute";
+        status = size > run->workspace_size ? DOCONV_OUT_OF_MEMORY
+                                            : doconv_execute(plan, weights, run->src, NULL, run->dst, size > 0 ? run->workspace : NULL, size);
+    }
+    char chosen[DOCONV_VARIANT_TEXT_SIZE];
+    snprintf(chosen, sizeof chosen, "%s", doconv_plan_variant(plan));
+    doconv_weights_destroy(weights);
+    doconv_plan_destroy(plan);
+    if (status != DOCONV_OK) {
+        char detail[256] = "";
+        doconv_context_last_error(context, detail, sizeof detail);
+        add_failure(run, tally, variant, "%s: %s: %s", step, doconv_status_string(status), detail);
+        return false;
+    }
+    if (!same) {
+        add_failure(run, tally, variant, "the plan has another variant: %s", chosen);
+        return false;
+    }
+    return true;
+}
+
+/* Compares run->dst with y; returns the largest error relative to max|y|, and counts a failure where it is out of bounds. */
+static double compare(const struct case_run *run, struct verify_tally *tally, const char *variant)
+{
+    const struct golden_case *g = run->golden;
+    const doconv_conv_desc *d = &g->desc;
+    const doconv_status status = doconv_reorder(run->desc.dst_layout, DOCONV_NCHW, d->n, d->cout, g->hout, g->wout, run->dst, run->result);
+    if (status != DOCONV_OK) {
+        add_failure(run, tally, variant, "reorder: %s", doconv_status_string(status));
+        return INFINITY;
+    }
+    double largest = 0;
+    size_t worst = run->outputs;
+    for (size_t i = 0; i < run->outputs; i++) {
+        double error = fabs((double)run->result[i] - (double)g->y[i]);
+        if (isnan(error)) {
+            error = INFINITY;
+        }
+        if (error > run->bound[i] && (worst == run->outputs || error > fabs((double)run->result[worst] - (double)g->y[worst]))) {
+            worst = i;
+        }
+        largest = error > largest ? error : largest;
+    }
+    if (worst != run->outputs) {
+        const int64_t at = (int64_t)worst, q = at % g->wout, p = at / g->wout % g->hout, o = at / g->wout / g->hout % d->cout,
+                      n = at / g->wout / g->hout / d->cout;
+        add_failure(run, tally, variant, "y[%" PRId64 "][%" PRId64 "][%" PRId64 "][%" PRId64 "] is %.9g, expected %.9g, off by more than %.3g", n,
+                    o, p, q, (double)run->result[worst], (double)g->y[worst], run->bound[worst]);
+    } else if (!visit_padding(run->dst, run->desc.dst_layout, d->n, d->cout, g->hout * g->wout, false)) {
+        add_failure(run, tally, variant, "channels past Cout of the result are not zero");
+    } else {
+        for (int i = 0; i < GUARD_FLOATS; i++) {
+            if (!isnan(run->dst[run->dst_floats + (size_t)i])) {
+                add_failure(run, tally, variant, "written past the end of the result");
+                break;
+            }
+        }
+    }
+    return largest / run->largest_y;
+}
+
+static void run_variant(struct case_run *run, const doconv_candidate_info *candidate)
+{
+    struct verification *v = run->v;
+    struct verify_tally *tally = find_tally(v, candidate->kernel);
+    const int failures = v->failures;
+    double error = INFINITY;
+    if (execute_variant(run, tally, candidate->variant)) {
+        error = compare(run, tally, candidate->variant);
+    }
+    v->runs++;
+    if (tally != NULL) {
+        tally->runs++;
+        tally->cases += tally->counted != run->golden;
+        tally->counted = run->golden;
+        tally->largest = error > tally->largest ? error : tally->largest;
+    }
+    if (error > v->largest || v->largest_where[0] == '\0') {
+        v->largest = error;
+        describe(run, candidate->variant, v->largest_where, sizeof v->largest_where);
+    }
+    if (v->verbose) {
+        char where[256];
+        describe(run, candidate->variant, where, sizeof where);
+        printf("%s %s: %.2e\n", v->failures == failures ? "ok  " : "FAIL", where, error);
+    }
+}
+
+/* ---- a case ---- */
+
+static int run_candidates(struct case_run *run)
+{
+    struct verification *v = run->v;
+    doconv_candidates *list = NULL;
+    const doconv_status status = doconv_candidates_create(v->context, &run->desc, NULL, &list);
+    if (status != DOCONV_OK) {
+        return command_library_error(v->context, status, "case %s, %s to %s: candidates", run->golden->name,
+                                     doconv_layout_string(run->desc.src_layout), doconv_layout_string(run->desc.dst_layout));
+    }
+    const int count = doconv_candidates_count(list);
+    for (int i = 0; i < count; i++) {
+        doconv_candidate_info candidate = {.size = sizeof candidate};
+        if (doconv_candidates_get(list, i, &candidate) != DOCONV_OK) {
+            add_failure(run, NULL, "-", "candidate %d of %d cannot be read", i, count);
+        } else if (candidate.refused == NULL) {
+            run_variant(run, &candidate);
+        } else {
+            struct verify_tally *tally = find_tally(v, candidate.kernel);
+            if (tally != NULL) {
+                snprintf(tally->refused, sizeof tally->refused, "%s", candidate.refused);
+            }
+        }
+    }
+    doconv_candidates_destroy(list);
+    return COMMAND_OK;
+}
+
+static int run_layouts(struct case_run *run)
+{
+    for (int s = 0; s < LAYOUTS; s++) {
+        run->desc.src_layout = layouts[s];
+        int result = make_src(run, layouts[s]);
+        for (int d = 0; d < LAYOUTS && result == COMMAND_OK; d++) {
+            run->desc.dst_layout = layouts[d];
+            result = make_dst(run, layouts[d]);
+            if (result == COMMAND_OK) {
+                result = run_candidates(run);
+            }
+        }
+        if (result != COMMAND_OK) {
+            return result;
+        }
+    }
+    return COMMAND_OK;
+}
+
+int verify_case(struct verification *v, const struct golden_case *golden)
+{
+    struct case_run run = {.v = v, .golden = golden, .desc = golden->desc};
+    /* Every algorithm may run: what a class of accuracy allows is for callers to choose, a wrong result is wrong in each. */
+    run.desc.accuracy = DOCONV_ACCURACY_FAST;
+    run.outputs = (size_t)golden->desc.n * (size_t)golden->desc.cout * (size_t)golden->hout * (size_t)golden->wout;
+    for (size_t i = 0; i < run.outputs; i++) {
+        run.largest_y = fmax(run.largest_y, fabs((double)golden->y[i]));
+    }
+    if (run.largest_y == 0) {
+        run.largest_y = 1; /* all zero: the error as it is */
+    }
+    run.bound = malloc(run.outputs * sizeof *run.bound);
+    run.result = malloc(run.outputs * sizeof *run.result);
+    int result;
+    if (run.bound == NULL || run.result == NULL) {
+        result = out_of_memory(golden);
+    } else {
+        fill_bounds(&run);
+        result = run_layouts(&run);
+    }
+    free(run.bound);
+    free(run.result);
+    free(run.src);
+    free(run.dst);
+    free(run.workspace);
+    return result;
+}
