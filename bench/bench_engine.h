@@ -100,7 +100,7 @@ class doconv_engine : public engine {
     std::vector<std::pair<std::string, std::string>> variants_; /* problem with layouts, variant */
 };
 
-/* Throws usage_error if this build has no oneDNN, or the one it has can't be capped as asked. isa: the best that doconv may use. */
+/* Throws usage_error if this build has no oneDNN, or the one it has can't be capped as asked. isa: doconv's best. */
 std::unique_ptr<engine> create_onednn_engine(const options &o, doconv_isa isa);
 bool onednn_built();
 

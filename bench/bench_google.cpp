@@ -156,10 +156,9 @@ std::vector<row> choose_rows(const std::string &filter, const session &s)
 void register_benchmarks(session &s, const std::vector<row> &rows, progress &show)
 {
     for (const row &r : rows) {
-        benchmark::RegisterBenchmark(row_name(s, r).c_str(),
-                                     [&s, r, &show, repetition = size_t{0}](benchmark::State &state) mutable {
-                                         replay(state, s, r, repetition++, show);
-                                     })
+        benchmark::RegisterBenchmark(
+            row_name(s, r).c_str(),
+            [&s, r, &show, repetition = size_t{0}](benchmark::State &state) mutable { replay(state, s, r, repetition++, show); })
             ->Iterations(1)
             ->UseManualTime()
             ->Unit(benchmark::kMillisecond);

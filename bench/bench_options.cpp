@@ -14,8 +14,10 @@ template <class T> struct choice {
     T value;
 };
 
-constexpr choice<layout_choice> layouts[] = {
-    {"nchw", layout_choice::nchw}, {"nhwc", layout_choice::nhwc}, {"blocked", layout_choice::blocked}, {"best", layout_choice::best}};
+constexpr choice<layout_choice> layouts[] = {{"nchw", layout_choice::nchw},
+                                             {"nhwc", layout_choice::nhwc},
+                                             {"blocked", layout_choice::blocked},
+                                             {"best", layout_choice::best}};
 constexpr choice<tune_choice> tunes[] = {
     {"off", tune_choice::off}, {"read", tune_choice::read}, {"tune", tune_choice::tune}, {"force", tune_choice::force}};
 constexpr choice<doconv_isa> isas[] = {{"default", DOCONV_ISA_DEFAULT},
@@ -161,9 +163,9 @@ options parse_options(int argc, char **argv)
             }
             continue;
         }
-        const bool known = flag == "--networks" || flag == "--problems" || flag == "--engines" || flag == "--isa" || flag == "--threads" ||
-                           flag == "--batch" || flag == "--layout" || flag == "--accuracy" || flag == "--tune" || flag == "--json" ||
-                           flag == "--tsv";
+        const bool known = flag == "--networks" || flag == "--problems" || flag == "--engines" || flag == "--isa" ||
+                           flag == "--threads" || flag == "--batch" || flag == "--layout" || flag == "--accuracy" ||
+                           flag == "--tune" || flag == "--json" || flag == "--tsv";
         if (!known) {
             throw usage_error("unknown option \"" + argument + "\" (see --help)");
         }
@@ -235,7 +237,7 @@ const char *help_text()
            "\n"
            "  --networks=NAME,...   networks by name or TSV files by path (default: resnet50, if no problem is given)\n"
            "  --problems=TEXT,...   problems as benchdnn writes them: mb1_ic64ih56oc64kh3ph1[:src=nhwc,dst=nhwc,bias,relu];\n"
-           "                        several are cut at ',' or ';'. A problem that names a layout keeps it, whatever --layout says\n"
+           "                        several are cut at ',' or ';'. A problem that names a layout keeps it against --layout\n"
            "  --engines=NAME,...    doconv, onednn (default: every engine of this build)\n"
            "  --isa=NAME            cap for all engines: none, avx2, avx512, neon (default: the best of this CPU)\n"
            "  --threads=N           threads of every engine (default: 1, on one core)\n"

@@ -42,8 +42,9 @@ class collector {
         p.text = text;
         p.hout = shape[2];
         p.wout = shape[3];
-        p.macs = static_cast<double>(desc.n) * static_cast<double>(desc.cout) * static_cast<double>(p.hout) * static_cast<double>(p.wout) *
-                 static_cast<double>(desc.cin / desc.groups) * static_cast<double>(desc.kh) * static_cast<double>(desc.kw);
+        p.macs = static_cast<double>(desc.n) * static_cast<double>(desc.cout) * static_cast<double>(p.hout) *
+                 static_cast<double>(p.wout) * static_cast<double>(desc.cin / desc.groups) * static_cast<double>(desc.kh) *
+                 static_cast<double>(desc.kw);
         const auto known = index_.emplace(p.text + (free_layout ? " free" : ""), w_.problems.size());
         if (known.second) {
             w_.problems.push_back(p);

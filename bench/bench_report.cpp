@@ -131,7 +131,7 @@ std::string rate_cell(const figure *f, double flops, const char *format)
     return f == nullptr || !f->measured ? "-" : number(format, flops / f->seconds * 1e-9);
 }
 
-/* A row: layer, count, variant, layout, ms, gflops, peak_pct, err, onednn_impl, onednn_layout, onednn_ms, onednn_gflops, ratio. */
+/* How the numbers of a row are written. */
 struct formats {
     const char *ms, *gflops, *percent, *ratio, *error;
 };
@@ -205,16 +205,19 @@ void print_table(const session &s, bool to_stderr)
 {
     FILE *to = to_stderr ? stderr : stdout;
     for (const std::string &network : networks_of(s)) {
-        std::vector<cells> rows = {{"layer", "count", "variant", "layout", "ms", "GFLOP/s", "% of peak", "error", "oneDNN's implementation", "layout",
-                                    "ms", "GFLOP/s", "ratio"}};
+        std::vector<cells> rows = {{"layer", "count", "variant", "layout", "ms", "GFLOP/s", "% of peak", "error",
+                                    "oneDNN's implementation", "layout", "ms", "GFLOP/s", "ratio"}};
         cells reasons;
         double peak = 0;
         int peaks = 0;
+        disturbance seen;
         for (const layer &l : s.work().layers) {
             const measurement *m = l.network == network ? s.typical(l.problem) : nullptr;
             if (m == nullptr) {
                 continue;
             }
+            seen.samples += m->seen.samples;
+            seen.disturbed += m->seen.disturbed;
             const problem &p = s.work().problems[l.problem];
             rows.push_back(layer_row(s, l, *m, short_name(p), for_people));
             for (size_t e = 0; e < m->figures.size(); e++) {
@@ -226,6 +229,10 @@ void print_table(const session &s, bool to_stderr)
                 peak += m->peak_flops;
                 peaks++;
             }
+        }
+        if (seen.disturbed * 20 > seen.samples) {
+            reasons.push_back("the machine was busy: other processes disturbed " + std::to_string(seen.disturbed) + " of " +
+                              std::to_string(seen.samples) + " samples");
         }
         const network_sum sum = sum_up(s, network);
         rows.push_back(total_row(sum, for_people));
@@ -241,8 +248,8 @@ void print_table(const session &s, bool to_stderr)
             std::fprintf(to, "the total is without %d of %d layers, which not every engine has\n", sum.lost, sum.layers);
         }
         if (sum.ratios > 0) {
-            std::fprintf(to, "oneDNN's time / doconv's: geometric mean %.3f, of the total %.3f, lowest %.3f (%s)\n", sum.geomean(),
-                         sum.theirs.seconds / sum.ours.seconds, sum.lowest, sum.lowest_layer.c_str());
+            std::fprintf(to, "oneDNN's time / doconv's: geometric mean %.3f, of the total %.3f, lowest %.3f (%s)\n",
+                         sum.geomean(), sum.theirs.seconds / sum.ours.seconds, sum.lowest, sum.lowest_layer.c_str());
         }
     }
     std::fflush(to);
@@ -261,8 +268,8 @@ void write_tsv(const session &s, const std::string &path)
         }
         std::fprintf(file, "\n");
     };
-    put("network", {"problem", "count", "variant", "layout", "ms", "gflops", "peak_pct", "err", "onednn_impl", "onednn_layout", "onednn_ms",
-                    "onednn_gflops", "ratio"});
+    put("network", {"problem", "count", "variant", "layout", "ms", "gflops", "peak_pct", "err", "onednn_impl", "onednn_layout",
+                    "onednn_ms", "onednn_gflops", "ratio"});
     for (const std::string &network : networks_of(s)) {
         for (const layer &l : s.work().layers) {
             const measurement *m = l.network == network ? s.typical(l.problem) : nullptr;

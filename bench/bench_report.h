@@ -19,7 +19,7 @@ struct row {
 /* "ENGINE/PROBLEM". */
 std::string row_name(const session &s, const row &r);
 
-/* The rows that --benchmark_filter keeps ("": all; '-' first: those that don't match). Throws usage_error if it is no regular expression. */
+/* The rows that --benchmark_filter keeps; "": all; '-' first: those that don't match. Throws usage_error if it can't be read. */
 std::vector<row> choose_rows(const std::string &filter, const session &s);
 
 /* Registers a benchmark for each row, by its name; running it replays the session's measurement. */

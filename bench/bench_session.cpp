@@ -13,16 +13,19 @@ namespace bench {
 
 namespace {
 
-constexpr double sample_seconds = 2e-3;   /* a sample is as many calls as this takes, or one */
-constexpr double trial_seconds = 1e-3;    /* likewise, while the fastest runner is sought */
+constexpr double sample_seconds = 2e-3; /* a sample is as many calls as this takes, or one */
+constexpr double trial_seconds = 1e-3;  /* likewise, while the fastest runner is sought */
 constexpr int fewest_rounds = 15;
 constexpr int trial_rounds = 7;
 constexpr int first_trial_rounds = 2;
 constexpr double far_behind = 1.4; /* best of the first trial rounds against the best runner's: no further trial */
 constexpr double near = 1.06;      /* median of the trials against the best runner's: a finalist */
 constexpr size_t most_finalists = 3;
-constexpr double patience_seconds = 5;    /* very slow runners get fewer rounds, three at least */
+constexpr double patience_seconds = 5;     /* very slow runners get fewer rounds, three at least */
 constexpr double long_call_seconds = 0.02; /* a call this long warms the caches by itself */
+/* A sample in which the one thread was off its core for longer than this share is taken again, this often at most. */
+constexpr double disturbed_share = 0.03;
+constexpr int most_attempts = 5;
 
 /* One runner's samples, in seconds of a call. */
 struct series {
@@ -61,30 +64,44 @@ double spread(const std::vector<double> &values)
     return middle > 0 ? median(deviations) / middle : 0;
 }
 
-void take_sample(series &s, double at_least)
+/* With one thread, time off the core shows as wall time without CPU time. Of several attempts the least disturbed counts. */
+void take_sample(series &s, double at_least, bool one_thread, disturbance &seen)
 {
-    if (s.guess < long_call_seconds) {
-        s.what->run(); /* another runner was here before: the caches hold its data */
-    }
     const long calls = std::max(1L, std::lround(std::ceil(at_least / std::max(s.guess, 1e-7))));
-    const double cpu = process_cpu(), start = wall();
-    for (long i = 0; i < calls; i++) {
-        s.what->run();
+    double best_lost = INFINITY, best_seconds = 0, best_cpu = 0;
+    for (int attempt = 0; attempt < (one_thread ? most_attempts : 1); attempt++) {
+        if (s.guess < long_call_seconds) {
+            s.what->run(); /* another runner was here before: the caches hold its data */
+        }
+        const double cpu_start = process_cpu(), start = wall();
+        for (long i = 0; i < calls; i++) {
+            s.what->run();
+        }
+        const double seconds = wall() - start, cpu = process_cpu() - cpu_start, lost = seconds - cpu;
+        if (lost < best_lost) {
+            best_lost = lost;
+            best_seconds = seconds;
+            best_cpu = cpu;
+        }
+        if (lost <= disturbed_share * seconds) {
+            break;
+        }
     }
-    const double seconds = wall() - start;
-    s.cpu_seconds.push_back((process_cpu() - cpu) / static_cast<double>(calls));
-    s.seconds.push_back(seconds / static_cast<double>(calls));
+    seen.samples++;
+    seen.disturbed += one_thread && best_lost > disturbed_share * best_seconds;
+    s.cpu_seconds.push_back(best_cpu / static_cast<double>(calls));
+    s.seconds.push_back(best_seconds / static_cast<double>(calls));
     s.guess = s.seconds.back();
 }
 
 /* The runners take turns, each round starting with another one. */
-void take_rounds(std::vector<series *> &all, int rounds, double at_least)
+void take_rounds(std::vector<series *> &all, int rounds, double at_least, bool one_thread, disturbance &seen)
 {
     for (int round = 0; round < rounds; round++) {
         for (size_t i = 0; i < all.size(); i++) {
             series &s = *all[(i + static_cast<size_t>(round)) % all.size()];
             if (!s.dropped) {
-                take_sample(s, at_least);
+                take_sample(s, at_least, one_thread, seen);
             }
         }
     }
@@ -107,10 +124,10 @@ struct entrant {
 };
 
 /*
- * Short interleaved trials of every engine's runners. Those near each engine's fastest are its finalists: the trials are too short to
- * tell them apart, and one disturbed sample must not cost an engine its best.
+ * Short interleaved trials of every engine's runners. Those near each engine's fastest are its finalists: the trials are too
+ * short to tell them apart, and one disturbed sample must not cost an engine its best.
  */
-void choose_finalists(std::vector<entrant> &entrants)
+void choose_finalists(std::vector<entrant> &entrants, bool one_thread, disturbance &seen)
 {
     std::vector<series *> all;
     for (entrant &e : entrants) {
@@ -122,7 +139,7 @@ void choose_finalists(std::vector<entrant> &entrants)
     }
     const auto least = [](const series &s) { return *std::min_element(s.seconds.begin(), s.seconds.end()); };
     if (!all.empty()) {
-        take_rounds(all, first_trial_rounds, trial_seconds);
+        take_rounds(all, first_trial_rounds, trial_seconds, one_thread, seen);
         for (entrant &e : entrants) {
             double best = INFINITY;
             for (const series &s : e.trials) {
@@ -132,7 +149,7 @@ void choose_finalists(std::vector<entrant> &entrants)
                 s.dropped = !s.seconds.empty() && least(s) > far_behind * best;
             }
         }
-        take_rounds(all, trial_rounds - first_trial_rounds, trial_seconds);
+        take_rounds(all, trial_rounds - first_trial_rounds, trial_seconds, one_thread, seen);
     }
     for (entrant &e : entrants) {
         std::vector<std::pair<double, size_t>> order;
@@ -154,7 +171,8 @@ void choose_finalists(std::vector<entrant> &entrants)
 }
 
 session::session(const workload &work, std::vector<engine *> engines, doconv_isa isa, int threads, double min_seconds)
-    : work_(work), engines_(std::move(engines)), peak_(isa, threads), min_seconds_(min_seconds), measured_(work.problems.size())
+    : work_(work), engines_(std::move(engines)), peak_(isa, threads), threads_(threads), min_seconds_(min_seconds),
+      measured_(work.problems.size())
 {
 }
 
@@ -230,7 +248,8 @@ measurement session::measure_now(const problem &p)
         }
     }
 
-    choose_finalists(entrants);
+    disturbance trials;
+    choose_finalists(entrants, threads_ == 1, trials);
     series peak = {&peak_, time_once(peak_), {}, {}};
     std::vector<series *> turns;
     double slowest = 0;
@@ -249,7 +268,7 @@ measurement session::measure_now(const problem &p)
     if (rounds * sample > std::max(patience_seconds, min_seconds_)) {
         rounds = std::max(3, static_cast<int>(std::max(patience_seconds, min_seconds_) / sample) | 1);
     }
-    take_rounds(turns, rounds, sample_seconds);
+    take_rounds(turns, rounds, sample_seconds, threads_ == 1, m.seen);
 
     for (size_t i = 0; i < entrants.size(); i++) {
         figure &f = m.figures[i];

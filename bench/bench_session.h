@@ -24,9 +24,15 @@ struct figure {
     double error = 0;       /* max|y - ref| / max|ref| */
 };
 
+/* Samples of the final rounds, and those that other processes disturbed however often they were taken again. */
+struct disturbance {
+    int samples = 0, disturbed = 0;
+};
+
 struct measurement {
     std::vector<figure> figures; /* in the engines' order */
-    double peak_flops = 0;       /* a second, of the FMA loop in the same rounds */
+    disturbance seen;
+    double peak_flops = 0; /* a second, of the FMA loop in the same rounds */
 };
 
 class session {
@@ -46,6 +52,7 @@ class session {
     const workload &work_;
     std::vector<engine *> engines_;
     peak_runner peak_;
+    int threads_;
     double min_seconds_;
     std::vector<std::vector<std::unique_ptr<measurement>>> measured_; /* by problem and repetition */
 };

@@ -84,8 +84,8 @@ with tempfile.TemporaryDirectory() as directory:
         runs = json.load(file)["benchmarks"]
     check("JSON has a run a problem", len(runs) == 3 and all(r["run_name"].startswith("doconv/mb1_ic") or
                                                              r["run_name"].startswith("doconv/g8mb1_ic") for r in runs), runs)
-    check("JSON has the counters", all(r.get("gflops", 0) > 0 and r["peak_pct"] > 0 and r["max_rel_err"] < 1e-5 and r["count"] == 1 and
-                                       r["label"] and r["real_time"] > 0 for r in runs), runs)
+    check("JSON has the counters", all(r.get("gflops", 0) > 0 and r["peak_pct"] > 0 and r["max_rel_err"] < 1e-5 and
+                                       r["count"] == 1 and r["label"] and r["real_time"] > 0 for r in runs), runs)
     with open(tsv_file, encoding="utf-8") as file:
         rows = [line.rstrip("\n").split("\t") for line in file]
     check("TSV has the rows and the sums", len(rows) == 6 and all(len(row) == 14 for row in rows) and

@@ -92,8 +92,8 @@ void describe_run(const options &o, const doconv_context_info &info, const std::
         networks += (networks.empty() ? "" : ",") + network + ":" + std::to_string(i - start);
     }
     benchmark::AddCustomContext("networks", networks);
-    std::fprintf(stderr, "%s on %s, %s, %d thread%s, layout %s\n", about.c_str(), info.cpu, doconv_isa_string(info.isa), o.threads,
-                 o.threads == 1 ? "" : "s", layout_choice_name(o.layout));
+    std::fprintf(stderr, "%s on %s, %s, %d thread%s, layout %s\n", about.c_str(), info.cpu, doconv_isa_string(info.isa),
+                 o.threads, o.threads == 1 ? "" : "s", layout_choice_name(o.layout));
 }
 
 void tune_all(const options &o, doconv_engine &ours, const workload &work, const std::vector<bool> &wanted)
@@ -110,11 +110,13 @@ void tune_all(const options &o, doconv_engine &ours, const workload &work, const
                 const int before = totals.measured;
                 ours.tune(work.problems[p], totals, show);
                 const int measured = totals.measured - before;
-                show.end(short_name(work.problems[p]) + (measured == 0 ? ": from the cache" : ": " + std::to_string(measured) + " variants measured"));
+                show.end(short_name(work.problems[p]) +
+                         (measured == 0 ? ": from the cache" : ": " + std::to_string(measured) + " variants measured"));
             }
         }
     }
-    std::fprintf(stderr, "%d problems tuned, %d variants measured, %d from the cache\n", totals.problems, totals.measured, totals.cached);
+    std::fprintf(stderr, "%d problems tuned, %d variants measured, %d from the cache\n", totals.problems, totals.measured,
+                 totals.cached);
     if (totals.unstored > 0) {
         std::fprintf(stderr, "%d results were not stored (noisy, or no cache directory can be used: \"%s\")\n", totals.unstored,
                      ours.info().cache_directory);

@@ -57,7 +57,8 @@ class doconv_runner : public runner {
   public:
     /* Owns the plan, also if it throws. */
     doconv_runner(doconv_context *context, const problem &p, const placed &in, const tensors &t, doconv_plan *plan)
-        : plan_(plan, doconv_plan_destroy), p_(p), dst_layout_(in.desc.dst_layout), src_(bytes_of(in.desc.src_layout, p.desc.n, p.desc.cin, p.desc.h, p.desc.w)),
+        : plan_(plan, doconv_plan_destroy), p_(p), dst_layout_(in.desc.dst_layout),
+          src_(bytes_of(in.desc.src_layout, p.desc.n, p.desc.cin, p.desc.h, p.desc.w)),
           residual_(p.desc.residual ? bytes_of(dst_layout_, p.desc.n, p.desc.cout, p.hout, p.wout) : 0),
           dst_(bytes_of(dst_layout_, p.desc.n, p.desc.cout, p.hout, p.wout))
     {
@@ -76,8 +77,8 @@ class doconv_runner : public runner {
 
     void run() override
     {
-        const doconv_status status =
-            doconv_execute(plan_.get(), weights_.get(), src_.data(), residual_.data(), dst_.data(), workspace_.data(), workspace_.bytes());
+        const doconv_status status = doconv_execute(plan_.get(), weights_.get(), src_.data(), residual_.data(), dst_.data(),
+                                                    workspace_.data(), workspace_.bytes());
         if (status != DOCONV_OK) {
             throw std::runtime_error(label + ": " + doconv_status_string(status));
         }
@@ -112,8 +113,9 @@ doconv_engine::doconv_engine(const options &o) : tune_(o.tune)
     context_options.tune = o.tune == tune_choice::off ? DOCONV_TUNE_OFF : DOCONV_TUNE_READ;
     const doconv_status status = doconv_context_create(&context_options, &context_);
     if (status != DOCONV_OK) {
-        throw usage_error(std::string("--isa=") + doconv_isa_string(o.isa) + ", --threads=" + std::to_string(o.threads) + ": " +
-                          doconv_status_string(status));
+        /* Of what a context may refuse only this is left: the threads are in range. */
+        throw usage_error(std::string("--isa=") + doconv_isa_string(o.isa) + ": " +
+                          (status == DOCONV_INVALID_ARGUMENT ? "not of this architecture" : doconv_status_string(status)));
     }
     const doconv_context_info found = info();
     if (o.isa != DOCONV_ISA_DEFAULT && found.isa != o.isa) {

@@ -4,7 +4,7 @@
 
 usage: plot_sweep.py SWEEP.json|SWEEP.tsv [--out=BASE] [--unit=percent|gflops] [--network=NAME]
 
-Writes BASE.png and BASE.svg (default: beside the sweep, with its name); BASE-NETWORK.png and so on if the sweep has several networks.
+Writes BASE.png and BASE.svg (default: beside the sweep, with its name), or BASE-NETWORK.png and .svg for each of several networks.
 """
 import argparse
 import csv

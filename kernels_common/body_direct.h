@@ -28,6 +28,11 @@
 #define X13 r12[s]
 
 #define DIRECT_WEIGHT(p, v) const vec w##v = v_load(w + (v) * V_LENGTH);
+/* One prefetch a cache line of the row of weights that will be wanted later. */
+#define DIRECT_PREFETCH(p, v)                                                                                                                        \
+    if ((v) * V_LENGTH % 16 == 0) {                                                                                                                  \
+        __builtin_prefetch(w + ahead + (v) * V_LENGTH, 0, 2);                                                                                        \
+    }
 #define DIRECT_FMA(p, v) a##p##_##v = v_fma(x, w##v, a##p##_##v);
 #define DIRECT_ROW(L, p)                                                                                                                             \
     {                                                                                                                                                \
@@ -36,14 +41,14 @@
     }
 #define DIRECT_STEP(P, NV)                                                                                                                           \
     {                                                                                                                                                \
-        VECTORS_##NV(DIRECT_WEIGHT, 0) PIXELS_##P(DIRECT_ROW, VECTORS_##NV) w += TILE_CHANNELS;                                                      \
+        VECTORS_##NV(DIRECT_WEIGHT, 0) VECTORS_##NV(DIRECT_PREFETCH, 0) PIXELS_##P(DIRECT_ROW, VECTORS_##NV) w += TILE_CHANNELS;                     \
         r0++, r3++, r6++, r9++, r12++;                                                                                                               \
     }
 
 #define DIRECT_TILE(P, NV)                                                                                                                           \
     static void direct_tile_##P##_##NV(const struct dc_run_args *args, ptrdiff_t first)                                                              \
     {                                                                                                                                                \
-        const ptrdiff_t s = args->src_pixel;                                                                                                         \
+        const ptrdiff_t s = args->src_pixel, ahead = args->weights_ahead;                                                                            \
         const float *const src = args->src + first * s;                                                                                              \
         TILE_START(P, NV)                                                                                                                            \
         const struct dc_segment *segment = args->segments;                                                                                           \

@@ -43,6 +43,7 @@ struct dc_run_args {
     const struct dc_segment *segments;
     ptrdiff_t segment_count; /* may be 0: all taps lie in the padding */
     const float *weights;    /* tile_channels floats a row, rows 64-byte aligned */
+    ptrdiff_t weights_ahead; /* floats from a row of weights to the one to prefetch meanwhile; both lie in the packed weights */
     const float *bias;       /* tile_channels floats, 64-byte aligned; used if partial_in is NULL */
     const float *partial_in; /* [pixels][tile_channels], 64-byte aligned: sums so far; NULL at the start of the reduction */
     float *partial_out;      /* likewise: where unfinished (or not directly storable) sums go; then nothing below is used but pixels and channels */

@@ -19,12 +19,12 @@
 #define LANE_STEP(P, NV, N)                                                                                                                          \
     {                                                                                                                                                \
         enum { LANE = (N) };                                                                                                                         \
-        VECTORS_##NV(DIRECT_WEIGHT, 0) PIXELS_##P(VECTORS_##NV, LANE_FMA) w += TILE_CHANNELS;                                                        \
+        VECTORS_##NV(DIRECT_WEIGHT, 0) VECTORS_##NV(DIRECT_PREFETCH, 0) PIXELS_##P(VECTORS_##NV, LANE_FMA) w += TILE_CHANNELS;                       \
     }
 #define LANE_TILE(P, NV)                                                                                                                             \
     static void direct_tile_##P##_##NV(const struct dc_run_args *args, ptrdiff_t first)                                                              \
     {                                                                                                                                                \
-        const ptrdiff_t s = args->src_pixel;                                                                                                         \
+        const ptrdiff_t s = args->src_pixel, ahead = args->weights_ahead;                                                                            \
         const float *const src = args->src + first * s;                                                                                              \
         TILE_START(P, NV)                                                                                                                            \
         const struct dc_segment *segment = args->segments;                                                                                           \

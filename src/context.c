@@ -11,6 +11,7 @@
 #include "core.h"
 
 #define ALIGNMENT 64
+#define MOST_THREADS 4096
 #define HUGE_PAGE ((size_t)2 << 20)
 #define DC_QUOTE(x) #x
 #define DC_STRING(x) DC_QUOTE(x)
@@ -96,8 +97,8 @@ static int read_choice(const doconv_context *ctx, const char *variable, const ch
 
 static doconv_status set_threads(doconv_context *ctx, const doconv_context_options *o)
 {
-    if (o->threads < 0 || o->threads > 4096) {
-        return DOCONV_INVALID_ARGUMENT;
+    if (o->threads < 0 || o->threads > MOST_THREADS) {
+        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.threads: %d is not in 0..%d", o->threads, MOST_THREADS);
     }
     ctx->parallel_for = o->parallel_for != NULL ? o->parallel_for : default_parallel_for;
     ctx->parallel_for_user = o->parallel_for_user;
@@ -120,7 +121,7 @@ static doconv_status set_isa(doconv_context *ctx, const doconv_context_options *
     const enum dc_isa best = dc_cpu_probe()->isa;
     int cap = (int)o->max_isa;
     if (cap < 0 || cap > DOCONV_ISA_NEON) {
-        return DOCONV_INVALID_ARGUMENT;
+        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.max_isa: %d is not in 0..%d", cap, DOCONV_ISA_NEON);
     }
 #if defined(__aarch64__)
     const bool foreign = cap == DOCONV_ISA_AVX2 || cap == DOCONV_ISA_AVX512;
@@ -128,7 +129,7 @@ static doconv_status set_isa(doconv_context *ctx, const doconv_context_options *
     const bool foreign = cap == DOCONV_ISA_NEON;
 #endif
     if (foreign) {
-        return DOCONV_INVALID_ARGUMENT;
+        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.max_isa: %s is a bundle of another architecture", dc_isa_name((enum dc_isa)cap));
     }
     if (cap == DOCONV_ISA_DEFAULT) {
         const int word = read_choice(ctx, "DOCONV_MAX_ISA", words, 4);
@@ -149,7 +150,7 @@ static doconv_status set_cache(doconv_context *ctx, const doconv_context_options
 {
     static const char *const words[] = {"off", "read", "tune", "force", "only"};
     if ((int)o->tune < 0 || (int)o->tune > DOCONV_TUNE_ONLY) {
-        return DOCONV_INVALID_ARGUMENT;
+        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.tune: %d is not in 0..%d", (int)o->tune, DOCONV_TUNE_ONLY);
     }
     ctx->tune = o->tune;
     if (ctx->tune == DOCONV_TUNE_DEFAULT) {
@@ -232,7 +233,7 @@ doconv_status doconv_context_create(const doconv_context_options *options, docon
         status = dc_tuner_attach(ctx);
     }
     if (status != DOCONV_OK) {
-        dc_log(ctx, DOCONV_LOG_ERROR, "context: %s", doconv_status_string(status));
+        dc_log(ctx, DOCONV_LOG_ERROR, "context: %s", ctx->error[0] != '\0' ? ctx->error : doconv_status_string(status));
         doconv_context_destroy(ctx);
         return status;
     }

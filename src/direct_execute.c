@@ -80,6 +80,7 @@ struct block {
     bool through_buffer; /* sums go to the buffer, then kernel->store() */
     float *partial;      /* sums of the unit's pixels between passes; else a buffer of tile_pixels */
     bool first, last;
+    const float *next_weights; /* of the block that follows: the first run fetches them into L2, the others find them there */
 };
 
 static void run_pixels(const struct job *job, struct block *b, int64_t pixel, int64_t count)
@@ -98,6 +99,7 @@ static void run_pixels(const struct job *job, struct block *b, int64_t pixel, in
         args.partial_out = !b->last || b->through_buffer ? sums : NULL;
         args.dst = dst + (pixel + done) * args.dst_pixel;
         args.residual = residual != NULL ? residual + (pixel + done) * args.dst_pixel : NULL;
+        args.weights_ahead = pixel + done == 0 ? b->next_weights - args.weights : 0;
         kernel->run(&args);
         if (b->last && b->through_buffer) {
             struct dc_store_args store = b->store;
@@ -121,6 +123,8 @@ static void run_block(const struct job *job, const struct unit *u, int64_t ob)
     struct block b = {.first = u->pass == 0, .last = u->pass == s->k_blocks - 1};
     struct dc_run_args *args = &b.args;
     args->weights = job->packed + s->bias_floats + index * s->block_floats + u->channel0 * s->taps * nr;
+    const bool has_next = ob + 1 < least(s->out_blocks, (u->chunk + 1) * s->out_chunk);
+    b.next_weights = args->weights + (has_next ? s->block_floats : 0);
     args->bias = job->packed + index * nr;
     args->channels = least(least(nr, s->cout - in_group), d->cout - channel);
     /* The block that ends the tensor also writes the zeros of a blocked layout's last block. */

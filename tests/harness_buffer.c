@@ -15,17 +15,22 @@
 
 static void fill(void *memory, size_t bytes, uint32_t word)
 {
-    unsigned char *at = memory;
-    for (size_t i = 0; i < bytes; i++) {
-        at[i] = (unsigned char)(word >> 8 * (i % 4));
+    size_t done = bytes < sizeof word ? bytes : sizeof word;
+    memcpy(memory, &word, done);
+    while (done < bytes) {
+        const size_t more = done < bytes - done ? done : bytes - done;
+        memcpy((char *)memory + done, memory, more);
+        done += more;
     }
 }
 
 static bool holds(const void *memory, size_t bytes, uint32_t word)
 {
-    const unsigned char *at = memory;
+    const char *at = memory;
+    unsigned char pattern[sizeof word];
+    memcpy(pattern, &word, sizeof word);
     for (size_t i = 0; i < bytes; i++) {
-        if (at[i] != (unsigned char)(word >> 8 * (i % 4))) {
+        if ((unsigned char)at[i] != pattern[i % sizeof word]) {
             return false;
         }
     }
@@ -104,7 +109,7 @@ bool buffer_intact(const struct buffer *buffer)
     return holds(start, (size_t)(data - start), BUFFER_CANARY) && holds(data + buffer->bytes, (size_t)(end - data) - buffer->bytes, BUFFER_CANARY);
 }
 
-/* What guard_release() needs to know lies in a page of its own, in front of the mapping that it describes. */
+/* What guard_release() needs to know, away from the block: a kernel that runs wild must not reach it. */
 struct guard_block {
     void *data, *map;
     size_t map_bytes;

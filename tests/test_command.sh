@@ -13,6 +13,10 @@ doconv=$1
 golden=$2/golden
 networks=$2/../bench/networks
 wrapper=${3:-${MESON_EXE_WRAPPER:-}}
+if [ ! -f "$golden/cases.tsv" ]; then
+    echo "test_command.sh: $golden has no golden cases" >&2
+    exit 2
+fi
 tab=$(printf '\t')
 
 work=$(mktemp -d) || exit 2

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Files: DIRECTORY/ENVIRONMENT/KEY.txt, both names hashes. The environment is everything that makes measured choices comparable: CPU, ISA, cache sizes, the
- * set of kernels and the format; another CPU or build has another directory and finds its own again. A file holds its full key, so that a
- * hash that two keys share is a miss. Written to a temporary file, fsync, rename; no locks: locks break on network file systems, and a
- * measurement done twice is the cheaper failure.
+ * Files: DIRECTORY/ENVIRONMENT/KEY.txt, both names hashes. The environment is everything that makes measured choices comparable: CPU,
+ * ISA, cache sizes, the set of kernels and the format; another CPU or build has another directory and finds its own again. A file holds its
+ * full key, so that a hash that two keys share is a miss. Written to a temporary file, fsync, rename; no file locks: they break on network
+ * file systems, and a measurement done twice is the cheaper failure. The mutex guards memory alone: no I/O and no callback happen under it.
  */
 #include "cache.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,22 +18,25 @@
 #include <unistd.h>
 
 #define PATH_SIZE 4096
+#define FILE_NAME_SIZE 128 /* room for the longest name in an environment's directory */
 
 struct node {
     uint64_t hash;
     uint64_t used; /* clock of the last look-up; 0: the slot is free */
+    char *key;
     struct cache_entry *entry; /* NULL: known to be missing */
-    char key[DC_KEY_SIZE];
+    enum cache_state state;
 };
 
 struct cache {
     doconv_context *ctx;
-    pthread_mutex_t lock;
+    pthread_mutex_t lock; /* guards clock and nodes */
     uint64_t clock;
-    struct node *nodes;
+    struct node nodes[CACHE_MEMORY_ENTRIES];
     char user[PATH_SIZE], system[PATH_SIZE]; /* the environment's directories; "" if there is none */
-    char environment[512];                   /* what the directory's name is the hash of */
-    bool prepared;                           /* the user's directory exists */
+    char environment[512];                   /* what their name is the hash of */
+    atomic_bool prepared;                    /* the user's directory exists */
+    atomic_bool complained;                  /* about a directory that can't be written */
 };
 
 /* ---- memory; the lock is held ---- */
@@ -49,66 +53,109 @@ static struct node *find(struct cache *cache, uint64_t hash, const char *key)
     return NULL;
 }
 
-/* entry may be NULL: a miss. Without memory the entry is just not kept. */
-static void remember(struct cache *cache, uint64_t hash, const char *key, const struct cache_entry *entry)
+static void forget(struct cache *cache, struct node *node)
 {
-    struct cache_entry *copy = NULL;
-    if (entry != NULL) {
-        copy = dc_alloc(cache->ctx, sizeof *copy);
-        if (copy == NULL) {
-            return;
-        }
-        *copy = *entry;
-    }
-    struct node *node = find(cache, hash, key);
-    if (node == NULL) {
-        node = &cache->nodes[0];
-        for (int i = 1; i < CACHE_MEMORY_ENTRIES; i++) {
-            if (cache->nodes[i].used < node->used) {
-                node = &cache->nodes[i];
-            }
-        }
-    }
+    dc_free(cache->ctx, node->key);
     dc_free(cache->ctx, node->entry);
-    node->hash = hash;
-    node->used = ++cache->clock;
-    node->entry = copy;
-    snprintf(node->key, sizeof node->key, "%s", key);
+    *node = (struct node){0};
 }
 
-/* ---- disk ---- */
+static struct node *least_used(struct cache *cache)
+{
+    struct node *node = &cache->nodes[0];
+    for (int i = 1; i < CACHE_MEMORY_ENTRIES; i++) {
+        if (cache->nodes[i].used < node->used) {
+            node = &cache->nodes[i];
+        }
+    }
+    return node;
+}
+
+/* CACHE_MISS remembers that there is nothing; entry is unused then. Without memory the key is just not kept. */
+static void remember(struct cache *cache, uint64_t hash, const char *key, const struct cache_entry *entry, enum cache_state state)
+{
+    struct node *node = find(cache, hash, key);
+    if (node == NULL) {
+        node = least_used(cache);
+    }
+    forget(cache, node);
+    const size_t length = strlen(key) + 1;
+    char *copy = dc_alloc(cache->ctx, length);
+    struct cache_entry *entry_copy = NULL;
+    if (copy != NULL && state != CACHE_MISS) {
+        entry_copy = dc_alloc(cache->ctx, sizeof *entry_copy);
+    }
+    if (copy == NULL || (state != CACHE_MISS && entry_copy == NULL)) {
+        dc_free(cache->ctx, copy);
+        return;
+    }
+    memcpy(copy, key, length);
+    if (entry_copy != NULL) {
+        *entry_copy = *entry;
+    }
+    *node = (struct node){.hash = hash, .used = ++cache->clock, .key = copy, .entry = entry_copy, .state = state};
+}
+
+/* ---- reading ---- */
 
 static bool entry_path(const char *directory, uint64_t hash, char *path, size_t size)
 {
     return directory[0] != '\0' && (size_t)snprintf(path, size, "%s/%016" PRIx64 ".txt", directory, hash) < size;
 }
 
-/* Reads a file of at most size bytes; its length, -1 with errno on failure (EFBIG: longer, or no plain file). */
-static ssize_t read_whole(const char *path, char *text, size_t size)
+/* Reads a plain file of less than size bytes. Its length, or -1 and the reason ("" if there is no such file). */
+static ssize_t read_whole(const char *path, char *text, size_t size, const char **reason)
 {
+    /* Without O_NONBLOCK a FIFO of that name would stop the program. */
     const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
     if (fd < 0) {
+        *reason = errno == ENOENT || errno == ENOTDIR ? "" : errno == ELOOP ? "it is a symbolic link" : "it can't be opened";
         return -1;
     }
     struct stat info;
     size_t length = 0;
     ssize_t n = -1;
-    if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode) || info.st_size > (off_t)size) {
-        errno = EFBIG;
+    if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
+        *reason = "it is no plain file";
+    } else if (info.st_size >= (off_t)size) {
+        *reason = "it is too large";
     } else {
-        while ((n = read(fd, text + length, size - length)) > 0) {
-            length += (size_t)n;
+        *reason = "it can't be read";
+        while (length < size && ((n = read(fd, text + length, size - length)) > 0 || (n < 0 && errno == EINTR))) {
+            length += n > 0 ? (size_t)n : 0;
         }
     }
-    const int error = errno;
     close(fd);
-    errno = error;
     return n < 0 ? -1 : (ssize_t)length;
+}
+
+/* NULL: *entry is the key's valid entry. */
+static const char *read_entry(const struct cache *cache, const char *path, const char *key, char *text, struct cache_entry *entry)
+{
+    const char *reason;
+    const ssize_t length = read_whole(path, text, CACHEFILE_SIZE, &reason);
+    if (length < 0) {
+        return reason;
+    }
+    reason = cachefile_parse(text, (size_t)length, entry);
+    if (reason != NULL) {
+        return reason;
+    }
+    if (strcmp(entry->key, key) != 0) {
+        return "it is another problem's";
+    }
+    size_t name_length;
+    const char *name = cachefile_kernel(entry->variant, &name_length);
+    const struct dc_kernel *kernel = name != NULL ? dc_kernel_find(cache->ctx, name, name_length) : NULL;
+    if (kernel == NULL) {
+        return "its kernel is not in this build";
+    }
+    return kernel->revision == entry->revision ? NULL : "its kernel has another revision";
 }
 
 static bool load(struct cache *cache, const char *directory, uint64_t hash, const char *key, struct cache_entry *entry)
 {
-    char path[PATH_SIZE + 32];
+    char path[PATH_SIZE + FILE_NAME_SIZE];
     if (!entry_path(directory, hash, path, sizeof path)) {
         return false;
     }
@@ -116,37 +163,29 @@ static bool load(struct cache *cache, const char *directory, uint64_t hash, cons
     if (text == NULL) {
         return false;
     }
-    const char *reason = NULL;
-    const ssize_t length = read_whole(path, text, CACHEFILE_SIZE);
-    if (length < 0) {
-        reason = errno == ENOENT || errno == ENOTDIR ? "" : errno == EFBIG || errno == ELOOP ? "it is no small plain file" : strerror(errno);
-    } else {
-        reason = cachefile_parse(text, (size_t)length, entry);
-        if (reason == NULL && strcmp(entry->key, key) != 0) {
-            reason = "it is another problem's";
-        }
-        if (reason == NULL) {
-            const char *name = strchr(entry->variant, ':');
-            const struct dc_kernel *kernel = name != NULL ? dc_kernel_find(cache->ctx, name + 1, strcspn(name + 1, ":")) : NULL;
-            if (kernel == NULL || kernel->revision != entry->revision) {
-                reason = "its kernel is not in this build";
-            }
-        }
-    }
+    const char *reason = read_entry(cache, path, key, text, entry);
     dc_free(cache->ctx, text);
     if (reason != NULL && *reason != '\0') {
-        dc_log(cache->ctx, DOCONV_LOG_WARNING, "cache: %s is ignored: %s", path, reason);
+        dc_log(cache->ctx, DOCONV_LOG_WARNING, "cache: %.800s is ignored: %s", path, reason);
     }
     return reason == NULL;
 }
 
-/* mkdir -p. */
-static bool make_directory(char *path)
+/* ---- writing: NULL, or the reason of a failure ---- */
+
+static bool is_directory(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+/* mkdir -p */
+static bool make_directories(char *path)
 {
     for (char *c = path + 1; *c != '\0'; c++) {
         if (*c == '/') {
             *c = '\0';
-            const bool ok = mkdir(path, 0700) == 0 || errno == EEXIST;
+            const bool ok = mkdir(path, 0700) == 0 || errno == EEXIST || is_directory(path);
             *c = '/';
             if (!ok) {
                 return false;
@@ -160,108 +199,132 @@ static bool write_all(int fd, const char *text, size_t length)
 {
     while (length > 0) {
         const ssize_t n = write(fd, text, length);
-        if (n < 0) {
+        if (n < 0 && errno != EINTR) {
             return false;
         }
-        text += n;
-        length -= (size_t)n;
+        text += n > 0 ? n : 0;
+        length -= n > 0 ? (size_t)n : 0;
     }
     return fsync(fd) == 0;
 }
 
-/* Atomic: a reader, and a crash, see the old file or the new one. Process, cache and clock tell temporary files apart. The lock is held. */
-static bool write_file(struct cache *cache, const char *path, const char *text, size_t length)
+/* The new name survives a crash only once its directory is written. Not every file system can do that: a wish. */
+static void sync_directory(const char *path)
 {
-    char temporary[PATH_SIZE + 96];
-    if ((size_t)snprintf(temporary, sizeof temporary, "%s.%ld.%" PRIxPTR ".%" PRIu64 ".tmp", path, (long)getpid(), (uintptr_t)cache,
-                         ++cache->clock) >= sizeof temporary) {
-        errno = ENAMETOOLONG;
-        return false;
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_DIRECTORY);
+    if (fd >= 0) {
+        (void)fsync(fd);
+        close(fd);
     }
-    const int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+}
+
+/* Atomic: a reader, and a crash, see the old file or the new one. */
+static const char *write_file(const struct cache *cache, const char *name, const char *text, size_t length)
+{
+    /* Process and counter tell apart the temporary files of one machine; on a shared directory the address helps, and O_EXCL decides. */
+    static atomic_ulong counter;
+    char path[PATH_SIZE + FILE_NAME_SIZE], temporary[PATH_SIZE + FILE_NAME_SIZE];
+    if ((size_t)snprintf(path, sizeof path, "%s/%s", cache->user, name) >= sizeof path ||
+        (size_t)snprintf(temporary, sizeof temporary, "%s/%s.%ld.%lu.%" PRIxPTR ".tmp", cache->user, name, (long)getpid(),
+                         atomic_fetch_add(&counter, 1), (uintptr_t)cache) >= sizeof temporary) {
+        return strerror(ENAMETOOLONG);
+    }
+    const int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
     if (fd < 0) {
-        return false;
+        return strerror(errno);
     }
     bool ok = write_all(fd, text, length);
-    ok = close(fd) == 0 && ok && rename(temporary, path) == 0;
+    int error = errno;
+    if (close(fd) != 0 && ok) {
+        ok = false;
+        error = errno;
+    }
+    if (ok && rename(temporary, path) != 0) {
+        ok = false;
+        error = errno;
+    }
     if (!ok) {
-        const int error = errno;
         unlink(temporary);
-        errno = error;
+        return strerror(error);
     }
-    return ok;
+    sync_directory(cache->user);
+    return NULL;
 }
 
-/* The lock is held. */
-static bool prepare_directory(struct cache *cache)
+static const char *prepare_directory(struct cache *cache)
 {
-    if (!cache->prepared) {
-        char path[PATH_SIZE + 32];
-        snprintf(path, sizeof path, "%s", cache->user);
-        if (!make_directory(path)) {
-            return false;
-        }
-        snprintf(path, sizeof path, "%s/MANIFEST", cache->user);
-        if (access(path, F_OK) != 0 && !write_file(cache, path, cache->environment, strlen(cache->environment))) {
-            return false;
-        }
-        cache->prepared = true;
+    if (atomic_load(&cache->prepared)) {
+        return NULL;
     }
-    return true;
+    char path[PATH_SIZE + FILE_NAME_SIZE];
+    snprintf(path, sizeof path, "%s", cache->user);
+    if (!make_directories(path)) {
+        return strerror(errno);
+    }
+    snprintf(path, sizeof path, "%s/MANIFEST", cache->user);
+    const char *reason = access(path, F_OK) == 0 ? NULL : write_file(cache, "MANIFEST", cache->environment, strlen(cache->environment));
+    atomic_store(&cache->prepared, reason == NULL);
+    return reason;
 }
 
-static doconv_status save(struct cache *cache, const struct cache_entry *entry, uint64_t hash)
+static bool save(struct cache *cache, const struct cache_entry *entry, uint64_t hash)
 {
-    if (cache->user[0] == '\0') {
-        return DOCONV_IO_ERROR;
-    }
+    const char *reason = NULL;
     char *text = dc_alloc(cache->ctx, CACHEFILE_SIZE);
-    if (text == NULL) {
-        return DOCONV_OUT_OF_MEMORY;
+    const size_t length = text != NULL ? cachefile_print(entry, text, CACHEFILE_SIZE) : 0;
+    if (cache->user[0] == '\0') {
+        reason = "there is none; DOCONV_CACHE can name one";
+    } else if (length == 0) {
+        reason = text == NULL ? "out of memory" : "the entry has no valid text";
+    } else {
+        reason = prepare_directory(cache);
     }
-    char path[PATH_SIZE + 32];
-    const size_t length = cachefile_print(entry, text, CACHEFILE_SIZE);
-    const bool ok = length != 0 && entry_path(cache->user, hash, path, sizeof path) && prepare_directory(cache) && write_file(cache, path, text, length);
-    if (!ok) {
-        dc_log(cache->ctx, DOCONV_LOG_WARNING, "cache: %s can't be written: %s", cache->user, strerror(errno));
+    if (reason == NULL) {
+        char name[FILE_NAME_SIZE];
+        snprintf(name, sizeof name, "%016" PRIx64 ".txt", hash);
+        reason = write_file(cache, name, text, length);
     }
     dc_free(cache->ctx, text);
-    return ok ? DOCONV_OK : DOCONV_IO_ERROR;
+    if (reason != NULL && !atomic_exchange(&cache->complained, true)) {
+        dc_log(cache->ctx, DOCONV_LOG_WARNING, "cache: the directory \"%.800s\" can't be written, choices are kept in memory only: %s", cache->user,
+               reason);
+    }
+    return reason == NULL;
 }
 
 /* ---- interface ---- */
 
+static void set_directory(doconv_context *ctx, char *path, const char *root, uint64_t hash)
+{
+    path[0] = '\0';
+    if (root != NULL && root[0] != '\0' && (size_t)snprintf(path, PATH_SIZE, "%s/%016" PRIx64, root, hash) >= PATH_SIZE) {
+        path[0] = '\0';
+        dc_log(ctx, DOCONV_LOG_WARNING, "cache: the directory's name of %zu characters is too long and ignored", strlen(root));
+    }
+}
+
 struct cache *cache_create(doconv_context *ctx)
 {
     struct cache *cache = dc_alloc(ctx, sizeof *cache);
-    struct node *nodes = dc_alloc(ctx, CACHE_MEMORY_ENTRIES * sizeof *nodes);
-    if (cache == NULL || nodes == NULL || pthread_mutex_init(&cache->lock, NULL) != 0) {
+    if (cache == NULL) {
+        return NULL;
+    }
+    memset(cache, 0, sizeof *cache);
+    if (pthread_mutex_init(&cache->lock, NULL) != 0) {
         dc_free(ctx, cache);
-        dc_free(ctx, nodes);
         return NULL;
     }
     cache->ctx = ctx;
-    cache->clock = 0;
-    cache->nodes = nodes;
-    cache->prepared = false;
-    for (int i = 0; i < CACHE_MEMORY_ENTRIES; i++) {
-        nodes[i].used = 0;
-        nodes[i].entry = NULL;
-    }
+    atomic_init(&cache->prepared, false);
+    atomic_init(&cache->complained, false);
     const struct dc_cpu *cpu = dc_cpu_probe();
     snprintf(cache->environment, sizeof cache->environment,
-             "doconv-cache %d\nlibrary %s\ncpu %s\nisa %s\nl1d %" PRId64 "\nl2 %" PRId64 "\nl3 %" PRId64 "\nkernels %016" PRIx64 "\n", CACHEFILE_VERSION, doconv_version_string(), cpu->name,
-             dc_isa_name(ctx->isa), cpu->l1d_bytes, cpu->l2_bytes, cpu->l3_bytes, dc_registry_fingerprint(ctx));
+             "doconv-cache %d\nlibrary %s\ncpu %s\nisa %s\nl1d %" PRId64 "\nl2 %" PRId64 "\nl3 %" PRId64 "\nkernels %016" PRIx64 "\n",
+             CACHEFILE_VERSION, doconv_version_string(), cpu->name, dc_isa_name(ctx->isa), cpu->l1d_bytes, cpu->l2_bytes, cpu->l3_bytes,
+             dc_registry_fingerprint(ctx));
     const uint64_t hash = dc_hash(0, cache->environment, strlen(cache->environment));
-    const char *const roots[] = {ctx->cache_directory, getenv("DOCONV_SYSTEM_CACHE")};
-    char *const paths[] = {cache->user, cache->system};
-    for (int i = 0; i < 2; i++) {
-        paths[i][0] = '\0';
-        if (roots[i] != NULL && roots[i][0] != '\0' && (size_t)snprintf(paths[i], PATH_SIZE, "%s/%016" PRIx64, roots[i], hash) >= PATH_SIZE) {
-            paths[i][0] = '\0';
-            dc_log(ctx, DOCONV_LOG_WARNING, "cache: the directory's name of %zu characters is too long and ignored", strlen(roots[i]));
-        }
-    }
+    set_directory(ctx, cache->user, ctx->cache_directory, hash);
+    set_directory(ctx, cache->system, getenv("DOCONV_SYSTEM_CACHE"), hash);
     return cache;
 }
 
@@ -269,10 +332,9 @@ void cache_destroy(struct cache *cache)
 {
     if (cache != NULL) {
         for (int i = 0; i < CACHE_MEMORY_ENTRIES; i++) {
-            dc_free(cache->ctx, cache->nodes[i].entry);
+            forget(cache, &cache->nodes[i]);
         }
         pthread_mutex_destroy(&cache->lock);
-        dc_free(cache->ctx, cache->nodes);
         dc_free(cache->ctx, cache);
     }
 }
@@ -282,30 +344,50 @@ doconv_context *cache_context(const struct cache *cache)
     return cache->ctx;
 }
 
-bool cache_lookup(struct cache *cache, const char *key, struct cache_entry *entry)
+/* What memory knows of a key; false if nothing, not even that it is missing. */
+static bool recall(struct cache *cache, uint64_t hash, const char *key, struct cache_entry *entry, enum cache_state *state)
 {
-    const uint64_t hash = dc_hash(0, key, strlen(key));
-    pthread_mutex_lock(&cache->lock);
     const struct node *node = find(cache, hash, key);
-    bool hit = node != NULL && node->entry != NULL;
-    if (hit) {
+    *state = node != NULL ? node->state : CACHE_MISS;
+    if (*state != CACHE_MISS) {
         *entry = *node->entry;
-    } else if (node == NULL) {
-        hit = load(cache, cache->user, hash, key, entry) || load(cache, cache->system, hash, key, entry);
-        remember(cache, hash, key, hit ? entry : NULL);
     }
-    pthread_mutex_unlock(&cache->lock);
-    return hit;
+    return node != NULL;
 }
 
-doconv_status cache_store(struct cache *cache, const struct cache_entry *entry)
+enum cache_state cache_lookup(struct cache *cache, const char *key, struct cache_entry *entry)
+{
+    const uint64_t hash = dc_hash(0, key, strlen(key));
+    enum cache_state state;
+    pthread_mutex_lock(&cache->lock);
+    const bool known = recall(cache, hash, key, entry, &state);
+    pthread_mutex_unlock(&cache->lock);
+    if (known) {
+        return state;
+    }
+    const bool hit = load(cache, cache->user, hash, key, entry) || load(cache, cache->system, hash, key, entry);
+    pthread_mutex_lock(&cache->lock);
+    if (hit) {
+        state = CACHE_STORED;
+        remember(cache, hash, key, entry, state);
+    } else if (!recall(cache, hash, key, entry, &state)) { /* another thread may have measured it meanwhile */
+        remember(cache, hash, key, NULL, CACHE_MISS);
+    }
+    pthread_mutex_unlock(&cache->lock);
+    return state;
+}
+
+enum cache_state cache_store(struct cache *cache, const struct cache_entry *entry, bool noisy)
 {
     const uint64_t hash = dc_hash(0, entry->key, strlen(entry->key));
+    const enum cache_state state = noisy ? CACHE_NOISY : save(cache, entry, hash) ? CACHE_STORED : CACHE_MEMORY;
     pthread_mutex_lock(&cache->lock);
-    remember(cache, hash, entry->key, entry);
-    const doconv_status status = save(cache, entry, hash);
+    const struct node *node = find(cache, hash, entry->key);
+    if (!noisy || node == NULL || node->state <= CACHE_NOISY) {
+        remember(cache, hash, entry->key, entry, state);
+    }
     pthread_mutex_unlock(&cache->lock);
-    return status;
+    return state;
 }
 
 int cache_memory_count(struct cache *cache)

@@ -9,18 +9,35 @@
 
 struct cache;
 
-/* NULL if out of memory. A context without cache directory gets a cache in memory only. */
+/* Where a winner comes from. */
+enum cache_state {
+    CACHE_MISS,
+    CACHE_NOISY,  /* measured in this context with too much noise to be stored */
+    CACHE_MEMORY, /* measured in this context, but its file could not be written */
+    CACHE_STORED  /* on disk */
+};
+
+/*
+ * Reads the environment variable DOCONV_SYSTEM_CACHE, a directory with the same structure as the user's, which is only read, and after the
+ * user's. The directory's environment part follows from ctx's ISA cap and kernels as they are now. NULL if out of memory.
+ */
 struct cache *cache_create(doconv_context *ctx);
 void cache_destroy(struct cache *cache);
 doconv_context *cache_context(const struct cache *cache);
 
-/* Copies the entry of a key; false on a miss. A file that is no valid entry of this key is a miss and one log line. Each key's file is probed once. */
-bool cache_lookup(struct cache *cache, const char *key, struct cache_entry *entry);
+/*
+ * Copies the entry of a key. Its kernel is in the build with the same revision; whether its variant is still a candidate is the caller's
+ * question. A file that is no valid entry of this key is a miss and one log line; a key's file is probed once in the cache's life.
+ */
+enum cache_state cache_lookup(struct cache *cache, const char *key, struct cache_entry *entry);
 
-/* Keeps an entry in memory and writes its file. DOCONV_IO_ERROR (with a log line) if the file can't be written: memory has it all the same. */
-doconv_status cache_store(struct cache *cache, const struct cache_entry *entry);
+/*
+ * Keeps an entry in memory and writes its file. CACHE_MEMORY if that is impossible: the first time with a log line. noisy: kept in memory only,
+ * and only if nothing better is known: CACHE_NOISY.
+ */
+enum cache_state cache_store(struct cache *cache, const struct cache_entry *entry, bool noisy);
 
-/* Number of entries in memory, misses included: for tests. */
+/* Number of entries in memory, misses included. */
 int cache_memory_count(struct cache *cache);
 
 #endif

@@ -1,28 +1,59 @@
 /* SPDX-License-Identifier: MIT */
+/*
+ * Lines of "name value" in a fixed order, numbers as decimal integers: the text is the same in every locale. The last line is a
+ * checksum of everything before it, so a file that was cut or changed anywhere is refused.
+ */
 #include "cachefile.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
-/*
- * Lines of "name value", in a fixed order, numbers as decimal integers: the text is the same in every locale. The last line is a checksum of
- * everything before it, so a file cut or changed anywhere is refused.
- */
+#define CHECKSUM "checksum "
+#define CHECKSUM_LINE (sizeof CHECKSUM - 1 + 16 + 1)
+
+/* Printable ASCII, at least one character. */
+static bool valid_line(const char *text, size_t size)
+{
+    size_t length = 0;
+    while (length < size && text[length] >= ' ' && text[length] <= '~') {
+        length++;
+    }
+    return length > 0 && length < size && text[length] == '\0';
+}
+
+static bool valid(const struct cache_entry *e)
+{
+    bool ok = valid_line(e->key, sizeof e->key) && valid_line(e->variant, sizeof e->variant) && e->revision <= INT32_MAX &&
+              e->workspace >= 0 && e->picoseconds >= 0 && e->max_rel_error_e12 >= 0 && e->count >= 0 && e->count <= CACHEFILE_MEASURED;
+    for (int i = 0; ok && i < e->count; i++) {
+        const struct cache_measured *m = &e->measured[i];
+        ok = valid_line(m->variant, sizeof m->variant) && m->picoseconds >= 0 && m->rounds >= 0 && m->spread_ppm >= 0 &&
+             (m->dropped == 0 || m->dropped == 1);
+    }
+    return ok;
+}
 
 size_t cachefile_print(const struct cache_entry *entry, char *text, size_t size)
 {
+    if (!valid(entry)) {
+        return 0;
+    }
     size_t used = 0;
-    int n = snprintf(text, size, "doconv-cache %d\nkey %s\nvariant %s\nrevision %u\npicoseconds %" PRId64 "\nmax_rel_error_e12 %" PRId64 "\n",
-                     CACHEFILE_VERSION, entry->key, entry->variant, entry->revision, entry->picoseconds, entry->max_rel_error_e12);
+    int n = snprintf(text, size,
+                     "doconv-cache %d\nkey %s\nvariant %s\nrevision %u\nworkspace %" PRId64 "\npicoseconds %" PRId64
+                     "\nmax_rel_error_e12 %" PRId64 "\n",
+                     CACHEFILE_VERSION, entry->key, entry->variant, entry->revision, entry->workspace, entry->picoseconds,
+                     entry->max_rel_error_e12);
     for (int i = 0; n >= 0 && (used += (size_t)n) < size && i < entry->count; i++) {
         const struct cache_measured *m = &entry->measured[i];
-        n = snprintf(text + used, size - used, "measured %" PRId64 " %d %d %d %s\n", m->picoseconds, m->rounds, m->spread_ppm, m->dropped, m->variant);
+        n = snprintf(text + used, size - used, "measured %" PRId64 " %d %d %d %s\n", m->picoseconds, m->rounds, m->spread_ppm, m->dropped,
+                     m->variant);
     }
     if (n < 0 || used >= size) {
         return 0;
     }
-    n = snprintf(text + used, size - used, "checksum %016" PRIx64 "\n", dc_hash(0, text, used));
+    n = snprintf(text + used, size - used, CHECKSUM "%016" PRIx64 "\n", dc_hash(0, text, used));
     return n < 0 || used + (size_t)n >= size ? 0 : used + (size_t)n;
 }
 
@@ -47,7 +78,7 @@ static bool take_int(struct reader *r, int64_t most, int64_t *value)
     *value = 0;
     while (r->at < r->end && *r->at >= '0' && *r->at <= '9') {
         const int digit = *r->at++ - '0';
-        if (*value > (most - digit) / 10) {
+        if (digit > most || *value > (most - digit) / 10) {
             return false;
         }
         *value = *value * 10 + digit;
@@ -69,17 +100,29 @@ static bool take_line(struct reader *r, char *text, size_t size)
     return length > 0 && take(r, "\n");
 }
 
+static bool take_measured(struct reader *r, struct cache_measured *m)
+{
+    int64_t rounds, spread, dropped;
+    if (!take(r, "measured ") || !take_int(r, INT64_MAX, &m->picoseconds) || !take(r, " ") || !take_int(r, INT32_MAX, &rounds) ||
+        !take(r, " ") || !take_int(r, INT32_MAX, &spread) || !take(r, " ") || !take_int(r, 1, &dropped) || !take(r, " ") ||
+        !take_line(r, m->variant, sizeof m->variant)) {
+        return false;
+    }
+    m->rounds = (int)rounds;
+    m->spread_ppm = (int)spread;
+    m->dropped = (int)dropped;
+    return true;
+}
+
 const char *cachefile_parse(const char *text, size_t length, struct cache_entry *entry)
 {
-    static const char last[] = "checksum ";
-    const size_t tail = sizeof last - 1 + 16 + 1;
-    if (length > CACHEFILE_SIZE || length <= tail) {
+    if (length >= CACHEFILE_SIZE || length <= CHECKSUM_LINE) {
         return "its size is wrong";
     }
-    const char *checksum = text + length - tail;
-    char expected[64];
-    snprintf(expected, sizeof expected, "%s%016" PRIx64 "\n", last, dc_hash(0, text, length - tail));
-    if (memcmp(checksum, expected, tail) != 0) {
+    const char *checksum = text + length - CHECKSUM_LINE;
+    char expected[CHECKSUM_LINE + 1];
+    snprintf(expected, sizeof expected, CHECKSUM "%016" PRIx64 "\n", dc_hash(0, text, length - CHECKSUM_LINE));
+    if (memcmp(checksum, expected, CHECKSUM_LINE) != 0) {
         return "its checksum is wrong";
     }
     struct reader r = {text, checksum};
@@ -92,25 +135,29 @@ const char *cachefile_parse(const char *text, size_t length, struct cache_entry 
     }
     if (!take(&r, "key ") || !take_line(&r, entry->key, sizeof entry->key) || !take(&r, "variant ") ||
         !take_line(&r, entry->variant, sizeof entry->variant) || !take(&r, "revision ") || !take_int(&r, INT32_MAX, &revision) ||
-        !take(&r, "\npicoseconds ") || !take_int(&r, INT64_MAX, &entry->picoseconds) || !take(&r, "\nmax_rel_error_e12 ") ||
+        !take(&r, "\nworkspace ") || !take_int(&r, INT64_MAX, &entry->workspace) || !take(&r, "\npicoseconds ") ||
+        !take_int(&r, INT64_MAX, &entry->picoseconds) || !take(&r, "\nmax_rel_error_e12 ") ||
         !take_int(&r, INT64_MAX, &entry->max_rel_error_e12) || !take(&r, "\n")) {
         return "a line is malformed";
     }
     entry->revision = (unsigned)revision;
     for (entry->count = 0; r.at < r.end; entry->count++) {
-        int64_t rounds, spread, dropped;
         if (entry->count == CACHEFILE_MEASURED) {
             return "it has too many lines";
         }
-        struct cache_measured *m = &entry->measured[entry->count];
-        if (!take(&r, "measured ") || !take_int(&r, INT64_MAX, &m->picoseconds) || !take(&r, " ") || !take_int(&r, INT32_MAX, &rounds) ||
-            !take(&r, " ") || !take_int(&r, INT32_MAX, &spread) || !take(&r, " ") || !take_int(&r, 1, &dropped) || !take(&r, " ") ||
-            !take_line(&r, m->variant, sizeof m->variant)) {
+        if (!take_measured(&r, &entry->measured[entry->count])) {
             return "a line is malformed";
         }
-        m->rounds = (int)rounds;
-        m->spread_ppm = (int)spread;
-        m->dropped = (int)dropped;
     }
     return NULL;
+}
+
+const char *cachefile_kernel(const char *variant, size_t *length)
+{
+    const char *colon = strchr(variant, ':');
+    if (colon == NULL) {
+        return NULL;
+    }
+    *length = strcspn(colon + 1, ":");
+    return colon + 1;
 }

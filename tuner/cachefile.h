@@ -7,30 +7,40 @@
 
 #define CACHEFILE_VERSION 1
 #define CACHEFILE_MEASURED 32          /* most candidates that an entry remembers */
-#define CACHEFILE_SIZE ((size_t)65536) /* most bytes of an entry */
+#define CACHEFILE_SIZE ((size_t)65536) /* most bytes of an entry's text */
 
 struct cache_measured {
     char variant[DC_VARIANT_SIZE];
     int64_t picoseconds; /* median of an execute */
-    int rounds;
-    int spread_ppm; /* median absolute deviation / median, in millionths */
-    int dropped;
+    int rounds;          /* samples */
+    int spread_ppm;      /* median absolute deviation / median, in millionths */
+    int dropped;         /* 1: far behind, or wrong */
 };
 
 struct cache_entry {
     char key[DC_KEY_SIZE];
-    char variant[DC_VARIANT_SIZE];
-    unsigned revision;         /* of the variant's kernel */
-    int64_t picoseconds;       /* the winner's median */
-    int64_t max_rel_error_e12; /* the winner's largest error relative to the largest value, times 1e12 */
+    char variant[DC_VARIANT_SIZE]; /* SOLVER:KERNEL[:PARAMETERS] */
+    unsigned revision;             /* of the variant's kernel, at most INT32_MAX */
+    int64_t workspace;             /* bytes that the variant needs */
+    int64_t picoseconds;           /* the winner's median */
+    int64_t max_rel_error_e12;     /* its largest error relative to the largest value, times 1e12 */
     int count;
     struct cache_measured measured[CACHEFILE_MEASURED];
 };
 
-/* Writes an entry; returns its length, or 0 if it does not fit size bytes. */
+/*
+ * Writes an entry's text of at most size bytes, its NUL included; returns the length without it. 0 if it does not fit or if the
+ * entry holds what the parser would refuse (an empty text, a newline, a negative number).
+ */
 size_t cachefile_print(const struct cache_entry *entry, char *text, size_t size);
 
-/* Reads an entry of exactly length bytes. NULL, or the reason (a constant string) why the text is no entry; then *entry is undefined. */
+/*
+ * Reads an entry of exactly length bytes, which need no NUL. Returns NULL, or the reason (a constant string) why the text is no
+ * entry; then *entry is undefined. What it accepts, cachefile_print() gives back byte for byte.
+ */
 const char *cachefile_parse(const char *text, size_t length, struct cache_entry *entry);
+
+/* The kernel's name in a variant text, and its length; NULL if there is none. */
+const char *cachefile_kernel(const char *variant, size_t *length);
 
 #endif

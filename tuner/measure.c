@@ -7,11 +7,20 @@
 
 /* A sample lasts this long at least: the clock and a call's overhead vanish in it. */
 #define SAMPLE_SECONDS 200e-6
-#define COLD_BYTES ((size_t)256 << 20)
+#define MOST_REPEATS 1000
+#define MOST_COLD_REPEATS 3
+/* A first run as long as this needs no second one to be trusted for the number of repeats. */
+#define LONG_SECONDS 20e-3
+#define FLUSH_BYTES ((size_t)256 << 20)
 /* Another than the default must be this much faster. */
 #define MARGIN 1.01
+#define FINALISTS 3
+/* A candidate goes if its best sample is slower than the best of all by these factors: after one run, after two rounds, after five. */
+#define HOPELESS_RUN 3.0
+#define HOPELESS_ROUND 1.5
+#define BEHIND 1.15
 
-/* ---- data ---- */
+/* ---- the set ---- */
 
 static float *create_values(doconv_context *ctx, size_t bytes, uint64_t seed)
 {
@@ -26,85 +35,177 @@ static float *create_values(doconv_context *ctx, size_t bytes, uint64_t seed)
     return values;
 }
 
-doconv_status measure_data_create(doconv_context *ctx, const struct dc_problem *p, struct measure_data *data)
+/* Enough to push everything else out of the caches of all threads. */
+static size_t flush_size(const doconv_context *ctx)
 {
-    const doconv_conv_desc *d = &p->desc;
-    *data = (struct measure_data){
-        .src = create_values(ctx, p->src_bytes, 1),
-        .weight = create_values(ctx, p->weight_bytes, 2),
+    const struct dc_cpu *cpu = dc_cpu_probe();
+    const double bytes = 2.0 * ((double)cpu->l3_bytes + (double)cpu->l2_bytes * ctx->threads);
+    return bytes < (double)FLUSH_BYTES ? (size_t)bytes : FLUSH_BYTES;
+}
+
+doconv_status measure_set_create(doconv_context *ctx, const struct dc_problem *problem, bool cold, int capacity, struct measure_set *set)
+{
+    const doconv_conv_desc *d = &problem->desc;
+    *set = (struct measure_set){
+        .ctx = ctx,
+        .problem = *problem,
+        .cold = cold,
+        .src = create_values(ctx, problem->src_bytes, 1),
+        .weight = create_values(ctx, problem->weight_bytes, 2),
         .bias = d->has_bias ? create_values(ctx, (size_t)d->cout * sizeof(float), 3) : NULL,
-        .residual = d->residual ? create_values(ctx, p->dst_bytes, 4) : NULL,
-        .dst = create_values(ctx, p->dst_bytes, 5),
+        .residual = d->residual ? create_values(ctx, problem->dst_bytes, 4) : NULL,
+        .dst = create_values(ctx, problem->dst_bytes, 5),
+        .flush_bytes = cold ? flush_size(ctx) : 0,
+        .items = dc_alloc(ctx, (size_t)capacity * sizeof *set->items),
+        .capacity = capacity,
     };
-    if (data->src == NULL || data->weight == NULL || data->dst == NULL || (d->has_bias && data->bias == NULL) || (d->residual && data->residual == NULL)) {
-        measure_data_destroy(ctx, data);
-        return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "tune: no memory for tensors of %zu + %zu + %zu bytes", p->src_bytes, p->weight_bytes, p->dst_bytes);
+    if (cold) {
+        set->flush = dc_alloc(ctx, set->flush_bytes);
+        if (set->flush != NULL) {
+            memset(set->flush, 1, set->flush_bytes);
+        }
+    }
+    if (set->src == NULL || set->weight == NULL || set->dst == NULL || set->items == NULL || (d->has_bias && set->bias == NULL) ||
+        (d->residual && set->residual == NULL) || (cold && set->flush == NULL)) {
+        measure_set_destroy(set);
+        return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "tune: no memory for tensors of %zu + %zu + %zu bytes", problem->src_bytes,
+                       problem->weight_bytes, problem->dst_bytes);
     }
     return DOCONV_OK;
 }
 
-void measure_data_destroy(doconv_context *ctx, struct measure_data *data)
+void measure_set_destroy(struct measure_set *set)
 {
-    float *const all[] = {data->src, data->weight, data->bias, data->residual, data->dst};
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
-        dc_free(ctx, all[i]);
+    doconv_context *ctx = set->ctx;
+    for (int i = 0; i < set->count; i++) {
+        if (set->items[i].owns_weights) {
+            doconv_weights_destroy(set->items[i].weights);
+        }
+        doconv_plan_destroy(set->items[i].plan);
     }
-    *data = (struct measure_data){0};
+    void *const all[] = {set->src, set->weight, set->bias, set->residual, set->dst, set->workspace, set->flush, set->items};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        if (all[i] != NULL) {
+            dc_free(ctx, all[i]);
+        }
+    }
+    *set = (struct measure_set){0};
 }
 
-/* ---- a candidate ---- */
-
-doconv_status measured_create(doconv_context *ctx, const struct dc_problem *problem, const doconv_plan_options *options, const char *variant,
-                              const struct measure_data *data, struct measured *m)
+doconv_status measure_set_add(struct measure_set *set, const doconv_plan_options *options, const char *variant)
 {
-    *m = (struct measured){.copies = 1};
+    struct measured item = {.owns_weights = true, .is_default = set->count == 0};
     doconv_plan_options forced = {.size = sizeof forced};
     if (options != NULL) {
         forced = *options;
     }
     forced.variant = variant;
     forced.rigor = DOCONV_RIGOR_ESTIMATE;
-    doconv_status status = doconv_plan_create(ctx, &problem->desc, &forced, &m->plan);
+    doconv_status status = doconv_plan_create(set->ctx, &set->problem.desc, &forced, &item.plan);
     if (status != DOCONV_OK) {
         return status;
     }
-    if (forced.cold_weights) {
-        const int64_t cache = dc_cpu_probe()->l3_bytes + dc_cpu_probe()->l2_bytes;
-        const size_t enough = (size_t)cache * 2 < COLD_BYTES ? (size_t)cache * 2 : COLD_BYTES;
-        const size_t copies = enough / doconv_plan_packed_size(m->plan) + 2;
-        m->copies = copies < MEASURE_COPIES ? (int)copies : MEASURE_COPIES;
+    for (int i = 0; i < set->count && item.weights == NULL; i++) {
+        if (set->items[i].plan->packed_layout == item.plan->packed_layout) {
+            item.weights = set->items[i].weights;
+            item.owns_weights = false;
+        }
     }
-    for (int i = 0; i < m->copies && status == DOCONV_OK; i++) {
-        status = doconv_weights_create(m->plan, data->weight, data->bias, &m->weights[i]);
+    if (item.weights == NULL) {
+        status = doconv_weights_create(item.plan, set->weight, set->bias, &item.weights);
     }
-    m->workspace = dc_alloc(ctx, doconv_plan_workspace_size(m->plan));
-    if (status == DOCONV_OK && m->workspace == NULL) {
-        status = dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "tune: no memory for a workspace of %zu bytes", doconv_plan_workspace_size(m->plan));
+    const size_t needed = doconv_plan_workspace_size(item.plan);
+    if (status == DOCONV_OK && needed > set->workspace_size) {
+        char *workspace = dc_alloc(set->ctx, needed);
+        if (workspace != NULL) {
+            dc_free(set->ctx, set->workspace);
+            set->workspace = workspace;
+            set->workspace_size = needed;
+        } else {
+            status = dc_fail(set->ctx, DOCONV_OUT_OF_MEMORY, "tune: no memory for a workspace of %zu bytes", needed);
+        }
     }
     if (status != DOCONV_OK) {
-        measured_destroy(ctx, m);
+        if (item.owns_weights) {
+            doconv_weights_destroy(item.weights);
+        }
+        doconv_plan_destroy(item.plan);
+        return status;
     }
-    return status;
+    set->items[set->count++] = item;
+    return DOCONV_OK;
 }
 
-void measured_destroy(doconv_context *ctx, struct measured *m)
+/* ---- a sample ---- */
+
+void measure_run(const struct measure_set *set, const struct measured *m)
 {
-    for (int i = 0; i < m->copies; i++) {
-        doconv_weights_destroy(m->weights[i]);
+    m->plan->solver->execute(m->plan, m->weights->data, set->src, set->residual, set->dst, set->workspace);
+}
+
+/* Each task reads and writes its part: the caches of all cores are filled with it. */
+static void flush_task(void *arg, int index)
+{
+    const struct measure_set *set = arg;
+    const size_t tasks = (size_t)set->ctx->threads, part = set->flush_bytes / tasks;
+    volatile char *bytes = set->flush + part * (size_t)index;
+    for (size_t i = 0; i < part; i += 64) {
+        bytes[i]++;
     }
-    dc_free(ctx, m->workspace);
-    doconv_plan_destroy(m->plan);
-    *m = (struct measured){0};
 }
 
-void measure_run(struct measured *m, const struct measure_data *data)
+/* As in a network: the layer before has just written src, the weights were last read an inference ago. */
+static void make_cold(struct measure_set *set)
 {
-    const doconv_weights *weights = m->weights[m->next_copy];
-    m->next_copy = (m->next_copy + 1) % m->copies;
-    doconv_execute(m->plan, weights, data->src, data->residual, data->dst, m->workspace, doconv_plan_workspace_size(m->plan));
+    set->ctx->parallel_for(set->ctx->parallel_for_user, set->ctx->threads, flush_task, set);
+    const volatile float *src = set->src;
+    for (size_t i = 0; i < set->problem.src_bytes / sizeof(float); i += 16) {
+        (void)src[i];
+    }
 }
 
-/* ---- timing ---- */
+static double time_runs(struct measure_set *set, const struct measured *m, int repeats)
+{
+    double seconds = 0.0;
+    if (set->cold) {
+        for (int i = 0; i < repeats; i++) {
+            make_cold(set);
+            const double start = dc_now();
+            measure_run(set, m);
+            seconds += dc_now() - start;
+        }
+    } else {
+        const double start = dc_now();
+        for (int i = 0; i < repeats; i++) {
+            measure_run(set, m);
+        }
+        seconds = dc_now() - start;
+    }
+    return seconds / repeats;
+}
+
+static void sample(struct measure_set *set, struct measured *m)
+{
+    if (m->rounds < MEASURE_SAMPLES) {
+        m->samples[m->rounds++] = time_runs(set, m, m->repeats);
+    }
+}
+
+/* The first run warms caches and touches pages; the second tells how often to repeat. */
+static void calibrate(struct measure_set *set, struct measured *m)
+{
+    double once = time_runs(set, m, 1);
+    if (once < LONG_SECONDS) {
+        once = fmin(once, time_runs(set, m, 1));
+    }
+    const int most = set->cold ? MOST_COLD_REPEATS : MOST_REPEATS;
+    m->repeats = once * most <= SAMPLE_SECONDS ? most : (int)ceil(SAMPLE_SECONDS / once);
+    m->repeats = m->repeats < 1 ? 1 : m->repeats > most ? most : m->repeats;
+    m->samples[0] = once;
+    m->rounds = 1;
+}
+
+/* ---- statistics ---- */
 
 static int by_value(const void *a, const void *b)
 {
@@ -120,53 +221,141 @@ static double median(const double *values, int count)
     return count % 2 != 0 ? sorted[count / 2] : 0.5 * (sorted[count / 2 - 1] + sorted[count / 2]);
 }
 
-static void sample(struct measured *m, const struct measure_data *data, int repeats)
+/* Median absolute deviation / median. */
+static double relative_deviation(const double *values, int count)
 {
-    if (m->rounds == MEASURE_SAMPLES) {
-        return;
+    double deviations[MEASURE_SAMPLES];
+    const double middle = median(values, count);
+    for (int i = 0; i < count; i++) {
+        deviations[i] = fabs(values[i] - middle);
     }
-    const double start = dc_now();
-    for (int i = 0; i < repeats; i++) {
-        measure_run(m, data);
-    }
-    m->samples[m->rounds++] = (dc_now() - start) / repeats;
+    return middle > 0.0 ? median(deviations, count) / middle : 0.0;
 }
 
 static void summarize(struct measured *m)
 {
-    double deviations[MEASURE_SAMPLES];
     const int count = m->rounds - m->first_kept;
-    const double *values = m->samples + m->first_kept;
-    if (count <= 0) {
-        return;
+    m->median = median(m->samples + m->first_kept, count);
+    m->spread = relative_deviation(m->samples + m->first_kept, count);
+}
+
+static double best_sample(const struct measured *m)
+{
+    double best = INFINITY;
+    for (int i = 0; i < m->rounds; i++) {
+        best = fmin(best, m->samples[i]);
     }
-    m->median = median(values, count);
-    for (int i = 0; i < count; i++) {
-        deviations[i] = fabs(values[i] - m->median);
-    }
-    m->spread = m->median > 0.0 ? median(deviations, count) / m->median : 0.0;
+    return best;
 }
 
 static int by_median(const void *a, const void *b)
 {
     const struct measured *x = a, *y = b;
+    if (x->wrong != y->wrong) {
+        return x->wrong ? 1 : -1;
+    }
+    return (x->median > y->median) - (x->median < y->median);
+}
+
+/* Kept ones first. */
+static int by_standing(const void *a, const void *b)
+{
+    const struct measured *x = a, *y = b;
     if (x->dropped != y->dropped) {
         return x->dropped ? 1 : -1;
     }
-    return (x->median > y->median) - (x->median < y->median);
+    return by_median(a, b);
+}
+
+/* ---- rounds ---- */
+
+/* Samples every kept item in turn, starting with another one each time. */
+static void round_of(struct measure_set *set, int count, int number)
+{
+    for (int i = 0; i < count; i++) {
+        struct measured *m = &set->items[(i + number) % count];
+        if (!m->dropped) {
+            sample(set, m);
+        }
+    }
+}
+
+/* Drops what is behind the fastest by a factor. Returns how many are left. */
+static int drop(struct measure_set *set, double factor)
+{
+    double best = INFINITY;
+    int kept = 0;
+    for (int i = 0; i < set->count; i++) {
+        best = set->items[i].dropped ? best : fmin(best, best_sample(&set->items[i]));
+    }
+    for (int i = 0; i < set->count; i++) {
+        struct measured *m = &set->items[i];
+        m->dropped = m->dropped || best_sample(m) > best * factor;
+        kept += !m->dropped;
+    }
+    return kept;
+}
+
+static void report_progress(const struct measure_limits *limits, int done, int total)
+{
+    if (limits->progress != NULL) {
+        limits->progress(limits->progress_user, done, total);
+    }
+}
+
+/* Returns the number of items kept, which stand first then, the fastest before the others. */
+static int coarse_rounds(struct measure_set *set, const struct measure_limits *limits, double start, int finals)
+{
+    for (int i = 0; i < set->count; i++) {
+        struct measured *m = &set->items[i];
+        m->dropped = m->wrong;
+        m->first_kept = 0;
+        if (!m->wrong) {
+            calibrate(set, m);
+        }
+    }
+    int kept = drop(set, HOPELESS_RUN);
+    const int most = MEASURE_SAMPLES - finals - 1;
+    for (int number = 0; number < most && kept > FINALISTS; number++) {
+        if (number >= limits->least_rounds && dc_now() - start > 0.6 * limits->budget_seconds) {
+            break;
+        }
+        report_progress(limits, number, (number > limits->least_rounds ? number : limits->least_rounds) + finals);
+        round_of(set, set->count, number);
+        if (number == 1) {
+            kept = drop(set, HOPELESS_ROUND);
+        } else if (number >= 4) {
+            kept = drop(set, BEHIND);
+        }
+    }
+    for (int i = 0; i < set->count; i++) {
+        if (!set->items[i].wrong) {
+            summarize(&set->items[i]);
+        }
+    }
+    qsort(set->items, (size_t)set->count, sizeof *set->items, by_standing);
+    return kept;
+}
+
+/* Median over the final rounds of b's time / a's: what drifts from round to round cancels. */
+static double paired_ratio(const struct measured *a, const struct measured *b)
+{
+    double ratios[MEASURE_SAMPLES];
+    const int rounds = a->rounds - a->first_kept;
+    for (int r = 0; r < rounds; r++) {
+        ratios[r] = b->samples[b->first_kept + r] / a->samples[a->first_kept + r];
+    }
+    return median(ratios, rounds);
 }
 
 /*
  * Spread of a finalist relative to its round: a clock that drifts moves all finalists of a round and says nothing about their order.
  * A finalist alone keeps the spread of its own samples.
  */
-static void summarize_paired(struct measured *items, int count)
+static void paired_spread(struct measured *items, int count)
 {
-    double relative[MEASURE_SAMPLES], deviations[MEASURE_SAMPLES];
-    for (int i = 0; i < count; i++) {
-        summarize(&items[i]);
-    }
     for (int i = 0; i < count && count > 1; i++) {
+        double relative[MEASURE_SAMPLES];
         const int rounds = items[i].rounds - items[i].first_kept;
         for (int r = 0; r < rounds; r++) {
             double sum = 0.0;
@@ -175,96 +364,64 @@ static void summarize_paired(struct measured *items, int count)
             }
             relative[r] = items[i].samples[items[i].first_kept + r] / sum;
         }
-        const double middle = median(relative, rounds);
-        for (int r = 0; r < rounds; r++) {
-            deviations[r] = fabs(relative[r] - middle);
-        }
-        items[i].spread = median(deviations, rounds) / middle;
+        items[i].spread = relative_deviation(relative, rounds);
     }
 }
 
-/* Samples every kept candidate in turn, starting with another one each time. */
-static void round_of(struct measured *items, int count, const struct measure_data *data, int number)
+/* Index of the winner among finalists. */
+static int choose(const struct measured *items, int count)
 {
-    for (int i = 0; i < count; i++) {
-        struct measured *m = &items[(i + number) % count];
-        if (!m->dropped) {
-            const double once = m->samples[0];
-            const int repeats = once >= SAMPLE_SECONDS ? 1 : once <= SAMPLE_SECONDS / 1000 ? 1000 : (int)(SAMPLE_SECONDS / once) + 1;
-            sample(m, data, repeats);
+    int winner = 0;
+    for (int i = 1; i < count; i++) {
+        if (paired_ratio(&items[winner], &items[i]) < 1.0) {
+            winner = i;
         }
     }
-}
-
-/* Drops what is slower than the fastest by a factor. Returns how many are left. */
-static int drop(struct measured *items, int count, double factor)
-{
-    double best = INFINITY;
-    int kept = 0;
+    /* A gain within the noise is no reason to leave the default. */
     for (int i = 0; i < count; i++) {
-        if (!items[i].dropped) {
-            summarize(&items[i]);
-            best = fmin(best, items[i].median);
+        if (items[i].is_default && i != winner && paired_ratio(&items[winner], &items[i]) < MARGIN) {
+            return i;
         }
     }
-    for (int i = 0; i < count; i++) {
-        items[i].dropped = items[i].dropped || items[i].median > best * factor;
-        kept += !items[i].dropped;
-    }
-    return kept;
+    return winner;
 }
 
-void measure(struct measured *items, int count, const struct measure_data *data, const struct measure_limits *limits)
+static void move_to_front(struct measured *items, int index)
 {
-    enum { FINAL = 3 };
+    const struct measured moved = items[index];
+    memmove(&items[1], &items[0], (size_t)index * sizeof *items);
+    items[0] = moved;
+}
+
+void measure(struct measure_set *set, const struct measure_limits *limits)
+{
     const double start = dc_now();
-    const doconv_plan *const standard = items[0].plan;
-    const int finals = 2 * limits->least_rounds, most = MEASURE_SAMPLES - finals - 2;
-    /* The first sample warms caches and pages; it only tells how often to repeat. */
-    for (int i = 0; i < count; i++) {
-        items[i].rounds = items[i].first_kept = 0;
-        measure_run(&items[i], data);
-        sample(&items[i], data, 1);
-        items[i].first_kept = 1;
-    }
-    int total = limits->least_rounds + finals, kept = count;
-    for (int number = 0; number < most; number++) {
-        if (limits->progress != NULL) {
-            limits->progress(limits->progress_user, number, total > number + finals ? total : number + finals + 1);
-        }
-        round_of(items, count, data, number);
-        if (number == 1) {
-            kept = drop(items, count, 1.5);
-        } else if (number >= 4) {
-            kept = drop(items, count, 1.15);
-        }
-        if (number + 1 >= limits->least_rounds && (kept <= FINAL || dc_now() - start > 0.6 * limits->budget_seconds)) {
+    int finals = 2 * limits->least_rounds;
+    const int kept = coarse_rounds(set, limits, start, finals);
+    int count = kept < FINALISTS ? kept : FINALISTS;
+    for (int i = count; i < kept; i++) {
+        if (set->items[i].is_default) {
+            const struct measured standard = set->items[i];
+            memmove(&set->items[count + 1], &set->items[count], (size_t)(i - count) * sizeof standard);
+            set->items[count++] = standard;
             break;
         }
     }
-    drop(items, count, 1.5);
-    qsort(items, (size_t)count, sizeof *items, by_median);
-    const int finalists = kept < FINAL ? kept : FINAL;
-    for (int i = 0; i < finalists; i++) {
-        items[i].first_kept = items[i].rounds;
+    if (dc_now() - start > limits->budget_seconds) {
+        finals = limits->least_rounds;
     }
-    for (int number = 0; number < finals && finalists > 0; number++) {
-        if (limits->progress != NULL) {
-            limits->progress(limits->progress_user, total - finals + number, total);
-        }
-        round_of(items, finalists, data, number);
+    for (int i = 0; i < count; i++) {
+        set->items[i].first_kept = set->items[i].rounds;
     }
-    summarize_paired(items, finalists);
-    qsort(items, (size_t)finalists, sizeof *items, by_median);
-    /* Finalists ran side by side: their medians compare. A gain within the noise is no reason to leave the default. */
-    for (int i = 1; i < finalists; i++) {
-        if (items[i].plan == standard && items[i].median < MARGIN * items[0].median) {
-            const struct measured moved = items[i];
-            memmove(&items[1], &items[0], (size_t)i * sizeof *items);
-            items[0] = moved;
-        }
+    for (int number = 0; number < finals; number++) {
+        report_progress(limits, limits->least_rounds + number, limits->least_rounds + finals);
+        round_of(set, count, number);
     }
-    if (limits->progress != NULL) {
-        limits->progress(limits->progress_user, total, total);
+    for (int i = 0; i < count; i++) {
+        summarize(&set->items[i]);
     }
+    paired_spread(set->items, count);
+    move_to_front(set->items, choose(set->items, count));
+    qsort(set->items + 1, (size_t)set->count - 1, sizeof *set->items, by_median);
+    report_progress(limits, limits->least_rounds + finals, limits->least_rounds + finals);
 }

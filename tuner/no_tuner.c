@@ -1,9 +1,49 @@
 /* SPDX-License-Identifier: MIT */
-/* The empty twin of the tuner, for a build without it: contexts get no advisor. */
+/* The empty twin of the tuner, for a build without it: contexts get no advisor, and the functions of doconv_tune.h refuse. */
+#include <doconv/doconv_tune.h>
+
 #include "core.h"
 
 doconv_status dc_tuner_attach(doconv_context *ctx)
 {
     ctx->advisor = (struct dc_advisor){0};
     return DOCONV_OK;
+}
+
+doconv_status doconv_tune(doconv_context *context, const doconv_conv_desc *desc, const doconv_plan_options *plan_options,
+                          const doconv_tune_options *options, doconv_tune_report **report)
+{
+    (void)desc;
+    (void)plan_options;
+    (void)options;
+    if (report != NULL) {
+        *report = NULL;
+    }
+    return dc_fail(context, DOCONV_UNSUPPORTED, "tune: this build has no tuner");
+}
+
+void doconv_tune_report_destroy(doconv_tune_report *report)
+{
+    (void)report;
+}
+
+doconv_status doconv_tune_report_summary(const doconv_tune_report *report, doconv_tune_summary *summary)
+{
+    (void)report;
+    (void)summary;
+    return DOCONV_UNSUPPORTED;
+}
+
+int doconv_tune_report_count(const doconv_tune_report *report)
+{
+    (void)report;
+    return 0;
+}
+
+doconv_status doconv_tune_report_get(const doconv_tune_report *report, int index, doconv_tune_entry *entry)
+{
+    (void)report;
+    (void)index;
+    (void)entry;
+    return DOCONV_UNSUPPORTED;
 }

@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: MIT */
-/* Choosing by measurement: prune, measure, check, store, report. And the advisor through which plans use it. */
+/*
+ * Choosing by measurement: prune, measure, check, store, report; and the advisor through which plans use it. There is no lock around a
+ * measurement: a caller's threads may be those that it needs. Two at once disturb each other, which the noise shows.
+ */
 #include <math.h>
 #include <string.h>
 
 #include "cache.h"
 #include "measure.h"
 
-/* Candidates that are measured: the best by estimate, and the best of each kernel whose estimate is not hopeless. */
+/* Candidates that are measured: the best of each kernel and the best of all, as the estimate has it, none that is slower by this factor. */
 #define PRUNED 14
 #define HOPELESS 3.0
 #define BUDGET_SECONDS 0.6
 #define LEAST_ROUNDS 5
-/* A winner whose samples deviate more is not trusted. */
+/* A winner whose samples deviate more is not trusted, and measured again with twice the samples each time. */
 #define NOISY 0.08
 #define ATTEMPTS 3
-/* Problems up to this many MACs are checked whole, larger ones on some output channels. */
-#define CHECK_MACS 2e7
-#define CHECK_CHANNELS 8
 
 struct doconv_tune_report {
     doconv_context *ctx;
@@ -24,118 +24,50 @@ struct doconv_tune_report {
     bool from_cache, noisy, stored;
 };
 
-static bool is_reference(const struct dc_candidate *c)
+/* ---- pruning ---- */
+
+static bool worth_measuring(const struct dc_candidate_list *list, int index)
 {
-    return c->kernel->op == DC_OP_REFERENCE;
+    /* Only where nothing else takes the problem: the reference is what the others are checked against. */
+    const bool reference = list->items[index].kernel->op == DC_OP_REFERENCE;
+    return reference ? index == 0 : list->items[index].estimated_seconds <= HOPELESS * list->items[0].estimated_seconds;
 }
 
-/* Picks candidates to measure from a sorted list; the default, the best by estimate, is the first. */
-static int prune(const struct dc_candidate_list *list, const struct dc_candidate *picked[PRUNED])
+static bool best_of_kernel(const struct dc_candidate_list *list, int index)
 {
-    int count = 0;
+    for (int i = 0; i < index; i++) {
+        if (list->items[i].kernel == list->items[index].kernel) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Picks indices from a sorted list, in its order: the default, which the library would take without measuring, is the first. */
+static int prune(const struct dc_candidate_list *list, int picked[PRUNED])
+{
+    int kernels = 0, count = 0;
     for (int i = 0; i < list->count && list->items[i].refused == NULL; i++) {
-        const struct dc_candidate *c = &list->items[i];
-        bool first_of_kernel = true;
-        int later_kernels = 0; /* places to keep for kernels whose best comes after this one */
-        for (int j = 0; j < list->count && list->items[j].refused == NULL; j++) {
-            const bool same = list->items[j].kernel == c->kernel;
-            first_of_kernel = first_of_kernel && !(same && j < i);
-            bool first = j > i;
-            for (int k = 0; k < j && first; k++) {
-                first = list->items[k].kernel != list->items[j].kernel;
-            }
-            later_kernels += first && !is_reference(&list->items[j]) && list->items[j].estimated_seconds <= HOPELESS * list->items[0].estimated_seconds;
-        }
-        if (is_reference(c) && count > 0) {
-            continue; /* measured only where nothing else takes the problem */
-        }
-        const bool hopeless = c->estimated_seconds > HOPELESS * list->items[0].estimated_seconds;
-        if (!hopeless && (first_of_kernel ? count < PRUNED : count + later_kernels < PRUNED)) {
-            picked[count++] = c;
+        kernels += worth_measuring(list, i) && best_of_kernel(list, i);
+    }
+    int others = kernels < PRUNED ? PRUNED - kernels : 0;
+    for (int i = 0; i < list->count && list->items[i].refused == NULL && count < PRUNED; i++) {
+        if (worth_measuring(list, i) && (best_of_kernel(list, i) || others-- > 0)) {
+            picked[count++] = i;
         }
     }
     return count;
 }
 
-/* ---- the check ---- */
-
-static ptrdiff_t channel_offset(const struct dc_tensor_map *map, int64_t channel)
+/* Is a cached variant still one that the planner would make? */
+static bool is_candidate(const struct dc_candidate_list *list, const char *variant)
 {
-    return channel / map->block_channels * map->block + channel % map->block_channels * map->channel;
-}
-
-/*
- * Largest |y - ref| / max|ref| of a candidate; NaN counts as infinite. The reference kernel writes one (image, output channel) a call: problems with
- * many MACs are compared on the first and last channels and some between, of the first and last image.
- */
-static doconv_status largest_error(doconv_context *ctx, const struct dc_problem *p, const struct measure_data *data, struct measured *m, double *error)
-{
-    const struct dc_kernel *reference = NULL;
-    for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
-        reference = (*row)->op == DC_OP_REFERENCE ? *row : reference;
-    }
-    float *expected = dc_alloc(ctx, p->dst_bytes);
-    if (reference == NULL || expected == NULL) {
-        dc_free(ctx, expected);
-        return dc_fail(ctx, reference == NULL ? DOCONV_UNSUPPORTED : DOCONV_OUT_OF_MEMORY, "tune: no reference to check the winner against");
-    }
-    const doconv_conv_desc *d = &p->desc;
-    struct dc_reference_args args = {
-        .src = data->src,
-        .weight = data->weight,
-        .bias = data->bias,
-        .residual = data->residual,
-        .dst = expected,
-        .src_map = dc_tensor_map(d->src_layout, d->cin, d->h, d->w),
-        .dst_map = dc_tensor_map(d->dst_layout, d->cout, p->hout, p->wout),
-        .cin = d->cin,
-        .h = d->h,
-        .w = d->w,
-        .cout = d->cout,
-        .kh = d->kh,
-        .kw = d->kw,
-        .hout = p->hout,
-        .wout = p->wout,
-        .stride_h = d->stride_h,
-        .stride_w = d->stride_w,
-        .pad_top = d->pad_top,
-        .pad_left = d->pad_left,
-        .dilation_h = d->dilation_h,
-        .dilation_w = d->dilation_w,
-        .groups = d->groups,
-        .lo = p->lo,
-        .hi = p->hi,
-    };
-    measure_run(m, data);
-    const bool whole = p->macs <= CHECK_MACS || d->cout <= CHECK_CHANNELS;
-    const int64_t channels = whole ? d->cout : CHECK_CHANNELS;
-    double worst = 0.0, largest = 0.0;
-    for (int64_t n = 0; n < d->n; n += whole || d->n == 1 ? 1 : d->n - 1) {
-        for (int64_t i = 0; i < channels; i++) {
-            args.n = n;
-            args.out_channel = whole ? i : i * (d->cout - 1) / (channels - 1);
-            reference->reference(&args);
-            const ptrdiff_t plane = n * args.dst_map.image + channel_offset(&args.dst_map, args.out_channel);
-            for (int64_t y = 0; y < p->hout; y++) {
-                for (int64_t x = 0; x < p->wout; x++) {
-                    const ptrdiff_t at = plane + y * args.dst_map.row + x * args.dst_map.pixel;
-                    const double difference = fabs((double)data->dst[at] - (double)expected[at]);
-                    worst = difference <= worst ? worst : difference == difference ? difference : INFINITY;
-                    largest = fmax(largest, fabs((double)expected[at]));
-                }
-            }
+    for (int i = 0; i < list->count; i++) {
+        if (list->items[i].refused == NULL && strcmp(list->items[i].text, variant) == 0) {
+            return true;
         }
     }
-    dc_free(ctx, expected);
-    *error = worst == 0.0 ? 0.0 : worst / largest;
-    return DOCONV_OK;
-}
-
-/* Rounding of a dot product of k terms grows like sqrt(k) for data without a sign; 16 units in the last place leave room, a wrong result none. */
-static double tolerance(const struct dc_problem *p, const struct dc_kernel *kernel)
-{
-    const double k = (double)p->group_cin * (double)p->desc.kh * (double)p->desc.kw;
-    return (double)kernel->error_amplification * 16.0 * 0x1p-24 * sqrt(k + 16.0);
+    return false;
 }
 
 /* ---- tuning ---- */
@@ -146,105 +78,153 @@ static int64_t scaled(double value, double unit)
     return result < 9e18 ? (int64_t)result : INT64_MAX;
 }
 
-static void record(struct cache_entry *entry, const struct measured *items, int count, double error)
+static void record(struct cache_entry *entry, const struct measure_set *set, double error)
 {
-    const struct dc_candidate *winner = &items[0].plan->candidate;
+    const struct dc_candidate *winner = &set->items[0].plan->candidate;
     memcpy(entry->variant, winner->text, sizeof entry->variant);
     entry->revision = winner->kernel->revision;
-    entry->picoseconds = scaled(items[0].median, 1e-12);
+    entry->workspace = (int64_t)winner->workspace_size;
+    entry->picoseconds = scaled(set->items[0].median, 1e-12);
     entry->max_rel_error_e12 = scaled(error, 1e-12);
-    entry->count = count < CACHEFILE_MEASURED ? count : CACHEFILE_MEASURED;
+    entry->count = set->count < CACHEFILE_MEASURED ? set->count : CACHEFILE_MEASURED;
     for (int i = 0; i < entry->count; i++) {
-        struct cache_measured *m = &entry->measured[i];
-        memcpy(m->variant, items[i].plan->candidate.text, sizeof m->variant);
-        m->picoseconds = scaled(items[i].median, 1e-12);
-        m->rounds = items[i].rounds;
-        m->spread_ppm = (int)fmin(items[i].spread * 1e6, 1e9);
-        m->dropped = items[i].dropped;
+        const struct measured *m = &set->items[i];
+        struct cache_measured *to = &entry->measured[i];
+        memcpy(to->variant, m->plan->candidate.text, sizeof to->variant);
+        to->picoseconds = scaled(m->median, 1e-12);
+        to->rounds = m->rounds;
+        to->spread_ppm = (int)fmin(m->spread * 1e6, 1e9);
+        to->dropped = m->dropped;
     }
 }
 
-/* Moves a wrong winner to the end: it is out. */
-static void discard_first(struct measured *items, int count)
+/* Measures until the winner is right. */
+static doconv_status measure_and_check(struct measure_set *set, const doconv_tune_options *options, struct doconv_tune_report *report)
 {
-    const struct measured wrong = items[0];
-    memmove(&items[0], &items[1], (size_t)(count - 1) * sizeof *items);
-    items[count - 1] = wrong;
-    items[count - 1].dropped = true;
-}
-
-static doconv_status measure_and_check(doconv_context *ctx, const struct dc_problem *p, const struct measure_data *data, struct measured *items, int count,
-                                       const doconv_tune_options *options, struct doconv_tune_report *report)
-{
-    struct measure_limits limits = {
-        .budget_seconds = options != NULL && options->budget_seconds > 0.0 ? options->budget_seconds : BUDGET_SECONDS,
-        .least_rounds = LEAST_ROUNDS,
-        .progress = options != NULL ? options->progress : NULL,
-        .progress_user = options != NULL ? options->progress_user : NULL,
-    };
-    measure(items, count, data, &limits);
-    for (int attempt = 1; attempt < ATTEMPTS && items[0].spread > NOISY; attempt++) {
-        for (int i = 0; i < count; i++) {
-            items[i].dropped = false;
+    for (int left = set->count; left > 0; left--) {
+        struct measure_limits limits = {
+            .budget_seconds = options != NULL && options->budget_seconds > 0.0 ? options->budget_seconds : BUDGET_SECONDS,
+            .least_rounds = LEAST_ROUNDS,
+            .progress = options != NULL ? options->progress : NULL,
+            .progress_user = options != NULL ? options->progress_user : NULL,
+        };
+        measure(set, &limits);
+        for (int attempt = 1; attempt < ATTEMPTS && set->items[0].spread > NOISY; attempt++) {
+            limits.budget_seconds *= 2.0;
+            limits.least_rounds *= 2;
+            measure(set, &limits);
         }
-        limits.budget_seconds *= 2.0;
-        limits.least_rounds *= 2;
-        measure(items, count, data, &limits);
-    }
-    report->noisy = items[0].spread > NOISY;
-    for (int left = count; left > 0; left--) {
-        double error = INFINITY;
-        const doconv_status status = largest_error(ctx, p, data, &items[0], &error);
+        struct measured *winner = &set->items[0];
+        report->noisy = winner->spread > NOISY;
+        double error;
+        bool right;
+        const doconv_status status = measure_check(set, winner, &error, &right);
         if (status != DOCONV_OK) {
             return status;
         }
-        const struct dc_candidate *c = &items[0].plan->candidate;
-        if (error <= tolerance(p, c->kernel)) {
-            record(&report->entry, items, count, error);
+        if (right) {
+            record(&report->entry, set, error);
             return DOCONV_OK;
         }
-        dc_log(ctx, DOCONV_LOG_ERROR, "tune: %s is wrong by %g of the largest value and dropped: %s", c->text, error, report->entry.key);
-        discard_first(items, count);
+        dc_log(set->ctx, DOCONV_LOG_ERROR, "tune: %s is wrong by %g of the largest value and dropped: %s", winner->plan->candidate.text, error,
+               report->entry.key);
+        winner->wrong = true;
+        /* What it left behind was measured against a time that no right variant has: all others run again. */
     }
-    return dc_fail(ctx, DOCONV_UNSUPPORTED, "tune: every measured variant gave a wrong result");
+    return dc_fail(set->ctx, DOCONV_UNSUPPORTED, "tune: every measured variant gave a wrong result");
 }
 
-static doconv_status tune(doconv_context *ctx, const struct dc_problem *p, const doconv_plan_options *plan_options, const doconv_tune_options *options,
-                          struct doconv_tune_report *report)
+/* Fills the set; a candidate that there is no memory for is left out while there is another. */
+static doconv_status add_candidates(struct measure_set *set, const struct dc_candidate_list *list, const int *picked, int count,
+                                    const doconv_plan_options *plan_options)
 {
-    struct dc_candidate_list list = {0};
-    doconv_status status = dc_enumerate(ctx, p, plan_options, &list);
+    doconv_status status = DOCONV_OK;
+    for (int i = 0; i < count; i++) {
+        const char *text = list->items[picked[i]].text;
+        const doconv_status added = measure_set_add(set, plan_options, text);
+        if (added != DOCONV_OK) {
+            dc_log(set->ctx, DOCONV_LOG_WARNING, "tune: %s is not measured: %s", text, doconv_status_string(added));
+            status = added;
+        }
+    }
+    return set->count > 0 ? DOCONV_OK : status;
+}
+
+static doconv_status tune(doconv_context *ctx, const struct dc_problem *problem, const struct dc_candidate_list *list,
+                          const doconv_plan_options *plan_options, const doconv_tune_options *options, struct doconv_tune_report *report)
+{
+    int picked[PRUNED];
+    const int count = prune(list, picked);
+    if (count == 0) {
+        const char *variant = plan_options != NULL ? plan_options->variant : NULL;
+        return dc_fail(ctx, variant != NULL ? DOCONV_NOT_FOUND : DOCONV_UNSUPPORTED, "tune: no candidate%s%.100s takes this problem",
+                       variant != NULL ? " called " : "", variant != NULL ? variant : "");
+    }
+    struct measure_set set;
+    doconv_status status = measure_set_create(ctx, problem, plan_options != NULL && plan_options->cold_weights, count, &set);
     if (status != DOCONV_OK) {
         return status;
     }
-    const struct dc_candidate *picked[PRUNED];
-    const int count = prune(&list, picked);
-    struct measure_data data = {0};
-    struct measured *items = dc_alloc(ctx, PRUNED * sizeof *items);
-    int made = 0;
-    if (count == 0) {
-        const char *variant = plan_options != NULL ? plan_options->variant : NULL;
-        status = dc_fail(ctx, variant != NULL ? DOCONV_NOT_FOUND : DOCONV_UNSUPPORTED, "tune: no candidate%s%.100s takes this problem",
-                         variant != NULL ? " called " : "", variant != NULL ? variant : "");
-    } else if (items == NULL) {
-        status = dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "tune: out of memory");
-    } else {
-        status = measure_data_create(ctx, p, &data);
-    }
-    while (status == DOCONV_OK && made < count) {
-        status = measured_create(ctx, p, plan_options, picked[made]->text, &data, &items[made]);
-        made += status == DOCONV_OK;
-    }
+    status = add_candidates(&set, list, picked, count, plan_options);
     if (status == DOCONV_OK) {
-        status = measure_and_check(ctx, p, &data, items, count, options, report);
+        status = measure_and_check(&set, options, report);
     }
-    for (int i = 0; i < made; i++) {
-        measured_destroy(ctx, &items[i]);
-    }
-    measure_data_destroy(ctx, &data);
-    dc_free(ctx, items);
-    dc_free(ctx, list.items);
+    measure_set_destroy(&set);
     return status;
+}
+
+/* Takes the winner from the cache or measures it. */
+static doconv_status fill_report(doconv_context *ctx, const struct dc_problem *problem, const doconv_plan_options *plan_options,
+                                 const doconv_tune_options *options, struct doconv_tune_report *report)
+{
+    struct cache *cache = ctx->advisor.self;
+    const bool restricted = plan_options != NULL && plan_options->variant != NULL;
+    char key[DC_KEY_SIZE];
+    dc_plan_key(ctx, problem, plan_options, key, sizeof key);
+    struct dc_candidate_list list;
+    doconv_status status = dc_enumerate(ctx, problem, plan_options, &list);
+    if (status != DOCONV_OK) {
+        return status;
+    }
+    if (!restricted && (options == NULL || !options->force)) {
+        const enum cache_state state = cache_lookup(cache, key, &report->entry);
+        report->from_cache = state > CACHE_NOISY && is_candidate(&list, report->entry.variant);
+        report->stored = report->from_cache && state == CACHE_STORED;
+    }
+    if (report->from_cache) {
+        report->entry.count = 0;
+    } else {
+        memset(&report->entry, 0, sizeof report->entry);
+        memcpy(report->entry.key, key, sizeof key);
+        status = tune(ctx, problem, &list, plan_options, options, report);
+    }
+    dc_free(ctx, list.items);
+    if (status != DOCONV_OK || report->from_cache || restricted) {
+        return status;
+    }
+    if (report->noisy) {
+        dc_log(ctx, DOCONV_LOG_WARNING, "tune: the times are too noisy to keep: %s", key);
+    }
+    report->stored = cache_store(cache, &report->entry, report->noisy) == CACHE_STORED;
+    return DOCONV_OK;
+}
+
+static doconv_status check_options(doconv_context *ctx, const doconv_tune_options *options)
+{
+    if (options == NULL) {
+        return DOCONV_OK;
+    }
+    if (options->size != sizeof *options) {
+        return dc_fail(ctx, DOCONV_MISMATCH, "options.size: %zu is not %zu, the size of doconv_tune_options in this version", options->size,
+                       sizeof *options);
+    }
+    if (options->force != 0 && options->force != 1) {
+        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.force: %d is not in 0..1", options->force);
+    }
+    if (!(options->budget_seconds >= 0.0 && options->budget_seconds <= 86400.0)) {
+        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.budget_seconds: %g is not in 0..86400", options->budget_seconds);
+    }
+    return DOCONV_OK;
 }
 
 doconv_status doconv_tune(doconv_context *context, const doconv_conv_desc *desc, const doconv_plan_options *plan_options,
@@ -256,16 +236,11 @@ doconv_status doconv_tune(doconv_context *context, const doconv_conv_desc *desc,
     if (context == NULL || report == NULL) {
         return dc_fail(context, DOCONV_INVALID_ARGUMENT, "%s: NULL", context == NULL ? "context" : "report");
     }
-    if (options != NULL && options->size != sizeof *options) {
-        return dc_fail(context, DOCONV_MISMATCH, "options.size: %zu is not %zu, the size of doconv_tune_options in this version", options->size,
-                       sizeof *options);
-    }
-    if (options != NULL && (!(options->budget_seconds >= 0.0 && options->budget_seconds <= 86400.0) || (options->force != 0 && options->force != 1))) {
-        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "options.budget_seconds, force: %g, %d are not in 0..86400, 0..1", options->budget_seconds,
-                       options->force);
-    }
     struct dc_problem problem;
-    doconv_status status = dc_problem_create(context, desc, &problem);
+    doconv_status status = check_options(context, options);
+    if (status == DOCONV_OK) {
+        status = dc_problem_create(context, desc, &problem);
+    }
     if (status == DOCONV_OK) {
         status = dc_plan_options_check(context, plan_options);
     }
@@ -278,27 +253,10 @@ doconv_status doconv_tune(doconv_context *context, const doconv_conv_desc *desc,
     }
     memset(result, 0, sizeof *result);
     result->ctx = context;
-    struct cache *cache = context->advisor.self;
-    const bool restricted = plan_options != NULL && plan_options->variant != NULL;
-    char key[DC_KEY_SIZE];
-    dc_plan_key(context, &problem, plan_options, key, sizeof key);
-    if (!restricted && (options == NULL || !options->force) && cache_lookup(cache, key, &result->entry)) {
-        result->from_cache = result->stored = true;
-        result->entry.count = 0;
-        *report = result;
-        return DOCONV_OK;
-    }
-    memset(&result->entry, 0, sizeof result->entry); /* a look-up may have left half an entry */
-    memcpy(result->entry.key, key, sizeof key);
-    status = tune(context, &problem, plan_options, options, result);
+    status = fill_report(context, &problem, plan_options, options, result);
     if (status != DOCONV_OK) {
         dc_free(context, result);
         return status;
-    }
-    if (result->noisy) {
-        dc_log(context, DOCONV_LOG_WARNING, "tune: the times are too noisy to keep: %s", key);
-    } else if (!restricted) {
-        result->stored = cache_store(cache, &result->entry) == DOCONV_OK;
     }
     *report = result;
     return DOCONV_OK;
@@ -365,7 +323,7 @@ static bool advise(void *self, const char *key, char *variant, size_t size)
 {
     struct cache *cache = self;
     struct cache_entry *entry = dc_alloc(cache_context(cache), sizeof *entry);
-    const bool hit = entry != NULL && cache_lookup(cache, key, entry) && strlen(entry->variant) < size;
+    const bool hit = entry != NULL && cache_lookup(cache, key, entry) > CACHE_NOISY && strlen(entry->variant) < size;
     if (hit) {
         memcpy(variant, entry->variant, strlen(entry->variant) + 1);
     }
@@ -373,13 +331,41 @@ static bool advise(void *self, const char *key, char *variant, size_t size)
     return hit;
 }
 
+/* A winner too noisy to be stored, measured in this context before: on a busy machine each further plan would measure once more. */
+static bool recall_noisy(struct cache *cache, const doconv_conv_desc *desc, const doconv_plan_options *options, struct cache_entry *entry)
+{
+    doconv_context *ctx = cache_context(cache);
+    struct dc_problem problem;
+    char key[DC_KEY_SIZE];
+    if (ctx->tune == DOCONV_TUNE_FORCE || dc_problem_create(ctx, desc, &problem) != DOCONV_OK) {
+        return false;
+    }
+    dc_plan_key(ctx, &problem, options, key, sizeof key);
+    return cache_lookup(cache, key, entry) == CACHE_NOISY;
+}
+
 static doconv_status measure_now(void *self, const doconv_conv_desc *desc, const doconv_plan_options *options, char *variant, size_t size)
 {
-    doconv_tune_report *report;
-    const doconv_tune_options force = {.size = sizeof force, .force = 1};
-    const doconv_status status = doconv_tune(cache_context(self), desc, options, &force, &report);
+    struct cache *cache = self;
+    doconv_context *ctx = cache_context(cache);
+    struct doconv_tune_report *report = dc_alloc(ctx, sizeof *report);
+    if (report == NULL) {
+        return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "tune: out of memory");
+    }
+    report->ctx = ctx;
+    doconv_status status = DOCONV_OK;
+    if (!recall_noisy(cache, desc, options, &report->entry)) {
+        const doconv_tune_options force = {.size = sizeof force, .force = 1};
+        doconv_tune_report_destroy(report);
+        status = doconv_tune(ctx, desc, options, &force, &report);
+    }
     if (status == DOCONV_OK) {
-        memcpy(variant, report->entry.variant, size < sizeof report->entry.variant ? size : sizeof report->entry.variant);
+        const size_t length = strlen(report->entry.variant);
+        if (length < size) {
+            memcpy(variant, report->entry.variant, length + 1);
+        } else {
+            status = dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "tune: a variant of %zu characters does not fit %zu bytes", length, size);
+        }
         doconv_tune_report_destroy(report);
     }
     return status;

@@ -1,0 +1,3 @@
+/* SPDX-License-Identifier: MIT */
+/* header_check.c once more, in the other language. */
+#include "header_check.c"

@@ -1,0 +1,815 @@
+/* SPDX-License-Identifier: MIT */
+/* The tuner's cache: the text of an entry, the table in memory, the files, and everything that may be wrong with them. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "cache.h"
+#include "tuner_fixture.h"
+
+#define REFERENCE "reference:reference_f32@none"
+
+/* A kernel that each build has: the reference, the last of the list. */
+static const struct dc_kernel *some_kernel(const doconv_context *ctx)
+{
+    return ctx->kernels[doconv_kernel_count(ctx) - 1];
+}
+
+static struct cache_entry make_entry(const doconv_context *ctx, const char *key)
+{
+    struct cache_entry e = {.workspace = 4096, .picoseconds = 123456789, .max_rel_error_e12 = 98765, .count = 3};
+    snprintf(e.key, sizeof e.key, "%s", key);
+    snprintf(e.variant, sizeof e.variant, "reference:%s", ctx != NULL ? some_kernel(ctx)->name : "reference_f32@none");
+    e.revision = ctx != NULL ? some_kernel(ctx)->revision : 1;
+    for (int i = 0; i < e.count; i++) {
+        snprintf(e.measured[i].variant, sizeof e.measured[i].variant, "direct:kernel_%d@none:rows=%d", i, 7 * i);
+        e.measured[i].picoseconds = 123456789 * (i + 1);
+        e.measured[i].rounds = 5 + i;
+        e.measured[i].spread_ppm = 1000 * i;
+        e.measured[i].dropped = i == 2;
+    }
+    return e;
+}
+
+static void assert_same(const struct cache_entry *a, const struct cache_entry *b)
+{
+    char x[8192], y[8192];
+    const size_t length = cachefile_print(a, x, sizeof x);
+    assert_true(length > 0);
+    assert_int_equal(cachefile_print(b, y, sizeof y), length);
+    assert_memory_equal(x, y, length);
+}
+
+/* ---- the text ---- */
+
+static void test_round_trip(void **state)
+{
+    (void)state;
+    const struct cache_entry e = make_entry(NULL, "mb1_ic64ih56oc64 threads=1");
+    char text[8192];
+    const size_t length = cachefile_print(&e, text, sizeof text);
+    assert_true(length > 0 && length < sizeof text);
+    assert_int_equal(strlen(text), length);
+    assert_memory_equal(text, "doconv-cache 1\nkey mb1_ic64", 27);
+    struct cache_entry back;
+    assert_null(cachefile_parse(text, length, &back));
+    assert_same(&e, &back);
+    assert_string_equal(back.key, e.key);
+    assert_string_equal(back.variant, e.variant);
+    assert_int_equal(back.workspace, e.workspace);
+    assert_int_equal(back.count, 3);
+    assert_int_equal(back.measured[2].dropped, 1);
+    assert_int_equal(back.measured[1].spread_ppm, 1000);
+}
+
+static void test_round_trip_of_extremes(void **state)
+{
+    (void)state;
+    static struct cache_entry e, back;
+    static char text[CACHEFILE_SIZE];
+    memset(e.key, 'k', sizeof e.key - 1);
+    memset(e.variant, 'v', sizeof e.variant - 1);
+    e.revision = INT32_MAX;
+    e.workspace = e.picoseconds = e.max_rel_error_e12 = INT64_MAX;
+    e.count = CACHEFILE_MEASURED;
+    for (int i = 0; i < e.count; i++) {
+        memset(e.measured[i].variant, '~', sizeof e.measured[i].variant - 1);
+        e.measured[i].picoseconds = INT64_MAX;
+        e.measured[i].rounds = e.measured[i].spread_ppm = INT32_MAX;
+    }
+    const size_t length = cachefile_print(&e, text, sizeof text);
+    assert_true(length > 0);
+    assert_null(cachefile_parse(text, length, &back));
+    assert_same(&e, &back);
+    const struct cache_entry zero = {.key = "k", .variant = "v"};
+    const size_t shortest = cachefile_print(&zero, text, sizeof text);
+    assert_true(shortest > 0);
+    assert_null(cachefile_parse(text, shortest, &back));
+    assert_same(&zero, &back);
+}
+
+static void test_print_refuses(void **state)
+{
+    (void)state;
+    char text[8192];
+    const struct cache_entry good = make_entry(NULL, "key");
+    const size_t length = cachefile_print(&good, text, sizeof text);
+    for (size_t size = 0; size <= length; size++) {
+        char *exact = malloc(size + 1); /* a write past size bytes shows under a sanitizer */
+        assert_non_null(exact);
+        exact[size] = 'x';
+        assert_int_equal(cachefile_print(&good, exact, size), 0);
+        assert_int_equal(exact[size], 'x');
+        free(exact);
+    }
+    assert_int_equal(cachefile_print(&good, text, length + 1), length);
+    struct cache_entry e = good;
+    e.key[1] = '\n';
+    assert_int_equal(cachefile_print(&e, text, sizeof text), 0);
+    e = good;
+    e.variant[0] = '\0';
+    assert_int_equal(cachefile_print(&e, text, sizeof text), 0);
+    e = good;
+    memset(e.variant, 'v', sizeof e.variant);
+    assert_int_equal(cachefile_print(&e, text, sizeof text), 0);
+    e = good;
+    e.picoseconds = -1;
+    assert_int_equal(cachefile_print(&e, text, sizeof text), 0);
+    e = good;
+    e.count = CACHEFILE_MEASURED + 1;
+    assert_int_equal(cachefile_print(&e, text, sizeof text), 0);
+    e = good;
+    e.measured[0].dropped = 2;
+    assert_int_equal(cachefile_print(&e, text, sizeof text), 0);
+}
+
+static void test_every_truncation(void **state)
+{
+    (void)state;
+    const struct cache_entry e = make_entry(NULL, "key");
+    struct cache_entry back;
+    char text[8192];
+    const size_t length = cachefile_print(&e, text, sizeof text);
+    for (size_t cut = 0; cut < length; cut++) {
+        char *exact = malloc(cut + 1);
+        assert_non_null(exact);
+        memcpy(exact, text, cut);
+        assert_non_null(cachefile_parse(exact, cut, &back));
+        free(exact);
+    }
+}
+
+static void test_every_byte(void **state)
+{
+    (void)state;
+    const struct cache_entry e = make_entry(NULL, "key");
+    struct cache_entry back;
+    char text[8192];
+    const size_t length = cachefile_print(&e, text, sizeof text);
+    for (size_t at = 0; at < length; at++) {
+        const char was = text[at];
+        for (int bit = 0; bit < 8; bit++) {
+            text[at] = (char)(was ^ 1 << bit);
+            assert_non_null(cachefile_parse(text, length, &back));
+        }
+        text[at] = '\0';
+        assert_non_null(cachefile_parse(text, length, &back));
+        text[at] = was;
+    }
+    assert_null(cachefile_parse(text, length, &back));
+}
+
+/* Puts the right checksum under a body. Returns the length. */
+static size_t seal(char *text, size_t body)
+{
+    return body + (size_t)sprintf(text + body, "checksum %016" PRIx64 "\n", dc_hash(0, text, body));
+}
+
+/* With the checksum repaired only the parser stands between a changed text and the library: what it accepts must be the printer's text. */
+static void test_changed_and_sealed(void **state)
+{
+    (void)state;
+    static const char pool[] = "0123456789 \n:=@~-+abcdoconv\0\t\r\x7f\xff";
+    const struct cache_entry e = make_entry(NULL, "mb1_ic64 threads=1");
+    struct cache_entry back;
+    char text[8192], changed[8192], again[8192];
+    const size_t length = cachefile_print(&e, text, sizeof text), body = length - 26;
+    uint64_t random = 1;
+    int accepted = 0;
+    for (int i = 0; i < 20000; i++) {
+        size_t size = body;
+        memcpy(changed, text, body);
+        for (int edits = 1 + i % 3; edits > 0; edits--) {
+            random = random * UINT64_C(6364136223846793005) + 1;
+            const size_t at = (size_t)(random >> 33) % size;
+            const char c = pool[(random >> 20) % (sizeof pool - 1)];
+            if (random >> 62 == 0) { /* insert */
+                memmove(changed + at + 1, changed + at, size - at);
+                changed[at] = c;
+                size++;
+            } else if (random >> 62 == 1) { /* remove */
+                memmove(changed + at, changed + at + 1, size - at - 1);
+                size--;
+            } else {
+                changed[at] = c;
+            }
+        }
+        const size_t sealed = seal(changed, size);
+        if (cachefile_parse(changed, sealed, &back) == NULL) {
+            accepted++;
+            assert_int_equal(cachefile_print(&back, again, sizeof again), sealed);
+            assert_memory_equal(changed, again, sealed);
+        }
+    }
+    assert_in_range(accepted, 100, 19000); /* both ways are tried */
+}
+
+static void test_hostile_texts(void **state)
+{
+    (void)state;
+    static const char *const bodies[] = {
+        "\n",
+        "doconv-cache 1\n",
+        "doconv-cache 2\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds 1\nmax_rel_error_e12 0\n",
+        "doconv-cache 01\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds 1\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\r\nkey k\r\nvariant v\r\nrevision 1\r\nworkspace 0\r\npicoseconds 1\r\nmax_rel_error_e12 0\r\n",
+        "doconv-cache 1\nkey \nvariant v\nrevision 1\nworkspace 0\npicoseconds 1\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 2147483648\nworkspace 0\npicoseconds 1\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds 9223372036854775808\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds 99999999999999999999999999\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds -1\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds +1\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds \nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds 1.5\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds 1\nmax_rel_error_e12 0\nmeasured 1 1 1 2 v\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds 1\nmax_rel_error_e12 0\nmeasured 1 1 1 0 \n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds 1\nmax_rel_error_e12 0\nmore\n",
+        "doconv-cache 1\nvariant v\nkey k\nrevision 1\nworkspace 0\npicoseconds 1\nmax_rel_error_e12 0\n",
+    };
+    static char text[4 * CACHEFILE_SIZE];
+    struct cache_entry back;
+    for (size_t i = 0; i < sizeof bodies / sizeof bodies[0]; i++) {
+        strcpy(text, bodies[i]);
+        assert_non_null(cachefile_parse(text, seal(text, strlen(text)), &back));
+    }
+    size_t used = (size_t)sprintf(text, "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds 1\nmax_rel_error_e12 0\n");
+    assert_null(cachefile_parse(text, seal(text, used), &back));
+    for (int i = 0; i <= CACHEFILE_MEASURED; i++) {
+        assert_int_equal(back.count, i);
+        used += (size_t)sprintf(text + used, "measured 1 1 1 0 v\n");
+        const char *reason = cachefile_parse(text, seal(text, used), &back);
+        assert_true((reason == NULL) == (i < CACHEFILE_MEASURED));
+        back.count = reason == NULL ? back.count : i + 1;
+    }
+    used = (size_t)sprintf(text, "doconv-cache 1\nkey ");
+    memset(text + used, 'k', 3 * CACHEFILE_SIZE);
+    assert_non_null(cachefile_parse(text, seal(text, used + DC_KEY_SIZE), &back)); /* one too long, without its newline */
+    assert_non_null(cachefile_parse(text, seal(text, 3 * CACHEFILE_SIZE), &back));
+    memset(text, 0, sizeof text);
+    assert_non_null(cachefile_parse(text, 1000, &back));
+    assert_non_null(cachefile_parse(text, seal(text, 1000), &back));
+    assert_non_null(cachefile_parse(text, 0, &back));
+}
+
+static void test_kernel_of_variant(void **state)
+{
+    (void)state;
+    size_t length = 99;
+    assert_memory_equal(cachefile_kernel("direct:k@avx2:rows=1", &length), "k@avx2", 6);
+    assert_int_equal(length, 6);
+    assert_non_null(cachefile_kernel(REFERENCE, &length));
+    assert_int_equal(length, strlen(REFERENCE) - 10);
+    assert_null(cachefile_kernel("direct", &length));
+    assert_non_null(cachefile_kernel("direct:", &length));
+    assert_int_equal(length, 0);
+}
+
+/* ---- memory and files ---- */
+
+static struct cache *make_cache(doconv_context *ctx)
+{
+    struct cache *cache = cache_create(ctx);
+    assert_non_null(cache);
+    return cache;
+}
+
+static void test_store_and_find(void **state)
+{
+    struct fixture *f = *state;
+    doconv_context *ctx = fixture_context(f, "a/deep/directory", DOCONV_TUNE_READ);
+    struct cache *cache = make_cache(ctx);
+    const struct cache_entry e = make_entry(ctx, "key");
+    struct cache_entry back;
+    assert_int_equal(cache_lookup(cache, "key", &back), CACHE_MISS);
+    assert_int_equal(cache_store(cache, &e, false), CACHE_STORED);
+    assert_int_equal(cache_lookup(cache, "key", &back), CACHE_STORED);
+    assert_same(&e, &back);
+    cache_destroy(cache);
+    cache = make_cache(ctx); /* as another process */
+    assert_int_equal(cache_lookup(cache, "other key", &back), CACHE_MISS);
+    assert_int_equal(cache_lookup(cache, "key", &back), CACHE_STORED);
+    assert_same(&e, &back);
+    assert_int_equal(fixture_count(f, "a", ".txt", NULL), 1);
+    assert_int_equal(fixture_count(f, "a", "", NULL), 2); /* and the manifest: no temporary file is left */
+    assert_int_equal(f->log.lines, 0);
+    cache_destroy(cache);
+    doconv_context_destroy(ctx);
+}
+
+static void test_manifest(void **state)
+{
+    struct fixture *f = *state;
+    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
+    struct cache *cache = make_cache(ctx);
+    const struct cache_entry e = make_entry(ctx, "key");
+    assert_int_equal(cache_store(cache, &e, false), CACHE_STORED);
+    char path[FIXTURE_PATH], text[2048], line[128];
+    assert_int_equal(fixture_count(f, "c", "MANIFEST", path), 1);
+    const size_t length = fixture_read(path, text, sizeof text);
+    snprintf(line, sizeof line, "%016" PRIx64 "/MANIFEST", dc_hash(0, text, length));
+    assert_non_null(strstr(path, line)); /* the directory's name is the hash of what the manifest says */
+    snprintf(line, sizeof line, "\nkernels %s\n", ctx->fingerprint);
+    assert_non_null(strstr(text, line));
+    snprintf(line, sizeof line, "\ncpu %s\n", dc_cpu_probe()->name);
+    assert_non_null(strstr(text, line));
+    cache_destroy(cache);
+    doconv_context_destroy(ctx);
+}
+
+/* Looks a key up in a new cache: must be a miss with this many warnings, now and (without another) the second time. */
+static void assert_miss(struct fixture *f, doconv_context *ctx, const char *key, int warnings)
+{
+    struct cache *cache = make_cache(ctx);
+    struct cache_entry back;
+    fixture_log_clear(f);
+    assert_int_equal(cache_lookup(cache, key, &back), CACHE_MISS);
+    assert_int_equal(cache_lookup(cache, key, &back), CACHE_MISS);
+    assert_int_equal(f->log.warnings, warnings);
+    assert_int_equal(f->log.lines, warnings);
+    cache_destroy(cache);
+}
+
+/* Stores an entry for "key" and gives its file. */
+static size_t store_file(struct fixture *f, doconv_context *ctx, char path[FIXTURE_PATH], char *text, size_t size)
+{
+    struct cache *cache = make_cache(ctx);
+    const struct cache_entry e = make_entry(ctx, "key");
+    assert_int_equal(cache_store(cache, &e, false), CACHE_STORED);
+    cache_destroy(cache);
+    assert_int_equal(fixture_count(f, "c", ".txt", path), 1);
+    return fixture_read(path, text, size);
+}
+
+static void test_truncated_files(void **state)
+{
+    struct fixture *f = *state;
+    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
+    char path[FIXTURE_PATH], text[8192];
+    const size_t length = store_file(f, ctx, path, text, sizeof text);
+    for (size_t cut = 0; cut < length; cut++) {
+        fixture_write(path, text, cut);
+        assert_miss(f, ctx, "key", 1);
+    }
+    fixture_write(path, text, length);
+    struct cache *cache = make_cache(ctx);
+    struct cache_entry back;
+    assert_int_equal(cache_lookup(cache, "key", &back), CACHE_STORED);
+    cache_destroy(cache);
+    doconv_context_destroy(ctx);
+}
+
+static void test_hostile_files(void **state)
+{
+    struct fixture *f = *state;
+    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
+    char path[FIXTURE_PATH], elsewhere[FIXTURE_PATH], text[8192], changed[8192];
+    static char large[3 * CACHEFILE_SIZE];
+    const size_t length = store_file(f, ctx, path, text, sizeof text);
+
+    memcpy(changed, text, length);
+    changed[length / 2] ^= 1;
+    fixture_write(path, changed, length);
+    assert_miss(f, ctx, "key", 1);
+    memcpy(changed, text, length);
+    changed[length] = '\n'; /* something after the end */
+    fixture_write(path, changed, length + 1);
+    assert_miss(f, ctx, "key", 1);
+    memset(large, '\0', sizeof large);
+    fixture_write(path, large, 5000);
+    assert_miss(f, ctx, "key", 1);
+    fixture_write(path, large, sizeof large);
+    assert_miss(f, ctx, "key", 1);
+    fixture_write(path, large, CACHEFILE_SIZE);
+    assert_miss(f, ctx, "key", 1);
+    memcpy(large, text, length); /* a valid entry, then a hole */
+    fixture_write(path, large, sizeof large);
+    assert_miss(f, ctx, "key", 1);
+
+    fixture_path(f, "elsewhere", elsewhere);
+    fixture_write(elsewhere, text, length);
+    assert_int_equal(remove(path), 0);
+    assert_int_equal(symlink(elsewhere, path), 0);
+    assert_miss(f, ctx, "key", 1);
+    assert_int_equal(remove(path), 0);
+    assert_int_equal(symlink(path, path), 0); /* a loop */
+    assert_miss(f, ctx, "key", 1);
+    assert_int_equal(remove(path), 0);
+    assert_int_equal(mkdir(path, 0700), 0);
+    assert_miss(f, ctx, "key", 1);
+    assert_int_equal(remove(path), 0);
+    assert_int_equal(mkfifo(path, 0600), 0); /* nobody writes: a read would wait for ever */
+    assert_miss(f, ctx, "key", 1);
+    assert_int_equal(remove(path), 0);
+    assert_miss(f, ctx, "key", 0); /* nothing there: no line */
+    doconv_context_destroy(ctx);
+}
+
+/* A valid text that does not belong: another key under this hash, a kernel or a revision that this build does not have. */
+static void test_foreign_entries(void **state)
+{
+    struct fixture *f = *state;
+    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
+    char path[FIXTURE_PATH], text[8192];
+    store_file(f, ctx, path, text, sizeof text);
+    struct cache_entry e = make_entry(ctx, "keY");
+    fixture_write(path, text, cachefile_print(&e, text, sizeof text));
+    assert_miss(f, ctx, "key", 1);
+    assert_non_null(strstr(f->log.last, "another problem"));
+    static const char *const variants[] = {"reference:nonesuch@none", "reference", "reference:", ":", "reference_f32@none",
+                                           "reference:reference_f32@nonE", "reference:reference_f32@none2:x"};
+    for (size_t i = 0; i < sizeof variants / sizeof variants[0]; i++) {
+        e = make_entry(ctx, "key");
+        snprintf(e.variant, sizeof e.variant, "%s", variants[i]);
+        fixture_write(path, text, cachefile_print(&e, text, sizeof text));
+        assert_miss(f, ctx, "key", 1);
+        assert_non_null(strstr(f->log.last, "not in this build"));
+    }
+    e = make_entry(ctx, "key");
+    e.revision++;
+    fixture_write(path, text, cachefile_print(&e, text, sizeof text));
+    assert_miss(f, ctx, "key", 1);
+    assert_non_null(strstr(f->log.last, "revision"));
+    doconv_context_destroy(ctx);
+}
+
+/* One probe of the file: what another writes later is found by the next cache. */
+static void test_misses_are_remembered(void **state)
+{
+    struct fixture *f = *state;
+    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
+    struct cache *early = make_cache(ctx), *writer = make_cache(ctx);
+    const struct cache_entry e = make_entry(ctx, "key");
+    struct cache_entry back;
+    assert_int_equal(cache_lookup(early, "key", &back), CACHE_MISS);
+    assert_int_equal(cache_store(writer, &e, false), CACHE_STORED);
+    assert_int_equal(cache_lookup(early, "key", &back), CACHE_MISS);
+    assert_int_equal(cache_memory_count(early), 1);
+    cache_destroy(early);
+    cache_destroy(writer);
+    early = make_cache(ctx);
+    assert_int_equal(cache_lookup(early, "key", &back), CACHE_STORED);
+    cache_destroy(early);
+    doconv_context_destroy(ctx);
+}
+
+static void test_memory_is_bounded(void **state)
+{
+    struct fixture *f = *state;
+    char path[FIXTURE_PATH];
+    fixture_path(f, "file", path);
+    fixture_write(path, "x", 1);
+    doconv_context *ctx = fixture_context(f, "file/no", DOCONV_TUNE_READ); /* can't be written: memory alone */
+    struct cache *cache = make_cache(ctx);
+    struct cache_entry back;
+    char key[64];
+    for (int i = 0; i < CACHE_MEMORY_ENTRIES + 200; i++) {
+        snprintf(key, sizeof key, "key %d", i);
+        const struct cache_entry e = make_entry(ctx, key);
+        assert_int_equal(cache_store(cache, &e, false), CACHE_MEMORY);
+        assert_int_equal(cache_lookup(cache, "key 0", &back), CACHE_MEMORY); /* always the most recently used but one */
+        assert_string_equal(back.key, "key 0");
+        assert_int_equal(cache_memory_count(cache), i < CACHE_MEMORY_ENTRIES ? i + 1 : CACHE_MEMORY_ENTRIES);
+    }
+    assert_int_equal(cache_lookup(cache, "key 1", &back), CACHE_MISS);
+    assert_int_equal(cache_lookup(cache, "key 500", &back), CACHE_MEMORY);
+    for (int i = 0; i < CACHE_MEMORY_ENTRIES + 200; i++) { /* misses count too */
+        snprintf(key, sizeof key, "miss %d", i);
+        assert_int_equal(cache_lookup(cache, key, &back), CACHE_MISS);
+    }
+    assert_int_equal(cache_memory_count(cache), CACHE_MEMORY_ENTRIES);
+    assert_int_equal(cache_lookup(cache, "key 0", &back), CACHE_MISS);
+    assert_int_equal(f->log.warnings, 1); /* about the directory, once */
+    cache_destroy(cache);
+    doconv_context_destroy(ctx);
+}
+
+static void test_no_directory(void **state)
+{
+    struct fixture *f = *state;
+    char path[FIXTURE_PATH], long_path[6000];
+    doconv_context_options options = fixture_options(f, "c", path);
+    memset(long_path, 'd', sizeof long_path - 1);
+    long_path[sizeof long_path - 1] = '\0';
+    for (int i = 0; i < 2; i++) {
+        options.cache_directory = i == 0 ? NULL : long_path;
+        unsetenv("HOME");
+        unsetenv("XDG_CACHE_HOME");
+        fixture_log_clear(f);
+        doconv_context *ctx;
+        assert_int_equal(doconv_context_create(&options, &ctx), DOCONV_OK);
+        fixture_log_clear(f);
+        const struct cache_entry e = make_entry(ctx, "key");
+        struct cache *cache = make_cache(ctx);
+        struct cache_entry back;
+        assert_int_equal(f->log.warnings, i); /* the name is too long */
+        assert_int_equal(cache_lookup(cache, "key", &back), CACHE_MISS);
+        assert_int_equal(cache_store(cache, &e, false), CACHE_MEMORY);
+        assert_int_equal(cache_store(cache, &e, false), CACHE_MEMORY);
+        assert_int_equal(cache_lookup(cache, "key", &back), CACHE_MEMORY);
+        assert_int_equal(f->log.warnings, i + 1);
+        cache_destroy(cache);
+        doconv_context_destroy(ctx);
+    }
+}
+
+/* The environment's directory is a file, or its entry can't be replaced. */
+static void test_unwritable(void **state)
+{
+    struct fixture *f = *state;
+    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
+    char path[FIXTURE_PATH], text[8192], inside[FIXTURE_PATH + 8];
+    store_file(f, ctx, path, text, sizeof text);
+    assert_int_equal(remove(path), 0);
+    assert_int_equal(mkdir(path, 0700), 0);
+    snprintf(inside, sizeof inside, "%s/x", path);
+    fixture_write(inside, "x", 1);
+    struct cache *cache = make_cache(ctx);
+    const struct cache_entry e = make_entry(ctx, "key");
+    fixture_log_clear(f);
+    assert_int_equal(cache_store(cache, &e, false), CACHE_MEMORY);
+    assert_int_equal(cache_store(cache, &e, false), CACHE_MEMORY);
+    assert_int_equal(f->log.warnings, 1);
+    assert_int_equal(fixture_count(f, "c", ".tmp", NULL), 0);
+    cache_destroy(cache);
+    doconv_context_destroy(ctx);
+}
+
+static void test_noisy_entries(void **state)
+{
+    struct fixture *f = *state;
+    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
+    struct cache *cache = make_cache(ctx);
+    struct cache_entry e = make_entry(ctx, "key"), back;
+    assert_int_equal(cache_lookup(cache, "key", &back), CACHE_MISS);
+    assert_int_equal(cache_store(cache, &e, true), CACHE_NOISY);
+    assert_int_equal(cache_lookup(cache, "key", &back), CACHE_NOISY);
+    assert_int_equal(fixture_count(f, "c", "", NULL), 0); /* never on disk */
+    e.picoseconds = 5;
+    assert_int_equal(cache_store(cache, &e, false), CACHE_STORED);
+    e.picoseconds = 7;
+    assert_int_equal(cache_store(cache, &e, true), CACHE_NOISY);
+    assert_int_equal(cache_lookup(cache, "key", &back), CACHE_STORED); /* never over something better */
+    assert_int_equal(back.picoseconds, 5);
+    cache_destroy(cache);
+    doconv_context_destroy(ctx);
+}
+
+static void test_system_cache(void **state)
+{
+    struct fixture *f = *state;
+    char system[FIXTURE_PATH];
+    fixture_path(f, "system", system);
+    doconv_context *admin = fixture_context(f, "system", DOCONV_TUNE_READ);
+    struct cache *cache = make_cache(admin);
+    struct cache_entry e = make_entry(admin, "key"), back;
+    assert_int_equal(cache_store(cache, &e, false), CACHE_STORED);
+    e = make_entry(admin, "second");
+    assert_int_equal(cache_store(cache, &e, false), CACHE_STORED);
+    cache_destroy(cache);
+    doconv_context_destroy(admin);
+    const int files = fixture_count(f, "system", "", NULL);
+
+    setenv("DOCONV_SYSTEM_CACHE", system, 1);
+    doconv_context *ctx = fixture_context(f, "user", DOCONV_TUNE_READ);
+    cache = make_cache(ctx);
+    assert_int_equal(cache_lookup(cache, "key", &back), CACHE_STORED);
+    assert_int_equal(fixture_count(f, "user", "", NULL), 0);
+    e = make_entry(ctx, "key");
+    e.picoseconds = 42;
+    assert_int_equal(cache_store(cache, &e, false), CACHE_STORED);
+    cache_destroy(cache);
+    cache = make_cache(ctx);
+    assert_int_equal(cache_lookup(cache, "key", &back), CACHE_STORED);
+    assert_int_equal(back.picoseconds, 42); /* the user's goes first */
+    char path[FIXTURE_PATH];
+    cache_destroy(cache);
+    assert_int_equal(fixture_count(f, "user", ".txt", path), 1);
+    fixture_write(path, "broken", 6);
+    cache = make_cache(ctx);
+    assert_int_equal(cache_lookup(cache, "key", &back), CACHE_STORED); /* a broken one is no obstacle */
+    assert_int_equal(back.picoseconds, 123456789);
+    assert_int_equal(fixture_count(f, "system", "", NULL), files);
+    cache_destroy(cache);
+    doconv_context_destroy(ctx);
+}
+
+/* Another set of kernels, another revision, another ISA cap: another directory, and the old one again afterwards. */
+static void test_environments(void **state)
+{
+    struct fixture *f = *state;
+    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
+    const struct dc_kernel *const *all = ctx->kernels;
+    struct dc_kernel newer = *some_kernel(ctx);
+    newer.revision++;
+    const struct dc_kernel *const fewer[] = {some_kernel(ctx), NULL}, *const revised[] = {&newer, NULL};
+    const struct dc_kernel *const *const sets[] = {all, fewer, revised, all, fewer};
+    struct cache_entry back;
+    for (int i = 0; i < 5; i++) {
+        ctx->kernels = sets[i];
+        struct cache *cache = make_cache(ctx);
+        const struct cache_entry e = make_entry(ctx, "key");
+        assert_int_equal(cache_lookup(cache, "key", &back), i < 3 ? CACHE_MISS : CACHE_STORED);
+        assert_int_equal(cache_store(cache, &e, false), CACHE_STORED);
+        assert_int_equal(fixture_count(f, "c", "MANIFEST", NULL), i < 3 ? i + 1 : 3);
+        cache_destroy(cache);
+    }
+    ctx->kernels = all;
+    doconv_context_destroy(ctx);
+    if (dc_cpu_probe()->isa != DC_ISA_NONE) {
+        char path[FIXTURE_PATH];
+        doconv_context_options options = fixture_options(f, "c", path);
+        options.max_isa = DOCONV_ISA_NONE;
+        assert_int_equal(doconv_context_create(&options, &ctx), DOCONV_OK);
+        struct cache *cache = make_cache(ctx);
+        assert_int_equal(cache_lookup(cache, "key", &back), CACHE_MISS);
+        cache_destroy(cache);
+        doconv_context_destroy(ctx);
+    }
+    assert_int_equal(f->log.warnings, 0);
+}
+
+/* ---- many at once ---- */
+
+#define WRITERS 8
+#define KEYS 4
+#define STORES 12
+
+/* Stores and reads the same few keys over and over; false if something it read was no valid entry. */
+static bool write_and_read(struct cache *shared, doconv_context *ctx)
+{
+    bool ok = true;
+    for (int i = 0; i < STORES; i++) {
+        char key[32];
+        struct cache_entry back;
+        snprintf(key, sizeof key, "key %d", i % KEYS);
+        const struct cache_entry e = make_entry(ctx, key);
+        ok = ok && cache_store(shared, &e, false) == CACHE_STORED;
+        struct cache *reader = cache_create(ctx); /* nothing in memory: reads the file while others replace it */
+        ok = ok && reader != NULL && cache_lookup(reader, key, &back) == CACHE_STORED && strcmp(back.key, key) == 0 &&
+             cache_lookup(shared, key, &back) == CACHE_STORED;
+        cache_destroy(reader);
+    }
+    return ok;
+}
+
+struct writer {
+    pthread_t thread;
+    struct cache *cache;
+    bool ok;
+};
+
+static void *run_writer(void *arg)
+{
+    struct writer *w = arg;
+    w->ok = write_and_read(w->cache, cache_context(w->cache));
+    return NULL;
+}
+
+static void test_concurrent_threads(void **state)
+{
+    struct fixture *f = *state;
+    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
+    struct cache *cache = make_cache(ctx);
+    struct writer writers[WRITERS];
+    for (int i = 0; i < WRITERS; i++) {
+        writers[i].cache = cache;
+        assert_int_equal(pthread_create(&writers[i].thread, NULL, run_writer, &writers[i]), 0);
+    }
+    for (int i = 0; i < WRITERS; i++) {
+        assert_int_equal(pthread_join(writers[i].thread, NULL), 0);
+        assert_true(writers[i].ok);
+    }
+    assert_int_equal(fixture_count(f, "c", "", NULL), KEYS + 1);
+    assert_int_equal(cache_memory_count(cache), KEYS);
+    assert_int_equal(f->log.lines, 0);
+    cache_destroy(cache);
+    doconv_context_destroy(ctx);
+}
+
+static void test_concurrent_processes(void **state)
+{
+    struct fixture *f = *state;
+    pid_t children[WRITERS];
+    for (int i = 0; i < WRITERS; i++) {
+        children[i] = fork();
+        assert_true(children[i] >= 0);
+        if (children[i] == 0) {
+            char path[FIXTURE_PATH];
+            doconv_context_options options = fixture_options(f, "c", path);
+            doconv_context *ctx;
+            bool ok = doconv_context_create(&options, &ctx) == DOCONV_OK;
+            ok = ok && write_and_read(ctx->advisor.self, ctx) && f->log.lines == 0;
+            _exit(ok ? 0 : 1);
+        }
+    }
+    for (int i = 0; i < WRITERS; i++) {
+        int status;
+        assert_int_equal(waitpid(children[i], &status, 0), children[i]);
+        assert_true(WIFEXITED(status));
+        assert_int_equal(WEXITSTATUS(status), 0);
+    }
+    assert_int_equal(fixture_count(f, "c", "", NULL), KEYS + 1);
+}
+
+/* ---- memory that runs out ---- */
+
+struct failing {
+    int calls, fail_at, live;
+};
+
+static void *failing_allocate(void *user, size_t size, size_t alignment)
+{
+    struct failing *f = user;
+    if (f->calls++ == f->fail_at) {
+        return NULL;
+    }
+    void *memory = aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+    f->live += memory != NULL;
+    return memory;
+}
+
+static void failing_release(void *user, void *memory)
+{
+    struct failing *f = user;
+    f->live -= memory != NULL;
+    free(memory);
+}
+
+static void test_out_of_memory(void **state)
+{
+    struct fixture *f = *state;
+    char path[FIXTURE_PATH];
+    struct failing failing = {.fail_at = -1};
+    doconv_context_options options = fixture_options(f, "c", path);
+    options.allocate = failing_allocate;
+    options.release = failing_release;
+    options.allocate_user = &failing;
+    doconv_context *ctx;
+    assert_int_equal(doconv_context_create(&options, &ctx), DOCONV_OK);
+    const int live = failing.live;
+    int failed = 0;
+    for (int n = 0;; n++) {
+        failing.calls = 0;
+        failing.fail_at = n;
+        struct cache *cache = cache_create(ctx);
+        if (cache != NULL) {
+            struct cache_entry back;
+            const struct cache_entry e = make_entry(ctx, "key");
+            cache_lookup(cache, "nothing", &back);
+            cache_store(cache, &e, false);
+            if (cache_lookup(cache, "key", &back) != CACHE_MISS) {
+                assert_same(&e, &back);
+            }
+            cache_destroy(cache);
+        }
+        assert_int_equal(failing.live, live);
+        failed += failing.calls > n;
+        if (failing.calls <= n) {
+            break;
+        }
+    }
+    assert_true(failed >= 5);
+    failing.fail_at = -1;
+    doconv_context_destroy(ctx);
+    assert_int_equal(failing.live, 0);
+}
+
+#define WITH_FIXTURE(test) cmocka_unit_test_setup_teardown(test, fixture_setup, fixture_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_round_trip_of_extremes),
+        cmocka_unit_test(test_print_refuses),
+        cmocka_unit_test(test_every_truncation),
+        cmocka_unit_test(test_every_byte),
+        cmocka_unit_test(test_changed_and_sealed),
+        cmocka_unit_test(test_hostile_texts),
+        cmocka_unit_test(test_kernel_of_variant),
+        WITH_FIXTURE(test_store_and_find),
+        WITH_FIXTURE(test_manifest),
+        WITH_FIXTURE(test_truncated_files),
+        WITH_FIXTURE(test_hostile_files),
+        WITH_FIXTURE(test_foreign_entries),
+        WITH_FIXTURE(test_misses_are_remembered),
+        WITH_FIXTURE(test_memory_is_bounded),
+        WITH_FIXTURE(test_no_directory),
+        WITH_FIXTURE(test_unwritable),
+        WITH_FIXTURE(test_noisy_entries),
+        WITH_FIXTURE(test_system_cache),
+        WITH_FIXTURE(test_environments),
+        WITH_FIXTURE(test_concurrent_threads),
+        WITH_FIXTURE(test_concurrent_processes),
+        WITH_FIXTURE(test_out_of_memory),
+    };
+    return cmocka_run_group_tests_name("cache", tests, NULL, NULL);
+}

@@ -1,0 +1,419 @@
+/* SPDX-License-Identifier: MIT */
+/* Plans and what is done with them: options, candidates, workspace, weights of other plans, failing memory, threads that share one plan. */
+#include <pthread.h>
+
+#include "api_support.h"
+
+#define PROBLEM "mb2_ic19ih9oc35kh3ph1:src=nhwc,dst=nhwc,bias,relu"
+
+/* ---- options and candidates ---- */
+
+static void test_bad_options(void **state)
+{
+    (void)state;
+    doconv_context *context = open_context();
+    const doconv_conv_desc desc = problem(PROBLEM);
+    static const size_t sizes[] = {0, sizeof(doconv_plan_options) - 1, sizeof(doconv_plan_options) + 8};
+    doconv_plan *plan;
+    doconv_candidates *list;
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        doconv_plan_options options = plan_options();
+        options.size = sizes[i];
+        expect_status(doconv_plan_create(context, &desc, &options, &plan), DOCONV_MISMATCH);
+        expect_error(context, "size", NULL);
+        assert_null(plan);
+        expect_status(doconv_candidates_create(context, &desc, &options, &list), DOCONV_MISMATCH);
+    }
+    static const int values[] = {-1, 4, 1000};
+    for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
+        doconv_plan_options options = plan_options();
+        char value[16];
+        snprintf(value, sizeof value, "%d", values[i]);
+        options.rigor = (doconv_rigor)values[i];
+        expect_status(doconv_plan_create(context, &desc, &options, &plan), DOCONV_INVALID_ARGUMENT);
+        expect_error(context, "rigor", value);
+        options = plan_options();
+        options.cold_weights = values[i];
+        expect_status(doconv_plan_create(context, &desc, &options, &plan), DOCONV_INVALID_ARGUMENT);
+        expect_error(context, "cold_weights", value);
+    }
+    doconv_context_destroy(context);
+}
+
+static void test_candidates(void **state)
+{
+    (void)state;
+    doconv_context *context = open_context();
+    const doconv_conv_desc desc = problem(PROBLEM);
+    doconv_candidates *list;
+    expect_ok(doconv_candidates_create(context, &desc, NULL, &list));
+    const int count = doconv_candidates_count(list);
+    assert_true(count >= doconv_kernel_count(context));
+    bool refused = false;
+    double last = 0.0;
+    for (int i = 0; i < count; i++) {
+        doconv_candidate_info info = {.size = sizeof info};
+        expect_ok(doconv_candidates_get(list, i, &info));
+        assert_non_null(strstr(info.variant, info.kernel));
+        assert_true(strlen(info.variant) < DOCONV_VARIANT_TEXT_SIZE);
+        if (info.refused != NULL) {
+            refused = true;
+            assert_true(strlen(info.refused) > 3);
+            assert_true(info.estimated_seconds == 0.0);
+            continue;
+        }
+        assert_false(refused); /* accepted ones first, best estimate first */
+        assert_true(info.estimated_seconds > 0.0 && info.estimated_seconds >= last);
+        assert_true(info.packed_size > 0);
+        last = info.estimated_seconds;
+        for (int j = 0; j < i; j++) {
+            doconv_candidate_info other = {.size = sizeof other};
+            expect_ok(doconv_candidates_get(list, j, &other));
+            assert_string_not_equal(info.variant, other.variant);
+        }
+        /* Text and variant are one to one. */
+        doconv_plan_options options = plan_options();
+        doconv_plan *plan;
+        options.variant = info.variant;
+        expect_ok(doconv_plan_create(context, &desc, &options, &plan));
+        assert_string_equal(doconv_plan_variant(plan), info.variant);
+        assert_string_equal(doconv_plan_origin(plan), "forced");
+        assert_int_equal(doconv_plan_workspace_size(plan), info.workspace_size);
+        assert_int_equal(doconv_plan_packed_size(plan), info.packed_size);
+        doconv_plan_destroy(plan);
+    }
+    /* Every kernel is there, by name. */
+    for (int k = 0; k < doconv_kernel_count(context); k++) {
+        doconv_kernel_info kernel = {.size = sizeof kernel};
+        expect_ok(doconv_kernel_get(context, k, &kernel));
+        int found = 0;
+        for (int i = 0; i < count; i++) {
+            doconv_candidate_info info = {.size = sizeof info};
+            expect_ok(doconv_candidates_get(list, i, &info));
+            found += strcmp(info.kernel, kernel.name) == 0;
+        }
+        assert_true(found >= 1);
+    }
+    /* The default is the best estimate. */
+    doconv_candidate_info best = {.size = sizeof best};
+    expect_ok(doconv_candidates_get(list, 0, &best));
+    doconv_plan *plan;
+    expect_ok(doconv_plan_create(context, &desc, NULL, &plan));
+    assert_string_equal(doconv_plan_variant(plan), best.variant);
+    assert_string_equal(doconv_plan_origin(plan), "estimate");
+    doconv_plan_destroy(plan);
+    doconv_candidates_destroy(list);
+    doconv_context_destroy(context);
+}
+
+static void test_unknown_variant(void **state)
+{
+    (void)state;
+    doconv_context *context = open_context();
+    const doconv_conv_desc desc = problem(PROBLEM);
+    static const char *const names[] = {"", "nothing@none", "direct", "reference", "reference:", "reference:reference_f32@none:x=1", " reference_f32@none",
+                                        "depthwise:reference_f32@none"};
+    doconv_plan *plan;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        doconv_plan_options options = plan_options();
+        options.variant = names[i];
+        expect_status(doconv_plan_create(context, &desc, &options, &plan), DOCONV_NOT_FOUND);
+        expect_error(context, names[i], NULL);
+        assert_null(plan);
+    }
+    doconv_plan_options options = plan_options();
+    options.variant = "reference_f32@none";
+    expect_ok(doconv_plan_create(context, &desc, &options, &plan));
+    assert_string_equal(doconv_plan_variant(plan), "reference:reference_f32@none");
+    doconv_plan_destroy(plan);
+    doconv_context_destroy(context);
+    /* A kernel over the cap is not found, however it is called. */
+    const doconv_context_options capped = {.size = sizeof capped, .threads = 1, .tune = DOCONV_TUNE_OFF, .max_isa = DOCONV_ISA_NONE};
+    expect_ok(doconv_context_create(&capped, &context));
+    for (int i = 0; i < doconv_kernel_count(context); i++) {
+        doconv_kernel_info kernel = {.size = sizeof kernel};
+        expect_ok(doconv_kernel_get(context, i, &kernel));
+        options.variant = kernel.name;
+        if (!kernel.usable) {
+            expect_status(doconv_plan_create(context, &desc, &options, &plan), DOCONV_NOT_FOUND);
+            expect_error(context, kernel.name, NULL);
+        }
+    }
+    doconv_context_destroy(context);
+}
+
+static void test_workspace_limit(void **state)
+{
+    (void)state;
+    doconv_context *context = open_context();
+    const doconv_conv_desc desc = problem(PROBLEM);
+    static const size_t limits[] = {1, 64, 1000, 5000, 20000, 1u << 20};
+    for (size_t i = 0; i < sizeof limits / sizeof limits[0]; i++) {
+        doconv_plan_options options = plan_options();
+        options.workspace_limit = limits[i];
+        doconv_plan *plan;
+        expect_ok(doconv_plan_create(context, &desc, &options, &plan)); /* the reference needs none */
+        assert_true(doconv_plan_workspace_size(plan) <= limits[i]);
+        doconv_plan_destroy(plan);
+        doconv_candidates *list;
+        expect_ok(doconv_candidates_create(context, &desc, &options, &list));
+        for (int j = 0; j < doconv_candidates_count(list); j++) {
+            doconv_candidate_info info = {.size = sizeof info};
+            expect_ok(doconv_candidates_get(list, j, &info));
+            assert_true(info.refused != NULL || info.workspace_size <= limits[i]);
+        }
+        doconv_candidates_destroy(list);
+    }
+    doconv_context_destroy(context);
+}
+
+/* ---- execute ---- */
+
+struct prepared {
+    doconv_context *context;
+    doconv_conv_desc desc;
+    doconv_plan *plan;
+    doconv_weights *weights;
+    struct tensors t;
+    void *workspace;
+    size_t workspace_size;
+};
+
+static struct prepared prepare(const char *text)
+{
+    struct prepared p = {.context = open_context(), .desc = problem(text)};
+    expect_ok(doconv_plan_create(p.context, &p.desc, NULL, &p.plan));
+    p.t = tensors_for(&p.desc);
+    expect_ok(doconv_weights_create(p.plan, p.t.weight, p.t.bias, &p.weights));
+    p.workspace_size = doconv_plan_workspace_size(p.plan);
+    p.workspace = malloc(p.workspace_size + 1);
+    assert_non_null(p.workspace);
+    return p;
+}
+
+static void finish(struct prepared *p)
+{
+    free(p->workspace);
+    free_tensors(&p->t);
+    doconv_weights_destroy(p->weights);
+    doconv_plan_destroy(p->plan);
+    doconv_context_destroy(p->context);
+}
+
+static void expect_refused_execute(const struct prepared *p, const doconv_weights *weights, const float *residual, void *workspace, size_t size,
+                                   doconv_status expected, const char *detail)
+{
+    float *before = malloc(p->t.dst_bytes);
+    assert_non_null(before);
+    memcpy(before, p->t.dst, p->t.dst_bytes);
+    expect_status(doconv_execute(p->plan, weights, p->t.src, residual, p->t.dst, workspace, size), expected);
+    assert_memory_equal(before, p->t.dst, p->t.dst_bytes);
+    expect_error(p->context, detail, NULL);
+    free(before);
+}
+
+static void test_execute_arguments(void **state)
+{
+    (void)state;
+    struct prepared p = prepare(PROBLEM);
+    expect_refused_execute(&p, p.weights, p.t.src, p.workspace, p.workspace_size, DOCONV_INVALID_ARGUMENT, "residual: given");
+    if (p.workspace_size > 0) {
+        expect_refused_execute(&p, p.weights, NULL, NULL, 0, DOCONV_WORKSPACE_TOO_SMALL, "workspace");
+        expect_refused_execute(&p, p.weights, NULL, NULL, p.workspace_size, DOCONV_WORKSPACE_TOO_SMALL, "workspace");
+        expect_refused_execute(&p, p.weights, NULL, p.workspace, 0, DOCONV_WORKSPACE_TOO_SMALL, "workspace");
+        expect_refused_execute(&p, p.weights, NULL, p.workspace, p.workspace_size - 1, DOCONV_WORKSPACE_TOO_SMALL, "workspace");
+    }
+    expect_ok(doconv_execute(p.plan, p.weights, p.t.src, NULL, p.t.dst, p.workspace, p.workspace_size));
+    /* A bias that the problem has not. */
+    doconv_conv_desc plain = p.desc;
+    plain.has_bias = 0;
+    doconv_plan *plan;
+    doconv_weights *weights;
+    expect_ok(doconv_plan_create(p.context, &plain, NULL, &plan));
+    expect_status(doconv_weights_create(plan, p.t.weight, p.t.bias, &weights), DOCONV_INVALID_ARGUMENT);
+    expect_error(p.context, "bias: given", NULL);
+    assert_null(weights);
+    doconv_plan_destroy(plan);
+    finish(&p);
+}
+
+static void test_foreign_weights(void **state)
+{
+    (void)state;
+    struct prepared p = prepare(PROBLEM);
+    static const char *const others[] = {
+        "mb2_ic19ih9oc36kh3ph1:src=nhwc,dst=nhwc,bias,relu", "mb2_ic18ih9oc35kh3ph1:src=nhwc,dst=nhwc,bias,relu",
+        "mb2_ic19ih9oc35kh5ph2:src=nhwc,dst=nhwc,bias,relu", "mb2_ic19ih9oc35kh3kw1ph1pw0:src=nhwc,dst=nhwc,bias,relu",
+        "mb2_ic19ih9oc35kh3ph1:src=nhwc,dst=nhwc,relu",
+    };
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        struct prepared other = prepare(others[i]);
+        expect_refused_execute(&p, other.weights, NULL, p.workspace, p.workspace_size, DOCONV_MISMATCH, "weights");
+        finish(&other);
+    }
+    /* The same weights for another kernel with another packed layout. */
+    doconv_plan_options options = plan_options();
+    doconv_plan *reference;
+    options.variant = "reference_f32@none";
+    expect_ok(doconv_plan_create(p.context, &p.desc, &options, &reference));
+    doconv_weights *weights;
+    expect_ok(doconv_weights_create(reference, p.t.weight, p.t.bias, &weights));
+    if (strcmp(doconv_plan_variant(p.plan), doconv_plan_variant(reference)) != 0) {
+        expect_refused_execute(&p, weights, NULL, p.workspace, p.workspace_size, DOCONV_MISMATCH, "weights");
+    }
+    doconv_weights_destroy(weights);
+    doconv_plan_destroy(reference);
+    /* Weights outlive their plan, and serve another one of the same problem. */
+    doconv_plan *again;
+    expect_ok(doconv_plan_create(p.context, &p.desc, NULL, &again));
+    doconv_plan_destroy(p.plan);
+    p.plan = again;
+    expect_ok(doconv_execute(p.plan, p.weights, p.t.src, NULL, p.t.dst, p.workspace, p.workspace_size));
+    finish(&p);
+}
+
+struct worker {
+    const struct prepared *p;
+    const float *expected;
+    bool same;
+};
+
+static void *work(void *arg)
+{
+    struct worker *w = arg;
+    const struct prepared *p = w->p;
+    float *dst = malloc(p->t.dst_bytes);
+    void *workspace = malloc(p->workspace_size + 1);
+    w->same = dst != NULL && workspace != NULL;
+    for (int i = 0; w->same && i < 20; i++) {
+        memset(dst, 0xff, p->t.dst_bytes);
+        w->same = doconv_execute(p->plan, p->weights, p->t.src, p->t.residual, dst, workspace, p->workspace_size) == DOCONV_OK &&
+                  memcmp(dst, w->expected, p->t.dst_bytes) == 0;
+    }
+    free(dst);
+    free(workspace);
+    return NULL;
+}
+
+static void test_reentrant(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {PROBLEM, "mb1_ic19ih9oc35kh3ph1:bias,residual,relu", "g16ic16ih12oc16kh3ph1sh2:src=nChw8c,dst=nChw16c"};
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        struct prepared p = prepare(texts[i]);
+        expect_ok(doconv_execute(p.plan, p.weights, p.t.src, p.t.residual, p.t.dst, p.workspace, p.workspace_size));
+        enum { WORKERS = 6 };
+        struct worker workers[WORKERS];
+        pthread_t threads[WORKERS];
+        for (int j = 0; j < WORKERS; j++) {
+            workers[j] = (struct worker){&p, p.t.dst, false};
+            assert_int_equal(pthread_create(&threads[j], NULL, work, &workers[j]), 0);
+        }
+        for (int j = 0; j < WORKERS; j++) {
+            pthread_join(threads[j], NULL);
+            assert_true(workers[j].same);
+        }
+        finish(&p);
+    }
+}
+
+/* ---- memory ---- */
+
+struct memory {
+    int allocations, live;
+    int fail_at; /* this allocation returns NULL, and those after it; -1: none */
+};
+
+static void *count_allocate(void *user, size_t size, size_t alignment)
+{
+    struct memory *m = user;
+    if (m->fail_at >= 0 && m->allocations++ >= m->fail_at) {
+        return NULL;
+    }
+    void *block = aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+    assert_non_null(block);
+    memset(block, 0xff, size);
+    m->live++;
+    return block;
+}
+
+static void count_release(void *user, void *block)
+{
+    struct memory *m = user;
+    assert_non_null(block);
+    m->live--;
+    free(block);
+}
+
+/* Everything that allocates; the status of the first call that fails. */
+static doconv_status use_all(struct memory *m)
+{
+    const doconv_context_options options = {.size = sizeof options, .threads = 1, .tune = DOCONV_TUNE_OFF, .allocate = count_allocate,
+                                            .release = count_release, .allocate_user = m};
+    doconv_context *context = NULL;
+    doconv_plan *plan = NULL;
+    doconv_candidates *list = NULL;
+    doconv_weights *weights = NULL;
+    const doconv_conv_desc desc = problem(PROBLEM);
+    struct tensors t = tensors_for(&desc);
+    doconv_status status = doconv_context_create(&options, &context);
+    if (status == DOCONV_OK) {
+        status = doconv_candidates_create(context, &desc, NULL, &list);
+        assert_true((status == DOCONV_OK) == (list != NULL));
+    }
+    if (status == DOCONV_OK) {
+        status = doconv_plan_create(context, &desc, NULL, &plan);
+        assert_true((status == DOCONV_OK) == (plan != NULL));
+    }
+    if (status == DOCONV_OK) {
+        status = doconv_weights_create(plan, t.weight, t.bias, &weights);
+        assert_true((status == DOCONV_OK) == (weights != NULL));
+    }
+    if (status == DOCONV_OK) {
+        void *workspace = malloc(doconv_plan_workspace_size(plan) + 1);
+        const int before = m->allocations;
+        status = doconv_execute(plan, weights, t.src, NULL, t.dst, workspace, doconv_plan_workspace_size(plan));
+        assert_int_equal(m->allocations, before); /* execute allocates nothing */
+        free(workspace);
+    } else if (context != NULL) {
+        char text[256] = "";
+        doconv_context_last_error(context, text, sizeof text);
+        assert_true(text[0] != '\0');
+    }
+    doconv_weights_destroy(weights);
+    doconv_plan_destroy(plan);
+    doconv_candidates_destroy(list);
+    doconv_context_destroy(context);
+    free_tensors(&t);
+    return status;
+}
+
+static void test_failing_memory(void **state)
+{
+    (void)state;
+    struct memory m = {.fail_at = INT32_MAX};
+    expect_ok(use_all(&m));
+    assert_int_equal(m.live, 0);
+    const int needed = m.allocations;
+    assert_true(needed >= 5);
+    for (int fail_at = 0; fail_at < needed; fail_at++) {
+        m = (struct memory){.fail_at = fail_at};
+        const doconv_status status = use_all(&m);
+        if (status != DOCONV_OUT_OF_MEMORY) {
+            fail_msg("allocation %d of %d fails: %s", fail_at, needed, doconv_status_string(status));
+        }
+        if (m.live != 0) {
+            fail_msg("allocation %d of %d fails: %d blocks leak", fail_at, needed, m.live);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_bad_options),       cmocka_unit_test(test_candidates),      cmocka_unit_test(test_unknown_variant),
+        cmocka_unit_test(test_workspace_limit),   cmocka_unit_test(test_execute_arguments), cmocka_unit_test(test_foreign_weights),
+        cmocka_unit_test(test_reentrant),         cmocka_unit_test(test_failing_memory),
+    };
+    return cmocka_run_group_tests_name("plan", tests, NULL, NULL) != 0;
+}

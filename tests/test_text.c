@@ -1,0 +1,348 @@
+/* SPDX-License-Identifier: MIT */
+/* Problems as text: what is read, what is refused, and that writing is canonical. */
+#include <locale.h>
+
+#include "api_support.h"
+
+static void expect_text(const doconv_conv_desc *desc, const char *expected)
+{
+    char text[DOCONV_PROBLEM_TEXT_SIZE];
+    expect_ok(doconv_conv_desc_format(NULL, desc, text, sizeof text));
+    assert_string_equal(text, expected);
+}
+
+static bool same_problem(const doconv_conv_desc *a, const doconv_conv_desc *b)
+{
+    return a->n == b->n && a->cin == b->cin && a->h == b->h && a->w == b->w && a->cout == b->cout && a->kh == b->kh && a->kw == b->kw &&
+           a->stride_h == b->stride_h && a->stride_w == b->stride_w && a->pad_top == b->pad_top && a->pad_left == b->pad_left &&
+           a->pad_bottom == b->pad_bottom && a->pad_right == b->pad_right && a->dilation_h == b->dilation_h && a->dilation_w == b->dilation_w &&
+           a->groups == b->groups && a->src_layout == b->src_layout && a->dst_layout == b->dst_layout && a->has_bias == b->has_bias &&
+           a->residual == b->residual && a->relu == b->relu && a->clamp == b->clamp &&
+           (!a->clamp || (a->clamp_lo == b->clamp_lo && a->clamp_hi == b->clamp_hi)) && a->accuracy == b->accuracy;
+}
+
+static void test_fields(void **state)
+{
+    (void)state;
+    const doconv_conv_desc d = problem("g2mb3_ic4ih10iw11oc6oh4ow5kh3kw2sh2sw3ph1pw2dh1dw0n\"a name: x,y\":src=nhwc,dst=nChw8c,bias,residual,relu,clamp=-1.5/6,accuracy=fast");
+    assert_int_equal(d.groups, 2);
+    assert_int_equal(d.n, 3);
+    assert_int_equal(d.cin, 4);
+    assert_int_equal(d.h, 10);
+    assert_int_equal(d.w, 11);
+    assert_int_equal(d.cout, 6);
+    assert_int_equal(d.kh, 3);
+    assert_int_equal(d.kw, 2);
+    assert_int_equal(d.stride_h, 2);
+    assert_int_equal(d.stride_w, 3);
+    assert_int_equal(d.pad_top, 1);
+    assert_int_equal(d.pad_left, 2);
+    assert_int_equal(d.dilation_h, 2);
+    assert_int_equal(d.dilation_w, 1);
+    assert_int_equal(d.src_layout, DOCONV_NHWC);
+    assert_int_equal(d.dst_layout, DOCONV_NCHW8C);
+    assert_true(d.has_bias && d.residual && d.relu && d.clamp);
+    assert_true(d.clamp_lo == -1.5f && d.clamp_hi == 6.0f);
+    assert_int_equal(d.accuracy, DOCONV_ACCURACY_FAST);
+    int64_t shape[4];
+    expect_ok(doconv_conv_dst_shape(NULL, &d, shape));
+    assert_true(shape[0] == 3 && shape[1] == 6 && shape[2] == 4 && shape[3] == 5);
+}
+
+static void test_defaults(void **state)
+{
+    (void)state;
+    /* A missing width field takes the height's value, n and groups are 1, strides 1, no padding, no dilation. */
+    const doconv_conv_desc d = problem("ic5ih9oc7kh3ph1"), full = problem("g1mb1_ic5ih9iw9oc7oh9ow9kh3kw3sh1sw1ph1pw1dh0dw0");
+    assert_true(same_problem(&d, &full));
+    const doconv_conv_desc pointwise = problem("ic5ih9oc7");
+    assert_true(pointwise.kh == 1 && pointwise.kw == 1 && pointwise.w == 9);
+    /* The output decides the bottom and right padding. */
+    const doconv_conv_desc asymmetric = problem("ic3ih10iw8oc4oh5ow4kh3sh2ph0");
+    assert_true(asymmetric.pad_top == 0 && asymmetric.pad_bottom == 1 && asymmetric.pad_left == 0 && asymmetric.pad_right == 1);
+    /* A width of zero is a value, not a missing one. */
+    const doconv_conv_desc no_width_padding = problem("ic3ih10oc4kh3ph1pw0");
+    assert_true(no_width_padding.pad_top == 1 && no_width_padding.pad_left == 0);
+    /* Separators between fields may be there or not. */
+    const doconv_conv_desc spaced = problem("_ic5_ih9__oc7_kh3_ph1_");
+    assert_true(same_problem(&d, &spaced));
+}
+
+static void test_malformed(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *detail; /* detail: part of the message, NULL: any */
+    } rows[] = {
+        {"", "ic"},
+        {":", NULL},
+        {":relu", NULL},
+        {"ic3", NULL},
+        {"ic3ih5", "oc"},
+        {"ih5oc3", "ic"},
+        {"ic3oc3", "ih"},
+        {"ic3ih5oc", "oc"},
+        {"icih5oc3", "ic"},
+        {"ic3ih5oc3kh", "kh"},
+        {"ic3ih5oc3zz3", "zz3"},
+        {"ic3ih5oc3 ", NULL},
+        {" ic3ih5oc3", NULL},
+        {"ic3ih5oc3\n", NULL},
+        {"ic3ih5oc-3", "oc"},
+        {"ic+3ih5oc3", "ic"},
+        {"ic3.5ih5oc3", NULL},
+        {"ic3ih5oc3e2", NULL},
+        {"ic0x3ih5oc3", NULL},
+        {"ic3ic4ih5oc3", "twice"},
+        {"ic3ih5oc3oc3", "twice"},
+        {"ic2147483648ih5oc3", "ic"},
+        {"ic99999999999999999999999999ih5oc3", "ic"},
+        {"IC3IH5OC3", NULL},
+        {"ic3ih5oc3n\"open", "name"},
+        {"ic3ih5oc3,relu", NULL},
+        {"ic3ih5oc3:", NULL},
+        {"ic3ih5oc3:relu,", NULL},
+        {"ic3ih5oc3:,relu", NULL},
+        {"ic3ih5oc3:relu bias", NULL},
+        {"ic3ih5oc3:relu:bias", NULL},
+        {"ic3ih5oc3:Relu", "Relu"},
+        {"ic3ih5oc3:relux", "relux"},
+        {"ic3ih5oc3:src", "src"},
+        {"ic3ih5oc3:src=", "src="},
+        {"ic3ih5oc3:src=nchwx", NULL},
+        {"ic3ih5oc3:src=NCHW", "NCHW"},
+        {"ic3ih5oc3:dst=nChw4c", "nChw4c"},
+        {"ic3ih5oc3:dst=nChw1", NULL},
+        {"ic3ih5oc3:clamp", "clamp"},
+        {"ic3ih5oc3:clamp=", "clamp="},
+        {"ic3ih5oc3:clamp=1", NULL},
+        {"ic3ih5oc3:clamp=1/", NULL},
+        {"ic3ih5oc3:clamp=/1", NULL},
+        {"ic3ih5oc3:clamp=0/nan", NULL},
+        {"ic3ih5oc3:clamp=0/1/2", NULL},
+        {"ic3ih5oc3:clamp=1e999999999999/2", NULL},
+        {"ic3ih5oc3:accuracy=", NULL},
+        {"ic3ih5oc3:accuracy=best", "best"},
+        {"ic3ih5oc3:bias=1", "bias"},
+        {"ic3ih5oc3:threads=4", "threads"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        doconv_context *context = open_context();
+        doconv_conv_desc desc;
+        memset(&desc, 0x5a, sizeof desc);
+        const doconv_conv_desc before = desc;
+        const doconv_status status = doconv_conv_desc_parse(context, rows[i].text, &desc);
+        if (status != DOCONV_INVALID_ARGUMENT) {
+            fail_msg("\"%s\": %s", rows[i].text, doconv_status_string(status));
+        }
+        assert_memory_equal(&desc, &before, sizeof desc);
+        expect_error(context, rows[i].detail, NULL);
+        expect_status(doconv_conv_desc_parse(NULL, rows[i].text, &desc), DOCONV_INVALID_ARGUMENT);
+        doconv_context_destroy(context);
+    }
+}
+
+/* Well-formed texts of problems that are none: what validation says. */
+static void test_invalid(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *detail;
+    } rows[] = {
+        {"ic0ih5oc3", "cin: 0"},          {"ic3ih0oc3", "h: 0"},           {"ic3ih5iw0oc3", "w: 0"},         {"ic3ih5oc0", "cout: 0"},
+        {"mb0_ic3ih5oc3", "n: 0"},        {"g0ic3ih5oc3", "groups: 0"},    {"g2ic3ih5oc3", "groups: 2"},     {"ic3ih5oc3kh0", "kh: 0"},
+        {"ic3ih5oc3kh3kw0", "kw: 0"},     {"ic3ih5oc3sh0", "stride_h: 0"}, {"ic3ih5oc3kh6", "h: "},          {"ic3ih5oc3kh3dh2", "h: "},
+        {"ic3ih5oc3:clamp=2/1", "clamp"}, {"ic3ih5oc3oh3kh3ph1", "oh: 3"}, {"ic3ih5oc3oh0", "oh: 0"},       {"ic3ih5oc3oh5ow4", "ow: 4"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        doconv_context *context = open_context();
+        doconv_conv_desc desc;
+        const doconv_status status = doconv_conv_desc_parse(context, rows[i].text, &desc);
+        if (status != DOCONV_INVALID_PROBLEM) {
+            char text[256];
+            doconv_context_last_error(context, text, sizeof text);
+            fail_msg("\"%s\": %s: %s", rows[i].text, doconv_status_string(status), text);
+        }
+        expect_error(context, rows[i].detail, NULL);
+        doconv_context_destroy(context);
+    }
+}
+
+static void test_arguments(void **state)
+{
+    (void)state;
+    doconv_context *context = open_context();
+    doconv_conv_desc desc = problem("ic3ih5oc3");
+    expect_status(doconv_conv_desc_parse(context, NULL, &desc), DOCONV_INVALID_ARGUMENT);
+    expect_error(context, "text: NULL", NULL);
+    expect_status(doconv_conv_desc_parse(context, "ic3ih5oc3", NULL), DOCONV_INVALID_ARGUMENT);
+    expect_error(context, "desc: NULL", NULL);
+    char text[DOCONV_PROBLEM_TEXT_SIZE];
+    expect_status(doconv_conv_desc_format(context, NULL, text, sizeof text), DOCONV_INVALID_ARGUMENT);
+    expect_error(context, "desc: NULL", NULL);
+    expect_status(doconv_conv_desc_format(context, &desc, NULL, sizeof text), DOCONV_INVALID_ARGUMENT);
+    expect_error(context, "text: ", NULL);
+    /* The text fits whole or not at all. */
+    expect_ok(doconv_conv_desc_format(context, &desc, text, sizeof text));
+    const size_t length = strlen(text);
+    char small[DOCONV_PROBLEM_TEXT_SIZE] = "untouched";
+    expect_status(doconv_conv_desc_format(context, &desc, small, length), DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_conv_desc_format(context, &desc, small, 0), DOCONV_INVALID_ARGUMENT);
+    assert_string_equal(small, "untouched");
+    expect_ok(doconv_conv_desc_format(context, &desc, small, length + 1));
+    assert_string_equal(small, text);
+    /* A text as long as no problem needs is no overrun. */
+    char *endless = malloc(100001);
+    assert_non_null(endless);
+    memset(endless, '7', 100000);
+    endless[100000] = '\0';
+    memcpy(endless, "ic", 2);
+    expect_status(doconv_conv_desc_parse(context, endless, &desc), DOCONV_INVALID_ARGUMENT);
+    free(endless);
+    doconv_context_destroy(context);
+}
+
+static void test_canonical(void **state)
+{
+    (void)state;
+    static const char *const groups[][6] = {
+        /* Equal problems, written differently: one text. */
+        {"ic3ih5oc3kh1", "mb1_ic3ih5iw5oc3", "ic3_ih5_oc3_oh5", "oc3ih5ic3", "ic3ih5oc3n\"x\"", "g1ic3ih5oc3:accuracy=default,src=nchw"},
+        {"ic8ih9oc8kh3ph1:relu,bias", "ic8ih9oc8kh3kw3ph1pw1oh9:bias,relu", "ic8ih9oc8kh3ph1sh1:bias,bias,relu", NULL},
+        /* Padding that no output reads. */
+        {"ic8ih10oc8oh5kh3sh2ph1", "ic8ih10oc8kh3sh2ph1", NULL},
+        {"ic3ih5oc3:clamp=0.5/6", "ic3ih5oc3:clamp=5e-1/6.0", "ic3ih5oc3:clamp=+.5/600e-2", NULL},
+    };
+    for (size_t g = 0; g < sizeof groups / sizeof groups[0]; g++) {
+        char first[DOCONV_PROBLEM_TEXT_SIZE] = "";
+        for (int i = 0; i < 6 && groups[g][i] != NULL; i++) {
+            const doconv_conv_desc desc = problem(groups[g][i]);
+            if (i == 0) {
+                expect_ok(doconv_conv_desc_format(NULL, &desc, first, sizeof first));
+            }
+            expect_text(&desc, first);
+        }
+    }
+    /* What is ignored is not written. */
+    doconv_conv_desc desc = problem("ic3ih5oc3"), other = desc;
+    other.clamp_lo = 3.0f;
+    other.clamp_hi = 4.0f;
+    other.pad_bottom = 0;
+    char text[DOCONV_PROBLEM_TEXT_SIZE];
+    expect_ok(doconv_conv_desc_format(NULL, &desc, text, sizeof text));
+    expect_text(&other, text);
+}
+
+static uint64_t next(uint64_t *state)
+{
+    *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return *state >> 33;
+}
+
+static doconv_conv_desc random_problem(uint64_t *state)
+{
+    doconv_conv_desc d;
+    doconv_conv_desc_init(&d);
+    d.n = 1 + (int64_t)(next(state) % 5);
+    d.groups = 1 + (int64_t)(next(state) % 4);
+    d.cin = d.groups * (1 + (int64_t)(next(state) % 300));
+    d.cout = d.groups * (1 + (int64_t)(next(state) % 300));
+    d.h = 1 + (int64_t)(next(state) % 60);
+    d.w = 1 + (int64_t)(next(state) % 60);
+    d.kh = 1 + (int64_t)(next(state) % 7);
+    d.kw = 1 + (int64_t)(next(state) % 7);
+    d.stride_h = 1 + (int64_t)(next(state) % 4);
+    d.stride_w = 1 + (int64_t)(next(state) % 4);
+    d.dilation_h = 1 + (int64_t)(next(state) % 3);
+    d.dilation_w = 1 + (int64_t)(next(state) % 3);
+    d.pad_top = (int64_t)(next(state) % 5);
+    d.pad_left = (int64_t)(next(state) % 5);
+    d.pad_bottom = (int64_t)(next(state) % 25);
+    d.pad_right = (int64_t)(next(state) % 25);
+    d.src_layout = (doconv_layout)(next(state) % 4);
+    d.dst_layout = (doconv_layout)(next(state) % 4);
+    d.has_bias = (int)(next(state) % 2);
+    d.residual = (int)(next(state) % 2);
+    d.relu = (int)(next(state) % 2);
+    d.clamp = (int)(next(state) % 2);
+    uint32_t bits = (uint32_t)next(state);
+    memcpy(&d.clamp_hi, &bits, sizeof bits); /* any positive float; not NaN below */
+    if (!(d.clamp_hi >= 0.0f)) {
+        d.clamp_hi = 0.1f;
+    }
+    d.clamp_lo = -d.clamp_hi;
+    d.accuracy = (doconv_accuracy)(next(state) % 3);
+    return d;
+}
+
+static void test_round_trip(void **state)
+{
+    (void)state;
+    uint64_t random = 5;
+    int tried = 0;
+    for (int i = 0; i < 4000; i++) {
+        const doconv_conv_desc d = random_problem(&random);
+        char text[DOCONV_PROBLEM_TEXT_SIZE], again[DOCONV_PROBLEM_TEXT_SIZE];
+        if (doconv_conv_desc_format(NULL, &d, text, sizeof text) != DOCONV_OK) {
+            continue; /* a kernel larger than the padded image */
+        }
+        tried++;
+        const doconv_conv_desc read = problem(text);
+        expect_ok(doconv_conv_desc_format(NULL, &read, again, sizeof again));
+        assert_string_equal(again, text);
+        int64_t shape[4], shape_read[4];
+        expect_ok(doconv_conv_dst_shape(NULL, &d, shape));
+        expect_ok(doconv_conv_dst_shape(NULL, &read, shape_read));
+        assert_memory_equal(shape, shape_read, sizeof shape);
+        /* All but unread padding comes back, floats to the bit. */
+        doconv_conv_desc same = d;
+        same.pad_bottom = read.pad_bottom;
+        same.pad_right = read.pad_right;
+        assert_true(read.pad_bottom <= d.pad_bottom && read.pad_right <= d.pad_right);
+        if (!same_problem(&same, &read)) {
+            fail_msg("%s does not come back", text);
+        }
+    }
+    assert_true(tried > 1000);
+}
+
+static void test_infinite_clamp(void **state)
+{
+    (void)state;
+    const doconv_conv_desc d = problem("ic3ih5oc3:clamp=-inf/inf");
+    char text[DOCONV_PROBLEM_TEXT_SIZE];
+    expect_ok(doconv_conv_desc_format(NULL, &d, text, sizeof text));
+    assert_non_null(strstr(text, "clamp=-inf/inf"));
+    assert_true(d.clamp_lo < -1e38f && d.clamp_hi > 1e38f);
+}
+
+/* Numbers don't follow the locale. Skipped where no locale with a decimal comma is installed. */
+static void test_locale(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"de_DE.UTF-8", "fr_FR.UTF-8", "de_DE", "fr_FR"};
+    const char *found = NULL;
+    for (int i = 0; i < 4 && found == NULL; i++) {
+        found = setlocale(LC_ALL, names[i]);
+    }
+    if (found == NULL) {
+        print_message("no locale with a decimal comma is installed\n");
+        skip();
+    }
+    const doconv_conv_desc d = problem("ic3ih5oc3:clamp=0.25/1.5");
+    char text[DOCONV_PROBLEM_TEXT_SIZE];
+    expect_ok(doconv_conv_desc_format(NULL, &d, text, sizeof text));
+    setlocale(LC_ALL, "C");
+    assert_true(d.clamp_lo == 0.25f && d.clamp_hi == 1.5f);
+    assert_non_null(strstr(text, "clamp=0.25/1.5"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_fields),    cmocka_unit_test(test_defaults),  cmocka_unit_test(test_malformed),
+        cmocka_unit_test(test_invalid),   cmocka_unit_test(test_arguments), cmocka_unit_test(test_canonical),
+        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_infinite_clamp), cmocka_unit_test(test_locale),
+    };
+    return cmocka_run_group_tests_name("text", tests, NULL, NULL) != 0;
+}

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: MIT */
+/* What the tests of the tuner and its cache share: a directory of their own, a log that counts, contexts. Every failure is an assertion. */
+#ifndef DOCONV_TEST_TUNER_FIXTURE_H
+#define DOCONV_TEST_TUNER_FIXTURE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "core.h"
+
+#define FIXTURE_PATH 1024
+
+struct fixture_log {
+    pthread_mutex_t lock;
+    int errors, warnings, lines;
+    int executes; /* lines of mode verbose for one execute */
+    char last[512];
+};
+
+struct fixture {
+    char root[FIXTURE_PATH]; /* a new, empty directory, removed at the end */
+    struct fixture_log log;
+};
+
+/* cmocka's set-up and tear-down: *state is a struct fixture. The environment's DOCONV_ variables are unset before each test. */
+int fixture_setup(void **state);
+int fixture_teardown(void **state);
+
+/* "root/name" */
+void fixture_path(const struct fixture *f, const char *name, char path[FIXTURE_PATH]);
+
+/* Options of a context with one thread, the fixture's log and the cache directory root/name. path must outlive their use. */
+doconv_context_options fixture_options(struct fixture *f, const char *name, char path[FIXTURE_PATH]);
+doconv_context *fixture_context(struct fixture *f, const char *name, doconv_tune_mode tune);
+
+/* Forgets counts and text. */
+void fixture_log_clear(struct fixture *f);
+
+/* A context's advisor anew, after its kernels were replaced. */
+void fixture_reattach(doconv_context *ctx, const struct dc_kernel *const *kernels);
+
+/* Number of files below root/name whose names end so; 0 if there is no such directory. path (may be NULL): one of them. */
+int fixture_count(const struct fixture *f, const char *name, const char *ending, char path[FIXTURE_PATH]);
+
+/* Reads a whole file of less than size bytes; adds a NUL. Returns the length. */
+size_t fixture_read(const char *path, char *text, size_t size);
+void fixture_write(const char *path, const void *data, size_t size);
+
+#endif
