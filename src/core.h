@@ -140,6 +140,10 @@ extern const struct dc_solver dc_solver_direct, dc_solver_depthwise, dc_solver_r
 extern const struct dc_solver *const dc_solvers[]; /* NULL at the end */
 const struct dc_solver *dc_solver_of(const struct dc_kernel *kernel);
 
+/* Everything of a dc_reference_args but the image and the output channel. weight: OIHW; bias, residual: or NULL. */
+struct dc_reference_args dc_reference_args(const struct dc_problem *problem, const float *src, const float *weight, const float *bias,
+                                           const float *residual, float *dst);
+
 /* Every candidate, accepted ones first, best estimate first. The caller frees list->items with dc_free(). */
 doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *problem, const doconv_plan_options *options,
                            struct dc_candidate_list *list);

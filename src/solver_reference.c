@@ -52,39 +52,48 @@ static void run_task(void *arg, int index)
     }
 }
 
+struct dc_reference_args dc_reference_args(const struct dc_problem *p, const float *src, const float *weight, const float *bias, const float *residual,
+                                           float *dst)
+{
+    const doconv_conv_desc *d = &p->desc;
+    return (struct dc_reference_args){
+        .src = src,
+        .weight = weight,
+        .bias = bias,
+        .residual = residual,
+        .dst = dst,
+        .src_map = dc_tensor_map(d->src_layout, d->cin, d->h, d->w),
+        .dst_map = dc_tensor_map(d->dst_layout, d->cout, p->hout, p->wout),
+        .cin = d->cin,
+        .h = d->h,
+        .w = d->w,
+        .cout = d->cout,
+        .kh = d->kh,
+        .kw = d->kw,
+        .hout = p->hout,
+        .wout = p->wout,
+        .stride_h = d->stride_h,
+        .stride_w = d->stride_w,
+        .pad_top = d->pad_top,
+        .pad_left = d->pad_left,
+        .dilation_h = d->dilation_h,
+        .dilation_w = d->dilation_w,
+        .groups = d->groups,
+        .lo = p->lo,
+        .hi = p->hi,
+    };
+}
+
 static void execute(const doconv_plan *plan, const float *packed, const float *src, const float *residual, float *dst, char *workspace)
 {
     (void)workspace;
     const struct dc_problem *p = &plan->problem;
-    const doconv_conv_desc *d = &p->desc;
-    const int64_t block = dc_layout_block(d->dst_layout);
+    const int64_t block = dc_layout_block(p->desc.dst_layout);
+    const float *bias = p->desc.has_bias ? packed + p->weight_bytes / sizeof(float) : NULL;
     struct job job = {
         .plan = plan,
-        .args = {.src = src,
-                 .weight = packed,
-                 .bias = d->has_bias ? packed + p->weight_bytes / sizeof(float) : NULL,
-                 .residual = residual,
-                 .dst = dst,
-                 .src_map = dc_tensor_map(d->src_layout, d->cin, d->h, d->w),
-                 .dst_map = dc_tensor_map(d->dst_layout, d->cout, p->hout, p->wout),
-                 .cin = d->cin,
-                 .h = d->h,
-                 .w = d->w,
-                 .cout = d->cout,
-                 .kh = d->kh,
-                 .kw = d->kw,
-                 .hout = p->hout,
-                 .wout = p->wout,
-                 .stride_h = d->stride_h,
-                 .stride_w = d->stride_w,
-                 .pad_top = d->pad_top,
-                 .pad_left = d->pad_left,
-                 .dilation_h = d->dilation_h,
-                 .dilation_w = d->dilation_w,
-                 .groups = d->groups,
-                 .lo = p->lo,
-                 .hi = p->hi},
-        .channels = d->n * ((d->cout + block - 1) / block * block),
+        .args = dc_reference_args(p, src, packed, bias, residual, dst),
+        .channels = p->desc.n * ((p->desc.cout + block - 1) / block * block),
     };
     job.tasks = plan->ctx->threads < job.channels ? plan->ctx->threads : (int)job.channels;
     plan->ctx->parallel_for(plan->ctx->parallel_for_user, job.tasks, run_task, &job);

@@ -85,38 +85,6 @@ static double tolerance(const struct dc_problem *p, const struct dc_kernel *kern
     return (double)kernel->error_amplification * 16.0 * ROUNDING * sqrt(terms(p)) * fmax(largest, usual_size(p));
 }
 
-static struct dc_reference_args reference_args(const struct measure_set *set, float *dst)
-{
-    const struct dc_problem *p = &set->problem;
-    const doconv_conv_desc *d = &p->desc;
-    return (struct dc_reference_args){
-        .src = set->src,
-        .weight = set->weight,
-        .bias = set->bias,
-        .residual = set->residual,
-        .dst = dst,
-        .src_map = dc_tensor_map(d->src_layout, d->cin, d->h, d->w),
-        .dst_map = dc_tensor_map(d->dst_layout, d->cout, p->hout, p->wout),
-        .cin = d->cin,
-        .h = d->h,
-        .w = d->w,
-        .cout = d->cout,
-        .kh = d->kh,
-        .kw = d->kw,
-        .hout = p->hout,
-        .wout = p->wout,
-        .stride_h = d->stride_h,
-        .stride_w = d->stride_w,
-        .pad_top = d->pad_top,
-        .pad_left = d->pad_left,
-        .dilation_h = d->dilation_h,
-        .dilation_w = d->dilation_w,
-        .groups = d->groups,
-        .lo = p->lo,
-        .hi = p->hi,
-    };
-}
-
 doconv_status measure_check(struct measure_set *set, const struct measured *item, double *max_rel_error, bool *right)
 {
     doconv_context *ctx = set->ctx;
@@ -137,7 +105,7 @@ doconv_status measure_check(struct measure_set *set, const struct measured *item
         return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "tune: no memory for a reference result of %zu bytes", p->dst_bytes);
     }
     check.largest = check.worst + check.checked;
-    check.args = reference_args(set, expected);
+    check.args = dc_reference_args(p, set->src, set->weight, set->bias, set->residual, expected);
     memset(set->dst, 0xff, p->dst_bytes); /* NaN: what a variant leaves out shows */
     measure_run(set, item);
     check.tasks = ctx->threads < check.checked ? ctx->threads : (int)check.checked;
