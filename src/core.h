@@ -166,6 +166,8 @@ struct doconv_weights {
     float *data; /* 64-byte aligned */
 };
 
+/* doconv_plan_create() without its verbose line, for plans that nobody asked for: the tuner's. */
+doconv_status dc_plan_create(doconv_context *ctx, const doconv_conv_desc *desc, const doconv_plan_options *options, doconv_plan **plan);
 doconv_status dc_plan_options_check(doconv_context *ctx, const doconv_plan_options *options); /* NULL is fine */
 
 /* The cache's key: the problem and everything else that the best choice depends on. size >= DC_KEY_SIZE. */

@@ -98,11 +98,7 @@ static void probe_name(char *name, size_t size)
 
 static int64_t cache_bytes(int name, const char *sys_index, int64_t fallback)
 {
-    long bytes = sysconf(name);
-    if (bytes > 0) {
-        return bytes;
-    }
-    /* Some C libraries answer 0 for CPUs of other vendors; the kernel knows. */
+    /* The kernel first: a C library may add up what several cores share. */
     char path[96];
     long kib = 0;
     snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/%s/size", sys_index);
@@ -113,7 +109,11 @@ static int64_t cache_bytes(int name, const char *sys_index, int64_t fallback)
         }
         fclose(file);
     }
-    return kib > 0 ? kib * 1024 : fallback;
+    if (kib > 0) {
+        return (int64_t)kib * 1024;
+    }
+    const long bytes = sysconf(name);
+    return bytes > 0 ? bytes : fallback;
 }
 
 static struct dc_cpu probed;

@@ -125,6 +125,23 @@ static doconv_status fill(doconv_plan *plan, const doconv_conv_desc *desc, const
     return plan->solver->prepare(plan);
 }
 
+doconv_status dc_plan_create(doconv_context *ctx, const doconv_conv_desc *desc, const doconv_plan_options *options, doconv_plan **plan)
+{
+    *plan = NULL;
+    doconv_plan *result = dc_alloc(ctx, sizeof *result);
+    if (result == NULL) {
+        return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "plan: out of memory");
+    }
+    *result = (doconv_plan){.ctx = ctx};
+    const doconv_status status = fill(result, desc, options);
+    if (status != DOCONV_OK) {
+        doconv_plan_destroy(result);
+        return status;
+    }
+    *plan = result;
+    return DOCONV_OK;
+}
+
 doconv_status doconv_plan_create(doconv_context *context, const doconv_conv_desc *desc, const doconv_plan_options *options, doconv_plan **plan)
 {
     if (plan != NULL) {
@@ -134,22 +151,12 @@ doconv_status doconv_plan_create(doconv_context *context, const doconv_conv_desc
         return dc_fail(context, DOCONV_INVALID_ARGUMENT, "%s: NULL", context == NULL ? "context" : "plan");
     }
     const double start = dc_now();
-    doconv_plan *result = dc_alloc(context, sizeof *result);
-    if (result == NULL) {
-        return dc_fail(context, DOCONV_OUT_OF_MEMORY, "plan: out of memory");
-    }
-    *result = (doconv_plan){.ctx = context};
-    const doconv_status status = fill(result, desc, options);
-    if (status != DOCONV_OK) {
-        doconv_plan_destroy(result);
-        return status;
-    }
-    if (context->verbose >= 1) {
-        dc_log(context, DOCONV_LOG_VERBOSE, "plan,%s,%s,%s,%.3f ms", result->candidate.text, result->origin, result->problem_text,
+    const doconv_status status = dc_plan_create(context, desc, options, plan);
+    if (status == DOCONV_OK && context->verbose >= 1) {
+        dc_log(context, DOCONV_LOG_VERBOSE, "plan,%s,%s,%s,%.3f ms", (*plan)->candidate.text, (*plan)->origin, (*plan)->problem_text,
                1e3 * (dc_now() - start));
     }
-    *plan = result;
-    return DOCONV_OK;
+    return status;
 }
 
 void doconv_plan_destroy(doconv_plan *plan)

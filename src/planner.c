@@ -87,7 +87,9 @@ doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *problem
         *list = (struct dc_candidate_list){0};
         return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "candidates: out of memory");
     }
-    qsort(list->items, (size_t)list->count, sizeof *list->items, by_estimate);
+    if (list->count != 0) {
+        qsort(list->items, (size_t)list->count, sizeof *list->items, by_estimate);
+    }
     return DOCONV_OK;
 }
 

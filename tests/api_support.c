@@ -6,7 +6,8 @@
 void expect_status_at(doconv_status seen, doconv_status expected, const char *call, const char *file, int line)
 {
     if (seen != expected) {
-        print_error("%s:\n    gives %d (%s), must give %d (%s)\n", call, (int)seen, doconv_status_string(seen), (int)expected, doconv_status_string(expected));
+        print_error("%s:\n    gives %d (%s), must give %d (%s)\n", call, (int)seen, doconv_status_string(seen), (int)expected,
+                    doconv_status_string(expected));
         _fail(file, line);
     }
 }

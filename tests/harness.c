@@ -19,7 +19,7 @@
 
 const char *property_name(enum property property)
 {
-    static const char *const names[] = {"exact", "real", "bounds", "complete", "unpolluted", "const", "threads", "splits", "state"};
+    static const char *const names[] = {"exact", "real", "bounds", "nan", "complete", "unpolluted", "const", "threads", "splits", "state"};
     return (unsigned)property < PROPERTY_COUNT ? names[property] : "unknown";
 }
 
@@ -152,6 +152,14 @@ static bool check_bounds(struct lab *lab, char *text)
         }
     }
     return true;
+}
+
+static bool check_nan(struct lab *lab, char *text)
+{
+    struct rig rig;
+    const bool ok = run_rig(&rig, plain_context(lab), lab, &lab->e->poisoned, plain_options, text) && rig_check_exact(&rig, text, TEXT_SIZE);
+    rig_destroy(&rig);
+    return ok;
 }
 
 static bool check_complete(struct lab *lab, char *text)
@@ -322,8 +330,15 @@ static bool check_state(struct lab *lab, char *text)
 
 typedef bool check_fn(struct lab *lab, char *text);
 static check_fn *const checks[PROPERTY_COUNT] = {
-    [PROPERTY_EXACT] = check_exact,           [PROPERTY_REAL] = check_real,   [PROPERTY_BOUNDS] = check_bounds,   [PROPERTY_COMPLETE] = check_complete,
-    [PROPERTY_UNPOLLUTED] = check_unpolluted, [PROPERTY_CONST] = check_const, [PROPERTY_THREADS] = check_threads, [PROPERTY_SPLITS] = check_splits,
+    [PROPERTY_EXACT] = check_exact,
+    [PROPERTY_REAL] = check_real,
+    [PROPERTY_BOUNDS] = check_bounds,
+    [PROPERTY_NAN] = check_nan,
+    [PROPERTY_COMPLETE] = check_complete,
+    [PROPERTY_UNPOLLUTED] = check_unpolluted,
+    [PROPERTY_CONST] = check_const,
+    [PROPERTY_THREADS] = check_threads,
+    [PROPERTY_SPLITS] = check_splits,
     [PROPERTY_STATE] = check_state,
 };
 
@@ -339,8 +354,8 @@ static bool check_variant(struct lab *lab, const char *variant)
         }
         lab->report->runs[property]++;
         if (!checks[property](lab, text)) {
-            snprintf(lab->report->failure, sizeof lab->report->failure, "%s: %s: problem=%s variant=%s seed=%" PRIu64 ": %s", lab->h->kernel->name,
-                     property_name((enum property)property), lab->e->text, variant, lab->h->seed, text);
+            snprintf(lab->report->failure, sizeof lab->report->failure, "%s: %s: problem=%s variant=%s seed=%" PRIu64 ": %s",
+                     lab->h->kernel->name, property_name((enum property)property), lab->e->text, variant, lab->h->seed, text);
             return false;
         }
     }

@@ -21,6 +21,7 @@ enum property {
     PROPERTY_EXACT,      /* small integers, where every order of additions is exact: bitwise equal to the oracle, residual = dst included */
     PROPERTY_REAL,       /* |error| <= error_amplification * gamma(K + 3) * (sum |src * weight| + |bias| + |residual|) */
     PROPERTY_BOUNDS,     /* every buffer ends, then starts, at an inaccessible page: nothing is touched outside */
+    PROPERTY_NAN,        /* a NaN in src reaches the outputs that read it, through ReLU and clamp too, and no other */
     PROPERTY_COMPLETE,   /* every element of dst is written, its padding channels with zero, nothing beside it */
     PROPERTY_UNPOLLUTED, /* NaNs in the padding channels of src and residual reach nothing */
     PROPERTY_CONST,      /* src, residual, weight, bias and packed weights unchanged; the second run gives the same bits */

@@ -60,8 +60,8 @@ bool experiment_create(struct experiment *e, const doconv_conv_desc *d, uint64_t
     int64_t shape[4];
     doconv_conv_dst_shape(NULL, d, shape);
     if (shape[0] != d->n || shape[1] != d->cout || shape[2] != e->hout || shape[3] != e->wout) {
-        snprintf(failure, size, "problem=%s: dst is %" PRId64 "x%" PRId64 "x%" PRId64 "x%" PRId64 " for the library, %" PRId64 "x%" PRId64 " for the oracle",
-                 e->text, shape[0], shape[1], shape[2], shape[3], e->hout, e->wout);
+        snprintf(failure, size, "problem=%s: dst is %" PRId64 "x%" PRId64 "x%" PRId64 "x%" PRId64 ", the oracle's %" PRId64 "x%" PRId64, e->text,
+                 shape[0], shape[1], shape[2], shape[3], e->hout, e->wout);
         return false;
     }
     const size_t inputs = (size_t)(d->n * d->cin * d->h * d->w), outputs = (size_t)(d->n * d->cout * e->hout * e->wout);
@@ -79,15 +79,22 @@ bool experiment_create(struct experiment *e, const doconv_conv_desc *d, uint64_t
         e->integers.residual = fill_integers(&rng, outputs, 8);
         e->reals.residual = fill_reals(&rng, outputs);
     }
+    e->poisoned = e->integers;
+    e->poisoned.src = make(inputs, sizeof *e->poisoned.src);
+    memcpy(e->poisoned.src, e->integers.src, inputs * sizeof *e->poisoned.src);
+    e->poisoned.src[rng_range(&rng, 0, (int64_t)inputs - 1)] = NAN;
     answer(d, &e->integers, outputs);
     answer(d, &e->reals, outputs);
+    answer(d, &e->poisoned, outputs);
     return true;
 }
 
 void experiment_destroy(struct experiment *e)
 {
-    for (int i = 0; i < 2; i++) {
-        struct data *data = i == 0 ? &e->integers : &e->reals;
+    e->poisoned.weight = e->poisoned.bias = e->poisoned.residual = NULL; /* those of integers */
+    struct data *const all[] = {&e->integers, &e->reals, &e->poisoned};
+    for (int i = 0; i < 3; i++) {
+        struct data *data = all[i];
         free(data->src);
         free(data->weight);
         free(data->bias);
@@ -135,18 +142,33 @@ static bool failed_call(const struct rig *rig, const char *call, char *failure, 
     return false;
 }
 
+enum { BUFFERS = 6 };
+struct named_buffer {
+    const char *name;
+    const struct buffer *buffer;
+};
+
+static void name_buffers(const struct rig *rig, struct named_buffer named[BUFFERS])
+{
+    named[0] = (struct named_buffer){"src", &rig->src};
+    named[1] = (struct named_buffer){"weight", &rig->weight};
+    named[2] = (struct named_buffer){"bias", &rig->bias};
+    named[3] = (struct named_buffer){"residual", &rig->residual};
+    named[4] = (struct named_buffer){"dst", &rig->dst};
+    named[5] = (struct named_buffer){"workspace", &rig->workspace};
+}
+
 /* Names the place of an address beside the nearest buffer. */
 static bool faulted(const struct rig *rig, const char *call, const void *address, char *failure, size_t size)
 {
-    const struct {
-        const char *name;
-        const struct buffer *buffer;
-    } buffers[] = {{"src", &rig->src}, {"weight", &rig->weight}, {"bias", &rig->bias}, {"residual", &rig->residual}, {"dst", &rig->dst}, {"workspace", &rig->workspace}};
+    struct named_buffer buffers[BUFFERS];
+    name_buffers(rig, buffers);
     const uintptr_t at = (uintptr_t)address;
-    for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++) {
+    for (int i = 0; i < BUFFERS; i++) {
         const struct buffer *b = buffers[i].buffer;
         if (b->data != NULL && b->place != BUFFER_CANARIES && at >= (uintptr_t)b->map && at < (uintptr_t)b->map + b->map_bytes) {
-            snprintf(failure, size, "%s touched byte %" PRId64 " of %s, which has %zu bytes", call, (int64_t)(at - (uintptr_t)b->data), buffers[i].name, b->bytes);
+            snprintf(failure, size, "%s touched byte %" PRId64 " of %s, which has %zu bytes", call, (int64_t)(at - (uintptr_t)b->data),
+                     buffers[i].name, b->bytes);
             return false;
         }
     }
@@ -264,7 +286,7 @@ static bool visit_exact(const struct rig *rig, float seen, size_t at, const void
 {
     (void)arg;
     const float expected = (float)rig->data->value[at];
-    if (bits_of(seen) == bits_of(expected)) {
+    if (bits_of(seen) == bits_of(expected) || (isnan(expected) && isnan(seen) && bits_of(seen) != BUFFER_UNWRITTEN)) {
         return true;
     }
     snprintf(text, size, "is %.9g, must be %.9g", (double)seen, (double)expected);
@@ -322,11 +344,9 @@ bool rig_check_gaps(const struct rig *rig, char *failure, size_t size)
 
 bool rig_check_complete(const struct rig *rig, char *failure, size_t size)
 {
-    const struct {
-        const char *name;
-        const struct buffer *buffer;
-    } buffers[] = {{"src", &rig->src}, {"weight", &rig->weight}, {"bias", &rig->bias}, {"residual", &rig->residual}, {"dst", &rig->dst}, {"workspace", &rig->workspace}};
-    for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++) {
+    struct named_buffer buffers[BUFFERS];
+    name_buffers(rig, buffers);
+    for (int i = 0; i < BUFFERS; i++) {
         if (!buffer_intact(buffers[i].buffer)) {
             snprintf(failure, size, "something was written beside %s", buffers[i].name);
             return false;

@@ -24,6 +24,7 @@ struct experiment {
     char text[DOCONV_PROBLEM_TEXT_SIZE]; /* canonical */
     struct data integers; /* |values| <= 4 (bias, residual: 8): sums are exact in float */
     struct data reals;    /* uniform, over several binary orders of magnitude */
+    struct data poisoned; /* the integers with one NaN in src */
 };
 
 /* Makes the data of a valid problem, the same for the same seed and problem. false: text or sizes fail; failure tells. */
@@ -58,7 +59,7 @@ bool rig_prepare(struct rig *rig, doconv_context *ctx, const struct experiment *
 bool rig_execute(struct rig *rig, char *failure, size_t size);
 void rig_destroy(struct rig *rig);
 
-/* The result in dst against the oracle: bitwise. */
+/* The result in dst against the oracle: bitwise, where that is no NaN. */
 bool rig_check_exact(const struct rig *rig, char *failure, size_t size);
 /* ... against the oracle: within the bound of a sum of K + 3 roundings, amplified. */
 bool rig_check_close(const struct rig *rig, double amplification, char *failure, size_t size);

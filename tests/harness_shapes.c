@@ -181,8 +181,10 @@ void harness_sample(const struct dc_kernel *kernel, struct rng *rng, int index, 
         d.dilation_h = f.dh;
         d.dilation_w = f.dw;
         d.n = rng_range(rng, 0, 3) == 0 ? rng_range(rng, 2, 3) : 1;
-        d.h = input_size(deep ? rng_range(rng, 7, 14) : rng_pick(rng, heights, sizeof heights / sizeof heights[0]), f.kh, f.sh, f.dh, f.pt, &d.pad_bottom, rng_range(rng, 0, f.sh - 1));
-        d.w = input_size(deep ? rng_range(rng, 9, 40) : rng_pick(rng, widths, sizeof widths / sizeof widths[0]), f.kw, f.sw, f.dw, f.pl, &d.pad_right, rng_range(rng, 0, f.sw - 1));
+        const int64_t hout = deep ? rng_range(rng, 7, 14) : rng_pick(rng, heights, sizeof heights / sizeof heights[0]);
+        const int64_t wout = deep ? rng_range(rng, 9, 40) : rng_pick(rng, widths, sizeof widths / sizeof widths[0]);
+        d.h = input_size(hout, f.kh, f.sh, f.dh, f.pt, &d.pad_bottom, rng_range(rng, 0, f.sh - 1));
+        d.w = input_size(wout, f.kw, f.sw, f.dw, f.pl, &d.pad_right, rng_range(rng, 0, f.sw - 1));
         if (!deep && rng_range(rng, 0, 7) == 0) {
             d.h = 1; /* whatever the padding makes of it */
             if (1 + d.pad_top + d.pad_bottom < (f.kh - 1) * f.dh + 1) {

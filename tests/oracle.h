@@ -25,8 +25,8 @@ size_t oracle_index(doconv_layout layout, int64_t channels, int64_t h, int64_t w
 
 /*
  * dst[n][o][p][q] of a descriptor, in NCHW order whatever its layouts say: value after bias, residual, ReLU and clamp in that order, and
- * magnitude = sum |src * weight| + |bias| + |residual|, which scales the error bound. src and residual: NCHW; weight: OIHW; bias and residual are used
- * (and must not be NULL) where the descriptor asks for them. The descriptor is trusted to be valid.
+ * magnitude = sum |src * weight| + |bias| + |residual|, which scales the error bound. src and residual: NCHW; weight: OIHW; bias and residual
+ * are used (and must not be NULL) where the descriptor asks for them. The descriptor is trusted to be valid.
  */
 void oracle_convolve(const doconv_conv_desc *desc, const float *src, const float *weight, const float *bias, const float *residual, double *value,
                      double *magnitude);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The tuner's cache: the text of an entry, the table in memory, the files, and everything that may be wrong with them. */
+/* The tuner's cache: the table in memory, the files, and everything that may be wrong with them. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <inttypes.h>
@@ -15,8 +15,6 @@
 #include "cache.h"
 #include "tuner_fixture.h"
 
-#define REFERENCE "reference:reference_f32@none"
-
 /* A kernel that each build has: the reference, the last of the list. */
 static const struct dc_kernel *some_kernel(const doconv_context *ctx)
 {
@@ -27,8 +25,8 @@ static struct cache_entry make_entry(const doconv_context *ctx, const char *key)
 {
     struct cache_entry e = {.workspace = 4096, .picoseconds = 123456789, .max_rel_error_e12 = 98765, .count = 3};
     snprintf(e.key, sizeof e.key, "%s", key);
-    snprintf(e.variant, sizeof e.variant, "reference:%s", ctx != NULL ? some_kernel(ctx)->name : "reference_f32@none");
-    e.revision = ctx != NULL ? some_kernel(ctx)->revision : 1;
+    snprintf(e.variant, sizeof e.variant, "reference:%s", some_kernel(ctx)->name);
+    e.revision = some_kernel(ctx)->revision;
     for (int i = 0; i < e.count; i++) {
         snprintf(e.measured[i].variant, sizeof e.measured[i].variant, "direct:kernel_%d@none:rows=%d", i, 7 * i);
         e.measured[i].picoseconds = 123456789 * (i + 1);
@@ -46,230 +44,6 @@ static void assert_same(const struct cache_entry *a, const struct cache_entry *b
     assert_true(length > 0);
     assert_int_equal(cachefile_print(b, y, sizeof y), length);
     assert_memory_equal(x, y, length);
-}
-
-/* ---- the text ---- */
-
-static void test_round_trip(void **state)
-{
-    (void)state;
-    const struct cache_entry e = make_entry(NULL, "mb1_ic64ih56oc64 threads=1");
-    char text[8192];
-    const size_t length = cachefile_print(&e, text, sizeof text);
-    assert_true(length > 0 && length < sizeof text);
-    assert_int_equal(strlen(text), length);
-    assert_memory_equal(text, "doconv-cache 1\nkey mb1_ic64", 27);
-    struct cache_entry back;
-    assert_null(cachefile_parse(text, length, &back));
-    assert_same(&e, &back);
-    assert_string_equal(back.key, e.key);
-    assert_string_equal(back.variant, e.variant);
-    assert_int_equal(back.workspace, e.workspace);
-    assert_int_equal(back.count, 3);
-    assert_int_equal(back.measured[2].dropped, 1);
-    assert_int_equal(back.measured[1].spread_ppm, 1000);
-}
-
-static void test_round_trip_of_extremes(void **state)
-{
-    (void)state;
-    static struct cache_entry e, back;
-    static char text[CACHEFILE_SIZE];
-    memset(e.key, 'k', sizeof e.key - 1);
-    memset(e.variant, 'v', sizeof e.variant - 1);
-    e.revision = INT32_MAX;
-    e.workspace = e.picoseconds = e.max_rel_error_e12 = INT64_MAX;
-    e.count = CACHEFILE_MEASURED;
-    for (int i = 0; i < e.count; i++) {
-        memset(e.measured[i].variant, '~', sizeof e.measured[i].variant - 1);
-        e.measured[i].picoseconds = INT64_MAX;
-        e.measured[i].rounds = e.measured[i].spread_ppm = INT32_MAX;
-    }
-    const size_t length = cachefile_print(&e, text, sizeof text);
-    assert_true(length > 0);
-    assert_null(cachefile_parse(text, length, &back));
-    assert_same(&e, &back);
-    const struct cache_entry zero = {.key = "k", .variant = "v"};
-    const size_t shortest = cachefile_print(&zero, text, sizeof text);
-    assert_true(shortest > 0);
-    assert_null(cachefile_parse(text, shortest, &back));
-    assert_same(&zero, &back);
-}
-
-static void test_print_refuses(void **state)
-{
-    (void)state;
-    char text[8192];
-    const struct cache_entry good = make_entry(NULL, "key");
-    const size_t length = cachefile_print(&good, text, sizeof text);
-    for (size_t size = 0; size <= length; size++) {
-        char *exact = malloc(size + 1); /* a write past size bytes shows under a sanitizer */
-        assert_non_null(exact);
-        exact[size] = 'x';
-        assert_int_equal(cachefile_print(&good, exact, size), 0);
-        assert_int_equal(exact[size], 'x');
-        free(exact);
-    }
-    assert_int_equal(cachefile_print(&good, text, length + 1), length);
-    struct cache_entry e = good;
-    e.key[1] = '\n';
-    assert_int_equal(cachefile_print(&e, text, sizeof text), 0);
-    e = good;
-    e.variant[0] = '\0';
-    assert_int_equal(cachefile_print(&e, text, sizeof text), 0);
-    e = good;
-    memset(e.variant, 'v', sizeof e.variant);
-    assert_int_equal(cachefile_print(&e, text, sizeof text), 0);
-    e = good;
-    e.picoseconds = -1;
-    assert_int_equal(cachefile_print(&e, text, sizeof text), 0);
-    e = good;
-    e.count = CACHEFILE_MEASURED + 1;
-    assert_int_equal(cachefile_print(&e, text, sizeof text), 0);
-    e = good;
-    e.measured[0].dropped = 2;
-    assert_int_equal(cachefile_print(&e, text, sizeof text), 0);
-}
-
-static void test_every_truncation(void **state)
-{
-    (void)state;
-    const struct cache_entry e = make_entry(NULL, "key");
-    struct cache_entry back;
-    char text[8192];
-    const size_t length = cachefile_print(&e, text, sizeof text);
-    for (size_t cut = 0; cut < length; cut++) {
-        char *exact = malloc(cut + 1);
-        assert_non_null(exact);
-        memcpy(exact, text, cut);
-        assert_non_null(cachefile_parse(exact, cut, &back));
-        free(exact);
-    }
-}
-
-static void test_every_byte(void **state)
-{
-    (void)state;
-    const struct cache_entry e = make_entry(NULL, "key");
-    struct cache_entry back;
-    char text[8192];
-    const size_t length = cachefile_print(&e, text, sizeof text);
-    for (size_t at = 0; at < length; at++) {
-        const char was = text[at];
-        for (int bit = 0; bit < 8; bit++) {
-            text[at] = (char)(was ^ 1 << bit);
-            assert_non_null(cachefile_parse(text, length, &back));
-        }
-        text[at] = '\0';
-        assert_non_null(cachefile_parse(text, length, &back));
-        text[at] = was;
-    }
-    assert_null(cachefile_parse(text, length, &back));
-}
-
-/* Puts the right checksum under a body. Returns the length. */
-static size_t seal(char *text, size_t body)
-{
-    return body + (size_t)sprintf(text + body, "checksum %016" PRIx64 "\n", dc_hash(0, text, body));
-}
-
-/* With the checksum repaired only the parser stands between a changed text and the library: what it accepts must be the printer's text. */
-static void test_changed_and_sealed(void **state)
-{
-    (void)state;
-    static const char pool[] = "0123456789 \n:=@~-+abcdoconv\0\t\r\x7f\xff";
-    const struct cache_entry e = make_entry(NULL, "mb1_ic64 threads=1");
-    struct cache_entry back;
-    char text[8192], changed[8192], again[8192];
-    const size_t length = cachefile_print(&e, text, sizeof text), body = length - 26;
-    uint64_t random = 1;
-    int accepted = 0;
-    for (int i = 0; i < 20000; i++) {
-        size_t size = body;
-        memcpy(changed, text, body);
-        for (int edits = 1 + i % 3; edits > 0; edits--) {
-            random = random * UINT64_C(6364136223846793005) + 1;
-            const size_t at = (size_t)(random >> 33) % size;
-            const char c = pool[(random >> 20) % (sizeof pool - 1)];
-            if (random >> 62 == 0) { /* insert */
-                memmove(changed + at + 1, changed + at, size - at);
-                changed[at] = c;
-                size++;
-            } else if (random >> 62 == 1) { /* remove */
-                memmove(changed + at, changed + at + 1, size - at - 1);
-                size--;
-            } else {
-                changed[at] = c;
-            }
-        }
-        const size_t sealed = seal(changed, size);
-        if (cachefile_parse(changed, sealed, &back) == NULL) {
-            accepted++;
-            assert_int_equal(cachefile_print(&back, again, sizeof again), sealed);
-            assert_memory_equal(changed, again, sealed);
-        }
-    }
-    assert_in_range(accepted, 100, 19000); /* both ways are tried */
-}
-
-static void test_hostile_texts(void **state)
-{
-    (void)state;
-    static const char *const bodies[] = {
-        "\n",
-        "doconv-cache 1\n",
-        "doconv-cache 2\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds 1\nmax_rel_error_e12 0\n",
-        "doconv-cache 01\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds 1\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\r\nkey k\r\nvariant v\r\nrevision 1\r\nworkspace 0\r\npicoseconds 1\r\nmax_rel_error_e12 0\r\n",
-        "doconv-cache 1\nkey \nvariant v\nrevision 1\nworkspace 0\npicoseconds 1\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 2147483648\nworkspace 0\npicoseconds 1\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds 9223372036854775808\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds 99999999999999999999999999\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds -1\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds +1\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds \nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds 1.5\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds 1\nmax_rel_error_e12 0\nmeasured 1 1 1 2 v\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds 1\nmax_rel_error_e12 0\nmeasured 1 1 1 0 \n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds 1\nmax_rel_error_e12 0\nmore\n",
-        "doconv-cache 1\nvariant v\nkey k\nrevision 1\nworkspace 0\npicoseconds 1\nmax_rel_error_e12 0\n",
-    };
-    static char text[4 * CACHEFILE_SIZE];
-    struct cache_entry back;
-    for (size_t i = 0; i < sizeof bodies / sizeof bodies[0]; i++) {
-        strcpy(text, bodies[i]);
-        assert_non_null(cachefile_parse(text, seal(text, strlen(text)), &back));
-    }
-    size_t used = (size_t)sprintf(text, "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds 1\nmax_rel_error_e12 0\n");
-    assert_null(cachefile_parse(text, seal(text, used), &back));
-    for (int i = 0; i <= CACHEFILE_MEASURED; i++) {
-        assert_int_equal(back.count, i);
-        used += (size_t)sprintf(text + used, "measured 1 1 1 0 v\n");
-        const char *reason = cachefile_parse(text, seal(text, used), &back);
-        assert_true((reason == NULL) == (i < CACHEFILE_MEASURED));
-        back.count = reason == NULL ? back.count : i + 1;
-    }
-    used = (size_t)sprintf(text, "doconv-cache 1\nkey ");
-    memset(text + used, 'k', 3 * CACHEFILE_SIZE);
-    assert_non_null(cachefile_parse(text, seal(text, used + DC_KEY_SIZE), &back)); /* one too long, without its newline */
-    assert_non_null(cachefile_parse(text, seal(text, 3 * CACHEFILE_SIZE), &back));
-    memset(text, 0, sizeof text);
-    assert_non_null(cachefile_parse(text, 1000, &back));
-    assert_non_null(cachefile_parse(text, seal(text, 1000), &back));
-    assert_non_null(cachefile_parse(text, 0, &back));
-}
-
-static void test_kernel_of_variant(void **state)
-{
-    (void)state;
-    size_t length = 99;
-    assert_memory_equal(cachefile_kernel("direct:k@avx2:rows=1", &length), "k@avx2", 6);
-    assert_int_equal(length, 6);
-    assert_non_null(cachefile_kernel(REFERENCE, &length));
-    assert_int_equal(length, strlen(REFERENCE) - 10);
-    assert_null(cachefile_kernel("direct", &length));
-    assert_non_null(cachefile_kernel("direct:", &length));
-    assert_int_equal(length, 0);
 }
 
 /* ---- memory and files ---- */
@@ -787,14 +561,6 @@ static void test_out_of_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_round_trip_of_extremes),
-        cmocka_unit_test(test_print_refuses),
-        cmocka_unit_test(test_every_truncation),
-        cmocka_unit_test(test_every_byte),
-        cmocka_unit_test(test_changed_and_sealed),
-        cmocka_unit_test(test_hostile_texts),
-        cmocka_unit_test(test_kernel_of_variant),
         WITH_FIXTURE(test_store_and_find),
         WITH_FIXTURE(test_manifest),
         WITH_FIXTURE(test_truncated_files),

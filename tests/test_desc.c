@@ -162,8 +162,8 @@ static void test_clamp(void **state)
     static const struct {
         float lo, hi;
         bool valid;
-    } rows[] = {{1, 0, false},          {0, 1, true},   {2, 2, true}, {NAN, 1, false},     {0, NAN, false},         {NAN, NAN, false}, {INFINITY, -INFINITY, false},
-                {-INFINITY, 6, true}, {0, INFINITY, true}, {-INFINITY, INFINITY, true}};
+    } rows[] = {{1, 0, false},     {0, 1, true},      {2, 2, true},         {-INFINITY, 6, true}, {0, INFINITY, true}, {-INFINITY, INFINITY, true},
+                {NAN, 1, false}, {0, NAN, false}, {NAN, NAN, false}, {INFINITY, -INFINITY, false}};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         doconv_conv_desc desc = good();
         desc.clamp = 1;

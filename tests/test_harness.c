@@ -31,6 +31,7 @@ enum defect {
     SHIFTS_STRIP,
     RESIDUAL_READ_LATE,
     ROUNDS_COARSELY,
+    LOSES_NAN,
     WRITES_PAST_DST,
     WRITES_BEFORE_DST,
     READS_PAST_SRC,
@@ -67,6 +68,7 @@ static const struct {
     [SHIFTS_STRIP] = {"loads the strip a column off", PROPERTY_EXACT},
     [RESIDUAL_READ_LATE] = {"reads the residual after dst is written", PROPERTY_EXACT},
     [ROUNDS_COARSELY] = {"rounds coarsely", PROPERTY_REAL},
+    [LOSES_NAN] = {"turns a NaN into the clamp's bound", PROPERTY_NAN},
     [WRITES_PAST_DST] = {"writes one float past dst", PROPERTY_BOUNDS},
     [WRITES_BEFORE_DST] = {"writes one float before dst", PROPERTY_BOUNDS},
     [READS_PAST_SRC] = {"reads one float past src", PROPERTY_BOUNDS},
@@ -240,6 +242,12 @@ static void after_run(const struct dc_run_args *a, const struct dc_run_args *giv
             memcpy(&bits, result, sizeof bits);
             bits &= UINT32_C(0xffffff00);
             memcpy(result, &bits, sizeof bits);
+        }
+        break;
+    case LOSES_NAN:
+        for (ptrdiff_t i = 0; last && i < a->pixels * a->channels; i++) {
+            float *stored = stored_at(a, i / a->channels, i % a->channels);
+            *stored = *stored >= a->lo ? *stored : a->lo;
         }
         break;
     case READS_SRC_PADDING: /* where pixels are channel blocks, and this one is not full */

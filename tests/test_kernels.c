@@ -187,7 +187,8 @@ int main(int argc, char **argv)
         tests[count++] = (struct CMUnitTest){.name = names[i], .test_func = test_cap, .initial_state = (void *)(intptr_t)caps[i]};
     }
     for (int i = 0; i < kernels; i++) {
-        tests[count++] = (struct CMUnitTest){.name = dc_builtin_kernels[i]->name, .test_func = test_kernel, .initial_state = (void *)(uintptr_t)dc_builtin_kernels[i]};
+        void *kernel = (void *)(uintptr_t)dc_builtin_kernels[i];
+        tests[count++] = (struct CMUnitTest){.name = dc_builtin_kernels[i]->name, .test_func = test_kernel, .initial_state = kernel};
     }
     printf("test_kernels: DOCONV_TEST_SEED=%llu, %d kernels\n", (unsigned long long)harness_seed(), kernels);
     fflush(stdout);

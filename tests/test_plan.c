@@ -111,8 +111,8 @@ static void test_unknown_variant(void **state)
     (void)state;
     doconv_context *context = open_context();
     const doconv_conv_desc desc = problem(PROBLEM);
-    static const char *const names[] = {"", "nothing@none", "direct", "reference", "reference:", "reference:reference_f32@none:x=1", " reference_f32@none",
-                                        "depthwise:reference_f32@none"};
+    static const char *const names[] = {"", "nothing@none", "direct", "reference", "reference:", "reference:reference_f32@none:x=1",
+                                        " reference_f32@none", "depthwise:reference_f32@none"};
     doconv_plan *plan;
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         doconv_plan_options options = plan_options();

@@ -24,7 +24,8 @@ static bool same_problem(const doconv_conv_desc *a, const doconv_conv_desc *b)
 static void test_fields(void **state)
 {
     (void)state;
-    const doconv_conv_desc d = problem("g2mb3_ic4ih10iw11oc6oh4ow5kh3kw2sh2sw3ph1pw2dh1dw0n\"a name: x,y\":src=nhwc,dst=nChw8c,bias,residual,relu,clamp=-1.5/6,accuracy=fast");
+    const doconv_conv_desc d = problem("g2mb3_ic4ih10iw11oc6oh4ow5kh3kw2sh2sw3ph1pw2dh1dw0n\"a name: x,y\""
+                                       ":src=nhwc,dst=nChw8c,bias,residual,relu,clamp=-1.5/6,accuracy=fast");
     assert_int_equal(d.groups, 2);
     assert_int_equal(d.n, 3);
     assert_int_equal(d.cin, 4);

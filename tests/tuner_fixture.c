@@ -160,3 +160,72 @@ void fixture_write(const char *path, const void *data, size_t size)
     assert_int_equal(fwrite(data, 1, size, file), size);
     assert_int_equal(fclose(file), 0);
 }
+
+/* ---- problems and plans ---- */
+
+const doconv_tune_options fixture_quick = {.size = sizeof fixture_quick, .budget_seconds = 1e-3};
+
+doconv_conv_desc fixture_problem(const char *text)
+{
+    doconv_conv_desc desc;
+    assert_int_equal(doconv_conv_desc_parse(NULL, text, &desc), DOCONV_OK);
+    return desc;
+}
+
+doconv_tune_report *fixture_tune(doconv_context *ctx, const doconv_conv_desc *desc, const doconv_plan_options *plan_options,
+                                bool force)
+{
+    doconv_tune_options options = fixture_quick;
+    options.force = force;
+    doconv_tune_report *report;
+    assert_int_equal(doconv_tune(ctx, desc, plan_options, &options, &report), DOCONV_OK);
+    assert_non_null(report);
+    return report;
+}
+
+doconv_tune_summary fixture_summary(const doconv_tune_report *report)
+{
+    doconv_tune_summary summary = {.size = sizeof summary};
+    assert_int_equal(doconv_tune_report_summary(report, &summary), DOCONV_OK);
+    return summary;
+}
+
+struct dc_candidate fixture_candidate(doconv_context *ctx, const doconv_conv_desc *desc)
+{
+    struct dc_problem p;
+    struct dc_candidate_list list;
+    assert_int_equal(dc_problem_create(ctx, desc, &p), DOCONV_OK);
+    assert_int_equal(dc_enumerate(ctx, &p, NULL, &list), DOCONV_OK);
+    int i = 0;
+    while (i + 1 < list.count && list.items[i + 1].refused == NULL) {
+        i++;
+    }
+    const struct dc_candidate found = list.items[i];
+    assert_null(found.refused);
+    dc_free(ctx, list.items);
+    return found;
+}
+
+void fixture_plant(doconv_context *ctx, const doconv_conv_desc *desc, const doconv_plan_options *options,
+                         char variant[DC_VARIANT_SIZE])
+{
+    const struct dc_candidate c = fixture_candidate(ctx, desc);
+    struct dc_problem p;
+    struct cache_entry entry = {.revision = c.kernel->revision, .picoseconds = 5000000, .max_rel_error_e12 = 1000};
+    assert_int_equal(dc_problem_create(ctx, desc, &p), DOCONV_OK);
+    dc_plan_key(ctx, &p, options, entry.key, sizeof entry.key);
+    snprintf(entry.variant, sizeof entry.variant, "%s", c.text);
+    assert_int_equal(cache_store(ctx->advisor.self, &entry, false), CACHE_STORED);
+    if (variant != NULL) {
+        memcpy(variant, c.text, DC_VARIANT_SIZE);
+    }
+}
+
+void fixture_assert_origin(doconv_context *ctx, const doconv_conv_desc *desc, const doconv_plan_options *options, const char *origin)
+{
+    doconv_plan *plan;
+    const doconv_status status = doconv_plan_create(ctx, desc, options, &plan);
+    assert_int_equal(status, *origin == '\0' ? DOCONV_NOT_FOUND : DOCONV_OK);
+    assert_string_equal(doconv_plan_origin(plan), origin);
+    doconv_plan_destroy(plan);
+}

@@ -1,12 +1,17 @@
 /* SPDX-License-Identifier: MIT */
-/* What the tests of the tuner and its cache share: a directory of their own, a log that counts, contexts. Every failure is an assertion. */
+/*
+ * What the tests of the tuner and its cache share: a directory of their own, a log that counts, contexts. Every failure is an
+ * assertion.
+ */
 #ifndef DOCONV_TEST_TUNER_FIXTURE_H
 #define DOCONV_TEST_TUNER_FIXTURE_H
 
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "core.h"
+#include <doconv/doconv_tune.h>
+
+#include "cache.h"
 
 #define FIXTURE_PATH 1024
 
@@ -45,5 +50,27 @@ int fixture_count(const struct fixture *f, const char *name, const char *ending,
 /* Reads a whole file of less than size bytes; adds a NUL. Returns the length. */
 size_t fixture_read(const char *path, char *text, size_t size);
 void fixture_write(const char *path, const void *data, size_t size);
+
+/* ---- problems and plans ---- */
+
+#define FIXTURE_PROBLEM "mb1_ic5ih9oc7kh3ph1:bias"
+
+/* Little to do, so that a test measures in milliseconds. */
+extern const doconv_tune_options fixture_quick;
+
+doconv_conv_desc fixture_problem(const char *text);
+
+/* Tunes with little to do. The caller owns the report. */
+doconv_tune_report *fixture_tune(doconv_context *ctx, const doconv_conv_desc *desc, const doconv_plan_options *plan_options, bool force);
+doconv_tune_summary fixture_summary(const doconv_tune_report *report);
+
+/* The accepted candidate with the worst estimate: not what a plan takes by itself. */
+struct dc_candidate fixture_candidate(doconv_context *ctx, const doconv_conv_desc *desc);
+
+/* Puts that candidate into the cache of ctx, on disk, as a measurement without noise would. variant (may be NULL): its text. */
+void fixture_plant(doconv_context *ctx, const doconv_conv_desc *desc, const doconv_plan_options *options, char variant[DC_VARIANT_SIZE]);
+
+/* Makes a plan, which must have this origin; "": the plan must fail with NOT_FOUND. */
+void fixture_assert_origin(doconv_context *ctx, const doconv_conv_desc *desc, const doconv_plan_options *options, const char *origin);
 
 #endif

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Files: DIRECTORY/ENVIRONMENT/KEY.txt, both names hashes. The environment is everything that makes measured choices comparable: CPU,
- * ISA, cache sizes, the set of kernels and the format; another CPU or build has another directory and finds its own again. A file holds its
- * full key, so that a hash that two keys share is a miss. Written to a temporary file, fsync, rename; no file locks: they break on network
- * file systems, and a measurement done twice is the cheaper failure. The mutex guards memory alone: no I/O and no callback happen under it.
+ * Files: DIRECTORY/ENVIRONMENT/KEY.txt, both names hashes. The environment is everything that makes measured choices comparable:
+ * CPU, ISA, cache sizes, the set of kernels and the format; another CPU or build has another directory and finds its own again. A
+ * file holds its full key, so that a hash that two keys share is a miss. Written to a temporary file, fsync, rename; no file
+ * locks: they break on network file systems, and a measurement done twice is the cheaper failure. The mutex guards memory alone:
+ * no I/O and no callback happen under it.
  */
 #include "cache.h"
 
@@ -221,7 +222,10 @@ static void sync_directory(const char *path)
 /* Atomic: a reader, and a crash, see the old file or the new one. */
 static const char *write_file(const struct cache *cache, const char *name, const char *text, size_t length)
 {
-    /* Process and counter tell apart the temporary files of one machine; on a shared directory the address helps, and O_EXCL decides. */
+    /*
+     * Process and counter tell apart the temporary files of one machine; on a shared directory the address helps, and O_EXCL
+     * decides.
+     */
     static atomic_ulong counter;
     char path[PATH_SIZE + FILE_NAME_SIZE], temporary[PATH_SIZE + FILE_NAME_SIZE];
     if ((size_t)snprintf(path, sizeof path, "%s/%s", cache->user, name) >= sizeof path ||
@@ -262,7 +266,10 @@ static const char *prepare_directory(struct cache *cache)
         return strerror(errno);
     }
     snprintf(path, sizeof path, "%s/MANIFEST", cache->user);
-    const char *reason = access(path, F_OK) == 0 ? NULL : write_file(cache, "MANIFEST", cache->environment, strlen(cache->environment));
+    const char *reason = NULL;
+    if (access(path, F_OK) != 0) {
+        reason = write_file(cache, "MANIFEST", cache->environment, strlen(cache->environment));
+    }
     atomic_store(&cache->prepared, reason == NULL);
     return reason;
 }
@@ -286,8 +293,8 @@ static bool save(struct cache *cache, const struct cache_entry *entry, uint64_t 
     }
     dc_free(cache->ctx, text);
     if (reason != NULL && !atomic_exchange(&cache->complained, true)) {
-        dc_log(cache->ctx, DOCONV_LOG_WARNING, "cache: the directory \"%.800s\" can't be written, choices are kept in memory only: %s", cache->user,
-               reason);
+        dc_log(cache->ctx, DOCONV_LOG_WARNING, "cache: the directory \"%.800s\" can't be written, choices are kept in memory only: %s",
+               cache->user, reason);
     }
     return reason == NULL;
 }

@@ -15,7 +15,7 @@
 /* Another than the default must be this much faster. */
 #define MARGIN 1.01
 #define FINALISTS 3
-/* A candidate goes if its best sample is slower than the best of all by these factors: after one run, after two rounds, after five. */
+/* A candidate goes if it is slower than the best by these factors: after one run, after two rounds, after five. */
 #define HOPELESS_RUN 3.0
 #define HOPELESS_ROUND 1.5
 #define BEHIND 1.15
@@ -43,7 +43,8 @@ static size_t flush_size(const doconv_context *ctx)
     return bytes < (double)FLUSH_BYTES ? (size_t)bytes : FLUSH_BYTES;
 }
 
-doconv_status measure_set_create(doconv_context *ctx, const struct dc_problem *problem, bool cold, int capacity, struct measure_set *set)
+doconv_status measure_set_create(doconv_context *ctx, const struct dc_problem *problem, bool cold, int capacity,
+                                 struct measure_set *set)
 {
     const doconv_conv_desc *d = &problem->desc;
     *set = (struct measure_set){
@@ -101,7 +102,7 @@ doconv_status measure_set_add(struct measure_set *set, const doconv_plan_options
     }
     forced.variant = variant;
     forced.rigor = DOCONV_RIGOR_ESTIMATE;
-    doconv_status status = doconv_plan_create(set->ctx, &set->problem.desc, &forced, &item.plan);
+    doconv_status status = dc_plan_create(set->ctx, &set->problem.desc, &forced, &item.plan);
     if (status != DOCONV_OK) {
         return status;
     }
@@ -280,17 +281,25 @@ static void round_of(struct measure_set *set, int count, int number)
     }
 }
 
-/* Drops what is behind the fastest by a factor. Returns how many are left. */
+/*
+ * Drops what is behind by a factor, and returns how many are left. Behind in the best sample and in the median both: on a busy machine one
+ * lucky sample of one candidate is no reason to drop all others, nor an unlucky median to drop that one.
+ */
 static int drop(struct measure_set *set, double factor)
 {
-    double best = INFINITY;
+    double best = INFINITY, middle = INFINITY;
     int kept = 0;
     for (int i = 0; i < set->count; i++) {
-        best = set->items[i].dropped ? best : fmin(best, best_sample(&set->items[i]));
+        struct measured *m = &set->items[i];
+        if (!m->dropped) {
+            summarize(m);
+            best = fmin(best, best_sample(m));
+            middle = fmin(middle, m->median);
+        }
     }
     for (int i = 0; i < set->count; i++) {
         struct measured *m = &set->items[i];
-        m->dropped = m->dropped || best_sample(m) > best * factor;
+        m->dropped = m->dropped || (best_sample(m) > best * factor && m->median > middle * factor);
         kept += !m->dropped;
     }
     return kept;
@@ -349,8 +358,8 @@ static double paired_ratio(const struct measured *a, const struct measured *b)
 }
 
 /*
- * Spread of a finalist relative to its round: a clock that drifts moves all finalists of a round and says nothing about their order.
- * A finalist alone keeps the spread of its own samples.
+ * Spread of a finalist relative to its round: a clock that drifts moves all finalists of a round and says nothing about their
+ * order. A finalist alone keeps the spread of its own samples.
  */
 static void paired_spread(struct measured *items, int count)
 {

@@ -21,7 +21,8 @@ struct measured {
     int rounds;        /* samples taken */
     int first_kept;    /* samples before it came from the coarse rounds */
     double samples[MEASURE_SAMPLES]; /* seconds of an execute */
-    double median, spread; /* of the samples kept; spread: median absolute deviation / median, for finalists relative to their rounds */
+    double median;     /* of the samples kept */
+    double spread;     /* their median absolute deviation / median, for finalists relative to their rounds */
 };
 
 struct measure_set {
@@ -39,13 +40,17 @@ struct measure_set {
 };
 
 /*
- * Tensors and room for capacity candidates. OUT_OF_MEMORY with its detail; measure_set_destroy() is right for a set of zeros, and after any
- * failure.
+ * Tensors and room for capacity candidates. OUT_OF_MEMORY with its detail; measure_set_destroy() is right for a set of zeros, and
+ * after any failure.
  */
-doconv_status measure_set_create(doconv_context *ctx, const struct dc_problem *problem, bool cold, int capacity, struct measure_set *set);
+doconv_status measure_set_create(doconv_context *ctx, const struct dc_problem *problem, bool cold, int capacity,
+                                 struct measure_set *set);
 void measure_set_destroy(struct measure_set *set);
 
-/* Appends a candidate of the problem: its plan, its weights, room in the workspace. The first one is the default. On failure the set is as before. */
+/*
+ * Appends a candidate of the problem: its plan, its weights, room in the workspace. The first one is the default. On failure the
+ * set is as before.
+ */
 doconv_status measure_set_add(struct measure_set *set, const doconv_plan_options *options, const char *variant);
 
 struct measure_limits {
@@ -56,9 +61,10 @@ struct measure_limits {
 };
 
 /*
- * Interleaved rounds over all items that are not wrong (at least one must be left); those far behind are dropped; the best three and the default, if
- * it is still there, run again side by side. Then median and spread of each are set, the winner stands first, the others behind it by their
- * medians, wrong ones last. The default wins unless another is faster by a margin in the paired samples.
+ * Interleaved rounds over all items that are not wrong (at least one must be left); those far behind are dropped; the best three
+ * and the default, if it is still there, run again side by side. Then median and spread of each are set, the winner stands first,
+ * the others behind it by their medians, wrong ones last. The default wins unless another is faster by a margin in the paired
+ * samples.
  */
 void measure(struct measure_set *set, const struct measure_limits *limits);
 
@@ -66,9 +72,9 @@ void measure(struct measure_set *set, const struct measure_limits *limits);
 void measure_run(const struct measure_set *set, const struct measured *item);
 
 /*
- * Runs an item once on a dst full of NaN and compares it with the context's reference kernel: *max_rel_error is the largest |y - ref| / max|ref|
- * (infinite for a NaN), *right whether that is within the rounding that the kernel declares. Large problems are compared on a part of their
- * images' channels. UNSUPPORTED if the context has no reference kernel, OUT_OF_MEMORY.
+ * Runs an item once on a dst full of NaN and compares it with the context's reference kernel: *max_rel_error is the largest |y -
+ * ref| / max|ref| (infinite for a NaN), *right whether that is within the rounding that the kernel declares. Large problems are
+ * compared on a part of their images' channels. UNSUPPORTED if the context has no reference kernel, OUT_OF_MEMORY.
  */
 doconv_status measure_check(struct measure_set *set, const struct measured *item, double *max_rel_error, bool *right);
 

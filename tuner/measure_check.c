@@ -77,8 +77,8 @@ static double usual_size(const struct dc_problem *p)
 }
 
 /*
- * Sums of k terms without a common sign grow like sqrt(k), and so does their rounding relative to them: 16 units leave room for every order of
- * additions, and none for a term that is missing.
+ * Sums of k terms without a common sign grow like sqrt(k), and so does their rounding relative to them: 16 units leave room for
+ * every order of additions, and none for a term that is missing.
  */
 static double tolerance(const struct dc_problem *p, const struct dc_kernel *kernel, double largest)
 {

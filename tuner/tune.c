@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Choosing by measurement: prune, measure, check, store, report; and the advisor through which plans use it. There is no lock around a
- * measurement: a caller's threads may be those that it needs. Two at once disturb each other, which the noise shows.
+ * Choosing by measurement: prune, measure, check, store, report; and the advisor through which plans use it. There is no lock
+ * around a measurement: a caller's threads may be those that it needs. Two at once disturb each other, which the noise shows.
  */
 #include <math.h>
 #include <string.h>
@@ -9,7 +9,10 @@
 #include "cache.h"
 #include "measure.h"
 
-/* Candidates that are measured: the best of each kernel and the best of all, as the estimate has it, none that is slower by this factor. */
+/*
+ * Candidates that are measured: the best of each kernel and the best of all, as the estimate has it, none that is slower by this
+ * factor.
+ */
 #define PRUNED 14
 #define HOPELESS 3.0
 #define BUDGET_SECONDS 0.6
@@ -126,8 +129,8 @@ static doconv_status measure_and_check(struct measure_set *set, const doconv_tun
             record(&report->entry, set, error);
             return DOCONV_OK;
         }
-        dc_log(set->ctx, DOCONV_LOG_ERROR, "tune: %s is wrong by %g of the largest value and dropped: %s", winner->plan->candidate.text, error,
-               report->entry.key);
+        dc_log(set->ctx, DOCONV_LOG_ERROR, "tune: %s is wrong by %g of the largest value and dropped: %s",
+               winner->plan->candidate.text, error, report->entry.key);
         winner->wrong = true;
         /* What it left behind was measured against a time that no right variant has: all others run again. */
     }
@@ -331,8 +334,11 @@ static bool advise(void *self, const char *key, char *variant, size_t size)
     return hit;
 }
 
-/* A winner too noisy to be stored, measured in this context before: on a busy machine each further plan would measure once more. */
-static bool recall_noisy(struct cache *cache, const doconv_conv_desc *desc, const doconv_plan_options *options, struct cache_entry *entry)
+/*
+ * A winner too noisy to be stored, measured in this context before: on a busy machine each further plan would measure once more.
+ */
+static bool recall_noisy(struct cache *cache, const doconv_conv_desc *desc, const doconv_plan_options *options,
+                         struct cache_entry *entry)
 {
     doconv_context *ctx = cache_context(cache);
     struct dc_problem problem;
@@ -344,7 +350,8 @@ static bool recall_noisy(struct cache *cache, const doconv_conv_desc *desc, cons
     return cache_lookup(cache, key, entry) == CACHE_NOISY;
 }
 
-static doconv_status measure_now(void *self, const doconv_conv_desc *desc, const doconv_plan_options *options, char *variant, size_t size)
+static doconv_status measure_now(void *self, const doconv_conv_desc *desc, const doconv_plan_options *options, char *variant,
+                                 size_t size)
 {
     struct cache *cache = self;
     doconv_context *ctx = cache_context(cache);

@@ -103,6 +103,7 @@ typedef void (*doconv_release_fn)(void *user, void *memory);
  * Options of a context. Set size to sizeof(doconv_context_options) and everything else to zero for the defaults.
  * Environment variables are read once, at creation, and only where the field here is zero or NULL:
  * DOCONV_MAX_ISA (none, avx2, avx512, neon), DOCONV_TUNE (off, read, tune, force, only), DOCONV_CACHE (a directory),
+ * DOCONV_SYSTEM_CACHE (a directory that is looked up after the cache and never written),
  * DOCONV_VERBOSE (0, 1 = a line for each plan, 2 = and one for each execute). A value that none of these allow is ignored with a warning.
  */
 typedef struct doconv_context_options {
