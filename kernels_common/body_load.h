@@ -14,17 +14,21 @@ static inline ptrdiff_t least(ptrdiff_t a, ptrdiff_t b)
 static inline void zero_pixels(float *strip, ptrdiff_t pixel, ptrdiff_t count, ptrdiff_t lanes)
 {
     for (ptrdiff_t x = 0; x < count; x++) {
-        for (ptrdiff_t c = 0; c < lanes; c++) {
+        ptrdiff_t c = 0;
+        for (; c + V_LENGTH <= lanes; c += V_LENGTH) {
+            v_store(strip + x * pixel + c, v_zero());
+        }
+        for (; c < lanes; c++) {
             strip[x * pixel + c] = 0.0f;
         }
     }
 }
 
-/* Channels contiguous in memory, DC_CHANNEL_BLOCK of them. */
-static inline void copy_blocks(float *strip, ptrdiff_t pixel, const float *src, ptrdiff_t src_step, ptrdiff_t count)
+/* Channels contiguous in memory, a multiple of the vector length. */
+static inline void copy_vectors(float *strip, ptrdiff_t pixel, const float *src, ptrdiff_t src_step, ptrdiff_t channels, ptrdiff_t count)
 {
     for (ptrdiff_t x = 0; x < count; x++) {
-        for (int v = 0; v < DC_CHANNEL_BLOCK; v += V_LENGTH) {
+        for (ptrdiff_t v = 0; v < channels; v += V_LENGTH) {
             v_store(strip + x * pixel + v, v_load(src + x * src_step + v));
         }
     }
@@ -52,20 +56,18 @@ static inline void copy_planes(float *strip, ptrdiff_t pixel, const float *src, 
     }
 }
 
-/* One row of up to DC_CHANNEL_BLOCK channels that lie inside [0, w). c0: the first one, counted from src's block 0. */
-static inline void copy_row(const struct dc_load_args *a, float *strip, const float *src, ptrdiff_t c0, ptrdiff_t channels, ptrdiff_t count)
+/* One row, inside [0, w), of up to DC_CHANNEL_BLOCK channels from c0 on. from: src's first pixel in channel c0, which is the place-th of its block. */
+static inline void copy_row(const struct dc_load_args *a, float *strip, const float *from, ptrdiff_t place, ptrdiff_t channels, ptrdiff_t count)
 {
     const ptrdiff_t step = a->src_pixel * a->step_x;
-    const ptrdiff_t block = c0 / a->src_block_channels, place = c0 % a->src_block_channels;
-    const float *from = src + block * a->src_block + place * a->src_channel;
-    if (a->src_channel == 1 && channels == DC_CHANNEL_BLOCK && place + channels <= a->src_block_channels) {
-        copy_blocks(strip, a->strip_pixel, from, step, count);
+    if (a->src_channel == 1 && channels % V_LENGTH == 0 && channels <= a->src_block_channels - place) {
+        copy_vectors(strip, a->strip_pixel, from, step, channels, count);
     } else if (a->src_channel != 1 && step == 1) {
         copy_planes(strip, a->strip_pixel, from, a->src_channel, channels, count);
     } else {
         for (ptrdiff_t c = 0; c < channels; c++) {
-            const ptrdiff_t b = (c0 + c) / a->src_block_channels, i = (c0 + c) % a->src_block_channels;
-            const float *channel = src + b * a->src_block + i * a->src_channel;
+            const ptrdiff_t b = (place + c) / a->src_block_channels, i = (place + c) % a->src_block_channels - place;
+            const float *channel = from + b * a->src_block + i * a->src_channel;
             for (ptrdiff_t x = 0; x < count; x++) {
                 strip[x * a->strip_pixel + c] = channel[x * step];
             }
@@ -82,6 +84,8 @@ static void load_strip(const struct dc_load_args *a)
     const ptrdiff_t lanes_most = least(a->strip_pixel, DC_CHANNEL_BLOCK);
     for (ptrdiff_t c = 0; c < a->channels; c += DC_CHANNEL_BLOCK) {
         const ptrdiff_t channels = least(a->channels - c, DC_CHANNEL_BLOCK);
+        const ptrdiff_t block = (a->src_first_channel + c) / a->src_block_channels, place = (a->src_first_channel + c) % a->src_block_channels;
+        const float *src = a->src + block * a->src_block + place * a->src_channel;
         for (ptrdiff_t y = 0; y < a->rows; y++) {
             float *strip = a->strip + c / DC_CHANNEL_BLOCK * a->strip_block + y * a->strip_row;
             const ptrdiff_t row = a->y0 + y * a->step_y;
@@ -94,8 +98,8 @@ static void load_strip(const struct dc_load_args *a)
                 zero_pixels(strip + left * a->strip_pixel, a->strip_pixel, right - left, lanes_most);
             }
             if (right > left) {
-                copy_row(a, strip + left * a->strip_pixel, a->src + row * a->src_row + (a->x0 + left * a->step_x) * a->src_pixel,
-                         a->src_first_channel + c, channels, right - left);
+                copy_row(a, strip + left * a->strip_pixel, src + row * a->src_row + (a->x0 + left * a->step_x) * a->src_pixel, place, channels,
+                         right - left);
             }
             zero_pixels(strip + right * a->strip_pixel, a->strip_pixel, a->columns - right, lanes_most);
         }

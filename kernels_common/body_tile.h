@@ -54,18 +54,27 @@ static __attribute__((noinline)) void finish_tail(const struct dc_run_args *args
 
 typedef void tile_fn(const struct dc_run_args *args, ptrdiff_t first);
 
-/* Cuts a run into tiles of nearly equal size: 33 pixels are 11 + 11 + 11 rather than 14 + 14 + 5, whose last would wait for its FMAs. */
+/* Cuts lines into tiles of nearly equal size: 33 pixels are 11 + 11 + 11 rather than 14 + 14 + 5, whose last would wait for its FMAs. */
 static inline void run_tiles(const struct dc_run_args *args, tile_fn *const table[TILE_VECTORS][TILE_PIXELS])
 {
+    struct dc_run_args line = *args;
     const ptrdiff_t lanes = args->partial_out != 0 ? args->channels : args->stored;
     tile_fn *const *row = table[(lanes + V_LENGTH - 1) / V_LENGTH - 1];
     const ptrdiff_t tiles = (args->pixels + TILE_PIXELS - 1) / TILE_PIXELS;
     const ptrdiff_t size = args->pixels / tiles, larger = args->pixels % tiles;
-    ptrdiff_t first = 0;
-    for (ptrdiff_t i = 0; i < tiles; i++) {
-        const ptrdiff_t pixels = size + (i < larger);
-        row[pixels - 1](args, first);
-        first += pixels;
+    for (ptrdiff_t left = args->lines; left > 0; left--) {
+        ptrdiff_t first = 0;
+        for (ptrdiff_t i = 0; i < tiles; i++) {
+            const ptrdiff_t pixels = size + (i < larger);
+            row[pixels - 1](&line, first);
+            first += pixels;
+        }
+        line.src += left > 1 ? line.src_line : 0;
+        line.dst += left > 1 && line.dst != 0 ? line.dst_line : 0;
+        line.residual += line.residual != 0 ? line.dst_line : 0;
+        line.partial_in += line.partial_in != 0 ? line.pixels * TILE_CHANNELS : 0;
+        line.partial_out += line.partial_out != 0 ? line.pixels * TILE_CHANNELS : 0;
+        line.weights_ahead = 0; /* the first line fetched it */
     }
 }
 

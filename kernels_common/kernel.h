@@ -34,25 +34,25 @@ struct dc_segment {
 };
 
 /*
- * A run of pixels against one block of output channels. The order of the additions of one output is that of segments and j, whatever the
+ * A run against one block of output channels: `lines` lines (of a row or a column each) of `pixels` pixels that share their segments. The order of the additions of one output is that of segments and j, whatever the
  * number of pixels, so that every split into runs gives the same bits.
  */
 struct dc_run_args {
     const float *src;
-    ptrdiff_t src_pixel;
+    ptrdiff_t src_pixel, src_line;
     const struct dc_segment *segments;
     ptrdiff_t segment_count; /* may be 0: all taps lie in the padding */
     const float *weights;    /* tile_channels floats a row, rows 64-byte aligned */
     ptrdiff_t weights_ahead; /* floats from a row of weights to the one to prefetch meanwhile; both lie in the packed weights */
     const float *bias;       /* tile_channels floats, 64-byte aligned; used if partial_in is NULL */
-    const float *partial_in; /* [pixels][tile_channels], 64-byte aligned: sums so far; NULL at the start of the reduction */
-    float *partial_out;      /* likewise: where unfinished (or not directly storable) sums go; then nothing below is used but pixels and channels */
-    ptrdiff_t pixels;        /* >= 1 */
+    const float *partial_in; /* [lines][pixels][tile_channels], 64-byte aligned: sums so far; NULL at the start of the reduction */
+    float *partial_out;      /* likewise: where unfinished (or not directly storable) sums go; then nothing below is used but lines, pixels and channels */
+    ptrdiff_t lines, pixels; /* >= 1 */
     ptrdiff_t channels;      /* valid output channels, 1..tile_channels */
-    /* Direct store. Vector v of the block goes to dst + pixel * dst_pixel + dst_vector[v]. */
+    /* Direct store. Vector v of the block goes to dst + line * dst_line + pixel * dst_pixel + dst_vector[v]. */
     float *dst;
     const float *residual; /* strides as dst; NULL: none; may equal dst */
-    ptrdiff_t dst_pixel;
+    ptrdiff_t dst_pixel, dst_line;
     ptrdiff_t dst_vector[DC_MAX_TILE_VECTORS];
     ptrdiff_t stored; /* channels to write: channels, or more: those past channels are written as zero (blocked layouts) */
     float lo, hi;     /* every stored value becomes min(max(v, lo), hi) (NaN stays NaN); -inf, inf: unchanged */

@@ -22,6 +22,7 @@ struct dc_direct_segments {
 struct dc_direct_state {
     bool depthwise;
     bool flat;         /* pixels run on across rows */
+    bool all_taps;     /* every row meets every tap, those in the padding as zeros */
     bool direct_store; /* runs write dst themselves */
     int64_t groups, cin, cout;
     int64_t tile_channels, out_blocks, taps;

@@ -83,33 +83,69 @@ struct block {
     const float *next_weights; /* of the block that follows: the first run fetches them into L2, the others find them there */
 };
 
-static void run_pixels(const struct job *job, struct block *b, int64_t pixel, int64_t count)
+/*
+ * Runs the lines that the block's args describe; their sums wait in the slots from `slot` on between passes. Sums that go through the buffer of a
+ * single pass go a part of a line at a time.
+ */
+static void run_lines(const struct job *job, const struct block *b, int64_t slot)
 {
     const struct dc_direct_state *s = job->s;
     const struct dc_kernel *kernel = job->plan->candidate.kernel;
-    const float *src = b->args.src, *residual = b->args.residual;
-    float *dst = b->args.dst;
-    const int64_t step = b->through_buffer && s->k_blocks == 1 ? s->tile_pixels : count;
-    for (int64_t done = 0; done < count; done += step) {
-        struct dc_run_args args = b->args;
-        args.pixels = least(step, count - done);
-        args.src = src + done * args.src_pixel;
-        float *sums = b->partial + (s->k_blocks > 1 ? (pixel + done) * s->tile_channels : 0);
+    struct dc_run_args args = b->args;
+    args.weights_ahead = slot == 0 ? b->next_weights - args.weights : 0;
+    if (!b->through_buffer || !b->last || s->k_blocks > 1) {
+        float *sums = b->partial + slot * s->tile_channels;
         args.partial_in = b->first ? NULL : sums;
         args.partial_out = !b->last || b->through_buffer ? sums : NULL;
-        args.dst = dst + (pixel + done) * args.dst_pixel;
-        args.residual = residual != NULL ? residual + (pixel + done) * args.dst_pixel : NULL;
-        args.weights_ahead = pixel + done == 0 ? b->next_weights - args.weights : 0;
         kernel->run(&args);
-        if (b->last && b->through_buffer) {
-            struct dc_store_args store = b->store;
-            store.tile = sums;
-            store.pixels = args.pixels;
-            store.dst += (pixel + done) * store.dst_pixel;
-            store.residual = store.residual != NULL ? store.residual + (pixel + done) * store.dst_pixel : NULL;
+        if (!b->through_buffer || !b->last) {
+            return;
+        }
+    }
+    struct dc_store_args store = b->store;
+    store.dst_pixel = args.dst_pixel;
+    for (int64_t line = 0; line < b->args.lines; line++) {
+        for (int64_t done = 0; done < b->args.pixels; done += store.pixels) {
+            const ptrdiff_t dst = line * args.dst_line + done * args.dst_pixel;
+            store.pixels = least(s->tile_pixels, b->args.pixels - done);
+            store.tile = b->partial;
+            if (s->k_blocks > 1) {
+                store.tile += (slot + line * b->args.pixels + done) * s->tile_channels;
+            } else {
+                args.lines = 1;
+                args.pixels = store.pixels;
+                args.src = b->args.src + line * args.src_line + done * args.src_pixel;
+                args.partial_out = b->partial;
+                kernel->run(&args);
+                args.weights_ahead = 0;
+            }
+            store.dst = b->args.dst + dst;
+            store.residual = b->args.residual != NULL ? b->args.residual + dst : NULL;
             kernel->store(&store);
         }
     }
+}
+
+/* The pixels of rows [y0, y1) and columns [x0, x1) of the output, which share their taps: lines are rows or columns, whatever makes fewer tiles. */
+static void run_rectangle(const struct job *job, const struct unit *u, const struct block *block, const float *src, ptrdiff_t src_row, int64_t slot,
+                          int64_t y0, int64_t y1, int64_t x0, int64_t x1)
+{
+    const struct dc_tensor_map *map = &job->s->dst_map;
+    const int64_t tile = job->plan->candidate.kernel->tile_pixels, height = y1 - y0, width = x1 - x0;
+    struct block b = *block;
+    struct dc_run_args *args = &b.args;
+    const bool down = width * ((height + tile - 1) / tile) < height * ((width + tile - 1) / tile);
+    const ptrdiff_t first = (y0 - u->row0) * map->row + x0 * map->pixel;
+    args->src = src;
+    args->lines = down ? width : height;
+    args->pixels = down ? height : width;
+    args->src_line = down ? args->src_pixel : src_row;
+    args->src_pixel = down ? src_row : args->src_pixel;
+    args->dst_line = down ? map->pixel : map->row;
+    args->dst_pixel = down ? map->row : map->pixel;
+    args->dst += first;
+    args->residual += args->residual != NULL ? first : 0;
+    run_lines(job, &b, slot);
 }
 
 static void run_block(const struct job *job, const struct unit *u, int64_t ob)
@@ -169,28 +205,29 @@ static void run_block(const struct job *job, const struct unit *u, int64_t ob)
         args->src = in_place ? src + u->row0 * s->src_map.row : u->strip;
         args->segments = lists->items;
         args->segment_count = lists->count;
-        run_pixels(job, &b, 0, u->pixels);
+        args->lines = 1;
+        args->pixels = u->pixels;
+        run_lines(job, &b, 0);
         return;
     }
-    int64_t yr = 0;
-    for (int64_t r = 0; r < u->rows; r++) {
-        const int64_t row = u->row0 + r;
-        while (row >= s->y_ranges[yr].end) {
-            yr++;
-        }
+    const ptrdiff_t src_row = d->stride_h * (in_place ? s->src_map.row : s->strip_row);
+    int64_t slot = 0;
+    for (int64_t yr = 0; yr < s->y_count; yr++) {
         const struct dc_direct_range *y = &s->y_ranges[yr];
-        for (int64_t xr = 0; xr < s->x_count; xr++) {
+        const int64_t y0 = y->begin > u->row0 ? y->begin : u->row0, y1 = least(y->end, u->row0 + u->rows);
+        for (int64_t xr = 0; xr < s->x_count && y0 < y1; xr++) {
             const struct dc_direct_range *x = &s->x_ranges[xr];
             const struct dc_direct_segments *list = &lists[yr * s->x_count + xr];
             args->segments = list->items;
             args->segment_count = list->count;
-            args->src = in_place ? src : u->strip;
+            const float *from = in_place ? src : u->strip;
             if (list->count != 0) {
-                args->src += in_place ? (row * d->stride_h - d->pad_top + y->tap0 * d->dilation_h) * s->src_map.row +
-                                            (x->begin * d->stride_w - d->pad_left + x->tap0 * d->dilation_w) * s->src_map.pixel
-                                      : (r * d->stride_h + y->tap0 * d->dilation_h) * s->strip_row;
+                from += in_place ? (y0 * d->stride_h - d->pad_top + y->tap0 * d->dilation_h) * s->src_map.row +
+                                       (x->begin * d->stride_w - d->pad_left + x->tap0 * d->dilation_w) * s->src_map.pixel
+                                 : ((y0 - u->row0) * d->stride_h + y->tap0 * d->dilation_h) * s->strip_row;
             }
-            run_pixels(job, &b, r * p->wout + x->begin, x->end - x->begin);
+            run_rectangle(job, u, &b, from, src_row, slot, y0, y1, x->begin, x->end);
+            slot += (y1 - y0) * (x->end - x->begin);
         }
     }
 }

@@ -148,7 +148,9 @@ const char *dc_direct_geometry(const doconv_context *ctx, const struct dc_proble
         s->flat = candidate->source == DC_SOURCE_FLAT;
         s->x_count = 1;
     }
-    s->y_count = s->flat ? 1 : dc_direct_ranges(d->h, d->pad_top, d->stride_h, d->dilation_h, d->kh, p->hout, NULL);
+    /* A depthwise strip multiplies its zero rows: one run of all lines costs less than the taps that ranges would save. */
+    s->all_taps = s->flat || (s->depthwise && candidate->source == DC_SOURCE_ROWS);
+    s->y_count = s->all_taps ? 1 : dc_direct_ranges(d->h, d->pad_top, d->stride_h, d->dilation_h, d->kh, p->hout, NULL);
     task_geometry(ctx, p, s);
     if ((double)s->rows * (double)p->wout * (double)(s->out_chunk * nr) > 1e15) {
         return "it needs too much workspace";
@@ -251,7 +253,7 @@ doconv_status dc_direct_prepare(doconv_plan *plan)
     s.y_ranges = (struct dc_direct_range *)(block + sizeof s);
     s.x_ranges = s.y_ranges + s.y_count;
     s.segments = (struct dc_direct_segments *)(s.x_ranges + s.x_count);
-    if (s.flat) {
+    if (s.all_taps) {
         s.y_ranges[0] = (struct dc_direct_range){0, p->hout, 0, d->kh};
     } else {
         dc_direct_ranges(d->h, d->pad_top, d->stride_h, d->dilation_h, d->kh, p->hout, s.y_ranges);

@@ -5,6 +5,9 @@
 
 #include "direct.h"
 
+/* Ranges of an axis that the estimate looks at one by one. */
+#define MOST_RANGES 16
+
 static const char *const source_names[] = {[DC_SOURCE_INPLACE] = "inplace", [DC_SOURCE_ROWS] = "rows", [DC_SOURCE_FLAT] = "flat"};
 
 /* Bytes a cycle that a core gets from where a working set of this size lives. Rates of current x86 cores, a little under their best. */
@@ -46,19 +49,25 @@ static double estimate(const struct dc_problem *p, const struct dc_candidate *c,
         const double run = pixels / row_blocks;
         cycles = row_blocks * (full * run_cycles(cpu, kernel, s, run, vectors, k, panel_rate) + run_cycles(cpu, kernel, s, run, last_vectors, k, panel_rate));
     } else {
-        /* Taps in the padding are skipped: all of them in place, those above and below in strips. */
-        struct dc_direct_range columns[3] = {{0, p->wout, 0, p->desc.kw}};
-        int64_t count = 1;
-        if (c->source == DC_SOURCE_INPLACE && s->x_count <= 3) {
-            count = dc_direct_ranges(p->desc.w, p->desc.pad_left, p->desc.stride_w, p->desc.dilation_w, p->desc.kw, p->wout, columns);
+        /* Rectangles that share their taps, each along rows or down columns; what lies in the padding is skipped. */
+        struct dc_direct_range ys[MOST_RANGES] = {{0, p->hout, 0, p->desc.kh}}, xs[MOST_RANGES] = {{0, p->wout, 0, p->desc.kw}};
+        int64_t rows = 1, columns = 1;
+        if (!s->all_taps && s->y_count <= MOST_RANGES) {
+            rows = dc_direct_ranges(p->desc.h, p->desc.pad_top, p->desc.stride_h, p->desc.dilation_h, p->desc.kh, p->hout, ys);
         }
-        const double above = (double)(p->desc.pad_top + p->desc.pad_bottom) / (double)(p->desc.h + p->desc.pad_top + p->desc.pad_bottom);
-        const double inside = p->desc.kh > 1 ? 1.0 - above * 0.6 : 1.0;
-        for (int64_t i = 0; i < count; i++) {
-            const double run = (double)(columns[i].end - columns[i].begin);
-            const double part = inside * k * (double)(columns[i].tap1 - columns[i].tap0) / (double)p->desc.kw;
-            cycles += (double)p->hout * (full * run_cycles(cpu, kernel, s, run, vectors, part, panel_rate) +
-                                         run_cycles(cpu, kernel, s, run, last_vectors, part, panel_rate));
+        if (c->source == DC_SOURCE_INPLACE && s->x_count <= MOST_RANGES) {
+            columns = dc_direct_ranges(p->desc.w, p->desc.pad_left, p->desc.stride_w, p->desc.dilation_w, p->desc.kw, p->wout, xs);
+        }
+        for (int64_t y = 0; y < rows; y++) {
+            for (int64_t x = 0; x < columns; x++) {
+                const double width = (double)(xs[x].end - xs[x].begin), all_rows = (double)(ys[y].end - ys[y].begin);
+                const double cuts = ceil(all_rows / (double)s->rows), height = all_rows / cuts;
+                const double part = k * (double)(xs[x].tap1 - xs[x].tap0) * (double)(ys[y].tap1 - ys[y].tap0) / taps;
+                const double along = height * ceil(width / kernel->tile_pixels), down = width * ceil(height / kernel->tile_pixels);
+                const double lines = cuts * (down < along ? width : height), length = down < along ? height : width;
+                cycles += lines * (full * run_cycles(cpu, kernel, s, length, vectors, part, panel_rate) +
+                                   run_cycles(cpu, kernel, s, length, last_vectors, part, panel_rate));
+            }
         }
     }
     cycles *= (double)s->groups;
