@@ -15,10 +15,12 @@
 
 #include "bench_problem.h"
 
-namespace bench {
+namespace bench
+{
 
 /* Floats aligned to 64 bytes, zeroed: activations, weights and scratch memory of every engine. */
-class buffer {
+class buffer
+{
   public:
     explicit buffer(size_t bytes = 0) : bytes_((bytes + 63) / 64 * 64)
     {
@@ -30,34 +32,53 @@ class buffer {
             std::fill_n(data_.get(), bytes_ / sizeof(float), 0.0f);
         }
     }
-    float *data() const { return data_.get(); }
-    size_t bytes() const { return bytes_; }
-    void fill(float value) { std::fill_n(data_.get(), bytes_ / sizeof(float), value); }
+    float *data() const
+    {
+        return data_.get();
+    }
+    size_t bytes() const
+    {
+        return bytes_;
+    }
+    void fill(float value)
+    {
+        std::fill_n(data_.get(), bytes_ / sizeof(float), value);
+    }
 
   private:
     struct release {
-        void operator()(float *p) const { std::free(p); }
+        void operator()(float *p) const
+        {
+            std::free(p);
+        }
     };
     size_t bytes_;
     std::unique_ptr<float, release> data_;
 };
 
 /* One way of an engine to compute a problem (or the FMA loop), with its memory. */
-class runner {
+class runner
+{
   public:
     virtual ~runner() = default;
     /* Once, warm or cold: what is timed. */
     virtual void run() = 0;
     /* Fills dst so that a run which leaves an output out shows: NaN, or the residual for engines that add in place. */
-    virtual void arm() {}
+    virtual void arm()
+    {
+    }
     /* dst as NCHW. */
-    virtual std::vector<float> result() { return {}; }
+    virtual std::vector<float> result()
+    {
+        return {};
+    }
 
     std::string label;  /* doconv's variant, oneDNN's implementation */
     std::string layout; /* layout_pair_name() */
 };
 
-class engine {
+class engine
+{
   public:
     virtual ~engine() = default;
     virtual const char *name() const = 0;
@@ -77,7 +98,8 @@ struct tuning_totals {
 /* Prints how far the tuning of all problems is. */
 class progress;
 
-class doconv_engine : public engine {
+class doconv_engine : public engine
+{
   public:
     /* Throws usage_error if the options ask for what this CPU can't do. */
     explicit doconv_engine(const options &o);
@@ -85,9 +107,15 @@ class doconv_engine : public engine {
     doconv_engine(const doconv_engine &) = delete;
     doconv_engine &operator=(const doconv_engine &) = delete;
 
-    doconv_context *context() const { return context_; }
+    doconv_context *context() const
+    {
+        return context_;
+    }
     doconv_context_info info() const;
-    const char *name() const override { return "doconv"; }
+    const char *name() const override
+    {
+        return "doconv";
+    }
     std::string description() const override;
     std::vector<std::unique_ptr<runner>> prepare(const problem &p, const tensors &t, std::string &why) override;
 
@@ -105,11 +133,15 @@ std::unique_ptr<engine> create_onednn_engine(const options &o, doconv_isa isa);
 bool onednn_built();
 
 /* The loop of FMAs. label is empty; flops(): of one run, on all threads. */
-class peak_runner : public runner {
+class peak_runner : public runner
+{
   public:
     peak_runner(doconv_isa isa, int threads);
     void run() override;
-    double flops() const { return flops_; }
+    double flops() const
+    {
+        return flops_;
+    }
 
   private:
     void (*loop_)(long count);
@@ -120,6 +152,6 @@ class peak_runner : public runner {
 /* Threads of the OpenMP runtime that the engines share. Throws usage_error if the build has none and count > 1. */
 void set_threads(int count);
 
-}
+} // namespace bench
 
 #endif

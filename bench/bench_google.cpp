@@ -14,9 +14,11 @@
 
 #include "bench_report.h"
 
-namespace bench {
+namespace bench
+{
 
-namespace {
+namespace
+{
 
 /* CPU seconds of the replayed iterations, by benchmark and repetition: what Google Benchmark measures is the replay's. */
 std::map<std::string, std::vector<double>> replayed_cpu;
@@ -42,7 +44,8 @@ double aggregate(std::vector<double> v, const std::string &name)
 }
 
 /* A reporter of Google Benchmark that names runs ENGINE/PROBLEM, without "/iterations:1/manual_time". */
-template <class Base> class plain_names : public Base {
+template <class Base> class plain_names : public Base
+{
   public:
     void ReportRuns(const std::vector<benchmark::BenchmarkReporter::Run> &runs) override
     {
@@ -68,10 +71,16 @@ template <class Base> class plain_names : public Base {
     }
 };
 
-class silent_reporter : public benchmark::BenchmarkReporter {
+class silent_reporter : public benchmark::BenchmarkReporter
+{
   public:
-    bool ReportContext(const Context &) override { return true; }
-    void ReportRuns(const std::vector<Run> &) override {}
+    bool ReportContext(const Context &) override
+    {
+        return true;
+    }
+    void ReportRuns(const std::vector<Run> &) override
+    {
+    }
 };
 
 std::unique_ptr<benchmark::BenchmarkReporter> create_reporter(const std::string &format)
@@ -124,7 +133,7 @@ void replay(benchmark::State &state, session &s, const row &r, size_t repetition
     }
 }
 
-}
+} // namespace
 
 std::string row_name(const session &s, const row &r)
 {
@@ -156,9 +165,8 @@ std::vector<row> choose_rows(const std::string &filter, const session &s)
 void register_benchmarks(session &s, const std::vector<row> &rows, progress &show)
 {
     for (const row &r : rows) {
-        benchmark::RegisterBenchmark(
-            row_name(s, r).c_str(),
-            [&s, r, &show, repetition = size_t{0}](benchmark::State &state) mutable { replay(state, s, r, repetition++, show); })
+        benchmark::RegisterBenchmark(row_name(s, r).c_str(), [&s, r, &show, repetition = size_t{0}](
+                                                                 benchmark::State &state) mutable { replay(state, s, r, repetition++, show); })
             ->Iterations(1)
             ->UseManualTime()
             ->Unit(benchmark::kMillisecond);
@@ -175,4 +183,4 @@ size_t run_benchmarks(const options &o)
     return benchmark::RunSpecifiedBenchmarks(display.get(), file.get());
 }
 
-}
+} // namespace bench

@@ -5,26 +5,23 @@
 #include <cmath>
 #include <cstdlib>
 
-namespace bench {
+namespace bench
+{
 
-namespace {
+namespace
+{
 
 template <class T> struct choice {
     const char *name;
     T value;
 };
 
-constexpr choice<layout_choice> layouts[] = {{"nchw", layout_choice::nchw},
-                                             {"nhwc", layout_choice::nhwc},
-                                             {"blocked", layout_choice::blocked},
-                                             {"best", layout_choice::best}};
+constexpr choice<layout_choice> layouts[] = {
+    {"nchw", layout_choice::nchw}, {"nhwc", layout_choice::nhwc}, {"blocked", layout_choice::blocked}, {"best", layout_choice::best}};
 constexpr choice<tune_choice> tunes[] = {
     {"off", tune_choice::off}, {"read", tune_choice::read}, {"tune", tune_choice::tune}, {"force", tune_choice::force}};
-constexpr choice<doconv_isa> isas[] = {{"default", DOCONV_ISA_DEFAULT},
-                                       {"none", DOCONV_ISA_NONE},
-                                       {"avx2", DOCONV_ISA_AVX2},
-                                       {"avx512", DOCONV_ISA_AVX512},
-                                       {"neon", DOCONV_ISA_NEON}};
+constexpr choice<doconv_isa> isas[] = {
+    {"default", DOCONV_ISA_DEFAULT}, {"none", DOCONV_ISA_NONE}, {"avx2", DOCONV_ISA_AVX2}, {"avx512", DOCONV_ISA_AVX512}, {"neon", DOCONV_ISA_NEON}};
 constexpr choice<doconv_accuracy> accuracies[] = {
     {"strict", DOCONV_ACCURACY_STRICT}, {"default", DOCONV_ACCURACY_DEFAULT}, {"fast", DOCONV_ACCURACY_FAST}};
 constexpr choice<bool> booleans[] = {{"true", true}, {"1", true}, {"yes", true}, {"false", false}, {"0", false}, {"no", false}};
@@ -123,7 +120,7 @@ void read_benchmark_flag(options &o, const std::string &flag, const std::string 
     }
 }
 
-}
+} // namespace
 
 std::vector<std::string> split_problems(const std::string &text)
 {
@@ -163,9 +160,8 @@ options parse_options(int argc, char **argv)
             }
             continue;
         }
-        const bool known = flag == "--networks" || flag == "--problems" || flag == "--engines" || flag == "--isa" ||
-                           flag == "--threads" || flag == "--batch" || flag == "--layout" || flag == "--accuracy" ||
-                           flag == "--tune" || flag == "--json" || flag == "--tsv";
+        const bool known = flag == "--networks" || flag == "--problems" || flag == "--engines" || flag == "--isa" || flag == "--threads" ||
+                           flag == "--batch" || flag == "--layout" || flag == "--accuracy" || flag == "--tune" || flag == "--json" || flag == "--tsv";
         if (!known) {
             throw usage_error("unknown option \"" + argument + "\" (see --help)");
         }
@@ -260,4 +256,4 @@ const char *help_text()
            "exit status: 0 done; 1 a wrong result, or nothing measured; 2 bad usage\n";
 }
 
-}
+} // namespace bench

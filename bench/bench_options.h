@@ -9,7 +9,8 @@
 
 #include <doconv/doconv.h>
 
-namespace bench {
+namespace bench
+{
 
 /* Something the user asked for that can't be: the program prints it and exits 2. */
 struct usage_error : std::runtime_error {
@@ -53,6 +54,6 @@ const char *help_text();
 /* Cuts a list of problems at ';', blanks, and at those commas that a new problem follows (attributes have commas too). */
 std::vector<std::string> split_problems(const std::string &text);
 
-}
+} // namespace bench
 
 #endif

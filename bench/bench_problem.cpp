@@ -9,9 +9,11 @@
 
 #include "network_list.h"
 
-namespace bench {
+namespace bench
+{
 
-namespace {
+namespace
+{
 
 std::string last_error(doconv_context *context, doconv_status status)
 {
@@ -21,9 +23,12 @@ std::string last_error(doconv_context *context, doconv_status status)
 }
 
 /* Adds problems once, however many layers have them. */
-class collector {
+class collector
+{
   public:
-    collector(doconv_context *context, workload &w) : context_(context), w_(w) {}
+    collector(doconv_context *context, workload &w) : context_(context), w_(w)
+    {
+    }
 
     void add(const std::string &network, int64_t count, const doconv_conv_desc &desc, bool free_layout, const std::string &what)
     {
@@ -42,9 +47,8 @@ class collector {
         p.text = text;
         p.hout = shape[2];
         p.wout = shape[3];
-        p.macs = static_cast<double>(desc.n) * static_cast<double>(desc.cout) * static_cast<double>(p.hout) *
-                 static_cast<double>(p.wout) * static_cast<double>(desc.cin / desc.groups) * static_cast<double>(desc.kh) *
-                 static_cast<double>(desc.kw);
+        p.macs = static_cast<double>(desc.n) * static_cast<double>(desc.cout) * static_cast<double>(p.hout) * static_cast<double>(p.wout) *
+                 static_cast<double>(desc.cin / desc.groups) * static_cast<double>(desc.kh) * static_cast<double>(desc.kw);
         const auto known = index_.emplace(p.text + (free_layout ? " free" : ""), w_.problems.size());
         if (known.second) {
             w_.problems.push_back(p);
@@ -81,7 +85,7 @@ void set_layout(doconv_conv_desc &desc, layout_choice choice, doconv_layout bloc
     }
 }
 
-}
+} // namespace
 
 workload load_workload(doconv_context *context, const options &o, doconv_layout block)
 {
@@ -283,4 +287,4 @@ double checker::error(size_t result) const
     return worst / largest_;
 }
 
-}
+} // namespace bench

@@ -12,7 +12,8 @@
 
 #include "bench_options.h"
 
-namespace bench {
+namespace bench
+{
 
 struct problem {
     doconv_conv_desc desc; /* layouts: as named, or those of --layout; NCHW if each engine takes its best */
@@ -21,9 +22,18 @@ struct problem {
     int64_t hout, wout;
     double macs;
 
-    double flops() const { return 2 * macs; }
-    int64_t src_count() const { return desc.n * desc.cin * desc.h * desc.w; }
-    int64_t dst_count() const { return desc.n * desc.cout * hout * wout; }
+    double flops() const
+    {
+        return 2 * macs;
+    }
+    int64_t src_count() const
+    {
+        return desc.n * desc.cin * desc.h * desc.w;
+    }
+    int64_t dst_count() const
+    {
+        return desc.n * desc.cout * hout * wout;
+    }
 };
 
 /* A row of the tables: several layers, also of several networks, may have one problem. */
@@ -57,7 +67,8 @@ struct tensors {
 };
 
 /* Judges results against sums in double at sampled outputs, and at those where two results differ most. */
-class checker {
+class checker
+{
   public:
     checker(const problem &p, const tensors &t);
     /* Takes a whole result, in NCHW; returns its number. */
@@ -78,6 +89,6 @@ class checker {
 /* A result this far off has no speed. */
 constexpr double wrong_error = 1e-3;
 
-}
+} // namespace bench
 
 #endif

@@ -8,7 +8,8 @@
 
 #include <unistd.h>
 
-namespace bench {
+namespace bench
+{
 
 progress::progress(const char *title, int steps) : title_(title), steps_(std::max(steps, 1))
 {
@@ -43,8 +44,7 @@ void progress::end(const std::string &line)
     fraction_ = 0;
     if (!line.empty()) {
         clear();
-        std::fprintf(stderr, "%s %*d/%d  %s\n", title_, static_cast<int>(std::to_string(steps_).size()), done_, steps_,
-                     line.c_str());
+        std::fprintf(stderr, "%s %*d/%d  %s\n", title_, static_cast<int>(std::to_string(steps_).size()), done_, steps_, line.c_str());
     }
     draw();
 }
@@ -75,4 +75,4 @@ void progress::clear()
     }
 }
 
-}
+} // namespace bench

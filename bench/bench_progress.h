@@ -5,9 +5,11 @@
 
 #include <string>
 
-namespace bench {
+namespace bench
+{
 
-class progress {
+class progress
+{
   public:
     progress(const char *title, int steps);
     ~progress();
@@ -32,6 +34,6 @@ class progress {
     std::string what_;
 };
 
-}
+} // namespace bench
 
 #endif

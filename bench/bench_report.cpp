@@ -6,9 +6,11 @@
 #include <cstdio>
 #include <cstring>
 
-namespace bench {
+namespace bench
+{
 
-namespace {
+namespace
+{
 
 std::string number(const char *format, double value)
 {
@@ -25,8 +27,14 @@ struct columns {
             (std::strcmp(s.engines()[i]->name(), "onednn") == 0 ? onednn : doconv) = static_cast<int>(i);
         }
     }
-    const figure *ours(const measurement &m) const { return doconv < 0 ? nullptr : &m.figures[static_cast<size_t>(doconv)]; }
-    const figure *theirs(const measurement &m) const { return onednn < 0 ? nullptr : &m.figures[static_cast<size_t>(onednn)]; }
+    const figure *ours(const measurement &m) const
+    {
+        return doconv < 0 ? nullptr : &m.figures[static_cast<size_t>(doconv)];
+    }
+    const figure *theirs(const measurement &m) const
+    {
+        return onednn < 0 ? nullptr : &m.figures[static_cast<size_t>(onednn)];
+    }
 
     int doconv = -1, onednn = -1;
 };
@@ -48,8 +56,14 @@ struct total {
         layers++;
         error = std::max(error, f.error);
     }
-    double rate() const { return flops / seconds; }
-    double peak_share() const { return peak_seconds / seconds; }
+    double rate() const
+    {
+        return flops / seconds;
+    }
+    double peak_share() const
+    {
+        return peak_seconds / seconds;
+    }
 };
 
 /* The sums of one network. Where both engines were asked for, only layers that both have count. */
@@ -60,7 +74,10 @@ struct network_sum {
     double log_ratio = 0, lowest = INFINITY;
     std::string lowest_layer;
 
-    double geomean() const { return std::exp(log_ratio / ratios); }
+    double geomean() const
+    {
+        return std::exp(log_ratio / ratios);
+    }
 };
 
 network_sum sum_up(const session &s, const std::string &network)
@@ -199,14 +216,14 @@ void print_cells(FILE *to, const std::vector<cells> &rows)
     }
 }
 
-}
+} // namespace
 
 void print_table(const session &s, bool to_stderr)
 {
     FILE *to = to_stderr ? stderr : stdout;
     for (const std::string &network : networks_of(s)) {
-        std::vector<cells> rows = {{"layer", "count", "variant", "layout", "ms", "GFLOP/s", "% of peak", "error",
-                                    "oneDNN's implementation", "layout", "ms", "GFLOP/s", "ratio"}};
+        std::vector<cells> rows = {{"layer", "count", "variant", "layout", "ms", "GFLOP/s", "% of peak", "error", "oneDNN's implementation", "layout",
+                                    "ms", "GFLOP/s", "ratio"}};
         cells reasons;
         double peak = 0;
         int peaks = 0;
@@ -248,8 +265,8 @@ void print_table(const session &s, bool to_stderr)
             std::fprintf(to, "the total is without %d of %d layers, which not every engine has\n", sum.lost, sum.layers);
         }
         if (sum.ratios > 0) {
-            std::fprintf(to, "oneDNN's time / doconv's: geometric mean %.3f, of the total %.3f, lowest %.3f (%s)\n",
-                         sum.geomean(), sum.theirs.seconds / sum.ours.seconds, sum.lowest, sum.lowest_layer.c_str());
+            std::fprintf(to, "oneDNN's time / doconv's: geometric mean %.3f, of the total %.3f, lowest %.3f (%s)\n", sum.geomean(),
+                         sum.theirs.seconds / sum.ours.seconds, sum.lowest, sum.lowest_layer.c_str());
         }
     }
     std::fflush(to);
@@ -268,8 +285,8 @@ void write_tsv(const session &s, const std::string &path)
         }
         std::fprintf(file, "\n");
     };
-    put("network", {"problem", "count", "variant", "layout", "ms", "gflops", "peak_pct", "err", "onednn_impl", "onednn_layout",
-                    "onednn_ms", "onednn_gflops", "ratio"});
+    put("network", {"problem", "count", "variant", "layout", "ms", "gflops", "peak_pct", "err", "onednn_impl", "onednn_layout", "onednn_ms",
+                    "onednn_gflops", "ratio"});
     for (const std::string &network : networks_of(s)) {
         for (const layer &l : s.work().layers) {
             const measurement *m = l.network == network ? s.typical(l.problem) : nullptr;
@@ -328,4 +345,4 @@ std::string one_line(const session &s, const problem &p, const measurement &m)
     return line;
 }
 
-}
+} // namespace bench

@@ -9,7 +9,8 @@
 #include "bench_progress.h"
 #include "bench_session.h"
 
-namespace bench {
+namespace bench
+{
 
 /* A layer timed with an engine, both by index. */
 struct row {
@@ -40,6 +41,6 @@ bool all_good(const session &s);
 /* "0.512 ms doconv, 0.498 ms onednn": a line of progress. */
 std::string one_line(const session &s, const problem &p, const measurement &m);
 
-}
+} // namespace bench
 
 #endif

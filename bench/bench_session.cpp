@@ -9,9 +9,11 @@
 
 #include <sched.h>
 
-namespace bench {
+namespace bench
+{
 
-namespace {
+namespace
+{
 
 constexpr double sample_seconds = 2e-3; /* a sample is as many calls as this takes, or one */
 constexpr double trial_seconds = 1e-3;  /* likewise, while the fastest runner is sought */
@@ -168,11 +170,10 @@ void choose_finalists(std::vector<entrant> &entrants, bool one_thread, disturban
     }
 }
 
-}
+} // namespace
 
 session::session(const workload &work, std::vector<engine *> engines, doconv_isa isa, int threads, double min_seconds)
-    : work_(work), engines_(std::move(engines)), peak_(isa, threads), threads_(threads), min_seconds_(min_seconds),
-      measured_(work.problems.size())
+    : work_(work), engines_(std::move(engines)), peak_(isa, threads), threads_(threads), min_seconds_(min_seconds), measured_(work.problems.size())
 {
 }
 
@@ -304,4 +305,4 @@ std::string pin_to_core()
     return sched_setaffinity(0, sizeof set, &set) == 0 ? "" : std::strerror(errno);
 }
 
-}
+} // namespace bench

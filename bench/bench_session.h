@@ -9,7 +9,8 @@
 
 #include "bench_engine.h"
 
-namespace bench {
+namespace bench
+{
 
 /* One engine's outcome for one problem. */
 struct figure {
@@ -35,7 +36,8 @@ struct measurement {
     double peak_flops = 0; /* a second, of the FMA loop in the same rounds */
 };
 
-class session {
+class session
+{
   public:
     session(const workload &work, std::vector<engine *> engines, doconv_isa isa, int threads, double min_seconds);
 
@@ -43,8 +45,14 @@ class session {
     const measurement &measure(size_t problem, size_t repetition);
     /* The repetition with the median time of the first engine that has one; NULL if the problem wasn't measured. */
     const measurement *typical(size_t problem) const;
-    const std::vector<engine *> &engines() const { return engines_; }
-    const workload &work() const { return work_; }
+    const std::vector<engine *> &engines() const
+    {
+        return engines_;
+    }
+    const workload &work() const
+    {
+        return work_;
+    }
 
   private:
     measurement measure_now(const problem &p);
@@ -60,6 +68,6 @@ class session {
 /* Pins this process to the core it runs on. Returns "" or the reason why that can't be. */
 std::string pin_to_core();
 
-}
+} // namespace bench
 
 #endif

@@ -9,7 +9,8 @@
 #include "bench_options.h"
 #include "bench_report.h"
 
-namespace {
+namespace
+{
 
 using namespace bench;
 
@@ -92,8 +93,8 @@ void describe_run(const options &o, const doconv_context_info &info, const std::
         networks += (networks.empty() ? "" : ",") + network + ":" + std::to_string(i - start);
     }
     benchmark::AddCustomContext("networks", networks);
-    std::fprintf(stderr, "%s on %s, %s, %d thread%s, layout %s\n", about.c_str(), info.cpu, doconv_isa_string(info.isa),
-                 o.threads, o.threads == 1 ? "" : "s", layout_choice_name(o.layout));
+    std::fprintf(stderr, "%s on %s, %s, %d thread%s, layout %s\n", about.c_str(), info.cpu, doconv_isa_string(info.isa), o.threads,
+                 o.threads == 1 ? "" : "s", layout_choice_name(o.layout));
 }
 
 void tune_all(const options &o, doconv_engine &ours, const workload &work, const std::vector<bool> &wanted)
@@ -115,8 +116,7 @@ void tune_all(const options &o, doconv_engine &ours, const workload &work, const
             }
         }
     }
-    std::fprintf(stderr, "%d problems tuned, %d variants measured, %d from the cache\n", totals.problems, totals.measured,
-                 totals.cached);
+    std::fprintf(stderr, "%d problems tuned, %d variants measured, %d from the cache\n", totals.problems, totals.measured, totals.cached);
     if (totals.unstored > 0) {
         std::fprintf(stderr, "%d results were not stored (noisy, or no cache directory can be used: \"%s\")\n", totals.unstored,
                      ours.info().cache_directory);
@@ -183,7 +183,7 @@ int run(int argc, char **argv)
     return all_good(measure) ? 0 : 1;
 }
 
-}
+} // namespace
 
 int main(int argc, char **argv)
 {

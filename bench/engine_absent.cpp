@@ -2,7 +2,8 @@
 /* In place of engine_onednn.cpp in a build without oneDNN. */
 #include "bench_engine.h"
 
-namespace bench {
+namespace bench
+{
 
 bool onednn_built()
 {
@@ -11,9 +12,8 @@ bool onednn_built()
 
 std::unique_ptr<engine> create_onednn_engine(const options &, doconv_isa)
 {
-    throw usage_error(
-        "--engines: \"onednn\" is not built: configure with oneDNN v3, found by pkg-config or -Dcmake_prefix_path, and "
-        "-Donednn=enabled");
+    throw usage_error("--engines: \"onednn\" is not built: configure with oneDNN v3, found by pkg-config or -Dcmake_prefix_path, and "
+                      "-Donednn=enabled");
 }
 
-}
+} // namespace bench

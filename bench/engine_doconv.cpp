@@ -9,9 +9,11 @@
 #include "bench_engine.h"
 #include "bench_progress.h"
 
-namespace bench {
+namespace bench
+{
 
-namespace {
+namespace
+{
 
 std::string detail(doconv_context *context, doconv_status status)
 {
@@ -53,7 +55,8 @@ size_t bytes_of(doconv_layout layout, int64_t n, int64_t c, int64_t h, int64_t w
     return bytes;
 }
 
-class doconv_runner : public runner {
+class doconv_runner : public runner
+{
   public:
     /* Owns the plan, also if it throws. */
     doconv_runner(doconv_context *context, const problem &p, const placed &in, const tensors &t, doconv_plan *plan)
@@ -77,14 +80,17 @@ class doconv_runner : public runner {
 
     void run() override
     {
-        const doconv_status status = doconv_execute(plan_.get(), weights_.get(), src_.data(), residual_.data(), dst_.data(),
-                                                    workspace_.data(), workspace_.bytes());
+        const doconv_status status =
+            doconv_execute(plan_.get(), weights_.get(), src_.data(), residual_.data(), dst_.data(), workspace_.data(), workspace_.bytes());
         if (status != DOCONV_OK) {
             throw std::runtime_error(label + ": " + doconv_status_string(status));
         }
     }
 
-    void arm() override { dst_.fill(std::numeric_limits<float>::quiet_NaN()); }
+    void arm() override
+    {
+        dst_.fill(std::numeric_limits<float>::quiet_NaN());
+    }
 
     std::vector<float> result() override
     {
@@ -101,7 +107,7 @@ class doconv_runner : public runner {
     buffer src_, residual_, dst_, workspace_;
 };
 
-}
+} // namespace
 
 doconv_engine::doconv_engine(const options &o) : tune_(o.tune)
 {
@@ -214,4 +220,4 @@ std::vector<std::unique_ptr<runner>> doconv_engine::prepare(const problem &p, co
     return runners;
 }
 
-}
+} // namespace bench

@@ -15,9 +15,11 @@
 
 #include "bench_engine.h"
 
-namespace bench {
+namespace bench
+{
 
-namespace {
+namespace
+{
 
 /* Implementations tried for each choice of layouts. Reference ones aren't, unless there is no other. */
 constexpr size_t most_implementations = 6;
@@ -30,9 +32,12 @@ void check(dnnl_status_t status, const char *what)
 }
 
 template <class T> struct destroyer;
-#define DESTROYER(type, function)                       \
-    template <> struct destroyer<type> {                \
-        void operator()(type *p) const { function(p); } \
+#define DESTROYER(type, function)                                                                                                                    \
+    template <> struct destroyer<type> {                                                                                                             \
+        void operator()(type *p) const                                                                                                               \
+        {                                                                                                                                            \
+            function(p);                                                                                                                             \
+        }                                                                                                                                            \
     };
 DESTROYER(dnnl_engine, dnnl_engine_destroy)
 DESTROYER(dnnl_stream, dnnl_stream_destroy)
@@ -146,10 +151,10 @@ struct shapes {
     dnnl_dims_t strides = {}, dilates = {}, left = {}, right = {};
 };
 
-class onednn_runner : public runner {
+class onednn_runner : public runner
+{
   public:
-    onednn_runner(std::shared_ptr<const device> on, const problem &p, const shapes &s, const tensors &t,
-                  const_dnnl_primitive_desc_t pd)
+    onednn_runner(std::shared_ptr<const device> on, const problem &p, const shapes &s, const tensors &t, const_dnnl_primitive_desc_t pd)
         : on_(std::move(on)), p_(p)
     {
         dnnl_primitive_t primitive = nullptr;
@@ -184,8 +189,7 @@ class onednn_runner : public runner {
 
     void run() override
     {
-        check(dnnl_primitive_execute(primitive_.get(), on_->stream.get(), static_cast<int>(arguments_.size()), arguments_.data()),
-              "execute");
+        check(dnnl_primitive_execute(primitive_.get(), on_->stream.get(), static_cast<int>(arguments_.size()), arguments_.data()), "execute");
         check(dnnl_stream_wait(on_->stream.get()), "wait");
     }
 
@@ -221,7 +225,8 @@ class onednn_runner : public runner {
     std::vector<dnnl_exec_arg_t> arguments_;
 };
 
-class onednn_engine : public engine {
+class onednn_engine : public engine
+{
   public:
     onednn_engine()
     {
@@ -235,7 +240,10 @@ class onednn_engine : public engine {
         on_ = on;
     }
 
-    const char *name() const override { return "onednn"; }
+    const char *name() const override
+    {
+        return "onednn";
+    }
 
     std::string description() const override
     {
@@ -294,18 +302,16 @@ class onednn_engine : public engine {
     }
 
     /* Adds a runner for every implementation of a choice of layouts that no earlier choice gave. */
-    void add(const problem &p, const tensors &t, dnnl_format_tag_t src_tag, dnnl_format_tag_t dst_tag,
-             std::vector<std::unique_ptr<runner>> &runners)
+    void add(const problem &p, const tensors &t, dnnl_format_tag_t src_tag, dnnl_format_tag_t dst_tag, std::vector<std::unique_ptr<runner>> &runners)
     {
         const shapes s(p);
-        const auto src = describe(s.src, src_tag), dst = describe(s.dst, dst_tag),
-                   weight = describe(s.weight, dnnl_format_tag_any);
+        const auto src = describe(s.src, src_tag), dst = describe(s.dst, dst_tag), weight = describe(s.weight, dnnl_format_tag_any);
         const auto bias = p.desc.has_bias ? describe(s.bias, dnnl_a) : nullptr;
         const auto attr = attributes(p);
         dnnl_primitive_desc_t pd = nullptr;
-        const dnnl_status_t status = dnnl_convolution_forward_primitive_desc_create(
-            &pd, on_->engine.get(), dnnl_forward_inference, dnnl_convolution_direct, src.get(), weight.get(), bias.get(),
-            dst.get(), s.strides, s.dilates, s.left, s.right, attr.get());
+        const dnnl_status_t status =
+            dnnl_convolution_forward_primitive_desc_create(&pd, on_->engine.get(), dnnl_forward_inference, dnnl_convolution_direct, src.get(),
+                                                           weight.get(), bias.get(), dst.get(), s.strides, s.dilates, s.left, s.right, attr.get());
         if (status == dnnl_unimplemented) {
             return;
         }
@@ -323,8 +329,8 @@ class onednn_engine : public engine {
             const_dnnl_memory_desc_t weight_md = dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
             const_dnnl_memory_desc_t dst_md = dnnl_primitive_desc_query_md(pd, dnnl_query_dst_md, 0);
             const bool seen = std::any_of(seen_.begin(), seen_.end(), [&](const known &k) {
-                return k.name == name && dnnl_memory_desc_equal(k.src.get(), src_md) &&
-                       dnnl_memory_desc_equal(k.weight.get(), weight_md) && dnnl_memory_desc_equal(k.dst.get(), dst_md);
+                return k.name == name && dnnl_memory_desc_equal(k.src.get(), src_md) && dnnl_memory_desc_equal(k.weight.get(), weight_md) &&
+                       dnnl_memory_desc_equal(k.dst.get(), dst_md);
             });
             if (seen) {
                 continue;
@@ -339,7 +345,7 @@ class onednn_engine : public engine {
     std::vector<known> seen_;
 };
 
-}
+} // namespace
 
 bool onednn_built()
 {
@@ -352,16 +358,14 @@ std::unique_ptr<engine> create_onednn_engine(const options &o, doconv_isa isa)
     if (o.isa == DOCONV_ISA_AVX2 || o.isa == DOCONV_ISA_NONE) {
         const dnnl_status_t status = dnnl_set_max_cpu_isa(o.isa == DOCONV_ISA_AVX2 ? dnnl_cpu_isa_avx2 : dnnl_cpu_isa_sse41);
         if (status != dnnl_success && isa != DOCONV_ISA_NEON) {
-            throw usage_error(std::string("--isa=") + doconv_isa_string(o.isa) +
-                              ": this oneDNN can't be capped: " + dnnl_status2str(status));
+            throw usage_error(std::string("--isa=") + doconv_isa_string(o.isa) + ": this oneDNN can't be capped: " + dnnl_status2str(status));
         }
     }
     const unsigned runtime = dnnl_version()->cpu_runtime;
     if (runtime != DNNL_RUNTIME_OMP && o.threads > 1) {
-        std::fprintf(stderr, "doconv-bench: this oneDNN isn't built on OpenMP: its threads are its own choice, not %d\n",
-                     o.threads);
+        std::fprintf(stderr, "doconv-bench: this oneDNN isn't built on OpenMP: its threads are its own choice, not %d\n", o.threads);
     }
     return std::make_unique<onednn_engine>();
 }
 
-}
+} // namespace bench

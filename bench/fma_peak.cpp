@@ -9,9 +9,11 @@
 #include <omp.h>
 #endif
 
-namespace bench {
+namespace bench
+{
 
-namespace {
+namespace
+{
 
 constexpr long loop_count = 8000;
 
@@ -26,8 +28,8 @@ struct fma_loop {
 
 #define AVX512_ZERO(n) "vpxorq %%zmm" #n ", %%zmm" #n ", %%zmm" #n "\n\t"
 #define AVX512_FMA(n) "vfmadd231ps %%zmm30, %%zmm31, %%zmm" #n "\n\t"
-#define AVX512_ALL(op) \
-    R4(op, 0, 1, 2, 3) \
+#define AVX512_ALL(op)                                                                                                                               \
+    R4(op, 0, 1, 2, 3)                                                                                                                               \
     R4(op, 4, 5, 6, 7) R4(op, 8, 9, 10, 11) R4(op, 12, 13, 14, 15) R4(op, 16, 17, 18, 19) R4(op, 20, 21, 22, 23)
 
 __attribute__((target("avx512f"))) void run_avx512(long count)
@@ -41,9 +43,8 @@ __attribute__((target("avx512f"))) void run_avx512(long count)
                                                                              "vzeroupper"
                      : [count] "+r"(count)
                      : [a] "m"(a), [b] "m"(b)
-                     : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
-                       "xmm12", "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23",
-                       "xmm30", "xmm31");
+                     : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13",
+                       "xmm14", "xmm15", "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm30", "xmm31");
 }
 
 #define AVX2_ZERO(n) "vxorps %%ymm" #n ", %%ymm" #n ", %%ymm" #n "\n\t"
@@ -61,8 +62,7 @@ __attribute__((target("avx2,fma"))) void run_avx2(long count)
                                                                                         "vzeroupper"
                      : [count] "+r"(count)
                      : [a] "m"(a), [b] "m"(b)
-                     : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
-                       "xmm14", "xmm15");
+                     : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm14", "xmm15");
 }
 
 /* The baseline of x86-64 has no FMA: a multiplication and an addition. */
@@ -77,14 +77,12 @@ void run_none(long count)
                                         "shufps $0, %%xmm14, %%xmm14\n\t"
                                         "movaps %%xmm14, %%xmm15\n\t"
                                         ".p2align 5\n"
-                                        "1:\n\t" R4(SSE_ADD, 0, 1, 2, 3) R4(SSE_MUL, 6, 7, 8, 9) R4(SSE_ADD, 4, 5, 0, 1)
-                                            R4(SSE_MUL, 10, 11, 6, 7) R4(SSE_ADD, 2, 3, 4, 5)
-                                                R4(SSE_MUL, 8, 9, 10, 11) "decq %[count]\n\t"
-                                                                          "jnz 1b\n\t"
+                                        "1:\n\t" R4(SSE_ADD, 0, 1, 2, 3) R4(SSE_MUL, 6, 7, 8, 9) R4(SSE_ADD, 4, 5, 0, 1) R4(SSE_MUL, 10, 11, 6, 7)
+                                            R4(SSE_ADD, 2, 3, 4, 5) R4(SSE_MUL, 8, 9, 10, 11) "decq %[count]\n\t"
+                                                                                              "jnz 1b\n\t"
                      : [count] "+r"(count)
                      : [a] "m"(a)
-                     : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
-                       "xmm14", "xmm15");
+                     : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm14", "xmm15");
 }
 
 fma_loop choose_loop(doconv_isa isa)
@@ -103,8 +101,8 @@ fma_loop choose_loop(doconv_isa isa)
 
 #define NEON_ZERO(n) "movi v" #n ".4s, #0\n\t"
 #define NEON_FMA(n) "fmla v" #n ".4s, v30.4s, v31.4s\n\t"
-#define NEON_ALL(op)   \
-    R4(op, 0, 1, 2, 3) \
+#define NEON_ALL(op)                                                                                                                                 \
+    R4(op, 0, 1, 2, 3)                                                                                                                               \
     R4(op, 4, 5, 6, 7) R4(op, 16, 17, 18, 19) R4(op, 20, 21, 22, 23) R4(op, 24, 25, 26, 27) R4(op, 8, 9, 10, 11)
 
 void run_neon(long count)
@@ -115,8 +113,8 @@ void run_neon(long count)
                                                                      "b.ne 1b\n\t"
                      : [count] "+r"(count)
                      :
-                     : "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v16", "v17", "v18", "v19",
-                       "v20", "v21", "v22", "v23", "v24", "v25", "v26", "v27", "v30", "v31");
+                     : "cc", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v16", "v17", "v18", "v19", "v20", "v21",
+                       "v22", "v23", "v24", "v25", "v26", "v27", "v30", "v31");
 }
 
 fma_loop choose_loop(doconv_isa)
@@ -150,7 +148,7 @@ fma_loop choose_loop(doconv_isa)
 
 #endif
 
-}
+} // namespace
 
 peak_runner::peak_runner(doconv_isa isa, int threads) : threads_(threads)
 {
@@ -183,4 +181,4 @@ void set_threads(int count)
 #endif
 }
 
-}
+} // namespace bench

@@ -10,17 +10,17 @@
 
 #include "body_tile.h"
 
-#define DEPTHWISE_FMA(p, v) a##p##_##v = v_fma(v_load(x + (p) * s), w, a##p##_##v);
+#define DEPTHWISE_FMA(p, v) a##p##_##v = v_fma(v_load(x + (p)*s), w, a##p##_##v);
 
 /* Three taps at equal steps, of a kernel's row or column: what neighbouring pixels share is loaded once. Each output still takes its taps in order. */
 #define DEPTHWISE_NEXT_1(p, v)                                                                                                                       \
-    x2 = v_load(x + (p) * s + 2 * tap);                                                                                                              \
+    x2 = v_load(x + (p)*s + 2 * tap);                                                                                                                \
     a##p##_##v = v_fma(x2, w2, v_fma(x1, w1, v_fma(x0, w0, a##p##_##v)));                                                                            \
     x0 = x1;                                                                                                                                         \
     x1 = x2;
 #define DEPTHWISE_NEXT_2(p, v)                                                                                                                       \
-    x1 = v_load(x + (p) * s + tap);                                                                                                                  \
-    x2 = v_load(x + (p) * s + 2 * tap);                                                                                                              \
+    x1 = v_load(x + (p)*s + tap);                                                                                                                    \
+    x2 = v_load(x + (p)*s + 2 * tap);                                                                                                                \
     a##p##_##v = v_fma(x2, w2, v_fma(x1, w1, v_fma(x0, w0, a##p##_##v)));                                                                            \
     x0 = x2;
 

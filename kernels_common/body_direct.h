@@ -27,11 +27,11 @@
 #define X12 r12[0]
 #define X13 r12[s]
 
-#define DIRECT_WEIGHT(p, v) const vec w##v = v_load(w + (v) * V_LENGTH);
+#define DIRECT_WEIGHT(p, v) const vec w##v = v_load(w + (v)*V_LENGTH);
 /* One prefetch a cache line of the row of weights that will be wanted later. */
 #define DIRECT_PREFETCH(p, v)                                                                                                                        \
-    if ((v) * V_LENGTH % 16 == 0) {                                                                                                                  \
-        __builtin_prefetch(w + ahead + (v) * V_LENGTH, 0, 2);                                                                                        \
+    if ((v)*V_LENGTH % 16 == 0) {                                                                                                                    \
+        __builtin_prefetch(w + ahead + (v)*V_LENGTH, 0, 2);                                                                                          \
     }
 #define DIRECT_FMA(p, v) a##p##_##v = v_fma(x, w##v, a##p##_##v);
 #define DIRECT_ROW(L, p)                                                                                                                             \

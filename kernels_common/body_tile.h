@@ -80,12 +80,12 @@ static inline void run_tiles(const struct dc_run_args *args, tile_fn *const tabl
 
 /* Pieces of a tile function; `first` is the tile's first pixel in the run, lo and hi hold the clamp. */
 #define TILE_DECLARE(p, v) vec a##p##_##v;
-#define TILE_BIAS(p, v) a##p##_##v = v_load(args->bias + (v) * V_LENGTH);
-#define TILE_RESUME(p, v) a##p##_##v = v_load(args->partial_in + (first + (p)) * TILE_CHANNELS + (v) * V_LENGTH);
-#define TILE_SUSPEND(p, v) v_store(args->partial_out + (first + (p)) * TILE_CHANNELS + (v) * V_LENGTH, a##p##_##v);
+#define TILE_BIAS(p, v) a##p##_##v = v_load(args->bias + (v)*V_LENGTH);
+#define TILE_RESUME(p, v) a##p##_##v = v_load(args->partial_in + (first + (p)) * TILE_CHANNELS + (v)*V_LENGTH);
+#define TILE_SUSPEND(p, v) v_store(args->partial_out + (first + (p)) * TILE_CHANNELS + (v)*V_LENGTH, a##p##_##v);
 #define TILE_ADD(p, v) a##p##_##v = v_add(a##p##_##v, v_load(args->residual + (first + (p)) * args->dst_pixel + args->dst_vector[v]));
 #define TILE_STORE(p, v) v_store(args->dst + (first + (p)) * args->dst_pixel + args->dst_vector[v], v_clamp(a##p##_##v, lo, hi));
-#define TILE_SPILL(p, v) v_store(sums + ((p) * SPILL_VECTORS + (v)) * V_LENGTH, a##p##_##v);
+#define TILE_SPILL(p, v) v_store(sums + ((p)*SPILL_VECTORS + (v)) * V_LENGTH, a##p##_##v);
 
 /* Before the first FMA. P and NV are the tile's numbers of pixels and vectors, literals. */
 #define TILE_START(P, NV)                                                                                                                            \
@@ -102,7 +102,7 @@ static inline void run_tiles(const struct dc_run_args *args, tile_fn *const tabl
 #define TILE_FINISH(P, NV)                                                                                                                           \
     if (args->partial_out != 0) {                                                                                                                    \
         PIXELS_##P(VECTORS_##NV, TILE_SUSPEND)                                                                                                       \
-    } else if (args->channels >= (NV) * V_LENGTH) {                                                                                                  \
+    } else if (args->channels >= (NV)*V_LENGTH) {                                                                                                    \
         const vec lo = v_set1(args->lo), hi = v_set1(args->hi);                                                                                      \
         if (args->residual != 0) {                                                                                                                   \
             PIXELS_##P(VECTORS_##NV, TILE_ADD)                                                                                                       \
@@ -110,9 +110,8 @@ static inline void run_tiles(const struct dc_run_args *args, tile_fn *const tabl
         PIXELS_##P(VECTORS_##NV, TILE_STORE)                                                                                                         \
     } else {                                                                                                                                         \
         enum { SPILL_VECTORS = (NV) };                                                                                                               \
-        float sums[(P) * (NV) * V_LENGTH];                                                                                                           \
-        PIXELS_##P(VECTORS_##NV, TILE_SPILL)                                                                                                         \
-        finish_tail(args, sums, first, (P), (NV));                                                                                                   \
+        float sums[(P) * (NV)*V_LENGTH];                                                                                                             \
+        PIXELS_##P(VECTORS_##NV, TILE_SPILL) finish_tail(args, sums, first, (P), (NV));                                                              \
     }
 
 #endif

@@ -46,7 +46,7 @@ struct dc_run_args {
     ptrdiff_t weights_ahead; /* floats from a row of weights to the one to prefetch meanwhile; both lie in the packed weights */
     const float *bias;       /* tile_channels floats, 64-byte aligned; used if partial_in is NULL */
     const float *partial_in; /* [lines][pixels][tile_channels], 64-byte aligned: sums so far; NULL at the start of the reduction */
-    float *partial_out;      /* likewise: where unfinished (or not directly storable) sums go; then nothing below is used but lines, pixels and channels */
+    float *partial_out; /* likewise: where unfinished (or not directly storable) sums go; then nothing below is used but lines, pixels and channels */
     ptrdiff_t lines, pixels; /* >= 1 */
     ptrdiff_t channels;      /* valid output channels, 1..tile_channels */
     /* Direct store. Vector v of the block goes to dst + line * dst_line + pixel * dst_pixel + dst_vector[v]. */
@@ -105,13 +105,13 @@ struct dc_reference_args {
 };
 
 struct dc_kernel {
-    const char *name;      /* "direct_f32_14x32@avx512": unique, stored in caches */
-    unsigned revision;     /* +1 when packing, rounding or meaning of parameters changes */
+    const char *name;  /* "direct_f32_14x32@avx512": unique, stored in caches */
+    unsigned revision; /* +1 when packing, rounding or meaning of parameters changes */
     enum dc_op op;
     enum dc_isa isa;
-    int tile_pixels;       /* pixels of the full tile */
-    int tile_channels;     /* output channels of the tile = row length of packed weights */
-    int vector;            /* floats of a vector */
+    int tile_pixels;           /* pixels of the full tile */
+    int tile_channels;         /* output channels of the tile = row length of packed weights */
+    int vector;                /* floats of a vector */
     float error_amplification; /* of the a-priori bound of a dot product; 1: direct */
     void (*run)(const struct dc_run_args *args);
     void (*load)(const struct dc_load_args *args);

@@ -13,8 +13,9 @@ static inline void v_transpose(const float *src, ptrdiff_t src_stride, float *ds
 {
     __m256 r[8], t[8];
     /* Halves of rows 4 apart in one register: then only in-lane shuffles are left. */
-#define HALVES(k, column) \
-    _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(src + (k) * src_stride + (column))), _mm_loadu_ps(src + ((k) + 4) * src_stride + (column)), 1)
+#define HALVES(k, column)                                                                                                                            \
+    _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(src + (k)*src_stride + (column))),                                                      \
+                         _mm_loadu_ps(src + ((k) + 4) * src_stride + (column)), 1)
     r[0] = HALVES(0, 0);
     r[1] = HALVES(1, 0);
     r[2] = HALVES(2, 0);

@@ -33,7 +33,7 @@
             const float *r0 = src + segment->src_offset, *r3 = r0 + 3 * s, *r6 = r3 + 3 * s, *r9 = r6, *r12 = r6;                                    \
             ptrdiff_t j = segment->length;                                                                                                           \
             for (; j >= 4; j -= 4) {                                                                                                                 \
-                PIXELS_##P(LANE_LOAD, 0) LANE_STEP(P, NV, 0) LANE_STEP(P, NV, 1) LANE_STEP(P, NV, 2) LANE_STEP(P, NV, 3) r0 += 4;         \
+                PIXELS_##P(LANE_LOAD, 0) LANE_STEP(P, NV, 0) LANE_STEP(P, NV, 1) LANE_STEP(P, NV, 2) LANE_STEP(P, NV, 3) r0 += 4;                    \
                 r3 += 4, r6 += 4;                                                                                                                    \
             }                                                                                                                                        \
             for (; j > 0; j--) {                                                                                                                     \

@@ -59,13 +59,13 @@ struct doconv_context {
     doconv_log_fn log;
     void *log_user;
     int verbose;
-    enum dc_isa isa;           /* best that plans may use */
-    doconv_tune_mode tune;     /* never DEFAULT */
-    char *cache_directory;     /* "" if none */
+    enum dc_isa isa;       /* best that plans may use */
+    doconv_tune_mode tune; /* never DEFAULT */
+    char *cache_directory; /* "" if none */
     char fingerprint[17];
-    struct dc_advisor advisor; /* lookup is NULL in a build without tuner */
+    struct dc_advisor advisor;              /* lookup is NULL in a build without tuner */
     const struct dc_kernel *const *kernels; /* dc_builtin_kernels; tests put their own list here */
-    pthread_mutex_t error_lock; /* guards error */
+    pthread_mutex_t error_lock;             /* guards error */
     char error[256];
 };
 void *dc_alloc(doconv_context *ctx, size_t size); /* 64-byte aligned; NULL if out of memory */
@@ -84,7 +84,7 @@ struct dc_problem {
     doconv_conv_desc desc;
     int64_t hout, wout;
     int64_t group_cin, group_cout;
-    float lo, hi;               /* ReLU and clamp in one */
+    float lo, hi; /* ReLU and clamp in one */
     double macs;
     size_t src_bytes, dst_bytes, weight_bytes;
 };
@@ -109,8 +109,8 @@ enum dc_source {
 struct dc_candidate {
     const struct dc_kernel *kernel;
     enum dc_source source;
-    int rows;      /* output rows of a task */
-    int k_block;   /* input channels of a pass over the reduction; 0: all */
+    int rows;    /* output rows of a task */
+    int k_block; /* input channels of a pass over the reduction; 0: all */
     double estimated_seconds;
     size_t workspace_size, packed_size;
     const char *refused; /* NULL: accepted; else the reason, a constant string */
@@ -145,8 +145,7 @@ struct dc_reference_args dc_reference_args(const struct dc_problem *problem, con
                                            const float *residual, float *dst);
 
 /* Every candidate, accepted ones first, best estimate first. The caller frees list->items with dc_free(). */
-doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *problem, const doconv_plan_options *options,
-                           struct dc_candidate_list *list);
+doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *problem, const doconv_plan_options *options, struct dc_candidate_list *list);
 
 /* ------------------------------------------------------------------------------------------------ plan.c */
 struct doconv_plan {

@@ -26,8 +26,8 @@ struct dc_direct_state {
     bool direct_store; /* runs write dst themselves */
     int64_t groups, cin, cout;
     int64_t tile_channels, out_blocks, taps;
-    int64_t k_block, k_blocks; /* input channels of a pass; passes */
-    int64_t rows, row_blocks;  /* output rows of a unit; units of an image and group */
+    int64_t k_block, k_blocks;     /* input channels of a pass; passes */
+    int64_t rows, row_blocks;      /* output rows of a unit; units of an image and group */
     int64_t out_chunk, out_chunks; /* output blocks of a unit */
     int tasks;
     /* Ranges and the segments of each [last pass][y range][x range]. */

@@ -99,8 +99,7 @@ static void task_geometry(const doconv_context *ctx, const struct dc_problem *p,
     s->tasks = (int)least(ctx->threads, base * s->out_chunks);
 }
 
-const char *dc_direct_geometry(const doconv_context *ctx, const struct dc_problem *p, const struct dc_candidate *candidate,
-                               struct dc_direct_state *s)
+const char *dc_direct_geometry(const doconv_context *ctx, const struct dc_problem *p, const struct dc_candidate *candidate, struct dc_direct_state *s)
 {
     const doconv_conv_desc *d = &p->desc;
     const struct dc_kernel *kernel = candidate->kernel;
@@ -120,10 +119,11 @@ const char *dc_direct_geometry(const doconv_context *ctx, const struct dc_proble
     s->k_blocks = divide_up(s->cin, s->k_block);
     s->rows = least(candidate->rows, p->hout);
     s->row_blocks = divide_up(p->hout, s->rows);
-    const bool plain = d->kh == 1 && d->kw == 1 && d->stride_h == 1 && d->stride_w == 1 && d->pad_top == 0 && d->pad_left == 0 && d->pad_bottom == 0 &&
-                       d->pad_right == 0;
+    const bool plain = d->kh == 1 && d->kw == 1 && d->stride_h == 1 && d->stride_w == 1 && d->pad_top == 0 && d->pad_left == 0 &&
+                       d->pad_bottom == 0 && d->pad_right == 0;
     const int64_t dst_block = dc_layout_block(d->dst_layout);
-    s->direct_store = s->dst_map.channel == 1 && (d->dst_layout == DOCONV_NHWC || (dst_block % kernel->vector == 0 && (s->groups == 1 || s->cout % kernel->vector == 0)));
+    s->direct_store = s->dst_map.channel == 1 &&
+                      (d->dst_layout == DOCONV_NHWC || (dst_block % kernel->vector == 0 && (s->groups == 1 || s->cout % kernel->vector == 0)));
     if (candidate->source == DC_SOURCE_INPLACE) {
         const int64_t block = dc_layout_block(d->src_layout);
         if (s->src_map.channel != 1) {
@@ -205,8 +205,8 @@ static ptrdiff_t source_offset(const struct builder *b, int64_t c, int64_t y, in
         return c / DC_CHANNEL_BLOCK * s->strip_block + c % DC_CHANNEL_BLOCK + (y - y0) * d->dilation_h * s->strip_row +
                x * d->dilation_w * s->strip_pixel;
     default:
-        return c / DC_CHANNEL_BLOCK * s->strip_block + c % DC_CHANNEL_BLOCK + x * s->strip_plane +
-               y * d->dilation_h % d->stride_h * s->strip_phase + y * d->dilation_h / d->stride_h * s->strip_row;
+        return c / DC_CHANNEL_BLOCK * s->strip_block + c % DC_CHANNEL_BLOCK + x * s->strip_plane + y * d->dilation_h % d->stride_h * s->strip_phase +
+               y * d->dilation_h / d->stride_h * s->strip_row;
     }
 }
 

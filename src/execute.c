@@ -11,7 +11,10 @@ doconv_status doconv_weights_create(const doconv_plan *plan, const float *weight
         return plan == NULL ? DOCONV_INVALID_ARGUMENT : dc_fail(plan->ctx, DOCONV_INVALID_ARGUMENT, "weights: NULL");
     }
     if (weight == NULL || (bias == NULL) == (plan->problem.desc.has_bias != 0)) {
-        return dc_fail(plan->ctx, DOCONV_INVALID_ARGUMENT, "%s", weight == NULL ? "weight: NULL" : bias == NULL ? "bias: NULL, but the descriptor has one" : "bias: given, but the descriptor has none");
+        return dc_fail(plan->ctx, DOCONV_INVALID_ARGUMENT, "%s",
+                       weight == NULL ? "weight: NULL"
+                       : bias == NULL ? "bias: NULL, but the descriptor has one"
+                                      : "bias: given, but the descriptor has none");
     }
     doconv_weights *result = dc_alloc(plan->ctx, sizeof *result);
     float *data = dc_alloc(plan->ctx, plan->candidate.packed_size);
@@ -44,11 +47,11 @@ doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weig
     const bool wants_residual = plan->problem.desc.residual != 0;
     if (weights == NULL || src == NULL || dst == NULL || (residual == NULL) == wants_residual) {
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "%s",
-                       weights == NULL ? "weights: NULL"
-                       : src == NULL   ? "src: NULL"
-                       : dst == NULL   ? "dst: NULL"
+                       weights == NULL  ? "weights: NULL"
+                       : src == NULL    ? "src: NULL"
+                       : dst == NULL    ? "dst: NULL"
                        : wants_residual ? "residual: NULL, but the descriptor asks for one"
-                                       : "residual: given, but the descriptor asks for none");
+                                        : "residual: given, but the descriptor asks for none");
     }
     if (weights->packed_layout != plan->packed_layout) {
         return dc_fail(ctx, DOCONV_MISMATCH, "weights: packed for another plan's layout");

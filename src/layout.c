@@ -18,12 +18,8 @@ struct dc_tensor_map dc_tensor_map(doconv_layout layout, int64_t c, int64_t h, i
     case DOCONV_NHWC:
         return (struct dc_tensor_map){.image = c * h * w, .block_channels = PTRDIFF_MAX, .block = 0, .channel = 1, .row = w * c, .pixel = c};
     default:
-        return (struct dc_tensor_map){.image = blocks * block * h * w,
-                                      .block_channels = block,
-                                      .block = block * h * w,
-                                      .channel = 1,
-                                      .row = w * block,
-                                      .pixel = block};
+        return (struct dc_tensor_map){
+            .image = blocks * block * h * w, .block_channels = block, .block = block * h * w, .channel = 1, .row = w * block, .pixel = block};
     }
 }
 
@@ -90,8 +86,8 @@ doconv_status doconv_reorder(doconv_layout src_layout, doconv_layout dst_layout,
                     }
                     continue;
                 }
-                const float *in =
-                    src + image * from.image + channel / from.block_channels * from.block + channel % from.block_channels * from.channel + y * from.row;
+                const float *in = src + image * from.image + channel / from.block_channels * from.block +
+                                  channel % from.block_channels * from.channel + y * from.row;
                 for (int64_t x = 0; x < w; x++) {
                     out[x * to.pixel] = in[x * from.pixel];
                 }

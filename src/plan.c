@@ -28,8 +28,7 @@ void dc_plan_key(const doconv_context *ctx, const struct dc_problem *problem, co
 {
     dc_problem_format(problem, key, size);
     const size_t used = strlen(key);
-    snprintf(key + used, size - used, " threads=%d runner=%s workspace=%zu weights=%s", ctx->threads,
-             ctx->own_threads ? "caller" : "default",
+    snprintf(key + used, size - used, " threads=%d runner=%s workspace=%zu weights=%s", ctx->threads, ctx->own_threads ? "caller" : "default",
              options != NULL ? options->workspace_limit : 0, options != NULL && options->cold_weights ? "cold" : "warm");
 }
 

@@ -51,10 +51,14 @@ static doconv_status check_options(doconv_context *ctx, const doconv_conv_desc *
         const char *name;
         int value, most;
     } fields[] = {
-        {"src_layout", (int)d->src_layout, DOCONV_NCHW16C}, {"dst_layout", (int)d->dst_layout, DOCONV_NCHW16C},
-        {"has_bias", d->has_bias, 1},                       {"residual", d->residual, 1},
-        {"relu", d->relu, 1},                               {"clamp", d->clamp, 1},
-        {"accuracy", (int)d->accuracy, DOCONV_ACCURACY_FAST}, {"composition", (int)d->composition, DOCONV_COMPOSITION_FEATURE},
+        {"src_layout", (int)d->src_layout, DOCONV_NCHW16C},
+        {"dst_layout", (int)d->dst_layout, DOCONV_NCHW16C},
+        {"has_bias", d->has_bias, 1},
+        {"residual", d->residual, 1},
+        {"relu", d->relu, 1},
+        {"clamp", d->clamp, 1},
+        {"accuracy", (int)d->accuracy, DOCONV_ACCURACY_FAST},
+        {"composition", (int)d->composition, DOCONV_COMPOSITION_FEATURE},
     };
     for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
         if (fields[i].value < 0 || fields[i].value > fields[i].most) {
@@ -68,8 +72,8 @@ static doconv_status check_options(doconv_context *ctx, const doconv_conv_desc *
         return dc_fail(ctx, DOCONV_INVALID_PROBLEM, "composition: %d does not go with d_mul = %" PRId64, (int)d->composition, d->d_mul);
     }
     if (d->d_mul > 0) {
-        return dc_fail(ctx, DOCONV_UNSUPPORTED, "d_mul: %" PRId64 ": DO-Conv compositions are not in this version; fold D and W into one weight first",
-                       d->d_mul);
+        return dc_fail(ctx, DOCONV_UNSUPPORTED,
+                       "d_mul: %" PRId64 ": DO-Conv compositions are not in this version; fold D and W into one weight first", d->d_mul);
     }
     return DOCONV_OK;
 }
@@ -81,8 +85,8 @@ static doconv_status output_size(doconv_context *ctx, const char *axis, int64_t 
     /* All factors are under 2^31: no overflow in 64 bits. */
     const int64_t extent = (kernel - 1) * dilation + 1, padded = size + pad_before + *pad_after;
     if (padded < extent) {
-        return dc_fail(ctx, DOCONV_INVALID_PROBLEM, "%s: the padded input of %" PRId64 " is smaller than the dilated kernel of %" PRId64, axis, padded,
-                       extent);
+        return dc_fail(ctx, DOCONV_INVALID_PROBLEM, "%s: the padded input of %" PRId64 " is smaller than the dilated kernel of %" PRId64, axis,
+                       padded, extent);
     }
     *out = (padded - extent) / stride + 1;
     if (*out > INT32_MAX) {
@@ -128,8 +132,9 @@ doconv_status dc_problem_create(doconv_context *ctx, const doconv_conv_desc *des
     p.group_cin = d->cin / d->groups;
     p.group_cout = d->cout / d->groups;
     if (doconv_tensor_bytes(DOCONV_NCHW, d->cout, p.group_cin, d->kh, d->kw, &p.weight_bytes) != DOCONV_OK || p.weight_bytes > (size_t)1 << 56) {
-        return dc_fail(ctx, DOCONV_OVERFLOW, "weight: cout * cin/groups * kh * kw = %" PRId64 " * %" PRId64 " * %" PRId64 " * %" PRId64 " is over 2^56 bytes",
-                       d->cout, p.group_cin, d->kh, d->kw);
+        return dc_fail(ctx, DOCONV_OVERFLOW,
+                       "weight: cout * cin/groups * kh * kw = %" PRId64 " * %" PRId64 " * %" PRId64 " * %" PRId64 " is over 2^56 bytes", d->cout,
+                       p.group_cin, d->kh, d->kw);
     }
     p.macs = (double)d->n * (double)p.hout * (double)p.wout * (double)d->cout * (double)p.group_cin * (double)d->kh * (double)d->kw;
     if (d->relu) {

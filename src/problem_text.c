@@ -47,9 +47,10 @@ void dc_problem_format(const struct dc_problem *p, char *text, size_t size)
 {
     const doconv_conv_desc *d = &p->desc;
     const int64_t values[FIELDS] = {
-        [G] = d->groups,    [MB] = d->n,        [IC] = d->cin,     [IH] = d->h,        [IW] = d->w,       [OC] = d->cout,
-        [OH] = p->hout,     [OW] = p->wout,     [KH] = d->kh,      [KW] = d->kw,       [SH] = d->stride_h, [SW] = d->stride_w,
-        [PH] = d->pad_top,  [PW] = d->pad_left, [DH] = d->dilation_h - 1, [DW] = d->dilation_w - 1,
+        [G] = d->groups,          [MB] = d->n,        [IC] = d->cin,     [IH] = d->h,        [IW] = d->w,
+        [OC] = d->cout,           [OH] = p->hout,     [OW] = p->wout,    [KH] = d->kh,       [KW] = d->kw,
+        [SH] = d->stride_h,       [SW] = d->stride_w, [PH] = d->pad_top, [PW] = d->pad_left, [DH] = d->dilation_h - 1,
+        [DW] = d->dilation_w - 1,
     };
     struct writer w = {text, size, 0};
     for (int i = 0; i < FIELDS; i++) {

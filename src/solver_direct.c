@@ -47,7 +47,8 @@ static double estimate(const struct dc_problem *p, const struct dc_candidate *c,
     double cycles = 0.0;
     if (s->flat) {
         const double run = pixels / row_blocks;
-        cycles = row_blocks * (full * run_cycles(cpu, kernel, s, run, vectors, k, panel_rate) + run_cycles(cpu, kernel, s, run, last_vectors, k, panel_rate));
+        cycles = row_blocks *
+                 (full * run_cycles(cpu, kernel, s, run, vectors, k, panel_rate) + run_cycles(cpu, kernel, s, run, last_vectors, k, panel_rate));
     } else {
         /* Rectangles that share their taps, each along rows or down columns; what lies in the padding is skipped. */
         struct dc_direct_range ys[MOST_RANGES] = {{0, p->hout, 0, p->desc.kh}}, xs[MOST_RANGES] = {{0, p->wout, 0, p->desc.kw}};
@@ -148,8 +149,8 @@ static const char *enumerate(const doconv_context *ctx, const struct dc_problem 
                 continue;
             }
             const double copies = source == DC_SOURCE_FLAT ? (double)d->kw : 1.0;
-            const int64_t targets[] = {p->hout, rows_for(p, k, 0.5 * (double)cpu->l2_bytes / copies), rows_for(p, k, 0.2 * (double)cpu->l2_bytes / copies),
-                                       rows_for(p, k, 0.6 * (double)cpu->l1d_bytes / copies)};
+            const int64_t targets[] = {p->hout, rows_for(p, k, 0.5 * (double)cpu->l2_bytes / copies),
+                                       rows_for(p, k, 0.2 * (double)cpu->l2_bytes / copies), rows_for(p, k, 0.6 * (double)cpu->l1d_bytes / copies)};
             int last = 0;
             for (size_t t = 0; t < sizeof targets / sizeof targets[0]; t++) {
                 const int rows = even_rows(p, targets[t]);

@@ -52,8 +52,8 @@ static void run_task(void *arg, int index)
     }
 }
 
-struct dc_reference_args dc_reference_args(const struct dc_problem *p, const float *src, const float *weight, const float *bias, const float *residual,
-                                           float *dst)
+struct dc_reference_args dc_reference_args(const struct dc_problem *p, const float *src, const float *weight, const float *bias,
+                                           const float *residual, float *dst)
 {
     const doconv_conv_desc *d = &p->desc;
     return (struct dc_reference_args){

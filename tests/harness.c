@@ -33,7 +33,7 @@ struct lab {
     struct task_order orders[MOST_THREADS + 1][TASK_KINDS];
     const struct experiment *e;
     const char *variant;
-    float *first;              /* dst of the shape's first variant, for PROPERTY_SPLITS */
+    float *first; /* dst of the shape's first variant, for PROPERTY_SPLITS */
     char first_variant[DOCONV_VARIANT_TEXT_SIZE];
 };
 
@@ -67,8 +67,9 @@ static doconv_context *guarded_context(struct lab *lab, int side)
 {
     if (lab->guarded[side] == NULL) {
         lab->sides[side] = side == 0 ? BUFFER_GUARD_AFTER : BUFFER_GUARD_BEFORE;
-        lab->guarded[side] = open_context(lab->h, &(doconv_context_options){.threads = 1, .allocate = guard_allocate, .release = guard_release,
-                                                                           .allocate_user = &lab->sides[side]});
+        lab->guarded[side] = open_context(
+            lab->h,
+            &(doconv_context_options){.threads = 1, .allocate = guard_allocate, .release = guard_release, .allocate_user = &lab->sides[side]});
     }
     return lab->guarded[side];
 }
@@ -330,15 +331,9 @@ static bool check_state(struct lab *lab, char *text)
 
 typedef bool check_fn(struct lab *lab, char *text);
 static check_fn *const checks[PROPERTY_COUNT] = {
-    [PROPERTY_EXACT] = check_exact,
-    [PROPERTY_REAL] = check_real,
-    [PROPERTY_BOUNDS] = check_bounds,
-    [PROPERTY_NAN] = check_nan,
-    [PROPERTY_COMPLETE] = check_complete,
-    [PROPERTY_UNPOLLUTED] = check_unpolluted,
-    [PROPERTY_CONST] = check_const,
-    [PROPERTY_THREADS] = check_threads,
-    [PROPERTY_SPLITS] = check_splits,
+    [PROPERTY_EXACT] = check_exact, [PROPERTY_REAL] = check_real,         [PROPERTY_BOUNDS] = check_bounds,
+    [PROPERTY_NAN] = check_nan,     [PROPERTY_COMPLETE] = check_complete, [PROPERTY_UNPOLLUTED] = check_unpolluted,
+    [PROPERTY_CONST] = check_const, [PROPERTY_THREADS] = check_threads,   [PROPERTY_SPLITS] = check_splits,
     [PROPERTY_STATE] = check_state,
 };
 
@@ -354,8 +349,8 @@ static bool check_variant(struct lab *lab, const char *variant)
         }
         lab->report->runs[property]++;
         if (!checks[property](lab, text)) {
-            snprintf(lab->report->failure, sizeof lab->report->failure, "%s: %s: problem=%s variant=%s seed=%" PRIu64 ": %s",
-                     lab->h->kernel->name, property_name((enum property)property), lab->e->text, variant, lab->h->seed, text);
+            snprintf(lab->report->failure, sizeof lab->report->failure, "%s: %s: problem=%s variant=%s seed=%" PRIu64 ": %s", lab->h->kernel->name,
+                     property_name((enum property)property), lab->e->text, variant, lab->h->seed, text);
             return false;
         }
     }

@@ -22,9 +22,9 @@ struct experiment {
     int64_t hout, wout;
     uint64_t seed;
     char text[DOCONV_PROBLEM_TEXT_SIZE]; /* canonical */
-    struct data integers; /* |values| <= 4 (bias, residual: 8): sums are exact in float */
-    struct data reals;    /* uniform, over several binary orders of magnitude */
-    struct data poisoned; /* the integers with one NaN in src */
+    struct data integers;                /* |values| <= 4 (bias, residual: 8): sums are exact in float */
+    struct data reals;                   /* uniform, over several binary orders of magnitude */
+    struct data poisoned;                /* the integers with one NaN in src */
 };
 
 /* Makes the data of a valid problem, the same for the same seed and problem. false: text or sizes fail; failure tells. */
@@ -33,9 +33,9 @@ void experiment_destroy(struct experiment *e);
 
 struct rig_options {
     enum buffer_place place;
-    bool nan_gaps;       /* NaNs in the padding channels of src and residual; else zeros */
-    bool alias;          /* residual is dst itself */
-    unsigned char dirt;  /* what fills the workspace before each run */
+    bool nan_gaps;      /* NaNs in the padding channels of src and residual; else zeros */
+    bool alias;         /* residual is dst itself */
+    unsigned char dirt; /* what fills the workspace before each run */
 };
 
 /* One run: tensors in the layouts of the problem, in buffers of their own. */

@@ -59,24 +59,23 @@ struct form {
 };
 
 static const struct form forms[] = {
-    {1, 1, 1, 1, 0, 0, 0, 0, 1, 1},   /* pointwise */
-    {3, 3, 1, 1, 1, 1, 1, 1, 1, 1},   /* the common one */
-    {1, 1, 2, 2, 0, 0, 0, 0, 1, 1},   /* stride > kernel */
-    {3, 3, 2, 2, 1, 1, 1, 1, 1, 1},
-    {3, 3, 1, 1, 2, 2, 2, 2, 2, 2},   /* dilated */
-    {3, 3, 2, 2, 0, 0, 1, 1, 1, 1},   /* asymmetric padding */
-    {7, 7, 2, 2, 3, 3, 3, 3, 1, 1},   /* first layers */
-    {5, 5, 1, 1, 4, 4, 4, 4, 1, 1},   /* on small images the kernel is larger than the image */
-    {2, 2, 3, 3, 0, 0, 0, 0, 1, 1},   /* stride > kernel, with one */
-    {1, 7, 1, 1, 0, 3, 0, 3, 1, 1},   /* rows */
-    {3, 1, 2, 1, 1, 0, 1, 0, 1, 1},   /* columns */
-    {3, 3, 1, 1, 6, 6, 6, 6, 6, 6},   /* most taps lie in the padding */
-    {1, 1, 1, 1, 1, 2, 0, 1, 1, 1},   /* outputs that see nothing but padding */
-    {2, 3, 3, 2, 2, 1, 0, 1, 2, 1},   /* nothing is the same on both axes */
-    {4, 4, 1, 1, 1, 2, 2, 1, 1, 1},   /* an even kernel */
-    {3, 3, 1, 1, 0, 0, 0, 0, 1, 1},   /* no padding */
-    {3, 3, 2, 1, 3, 0, 0, 5, 1, 2},   /* padding wider than the kernel on one side */
-    {3, 3, 4, 5, 1, 1, 1, 1, 1, 1},   /* stride > kernel, padded */
+    {1, 1, 1, 1, 0, 0, 0, 0, 1, 1},                                 /* pointwise */
+    {3, 3, 1, 1, 1, 1, 1, 1, 1, 1},                                 /* the common one */
+    {1, 1, 2, 2, 0, 0, 0, 0, 1, 1},                                 /* stride > kernel */
+    {3, 3, 2, 2, 1, 1, 1, 1, 1, 1}, {3, 3, 1, 1, 2, 2, 2, 2, 2, 2}, /* dilated */
+    {3, 3, 2, 2, 0, 0, 1, 1, 1, 1},                                 /* asymmetric padding */
+    {7, 7, 2, 2, 3, 3, 3, 3, 1, 1},                                 /* first layers */
+    {5, 5, 1, 1, 4, 4, 4, 4, 1, 1},                                 /* on small images the kernel is larger than the image */
+    {2, 2, 3, 3, 0, 0, 0, 0, 1, 1},                                 /* stride > kernel, with one */
+    {1, 7, 1, 1, 0, 3, 0, 3, 1, 1},                                 /* rows */
+    {3, 1, 2, 1, 1, 0, 1, 0, 1, 1},                                 /* columns */
+    {3, 3, 1, 1, 6, 6, 6, 6, 6, 6},                                 /* most taps lie in the padding */
+    {1, 1, 1, 1, 1, 2, 0, 1, 1, 1},                                 /* outputs that see nothing but padding */
+    {2, 3, 3, 2, 2, 1, 0, 1, 2, 1},                                 /* nothing is the same on both axes */
+    {4, 4, 1, 1, 1, 2, 2, 1, 1, 1},                                 /* an even kernel */
+    {3, 3, 1, 1, 0, 0, 0, 0, 1, 1},                                 /* no padding */
+    {3, 3, 2, 1, 3, 0, 0, 5, 1, 2},                                 /* padding wider than the kernel on one side */
+    {3, 3, 4, 5, 1, 1, 1, 1, 1, 1},                                 /* stride > kernel, padded */
 };
 #define FORMS ((int)(sizeof forms / sizeof forms[0]))
 

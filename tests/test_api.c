@@ -55,8 +55,9 @@ static doconv_context_info info_of(const doconv_context *context)
 static void test_statuses(void **state)
 {
     (void)state;
-    const doconv_status all[] = {DOCONV_OK,           DOCONV_INVALID_ARGUMENT, DOCONV_INVALID_PROBLEM, DOCONV_UNSUPPORTED,         DOCONV_OVERFLOW,
-                                 DOCONV_OUT_OF_MEMORY, DOCONV_NOT_FOUND,       DOCONV_MISMATCH,        DOCONV_WORKSPACE_TOO_SMALL, DOCONV_IO_ERROR};
+    const doconv_status all[] = {
+        DOCONV_OK,        DOCONV_INVALID_ARGUMENT, DOCONV_INVALID_PROBLEM,     DOCONV_UNSUPPORTED, DOCONV_OVERFLOW, DOCONV_OUT_OF_MEMORY,
+        DOCONV_NOT_FOUND, DOCONV_MISMATCH,         DOCONV_WORKSPACE_TOO_SMALL, DOCONV_IO_ERROR};
     const size_t count = sizeof all / sizeof all[0];
     for (size_t i = 0; i < count; i++) {
         assert_int_equal(all[i], i); /* stable: programs log them as numbers */
@@ -482,10 +483,10 @@ static void test_null_pointers(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_statuses),       cmocka_unit_test(test_version),        cmocka_unit_test(test_isa_names),
-        WITH_ENVIRONMENT(test_bad_options),    WITH_ENVIRONMENT(test_info),           WITH_ENVIRONMENT(test_kernels),
-        WITH_ENVIRONMENT(test_isa_cap),        WITH_ENVIRONMENT(test_tune_and_cache), WITH_ENVIRONMENT(test_unknown_values),
-        WITH_ENVIRONMENT(test_verbose),        WITH_ENVIRONMENT(test_stderr),         WITH_ENVIRONMENT(test_last_error),
+        cmocka_unit_test(test_statuses),      cmocka_unit_test(test_version),        cmocka_unit_test(test_isa_names),
+        WITH_ENVIRONMENT(test_bad_options),   WITH_ENVIRONMENT(test_info),           WITH_ENVIRONMENT(test_kernels),
+        WITH_ENVIRONMENT(test_isa_cap),       WITH_ENVIRONMENT(test_tune_and_cache), WITH_ENVIRONMENT(test_unknown_values),
+        WITH_ENVIRONMENT(test_verbose),       WITH_ENVIRONMENT(test_stderr),         WITH_ENVIRONMENT(test_last_error),
         WITH_ENVIRONMENT(test_null_pointers),
     };
     return cmocka_run_group_tests_name("api", tests, NULL, NULL) != 0;

@@ -197,8 +197,9 @@ static void test_foreign_entries(void **state)
     fixture_write(path, text, cachefile_print(&e, text, sizeof text));
     assert_miss(f, ctx, "key", 1);
     assert_non_null(strstr(f->log.last, "another problem"));
-    static const char *const variants[] = {"reference:nonesuch@none", "reference", "reference:", ":", "reference_f32@none",
-                                           "reference:reference_f32@nonE", "reference:reference_f32@none2:x"};
+    static const char *const variants[] = {
+        "reference:nonesuch@none",        "reference", "reference:", ":", "reference_f32@none", "reference:reference_f32@nonE",
+        "reference:reference_f32@none2:x"};
     for (size_t i = 0; i < sizeof variants / sizeof variants[0]; i++) {
         e = make_entry(ctx, "key");
         snprintf(e.variant, sizeof e.variant, "%s", variants[i]);
@@ -561,20 +562,13 @@ static void test_out_of_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        WITH_FIXTURE(test_store_and_find),
-        WITH_FIXTURE(test_manifest),
-        WITH_FIXTURE(test_truncated_files),
-        WITH_FIXTURE(test_hostile_files),
-        WITH_FIXTURE(test_foreign_entries),
-        WITH_FIXTURE(test_misses_are_remembered),
-        WITH_FIXTURE(test_memory_is_bounded),
-        WITH_FIXTURE(test_no_directory),
-        WITH_FIXTURE(test_unwritable),
-        WITH_FIXTURE(test_noisy_entries),
-        WITH_FIXTURE(test_system_cache),
-        WITH_FIXTURE(test_environments),
-        WITH_FIXTURE(test_concurrent_threads),
-        WITH_FIXTURE(test_concurrent_processes),
+        WITH_FIXTURE(test_store_and_find),     WITH_FIXTURE(test_manifest),
+        WITH_FIXTURE(test_truncated_files),    WITH_FIXTURE(test_hostile_files),
+        WITH_FIXTURE(test_foreign_entries),    WITH_FIXTURE(test_misses_are_remembered),
+        WITH_FIXTURE(test_memory_is_bounded),  WITH_FIXTURE(test_no_directory),
+        WITH_FIXTURE(test_unwritable),         WITH_FIXTURE(test_noisy_entries),
+        WITH_FIXTURE(test_system_cache),       WITH_FIXTURE(test_environments),
+        WITH_FIXTURE(test_concurrent_threads), WITH_FIXTURE(test_concurrent_processes),
         WITH_FIXTURE(test_out_of_memory),
     };
     return cmocka_run_group_tests_name("cache", tests, NULL, NULL);

@@ -266,14 +266,10 @@ static void test_kernel_of_variant(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_round_trip_of_extremes),
-        cmocka_unit_test(test_print_refuses),
-        cmocka_unit_test(test_every_truncation),
-        cmocka_unit_test(test_every_byte),
-        cmocka_unit_test(test_changed_and_sealed),
-        cmocka_unit_test(test_hostile_texts),
-        cmocka_unit_test(test_kernel_of_variant),
+        cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_round_trip_of_extremes),
+        cmocka_unit_test(test_print_refuses), cmocka_unit_test(test_every_truncation),
+        cmocka_unit_test(test_every_byte),    cmocka_unit_test(test_changed_and_sealed),
+        cmocka_unit_test(test_hostile_texts), cmocka_unit_test(test_kernel_of_variant),
     };
     return cmocka_run_group_tests_name("cachefile", tests, NULL, NULL);
 }

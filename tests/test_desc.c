@@ -48,14 +48,17 @@ static void expect_refused(const doconv_conv_desc *desc, doconv_status expected,
 static void test_dimensions(void **state)
 {
     (void)state;
-#define FIELD(name, least) {#name, offsetof(doconv_conv_desc, name), least}
+#define FIELD(name, least)                                                                                                                           \
+    {                                                                                                                                                \
+#name, offsetof(doconv_conv_desc, name), least                                                                                               \
+    }
     static const struct {
         const char *name;
         size_t offset;
         int64_t least;
-    } fields[] = {FIELD(n, 1),          FIELD(cin, 1),      FIELD(h, 1),        FIELD(w, 1),          FIELD(cout, 1),      FIELD(kh, 1),
-                  FIELD(kw, 1),         FIELD(stride_h, 1), FIELD(stride_w, 1), FIELD(pad_top, 0),    FIELD(pad_left, 0),  FIELD(pad_bottom, 0),
-                  FIELD(pad_right, 0),  FIELD(dilation_h, 1), FIELD(dilation_w, 1), FIELD(groups, 1), FIELD(d_mul, 0)};
+    } fields[] = {FIELD(n, 1),         FIELD(cin, 1),        FIELD(h, 1),          FIELD(w, 1),       FIELD(cout, 1),     FIELD(kh, 1),
+                  FIELD(kw, 1),        FIELD(stride_h, 1),   FIELD(stride_w, 1),   FIELD(pad_top, 0), FIELD(pad_left, 0), FIELD(pad_bottom, 0),
+                  FIELD(pad_right, 0), FIELD(dilation_h, 1), FIELD(dilation_w, 1), FIELD(groups, 1),  FIELD(d_mul, 0)};
 #undef FIELD
     static const int64_t values[] = {0, -1, -2147483647, INT64_MIN, INT64_C(1) << 31, INT64_C(1) << 40, INT64_MAX};
     for (size_t f = 0; f < sizeof fields / sizeof fields[0]; f++) {
@@ -76,7 +79,10 @@ static void test_dimensions(void **state)
 static void test_flags_and_enums(void **state)
 {
     (void)state;
-#define FIELD(name, most) {#name, offsetof(doconv_conv_desc, name), sizeof(((doconv_conv_desc *)0)->name), most}
+#define FIELD(name, most)                                                                                                                            \
+    {                                                                                                                                                \
+#name, offsetof(doconv_conv_desc, name), sizeof(((doconv_conv_desc *)0)->name), most                                                         \
+    }
     static const struct {
         const char *name;
         size_t offset, size;
@@ -162,7 +168,7 @@ static void test_clamp(void **state)
     static const struct {
         float lo, hi;
         bool valid;
-    } rows[] = {{1, 0, false},     {0, 1, true},      {2, 2, true},         {-INFINITY, 6, true}, {0, INFINITY, true}, {-INFINITY, INFINITY, true},
+    } rows[] = {{1, 0, false},   {0, 1, true},    {2, 2, true},      {-INFINITY, 6, true},        {0, INFINITY, true}, {-INFINITY, INFINITY, true},
                 {NAN, 1, false}, {0, NAN, false}, {NAN, NAN, false}, {INFINITY, -INFINITY, false}};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         doconv_conv_desc desc = good();
@@ -280,9 +286,9 @@ static void test_extremes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_dimensions),   cmocka_unit_test(test_flags_and_enums), cmocka_unit_test(test_size),
-        cmocka_unit_test(test_groups),       cmocka_unit_test(test_empty_output),    cmocka_unit_test(test_clamp),
-        cmocka_unit_test(test_composition),  cmocka_unit_test(test_tensor_overflow), cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_dimensions),  cmocka_unit_test(test_flags_and_enums), cmocka_unit_test(test_size),
+        cmocka_unit_test(test_groups),      cmocka_unit_test(test_empty_output),    cmocka_unit_test(test_clamp),
+        cmocka_unit_test(test_composition), cmocka_unit_test(test_tensor_overflow), cmocka_unit_test(test_extremes),
     };
     return cmocka_run_group_tests_name("desc", tests, NULL, NULL) != 0;
 }

@@ -11,9 +11,11 @@ static void test_bytes(void **state)
         int64_t n, c, h, w;
         size_t floats;
     } rows[] = {
-        {DOCONV_NCHW, 2, 3, 5, 7, 210},   {DOCONV_NHWC, 2, 3, 5, 7, 210},   {DOCONV_NCHW8C, 2, 3, 5, 7, 560},  {DOCONV_NCHW16C, 2, 3, 5, 7, 1120},
-        {DOCONV_NCHW8C, 1, 8, 1, 1, 8},   {DOCONV_NCHW8C, 1, 9, 1, 1, 16},  {DOCONV_NCHW16C, 1, 16, 1, 1, 16}, {DOCONV_NCHW16C, 1, 17, 1, 1, 32},
-        {DOCONV_NCHW, 1, 1, 1, 1, 1},     {DOCONV_NHWC, 1, INT32_MAX, 1, 1, INT32_MAX},
+        {DOCONV_NCHW, 2, 3, 5, 7, 210},    {DOCONV_NHWC, 2, 3, 5, 7, 210},
+        {DOCONV_NCHW8C, 2, 3, 5, 7, 560},  {DOCONV_NCHW16C, 2, 3, 5, 7, 1120},
+        {DOCONV_NCHW8C, 1, 8, 1, 1, 8},    {DOCONV_NCHW8C, 1, 9, 1, 1, 16},
+        {DOCONV_NCHW16C, 1, 16, 1, 1, 16}, {DOCONV_NCHW16C, 1, 17, 1, 1, 32},
+        {DOCONV_NCHW, 1, 1, 1, 1, 1},      {DOCONV_NHWC, 1, INT32_MAX, 1, 1, INT32_MAX},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         size_t bytes = 0;
@@ -45,7 +47,7 @@ static void test_bad_bytes(void **state)
     expect_status(doconv_tensor_bytes((doconv_layout)4, 1, 1, 1, 1, &bytes), DOCONV_INVALID_ARGUMENT);
     expect_status(doconv_tensor_bytes((doconv_layout)-1, 1, 1, 1, 1, &bytes), DOCONV_INVALID_ARGUMENT);
     expect_status(doconv_tensor_bytes(DOCONV_NCHW, 1, 1, 1, 1, NULL), DOCONV_INVALID_ARGUMENT);
-    assert_int_equal(bytes, 42); /* only written on success */
+    assert_int_equal(bytes, 42);                                                       /* only written on success */
     expect_ok(doconv_tensor_bytes(DOCONV_NCHW, 1 << 20, 1 << 20, 1 << 20, 1, &bytes)); /* 2^62: the largest there is */
     assert_true(bytes == (size_t)1 << 62);
 }

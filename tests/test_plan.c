@@ -111,8 +111,14 @@ static void test_unknown_variant(void **state)
     (void)state;
     doconv_context *context = open_context();
     const doconv_conv_desc desc = problem(PROBLEM);
-    static const char *const names[] = {"", "nothing@none", "direct", "reference", "reference:", "reference:reference_f32@none:x=1",
-                                        " reference_f32@none", "depthwise:reference_f32@none"};
+    static const char *const names[] = {"",
+                                        "nothing@none",
+                                        "direct",
+                                        "reference",
+                                        "reference:",
+                                        "reference:reference_f32@none:x=1",
+                                        " reference_f32@none",
+                                        "depthwise:reference_f32@none"};
     doconv_plan *plan;
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         doconv_plan_options options = plan_options();
@@ -348,8 +354,8 @@ static void count_release(void *user, void *block)
 /* Everything that allocates; the status of the first call that fails. */
 static doconv_status use_all(struct memory *m)
 {
-    const doconv_context_options options = {.size = sizeof options, .threads = 1, .tune = DOCONV_TUNE_OFF, .allocate = count_allocate,
-                                            .release = count_release, .allocate_user = m};
+    const doconv_context_options options = {
+        .size = sizeof options, .threads = 1, .tune = DOCONV_TUNE_OFF, .allocate = count_allocate, .release = count_release, .allocate_user = m};
     doconv_context *context = NULL;
     doconv_plan *plan = NULL;
     doconv_candidates *list = NULL;
@@ -411,9 +417,9 @@ static void test_failing_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bad_options),       cmocka_unit_test(test_candidates),      cmocka_unit_test(test_unknown_variant),
-        cmocka_unit_test(test_workspace_limit),   cmocka_unit_test(test_execute_arguments), cmocka_unit_test(test_foreign_weights),
-        cmocka_unit_test(test_reentrant),         cmocka_unit_test(test_failing_memory),
+        cmocka_unit_test(test_bad_options),     cmocka_unit_test(test_candidates),        cmocka_unit_test(test_unknown_variant),
+        cmocka_unit_test(test_workspace_limit), cmocka_unit_test(test_execute_arguments), cmocka_unit_test(test_foreign_weights),
+        cmocka_unit_test(test_reentrant),       cmocka_unit_test(test_failing_memory),
     };
     return cmocka_run_group_tests_name("plan", tests, NULL, NULL) != 0;
 }

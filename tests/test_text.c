@@ -150,10 +150,10 @@ static void test_invalid(void **state)
     static const struct {
         const char *text, *detail;
     } rows[] = {
-        {"ic0ih5oc3", "cin: 0"},          {"ic3ih0oc3", "h: 0"},           {"ic3ih5iw0oc3", "w: 0"},         {"ic3ih5oc0", "cout: 0"},
-        {"mb0_ic3ih5oc3", "n: 0"},        {"g0ic3ih5oc3", "groups: 0"},    {"g2ic3ih5oc3", "groups: 2"},     {"ic3ih5oc3kh0", "kh: 0"},
-        {"ic3ih5oc3kh3kw0", "kw: 0"},     {"ic3ih5oc3sh0", "stride_h: 0"}, {"ic3ih5oc3kh6", "h: "},          {"ic3ih5oc3kh3dh2", "h: "},
-        {"ic3ih5oc3:clamp=2/1", "clamp"}, {"ic3ih5oc3oh3kh3ph1", "oh: 3"}, {"ic3ih5oc3oh0", "oh: 0"},       {"ic3ih5oc3oh5ow4", "ow: 4"},
+        {"ic0ih5oc3", "cin: 0"},          {"ic3ih0oc3", "h: 0"},           {"ic3ih5iw0oc3", "w: 0"},     {"ic3ih5oc0", "cout: 0"},
+        {"mb0_ic3ih5oc3", "n: 0"},        {"g0ic3ih5oc3", "groups: 0"},    {"g2ic3ih5oc3", "groups: 2"}, {"ic3ih5oc3kh0", "kh: 0"},
+        {"ic3ih5oc3kh3kw0", "kw: 0"},     {"ic3ih5oc3sh0", "stride_h: 0"}, {"ic3ih5oc3kh6", "h: "},      {"ic3ih5oc3kh3dh2", "h: "},
+        {"ic3ih5oc3:clamp=2/1", "clamp"}, {"ic3ih5oc3oh3kh3ph1", "oh: 3"}, {"ic3ih5oc3oh0", "oh: 0"},    {"ic3ih5oc3oh5ow4", "ow: 4"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         doconv_context *context = open_context();
@@ -341,8 +341,8 @@ static void test_locale(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fields),    cmocka_unit_test(test_defaults),  cmocka_unit_test(test_malformed),
-        cmocka_unit_test(test_invalid),   cmocka_unit_test(test_arguments), cmocka_unit_test(test_canonical),
+        cmocka_unit_test(test_fields),     cmocka_unit_test(test_defaults),       cmocka_unit_test(test_malformed),
+        cmocka_unit_test(test_invalid),    cmocka_unit_test(test_arguments),      cmocka_unit_test(test_canonical),
         cmocka_unit_test(test_round_trip), cmocka_unit_test(test_infinite_clamp), cmocka_unit_test(test_locale),
     };
     return cmocka_run_group_tests_name("text", tests, NULL, NULL) != 0;

@@ -246,7 +246,7 @@ static void test_many_problems(void **state)
         "g4mb1_ic8ih7oc12kh3ph1:src=nhwc,dst=nhwc",
         "g16mb2_ic16ih7oc16kh3ph1:src=nChw16c,dst=nChw16c,bias,clamp=0/6",
         "mb1_ic8ih5oc8kh3ph1:bias,clamp=0/1e-6",
-        "mb1_ic64ih16oc64kh3ph1:clamp=-1e-2/1e-2",  /* small values left of large ones, with their rounding */
+        "mb1_ic64ih16oc64kh3ph1:clamp=-1e-2/1e-2", /* small values left of large ones, with their rounding */
         "mb1_ic8ih5oc8kh3ph1:relu,clamp=-3/-1",    /* nothing at all */
         "mb1_ic8ih5oc8kh3ph1dh1:src=nhwc,dst=nChw8c,accuracy=strict",
         "mb3_ic4ih9oc5kh5sh3ph2:residual,relu",

@@ -16,9 +16,8 @@ static const char *const mode_words[] = {"", "off", "read", "tune", "force", "on
 static const struct {
     const char *without, *with;
 } mode_origins[] = {
-    [DOCONV_TUNE_DEFAULT] = {"estimate", "cache"}, [DOCONV_TUNE_OFF] = {"estimate", "estimate"},
-    [DOCONV_TUNE_READ] = {"estimate", "cache"},    [DOCONV_TUNE_TUNE] = {"measured", "cache"},
-    [DOCONV_TUNE_FORCE] = {"measured", "measured"}, [DOCONV_TUNE_ONLY] = {"", "cache"},
+    [DOCONV_TUNE_DEFAULT] = {"estimate", "cache"}, [DOCONV_TUNE_OFF] = {"estimate", "estimate"},   [DOCONV_TUNE_READ] = {"estimate", "cache"},
+    [DOCONV_TUNE_TUNE] = {"measured", "cache"},    [DOCONV_TUNE_FORCE] = {"measured", "measured"}, [DOCONV_TUNE_ONLY] = {"", "cache"},
 };
 
 static void test_modes(void **state)
@@ -61,7 +60,7 @@ static void test_rigor(void **state)
         doconv_rigor rigor;
         const char *without, *with;
     } rows[] = {
-        {DOCONV_TUNE_OFF, DOCONV_RIGOR_READ, "estimate", "cache"},     {DOCONV_TUNE_OFF, DOCONV_RIGOR_MEASURE, "measured", "cache"},
+        {DOCONV_TUNE_OFF, DOCONV_RIGOR_READ, "estimate", "cache"},         {DOCONV_TUNE_OFF, DOCONV_RIGOR_MEASURE, "measured", "cache"},
         {DOCONV_TUNE_TUNE, DOCONV_RIGOR_ESTIMATE, "estimate", "estimate"}, {DOCONV_TUNE_ONLY, DOCONV_RIGOR_READ, "estimate", "cache"},
         {DOCONV_TUNE_READ, DOCONV_RIGOR_MEASURE, "measured", "cache"},
     };
@@ -85,10 +84,19 @@ static void test_never_served_elsewhere(void **state)
 {
     struct fixture *f = *state;
     static const char *const other_problems[] = {
-        "mb2_ic5ih9oc7kh3ph1:bias",         "mb1_ic5ih9oc7kh3ph1",          "mb1_ic5ih9oc8kh3ph1:bias",     "mb1_ic5ih9oc7kh3ph1:bias,relu",
-        "mb1_ic5ih9oc7kh3ph1:src=nhwc,bias", "mb1_ic5ih9oc7kh3ph1:dst=nChw16c,bias", "mb1_ic5ih9oc7kh3ph1:bias,residual",
-        "mb1_ic5ih9oc7kh3ph1:bias,accuracy=strict", "mb1_ic5ih9oc7kh3ph1:bias,accuracy=fast", "mb1_ic5ih9oc7kh3ph1dh1:bias",
-        "mb1_ic5ih9oc7kh3ph1sh2:bias",      "mb1_ic5ih9oh8oc7kh3ph1:bias",  "mb1_ic5ih9oc7kh3ph1:bias,clamp=0/1",
+        "mb2_ic5ih9oc7kh3ph1:bias",
+        "mb1_ic5ih9oc7kh3ph1",
+        "mb1_ic5ih9oc8kh3ph1:bias",
+        "mb1_ic5ih9oc7kh3ph1:bias,relu",
+        "mb1_ic5ih9oc7kh3ph1:src=nhwc,bias",
+        "mb1_ic5ih9oc7kh3ph1:dst=nChw16c,bias",
+        "mb1_ic5ih9oc7kh3ph1:bias,residual",
+        "mb1_ic5ih9oc7kh3ph1:bias,accuracy=strict",
+        "mb1_ic5ih9oc7kh3ph1:bias,accuracy=fast",
+        "mb1_ic5ih9oc7kh3ph1dh1:bias",
+        "mb1_ic5ih9oc7kh3ph1sh2:bias",
+        "mb1_ic5ih9oh8oc7kh3ph1:bias",
+        "mb1_ic5ih9oc7kh3ph1:bias,clamp=0/1",
     };
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_ONLY);
     const doconv_conv_desc desc = fixture_problem(FIXTURE_PROBLEM);

@@ -172,8 +172,7 @@ doconv_conv_desc fixture_problem(const char *text)
     return desc;
 }
 
-doconv_tune_report *fixture_tune(doconv_context *ctx, const doconv_conv_desc *desc, const doconv_plan_options *plan_options,
-                                bool force)
+doconv_tune_report *fixture_tune(doconv_context *ctx, const doconv_conv_desc *desc, const doconv_plan_options *plan_options, bool force)
 {
     doconv_tune_options options = fixture_quick;
     options.force = force;
@@ -206,8 +205,7 @@ struct dc_candidate fixture_candidate(doconv_context *ctx, const doconv_conv_des
     return found;
 }
 
-void fixture_plant(doconv_context *ctx, const doconv_conv_desc *desc, const doconv_plan_options *options,
-                         char variant[DC_VARIANT_SIZE])
+void fixture_plant(doconv_context *ctx, const doconv_conv_desc *desc, const doconv_plan_options *options, char variant[DC_VARIANT_SIZE])
 {
     const struct dc_candidate c = fixture_candidate(ctx, desc);
     struct dc_problem p;

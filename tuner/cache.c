@@ -293,8 +293,8 @@ static bool save(struct cache *cache, const struct cache_entry *entry, uint64_t 
     }
     dc_free(cache->ctx, text);
     if (reason != NULL && !atomic_exchange(&cache->complained, true)) {
-        dc_log(cache->ctx, DOCONV_LOG_WARNING, "cache: the directory \"%.800s\" can't be written, choices are kept in memory only: %s",
-               cache->user, reason);
+        dc_log(cache->ctx, DOCONV_LOG_WARNING, "cache: the directory \"%.800s\" can't be written, choices are kept in memory only: %s", cache->user,
+               reason);
     }
     return reason == NULL;
 }

@@ -43,8 +43,7 @@ static size_t flush_size(const doconv_context *ctx)
     return bytes < (double)FLUSH_BYTES ? (size_t)bytes : FLUSH_BYTES;
 }
 
-doconv_status measure_set_create(doconv_context *ctx, const struct dc_problem *problem, bool cold, int capacity,
-                                 struct measure_set *set)
+doconv_status measure_set_create(doconv_context *ctx, const struct dc_problem *problem, bool cold, int capacity, struct measure_set *set)
 {
     const doconv_conv_desc *d = &problem->desc;
     *set = (struct measure_set){
@@ -69,8 +68,8 @@ doconv_status measure_set_create(doconv_context *ctx, const struct dc_problem *p
     if (set->src == NULL || set->weight == NULL || set->dst == NULL || set->items == NULL || (d->has_bias && set->bias == NULL) ||
         (d->residual && set->residual == NULL) || (cold && set->flush == NULL)) {
         measure_set_destroy(set);
-        return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "tune: no memory for tensors of %zu + %zu + %zu bytes", problem->src_bytes,
-                       problem->weight_bytes, problem->dst_bytes);
+        return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "tune: no memory for tensors of %zu + %zu + %zu bytes", problem->src_bytes, problem->weight_bytes,
+                       problem->dst_bytes);
     }
     return DOCONV_OK;
 }

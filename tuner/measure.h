@@ -13,16 +13,16 @@
 struct measured {
     doconv_plan *plan;
     doconv_weights *weights;
-    bool owns_weights; /* variants with the same packed layout share theirs */
-    bool is_default;   /* what the library would take without measuring */
-    bool wrong;        /* its result is: never timed, never chosen */
-    bool dropped;      /* far behind, or wrong: sampled no more */
-    int repeats;       /* executes of a sample */
-    int rounds;        /* samples taken */
-    int first_kept;    /* samples before it came from the coarse rounds */
+    bool owns_weights;               /* variants with the same packed layout share theirs */
+    bool is_default;                 /* what the library would take without measuring */
+    bool wrong;                      /* its result is: never timed, never chosen */
+    bool dropped;                    /* far behind, or wrong: sampled no more */
+    int repeats;                     /* executes of a sample */
+    int rounds;                      /* samples taken */
+    int first_kept;                  /* samples before it came from the coarse rounds */
     double samples[MEASURE_SAMPLES]; /* seconds of an execute */
-    double median;     /* of the samples kept */
-    double spread;     /* their median absolute deviation / median, for finalists relative to their rounds */
+    double median;                   /* of the samples kept */
+    double spread;                   /* their median absolute deviation / median, for finalists relative to their rounds */
 };
 
 struct measure_set {
@@ -43,8 +43,7 @@ struct measure_set {
  * Tensors and room for capacity candidates. OUT_OF_MEMORY with its detail; measure_set_destroy() is right for a set of zeros, and
  * after any failure.
  */
-doconv_status measure_set_create(doconv_context *ctx, const struct dc_problem *problem, bool cold, int capacity,
-                                 struct measure_set *set);
+doconv_status measure_set_create(doconv_context *ctx, const struct dc_problem *problem, bool cold, int capacity, struct measure_set *set);
 void measure_set_destroy(struct measure_set *set);
 
 /*
@@ -54,8 +53,8 @@ void measure_set_destroy(struct measure_set *set);
 doconv_status measure_set_add(struct measure_set *set, const doconv_plan_options *options, const char *variant);
 
 struct measure_limits {
-    double budget_seconds; /* aimed at */
-    int least_rounds;      /* of each candidate that is kept, whatever the budget; at most MEASURE_SAMPLES / 4 */
+    double budget_seconds;            /* aimed at */
+    int least_rounds;                 /* of each candidate that is kept, whatever the budget; at most MEASURE_SAMPLES / 4 */
     doconv_tune_progress_fn progress; /* may be NULL */
     void *progress_user;
 };

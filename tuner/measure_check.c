@@ -41,8 +41,8 @@ static void check_plane(const struct check *check, int64_t index)
     args.out_channel = plane % check->stored;
     check->reference->reference(&args);
     const struct dc_tensor_map *map = &args.dst_map;
-    const ptrdiff_t start = args.n * map->image + args.out_channel / map->block_channels * map->block +
-                            args.out_channel % map->block_channels * map->channel;
+    const ptrdiff_t start =
+        args.n * map->image + args.out_channel / map->block_channels * map->block + args.out_channel % map->block_channels * map->channel;
     double worst = 0.0, largest = 0.0;
     for (ptrdiff_t y = 0; y < args.hout; y++) {
         for (ptrdiff_t x = 0; x < args.wout; x++) {

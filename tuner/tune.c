@@ -129,8 +129,8 @@ static doconv_status measure_and_check(struct measure_set *set, const doconv_tun
             record(&report->entry, set, error);
             return DOCONV_OK;
         }
-        dc_log(set->ctx, DOCONV_LOG_ERROR, "tune: %s is wrong by %g of the largest value and dropped: %s",
-               winner->plan->candidate.text, error, report->entry.key);
+        dc_log(set->ctx, DOCONV_LOG_ERROR, "tune: %s is wrong by %g of the largest value and dropped: %s", winner->plan->candidate.text, error,
+               report->entry.key);
         winner->wrong = true;
         /* What it left behind was measured against a time that no right variant has: all others run again. */
     }
@@ -337,8 +337,7 @@ static bool advise(void *self, const char *key, char *variant, size_t size)
 /*
  * A winner too noisy to be stored, measured in this context before: on a busy machine each further plan would measure once more.
  */
-static bool recall_noisy(struct cache *cache, const doconv_conv_desc *desc, const doconv_plan_options *options,
-                         struct cache_entry *entry)
+static bool recall_noisy(struct cache *cache, const doconv_conv_desc *desc, const doconv_plan_options *options, struct cache_entry *entry)
 {
     doconv_context *ctx = cache_context(cache);
     struct dc_problem problem;
@@ -350,8 +349,7 @@ static bool recall_noisy(struct cache *cache, const doconv_conv_desc *desc, cons
     return cache_lookup(cache, key, entry) == CACHE_NOISY;
 }
 
-static doconv_status measure_now(void *self, const doconv_conv_desc *desc, const doconv_plan_options *options, char *variant,
-                                 size_t size)
+static doconv_status measure_now(void *self, const doconv_conv_desc *desc, const doconv_plan_options *options, char *variant, size_t size)
 {
     struct cache *cache = self;
     doconv_context *ctx = cache_context(cache);

@@ -194,8 +194,8 @@ static int read_layer(const char *path, int line_number, char *line, const enum 
     d->groups = value[GROUPS];
     layer->count = (int)value[COUNT];
     if (d->cin % d->groups != 0 || d->cout % d->groups != 0) {
-        return fail(error, "%s: line %d, column \"groups\": %" PRId64 " does not divide ci %" PRId64 " and co %" PRId64, path, line_number,
-                    d->groups, d->cin, d->cout);
+        return fail(error, "%s: line %d, column \"groups\": %" PRId64 " does not divide ci %" PRId64 " and co %" PRId64, path, line_number, d->groups,
+                    d->cin, d->cout);
     }
     int64_t shape[4];
     const doconv_status status = doconv_conv_dst_shape(NULL, d, shape);

@@ -41,15 +41,15 @@ extern "C" {
 /** Outcome of a call. Values are unique and stable. */
 typedef enum doconv_status {
     DOCONV_OK = 0,
-    DOCONV_INVALID_ARGUMENT = 1,  /**< a pointer, size or option that no problem could make right */
-    DOCONV_INVALID_PROBLEM = 2,   /**< a descriptor that describes no convolution (zero stride, empty output, ...) */
-    DOCONV_UNSUPPORTED = 3,       /**< valid, but this build, CPU or option set has no variant for it */
-    DOCONV_OVERFLOW = 4,          /**< a size that does not fit: tensors of more than 2^62 bytes, dimensions over 2^31-1 */
-    DOCONV_OUT_OF_MEMORY = 5,     /**< the allocator returned NULL */
-    DOCONV_NOT_FOUND = 6,         /**< a variant name that no candidate has; no cache entry in mode "only" */
-    DOCONV_MISMATCH = 7,          /**< weights packed for another plan; a struct from another version of this header */
+    DOCONV_INVALID_ARGUMENT = 1, /**< a pointer, size or option that no problem could make right */
+    DOCONV_INVALID_PROBLEM = 2,  /**< a descriptor that describes no convolution (zero stride, empty output, ...) */
+    DOCONV_UNSUPPORTED = 3,      /**< valid, but this build, CPU or option set has no variant for it */
+    DOCONV_OVERFLOW = 4,         /**< a size that does not fit: tensors of more than 2^62 bytes, dimensions over 2^31-1 */
+    DOCONV_OUT_OF_MEMORY = 5,    /**< the allocator returned NULL */
+    DOCONV_NOT_FOUND = 6,        /**< a variant name that no candidate has; no cache entry in mode "only" */
+    DOCONV_MISMATCH = 7,         /**< weights packed for another plan; a struct from another version of this header */
     DOCONV_WORKSPACE_TOO_SMALL = 8,
-    DOCONV_IO_ERROR = 9           /**< a cache directory or file that can't be used (tuner functions only) */
+    DOCONV_IO_ERROR = 9 /**< a cache directory or file that can't be used (tuner functions only) */
 } doconv_status;
 
 /** A constant English phrase for a status; "unknown status" for other values. Never NULL. */
@@ -116,8 +116,8 @@ typedef struct doconv_context_options {
     void *allocate_user;
     doconv_log_fn log; /**< NULL: stderr, and only if DOCONV_VERBOSE is set */
     void *log_user;
-    int verbose;                 /**< as DOCONV_VERBOSE, 1 or 2; 0: the variable decides */
-    doconv_isa max_isa;          /**< cap; a bundle of another architecture is an invalid argument */
+    int verbose;        /**< as DOCONV_VERBOSE, 1 or 2; 0: the variable decides */
+    doconv_isa max_isa; /**< cap; a bundle of another architecture is an invalid argument */
     doconv_tune_mode tune;
     const char *cache_directory; /**< NULL: DOCONV_CACHE, else XDG_CACHE_HOME/doconv, else HOME/.cache/doconv; copied */
 } doconv_context_options;
@@ -137,15 +137,15 @@ DOCONV_API doconv_status doconv_context_last_error(const doconv_context *context
 
 /** What a context found and decided. Strings live as long as the context. */
 typedef struct doconv_context_info {
-    size_t size; /**< in: sizeof(doconv_context_info) */
-    const char *cpu;             /**< the CPU's name as it gives it */
-    doconv_isa cpu_isa;          /**< best bundle of the CPU and OS */
-    doconv_isa isa;              /**< best bundle that plans may use (cpu_isa under the cap) */
+    size_t size;        /**< in: sizeof(doconv_context_info) */
+    const char *cpu;    /**< the CPU's name as it gives it */
+    doconv_isa cpu_isa; /**< best bundle of the CPU and OS */
+    doconv_isa isa;     /**< best bundle that plans may use (cpu_isa under the cap) */
     int threads;
     int64_t l1d_bytes, l2_bytes, l3_bytes; /**< of one core (L3: as seen); 0 if unknown */
-    const char *cache_directory; /**< "" if there is none */
+    const char *cache_directory;           /**< "" if there is none */
     doconv_tune_mode tune;
-    const char *registry;        /**< fingerprint of the set of kernels, names and revisions: 16 hex digits */
+    const char *registry; /**< fingerprint of the set of kernels, names and revisions: 16 hex digits */
 } doconv_context_info;
 
 DOCONV_API doconv_status doconv_context_get_info(const doconv_context *context, doconv_context_info *info);
@@ -191,9 +191,9 @@ typedef enum doconv_accuracy {
 
 /** How a DO-Conv layer (d_mul > 0) is computed. */
 typedef enum doconv_composition {
-    DOCONV_COMPOSITION_NONE = 0,    /**< a plain convolution: d_mul must be 0 */
-    DOCONV_COMPOSITION_KERNEL = 1,  /**< fold D and W, then convolve (not in this version: DOCONV_UNSUPPORTED) */
-    DOCONV_COMPOSITION_FEATURE = 2  /**< depthwise by D, then contract with W (not in this version: DOCONV_UNSUPPORTED) */
+    DOCONV_COMPOSITION_NONE = 0,   /**< a plain convolution: d_mul must be 0 */
+    DOCONV_COMPOSITION_KERNEL = 1, /**< fold D and W, then convolve (not in this version: DOCONV_UNSUPPORTED) */
+    DOCONV_COMPOSITION_FEATURE = 2 /**< depthwise by D, then contract with W (not in this version: DOCONV_UNSUPPORTED) */
 } doconv_composition;
 
 /**
@@ -212,10 +212,10 @@ typedef struct doconv_conv_desc {
     int64_t dilation_h, dilation_w; /**< 1: none */
     int64_t groups;                 /**< divides cin and cout */
     doconv_layout src_layout, dst_layout;
-    int has_bias; /**< 0 or 1, as every flag here */
-    int residual; /**< add a tensor of dst's shape and layout */
-    int relu;     /**< max(v, 0) */
-    int clamp;    /**< min(max(v, clamp_lo), clamp_hi) */
+    int has_bias;             /**< 0 or 1, as every flag here */
+    int residual;             /**< add a tensor of dst's shape and layout */
+    int relu;                 /**< max(v, 0) */
+    int clamp;                /**< min(max(v, clamp_lo), clamp_hi) */
     float clamp_lo, clamp_hi; /**< not NaN, clamp_lo <= clamp_hi; ignored if clamp is 0 */
     doconv_accuracy accuracy;
     int64_t d_mul; /**< 0: a plain convolution */

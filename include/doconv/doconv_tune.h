@@ -39,14 +39,14 @@ DOCONV_API void doconv_tune_report_destroy(doconv_tune_report *report);
 
 /** The outcome. Strings live as long as the report. */
 typedef struct doconv_tune_summary {
-    size_t size; /**< in: sizeof(doconv_tune_summary) */
-    const char *variant;   /**< the winner */
-    double seconds;        /**< its median time; from the cache: as stored */
-    double max_rel_error;  /**< its largest |y - ref| / max|ref|; from the cache: as stored */
-    int from_cache;        /**< 1: nothing was measured */
-    int noisy;             /**< 1: the spread of the samples was too wide to trust */
-    int stored;            /**< 1: now in the cache */
-    int measured;          /**< variants measured */
+    size_t size;          /**< in: sizeof(doconv_tune_summary) */
+    const char *variant;  /**< the winner */
+    double seconds;       /**< its median time; from the cache: as stored */
+    double max_rel_error; /**< its largest |y - ref| / max|ref|; from the cache: as stored */
+    int from_cache;       /**< 1: nothing was measured */
+    int noisy;            /**< 1: the spread of the samples was too wide to trust */
+    int stored;           /**< 1: now in the cache */
+    int measured;         /**< variants measured */
 } doconv_tune_summary;
 
 DOCONV_API doconv_status doconv_tune_report_summary(const doconv_tune_report *report, doconv_tune_summary *summary);
@@ -56,9 +56,9 @@ typedef struct doconv_tune_entry {
     size_t size; /**< in: sizeof(doconv_tune_entry) */
     const char *variant;
     double median_seconds;
-    double spread;  /**< median absolute deviation / median */
-    int rounds;     /**< samples taken */
-    int dropped;    /**< 1: dropped early, far behind */
+    double spread; /**< median absolute deviation / median */
+    int rounds;    /**< samples taken */
+    int dropped;   /**< 1: dropped early, far behind */
 } doconv_tune_entry;
 
 /** Number of measured candidates: 0 if the winner came from the cache. */

@@ -154,8 +154,8 @@ static void print_choice(const struct explanation *e)
     if (s->from_cache) {
         printf("cached    %s: %.4f ms, error %.2g of max|y|\n", s->variant, 1e3 * s->seconds, s->max_rel_error);
     } else {
-        printf("measured  %s: %.4f ms, error %.2g of max|y|; %d variants measured%s%s\n", s->variant, 1e3 * s->seconds, s->max_rel_error,
-               s->measured, s->noisy ? "; noisy" : "", s->stored ? "" : "; not stored in the cache");
+        printf("measured  %s: %.4f ms, error %.2g of max|y|; %d variants measured%s%s\n", s->variant, 1e3 * s->seconds, s->max_rel_error, s->measured,
+               s->noisy ? "; noisy" : "", s->stored ? "" : "; not stored in the cache");
     }
 }
 

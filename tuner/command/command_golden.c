@@ -23,12 +23,12 @@ static const struct {
     int64_t least, most;
     bool needed; /* by kind=conv */
 } parameters[PARAMETERS] = {
-    [N] = {"n", 1, INT32_MAX, true},           [CI] = {"ci", 1, INT32_MAX, true},   [H] = {"h", 1, INT32_MAX, true},
-    [W] = {"w", 1, INT32_MAX, true},           [CO] = {"co", 1, INT32_MAX, true},   [KH] = {"kh", 1, INT32_MAX, true},
-    [KW] = {"kw", 1, INT32_MAX, true},         [SH] = {"sh", 1, INT32_MAX, true},   [SW] = {"sw", 1, INT32_MAX, true},
-    [PT] = {"pt", 0, INT32_MAX, true},         [PL] = {"pl", 0, INT32_MAX, true},   [PB] = {"pb", 0, INT32_MAX, true},
-    [PR] = {"pr", 0, INT32_MAX, true},         [DH] = {"dh", 1, INT32_MAX, true},   [DW] = {"dw", 1, INT32_MAX, true},
-    [GROUPS] = {"groups", 1, INT32_MAX, true}, [RELU] = {"relu", 0, 1, true},       [BIAS] = {"bias", 0, 1, true},
+    [N] = {"n", 1, INT32_MAX, true},           [CI] = {"ci", 1, INT32_MAX, true},      [H] = {"h", 1, INT32_MAX, true},
+    [W] = {"w", 1, INT32_MAX, true},           [CO] = {"co", 1, INT32_MAX, true},      [KH] = {"kh", 1, INT32_MAX, true},
+    [KW] = {"kw", 1, INT32_MAX, true},         [SH] = {"sh", 1, INT32_MAX, true},      [SW] = {"sw", 1, INT32_MAX, true},
+    [PT] = {"pt", 0, INT32_MAX, true},         [PL] = {"pl", 0, INT32_MAX, true},      [PB] = {"pb", 0, INT32_MAX, true},
+    [PR] = {"pr", 0, INT32_MAX, true},         [DH] = {"dh", 1, INT32_MAX, true},      [DW] = {"dw", 1, INT32_MAX, true},
+    [GROUPS] = {"groups", 1, INT32_MAX, true}, [RELU] = {"relu", 0, 1, true},          [BIAS] = {"bias", 0, 1, true},
     [D_MUL] = {"d_mul", 0, INT32_MAX, false},  [IDENTITY] = {"identity", 0, 1, false}, [GRAD] = {"grad", 0, 1, false},
 };
 
@@ -158,8 +158,7 @@ static bool read_number(const char *text, int64_t most, int64_t *value)
 static bool copy_name(char *name, size_t size, const char *text)
 {
     const size_t length = strlen(text);
-    if (length == 0 || length >= size ||
-        strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") != length) {
+    if (length == 0 || length >= size || strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") != length) {
         return false;
     }
     memcpy(name, text, length + 1);
@@ -174,8 +173,7 @@ static bool read_shape(char *text, struct tensor *tensor, size_t most)
     tensor->rank = 0;
     for (char *word; (word = cut(&rest, 'x')) != NULL; tensor->rank++) {
         int64_t dimension;
-        if (tensor->rank == MAX_RANK || !read_number(word, INT32_MAX, &dimension) || dimension < 1 ||
-            (uint64_t)dimension > most / product) {
+        if (tensor->rank == MAX_RANK || !read_number(word, INT32_MAX, &dimension) || dimension < 1 || (uint64_t)dimension > most / product) {
             return false;
         }
         tensor->shape[tensor->rank] = dimension;
@@ -328,8 +326,7 @@ static int read_parameter(struct reader *r, char *word, bool seen[PARAMETERS], b
         return FAIL_LINE(r, r->line, "case %s: %s is given twice", name, word);
     }
     if (!read_number(value, parameters[i].most, &r->value[i]) || r->value[i] < parameters[i].least) {
-        return FAIL_LINE(r, r->line, "case %s: %s=%.40s is not in %" PRId64 "..%" PRId64, name, word, value, parameters[i].least,
-                         parameters[i].most);
+        return FAIL_LINE(r, r->line, "case %s: %s=%.40s is not in %" PRId64 "..%" PRId64, name, word, value, parameters[i].least, parameters[i].most);
     }
     seen[i] = true;
     return 0;

@@ -24,8 +24,8 @@ static bool read_layouts(const char *text, struct command_layouts *layouts)
     static const struct {
         const char *name;
         int layout;
-    } names[] = {{"nchw", DOCONV_NCHW},     {"nhwc", DOCONV_NHWC},       {"blocked", COMMAND_LAYOUT_BLOCKED},
-                 {"nChw8c", DOCONV_NCHW8C}, {"nChw16c", DOCONV_NCHW16C}};
+    } names[] = {
+        {"nchw", DOCONV_NCHW}, {"nhwc", DOCONV_NHWC}, {"blocked", COMMAND_LAYOUT_BLOCKED}, {"nChw8c", DOCONV_NCHW8C}, {"nChw16c", DOCONV_NCHW16C}};
     const size_t known = sizeof names / sizeof names[0];
     for (;;) {
         const size_t length = strcspn(text, ",");

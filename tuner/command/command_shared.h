@@ -67,8 +67,7 @@ int command_usage_error(const char *verb, const char *format, ...) __attribute__
 int command_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* Prints "doconv: WHAT: the status in words: the detail"; context may be NULL. Returns COMMAND_FAILED. */
-int command_library_error(const doconv_context *context, doconv_status status, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
+int command_library_error(const doconv_context *context, doconv_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
 /* Shows a line of progress on stderr that the next one replaces; only if stderr is a terminal. NULL removes it. */
 void command_progress(const char *line);

@@ -234,14 +234,11 @@ static int collect(struct tuning *t, int count, char **words)
 static int run_tune(int count, char **words)
 {
     struct tuning t = {.batch = 1};
-    const struct command_option options[] = {{"layout", COMMAND_OPTION_LAYOUTS, &t.layouts, 0, 0},
-                                             {"isa", COMMAND_OPTION_ISA, &t.isa, 0, 0},
-                                             {"threads", COMMAND_OPTION_INT, &t.threads, 1, 4096},
-                                             {"batch", COMMAND_OPTION_INT, &t.batch, 1, 65536},
-                                             {"force", COMMAND_OPTION_FLAG, &t.force, 0, 0},
-                                             {"budget", COMMAND_OPTION_SECONDS, &t.budget, 0, 3600},
-                                             {"accuracy", COMMAND_OPTION_ACCURACY, &t.accuracy, 0, 0},
-                                             {NULL, COMMAND_OPTION_FLAG, NULL, 0, 0}};
+    const struct command_option options[] = {
+        {"layout", COMMAND_OPTION_LAYOUTS, &t.layouts, 0, 0},     {"isa", COMMAND_OPTION_ISA, &t.isa, 0, 0},
+        {"threads", COMMAND_OPTION_INT, &t.threads, 1, 4096},     {"batch", COMMAND_OPTION_INT, &t.batch, 1, 65536},
+        {"force", COMMAND_OPTION_FLAG, &t.force, 0, 0},           {"budget", COMMAND_OPTION_SECONDS, &t.budget, 0, 3600},
+        {"accuracy", COMMAND_OPTION_ACCURACY, &t.accuracy, 0, 0}, {NULL, COMMAND_OPTION_FLAG, NULL, 0, 0}};
     const int arguments = command_parse_options(&command_tune, count, words, options);
     if (arguments < 0) {
         return COMMAND_USAGE;

@@ -13,9 +13,9 @@
 struct verify_tally {
     doconv_kernel_info kernel;
     int cases, runs, failures;
-    double largest;                     /* error relative to max|y| */
-    const struct golden_case *counted;  /* the last case that is in cases */
-    char refused[128];                  /* the last reason why it refused a case */
+    double largest;                    /* error relative to max|y| */
+    const struct golden_case *counted; /* the last case that is in cases */
+    char refused[128];                 /* the last reason why it refused a case */
 };
 
 struct verification {

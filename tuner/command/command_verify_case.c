@@ -273,8 +273,8 @@ static double compare(const struct case_run *run, struct verify_tally *tally, co
     if (worst != run->outputs) {
         const int64_t at = (int64_t)worst, q = at % g->wout, p = at / g->wout % g->hout, o = at / g->wout / g->hout % d->cout,
                       n = at / g->wout / g->hout / d->cout;
-        add_failure(run, tally, variant, "y[%" PRId64 "][%" PRId64 "][%" PRId64 "][%" PRId64 "] is %.9g, expected %.9g, off by more than %.3g", n,
-                    o, p, q, (double)run->result[worst], (double)g->y[worst], run->bound[worst]);
+        add_failure(run, tally, variant, "y[%" PRId64 "][%" PRId64 "][%" PRId64 "][%" PRId64 "] is %.9g, expected %.9g, off by more than %.3g", n, o,
+                    p, q, (double)run->result[worst], (double)g->y[worst], run->bound[worst]);
     } else if (!visit_padding(run->dst, run->desc.dst_layout, d->n, d->cout, g->hout * g->wout, false)) {
         add_failure(run, tally, variant, "channels past Cout of the result are not zero");
     } else {
