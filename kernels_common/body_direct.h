@@ -33,7 +33,7 @@
     if ((v)*V_LENGTH % 16 == 0) {                                                                                                                    \
         __builtin_prefetch(w + ahead + (v)*V_LENGTH, 0, 2);                                                                                          \
     }
-#define DIRECT_FMA(p, v) a##p##_##v = v_fma(x, w##v, a##p##_##v);
+#define DIRECT_FMA(p, v) a##p##_##v = v_accumulate(x, w##v, a##p##_##v);
 #define DIRECT_ROW(L, p)                                                                                                                             \
     {                                                                                                                                                \
         const vec x = v_set1(X##p);                                                                                                                  \

@@ -29,6 +29,15 @@ static inline vec v_fma(vec a, vec b, vec c)
 {
     return _mm512_fmadd_ps(a, b, c);
 }
+/*
+ * v_fma in the form that adds in place. With the intrinsic, compilers turn the last FMAs of a loop's body into the form that overwrites a factor, and then
+ * move sums through the stack where a tile fills the registers.
+ */
+static inline vec v_accumulate(vec a, vec b, vec sum)
+{
+    __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+    return sum;
+}
 static inline vec v_add(vec a, vec b)
 {
     return _mm512_add_ps(a, b);

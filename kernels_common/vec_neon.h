@@ -30,6 +30,11 @@ static inline vec v_fma(vec a, vec b, vec c)
 {
     return vfmaq_f32(c, a, b);
 }
+/* v_fma, which compilers keep in place here. */
+static inline vec v_accumulate(vec a, vec b, vec sum)
+{
+    return vfmaq_f32(sum, a, b);
+}
 static inline vec v_add(vec a, vec b)
 {
     return vaddq_f32(a, b);

@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Compilers spill: looks at the machine code of every direct tile of the libraries of kernels.
+
+check_hot_loops.py OBJDUMP LIBRARY ...
+
+Each function direct_tile_P_V must have a loop with exactly 4 * P * V FMAs (P pixels, V vectors, four steps) in which no vector
+touches the stack. Exits 1 if one has not, or if there is no such function at all.
+"""
+import re
+import subprocess
+import sys
+
+FMA = re.compile(r"\b(vfmadd\d+ps|fmla)\b")
+# A vector register and the stack pointer in one instruction.
+SPILL = re.compile(r"[xyz]mm\d+.*\(%rsp|\(%rsp.*[xyz]mm\d+|\bq\d+,.*\[sp|\bv\d+\..*\[sp")
+JUMP = re.compile(r"^(?:j\w+|b(?:\.\w+)?|cbn?z|tbn?z)\b.*?([0-9a-f]+) <")
+
+
+def functions(objdump, libraries):
+    """Yields (object, name, [(address, text)]) of the direct tiles."""
+    text = subprocess.run([objdump, "-d", "--no-show-raw-insn", *libraries], check=True, capture_output=True, text=True).stdout
+    unit = name = None
+    code = []
+    for line in text.splitlines() + [""]:
+        if line.endswith(("file format elf64-x86-64", "file format elf64-littleaarch64")):
+            unit = line.split(":")[0]
+        match = re.match(r"^[0-9a-f]+ <(\w+)>:$", line)
+        if match or not line.strip():
+            if name and code:
+                yield unit, name, code
+            name, code = (match.group(1) if match and match.group(1).startswith("direct_tile_") else None), []
+        elif name:
+            match = re.match(r"^\s*([0-9a-f]+):\s+(.*)$", line)
+            if match:
+                code.append((int(match.group(1), 16), match.group(2)))
+
+
+def loops(code):
+    """Yields the instructions between each backward jump and its target."""
+    for address, text in code:
+        match = JUMP.match(text)
+        if match and code[0][0] <= int(match.group(1), 16) <= address:
+            start = int(match.group(1), 16)
+            yield [t for a, t in code if start <= a <= address]
+
+
+def main():
+    if len(sys.argv) < 3:
+        print(__doc__, file=sys.stderr)
+        return 2
+    checked = failed = 0
+    for unit, name, code in functions(sys.argv[1], sys.argv[2:]):
+        pixels, vectors = map(int, re.match(r"direct_tile_(\d+)_(\d+)", name).groups())
+        expected = 4 * pixels * vectors
+        found = [body for body in loops(code) if sum(bool(FMA.search(t)) for t in body) == expected]
+        clean = [body for body in found if not any(SPILL.search(t) for t in body)]
+        checked += 1
+        if not clean:
+            failed += 1
+            print(f"{unit}: {name}: " + (f"vectors on the stack in its loop of {expected} FMAs" if found else f"no loop of {expected} FMAs"))
+    print(f"{checked - failed} passed, {failed} failed")
+    return 1 if failed or not checked else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
