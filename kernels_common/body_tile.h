@@ -62,15 +62,18 @@ static inline void run_tiles(const struct dc_run_args *args, tile_fn *const tabl
     tile_fn *const *row = table[(lanes + V_LENGTH - 1) / V_LENGTH - 1];
     const ptrdiff_t tiles = (args->pixels + TILE_PIXELS - 1) / TILE_PIXELS;
     const ptrdiff_t size = args->pixels / tiles, larger = args->pixels % tiles;
-    for (ptrdiff_t left = args->lines; left > 0; left--) {
+    for (ptrdiff_t left = args->lines;; left--) {
         ptrdiff_t first = 0;
         for (ptrdiff_t i = 0; i < tiles; i++) {
             const ptrdiff_t pixels = size + (i < larger);
             row[pixels - 1](&line, first);
             first += pixels;
         }
-        line.src += left > 1 ? line.src_line : 0;
-        line.dst += left > 1 && line.dst != 0 ? line.dst_line : 0;
+        if (left == 1) {
+            break; /* no pointer is formed past the last line */
+        }
+        line.src += line.src_line;
+        line.dst += line.dst != 0 ? line.dst_line : 0;
         line.residual += line.residual != 0 ? line.dst_line : 0;
         line.partial_in += line.partial_in != 0 ? line.pixels * TILE_CHANNELS : 0;
         line.partial_out += line.partial_out != 0 ? line.pixels * TILE_CHANNELS : 0;

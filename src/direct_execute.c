@@ -94,7 +94,7 @@ static void run_lines(const struct job *job, const struct block *b, int64_t slot
     struct dc_run_args args = b->args;
     args.weights_ahead = slot == 0 ? b->next_weights - args.weights : 0;
     if (!b->through_buffer || !b->last || s->k_blocks > 1) {
-        float *sums = b->partial + slot * s->tile_channels;
+        float *sums = b->partial + (s->k_blocks > 1 ? slot * s->tile_channels : 0); /* one pass that stores directly has no slots */
         args.partial_in = b->first ? NULL : sums;
         args.partial_out = !b->last || b->through_buffer ? sums : NULL;
         kernel->run(&args);

@@ -496,37 +496,13 @@ static void test_concurrent_processes(void **state)
 
 /* ---- memory that runs out ---- */
 
-struct failing {
-    int calls, fail_at, live;
-};
-
-static void *failing_allocate(void *user, size_t size, size_t alignment)
-{
-    struct failing *f = user;
-    if (f->calls++ == f->fail_at) {
-        return NULL;
-    }
-    void *memory = aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
-    f->live += memory != NULL;
-    return memory;
-}
-
-static void failing_release(void *user, void *memory)
-{
-    struct failing *f = user;
-    f->live -= memory != NULL;
-    free(memory);
-}
-
 static void test_out_of_memory(void **state)
 {
     struct fixture *f = *state;
     char path[FIXTURE_PATH];
-    struct failing failing = {.fail_at = -1};
+    struct fixture_failing failing;
     doconv_context_options options = fixture_options(f, "c", path);
-    options.allocate = failing_allocate;
-    options.release = failing_release;
-    options.allocate_user = &failing;
+    fixture_fail(&options, &failing);
     doconv_context *ctx;
     assert_int_equal(doconv_context_create(&options, &ctx), DOCONV_OK);
     const int live = failing.live;

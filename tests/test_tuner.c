@@ -587,38 +587,14 @@ static void test_shared_context(void **state)
     doconv_context_destroy(ctx);
 }
 
-struct failing {
-    int calls, fail_at, live;
-};
-
-static void *failing_allocate(void *user, size_t size, size_t alignment)
-{
-    struct failing *f = user;
-    if (f->calls++ == f->fail_at) {
-        return NULL;
-    }
-    void *memory = aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
-    f->live += memory != NULL;
-    return memory;
-}
-
-static void failing_release(void *user, void *memory)
-{
-    struct failing *f = user;
-    f->live -= memory != NULL;
-    free(memory);
-}
-
 /* Each allocation of a tuning fails once: an answer or OUT_OF_MEMORY, nothing lost. */
 static void test_out_of_memory(void **state)
 {
     struct fixture *f = *state;
     char path[FIXTURE_PATH];
-    struct failing failing = {.fail_at = -1};
+    struct fixture_failing failing;
     doconv_context_options options = fixture_options(f, "c", path);
-    options.allocate = failing_allocate;
-    options.release = failing_release;
-    options.allocate_user = &failing;
+    fixture_fail(&options, &failing);
     doconv_context *ctx;
     assert_int_equal(doconv_context_create(&options, &ctx), DOCONV_OK);
     const doconv_conv_desc desc = fixture_problem("mb1_ic2ih3oc2kh1:bias,residual");

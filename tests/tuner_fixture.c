@@ -95,6 +95,32 @@ doconv_context *fixture_context(struct fixture *f, const char *name, doconv_tune
     return ctx;
 }
 
+static void *failing_allocate(void *user, size_t size, size_t alignment)
+{
+    struct fixture_failing *f = user;
+    if (f->calls++ == f->fail_at) {
+        return NULL;
+    }
+    void *memory = aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+    f->live += memory != NULL;
+    return memory;
+}
+
+static void failing_release(void *user, void *memory)
+{
+    struct fixture_failing *f = user;
+    f->live -= memory != NULL;
+    free(memory);
+}
+
+void fixture_fail(doconv_context_options *options, struct fixture_failing *failing)
+{
+    *failing = (struct fixture_failing){.fail_at = -1};
+    options->allocate = failing_allocate;
+    options->release = failing_release;
+    options->allocate_user = failing;
+}
+
 void fixture_log_clear(struct fixture *f)
 {
     f->log.errors = f->log.warnings = f->log.lines = f->log.executes = 0;

@@ -38,6 +38,13 @@ void fixture_path(const struct fixture *f, const char *name, char path[FIXTURE_P
 doconv_context_options fixture_options(struct fixture *f, const char *name, char path[FIXTURE_PATH]);
 doconv_context *fixture_context(struct fixture *f, const char *name, doconv_tune_mode tune);
 
+/* An allocator that fails one call, and counts what is live. */
+struct fixture_failing {
+    int calls, fail_at, live; /* fail_at: the number of the call, from 0; -1: none */
+};
+/* Lets a context of these options allocate through *failing, which starts with no failure. */
+void fixture_fail(doconv_context_options *options, struct fixture_failing *failing);
+
 /* Forgets counts and text. */
 void fixture_log_clear(struct fixture *f);
 
