@@ -3,32 +3,31 @@
 #include "vec_avx512.h"
 
 #define TILE_PIXELS 14
-#define TILE_VECTORS 1
-#include "body_depthwise.h"
+#define PERMUTES 0
+#define SLIDES 1
+#include "body_grouped.h"
 #include "body_load.h"
 #include "body_store.h"
 
-DEPTHWISE_TILES_14
+GROUPED_TILES_14
 
-static tile_fn *const tiles[TILE_VECTORS][TILE_PIXELS] = {
-    {DEPTHWISE_NAMES_14},
-};
+static grouped_fn *const tables[3][TILE_PIXELS] = GROUPED_TABLE(14);
 
-static void run(const struct dc_run_args *args)
+static void grouped(const struct dc_grouped_args *args)
 {
-    run_tiles(args, tiles);
+    run_grouped(args, tables);
 }
 
 const struct dc_kernel dck_depthwise_f32_14x16_avx512 = {
     .name = "depthwise_f32_14x16@avx512",
-    .revision = 1,
+    .revision = 2,
     .op = DC_OP_DEPTHWISE,
     .isa = DC_ISA_AVX512,
     .tile_pixels = TILE_PIXELS,
-    .tile_channels = TILE_CHANNELS,
+    .tile_channels = V_LENGTH,
     .vector = V_LENGTH,
     .error_amplification = 1.0f,
-    .run = run,
+    .grouped = grouped,
     .load = load_strip,
     .store = store_tile,
 };

@@ -17,7 +17,10 @@
 /* The channel block of strips and of packed weights. */
 #define DC_CHANNEL_BLOCK 16
 
-enum dc_op { DC_OP_REFERENCE, DC_OP_DIRECT, DC_OP_DEPTHWISE };
+enum dc_op { DC_OP_REFERENCE, DC_OP_DIRECT, DC_OP_DEPTHWISE, DC_OP_GROUPED };
+
+/* Columns that a tile of a grouped kernel may have outside of the image on a side, where it takes taps side by side. */
+#define DC_GROUPED_EDGE 3
 
 /* Values are those of doconv_isa, which kernels can't see. */
 enum dc_isa { DC_ISA_NONE = 1, DC_ISA_AVX2 = 2, DC_ISA_AVX512 = 3, DC_ISA_NEON = 4 };
@@ -25,7 +28,6 @@ enum dc_isa { DC_ISA_NONE = 1, DC_ISA_AVX2 = 2, DC_ISA_AVX512 = 3, DC_ISA_NEON =
 /*
  * A stretch of the reduction whose inputs are contiguous for each pixel:
  *   for j in [0, length): acc[pixel][channel] += src[pixel * src_pixel + src_offset + j] * weights[weight_offset + j * tile_channels + channel]
- * (DC_OP_DEPTHWISE: one tap; acc[pixel][c] += src[pixel * src_pixel + src_offset + c] * weights[weight_offset + c], length is the vector length).
  */
 struct dc_segment {
     ptrdiff_t src_offset;
@@ -90,6 +92,29 @@ struct dc_store_args {
     float lo, hi;
 };
 
+/*
+ * Rows [y0, y1) of one vector of output channels of an image, for DC_OP_DEPTHWISE and DC_OP_GROUPED: every output channel c sees `planes` input channels,
+ *   acc[y][x][c] = bias[c] + sum over ky, i, kx: src[(y * stride_h - pad_top + ky * dilation_h) * src_row +
+ *                  (x * stride_w - pad_left + kx * dilation_w) * src_pixel + lanes[i][c]] * weight(ky, i, kx, c), where row and column lie inside [0, h) x [0, w).
+ * A vector of inputs is read whole: lanes that no output needs must be readable too. Weights: [kx / chunk][ky][i][kx % chunk][vector].
+ */
+struct dc_grouped_args {
+    const float *src; /* row 0, column 0 */
+    ptrdiff_t src_row, src_pixel, h, w;
+    const float *weights, *bias; /* 64-byte aligned */
+    const int32_t *lanes;        /* [planes][vector], each in [0, vector); unused by DC_OP_DEPTHWISE, whose only plane is in order */
+    ptrdiff_t planes;
+    ptrdiff_t kh, kw, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
+    ptrdiff_t chunk; /* kernel columns side by side: 3 (needs dilation_w 1, stride_w 1 or 2, edge <= DC_GROUPED_EDGE), else 1 */
+    ptrdiff_t edge;  /* most columns that the kernel reaches out of the image on a side */
+    ptrdiff_t y0, y1, wout;
+    float *dst;            /* row y0, pixel 0 */
+    const float *residual; /* strides as dst; NULL: none; may equal dst */
+    ptrdiff_t dst_row, dst_pixel;
+    ptrdiff_t channels, stored; /* as in dc_run_args, but stored <= vector */
+    float lo, hi;
+};
+
 /* The whole problem, for DC_OP_REFERENCE: strides of logical axes; blocked layouts through block_channels as above. */
 struct dc_tensor_map {
     ptrdiff_t image, block_channels, block, channel, row, pixel;
@@ -116,7 +141,8 @@ struct dc_kernel {
     void (*run)(const struct dc_run_args *args);
     void (*load)(const struct dc_load_args *args);
     void (*store)(const struct dc_store_args *args);
-    void (*reference)(const struct dc_reference_args *args); /* DC_OP_REFERENCE only, then the three above are NULL */
+    void (*grouped)(const struct dc_grouped_args *args);     /* DC_OP_DEPTHWISE and DC_OP_GROUPED only, then run is NULL */
+    void (*reference)(const struct dc_reference_args *args); /* DC_OP_REFERENCE only, then the four above are NULL */
 };
 
 #endif

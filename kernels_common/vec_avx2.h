@@ -4,6 +4,7 @@
 #define DOCONV_VEC_AVX2_H
 
 #include <immintrin.h>
+#include <stdint.h>
 
 #define V_LENGTH 8
 typedef __m256 vec;
@@ -38,6 +39,14 @@ static inline vec v_accumulate(vec a, vec b, vec sum)
     __asm__("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
     return sum;
 }
+/* Makes a vector's origin unknown to the compiler. */
+#define V_OPAQUE(vector) __asm__("" : "+x"(vector))
+/* v_accumulate with the second factor in memory. */
+static inline vec v_accumulate_from(vec a, const float *p, vec sum)
+{
+    __asm__("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "m"(*(const float(*)[V_LENGTH])p));
+    return sum;
+}
 static inline vec v_add(vec a, vec b)
 {
     return _mm256_add_ps(a, b);
@@ -55,6 +64,21 @@ static inline __m256i v_first_mask(int n)
 static inline vec v_load_first(const float *p, int n)
 {
     return _mm256_maskload_ps(p, v_first_mask(n));
+}
+/* p's vector, or zeros without touching memory. */
+static inline vec v_load_if(const float *p, int on)
+{
+    return _mm256_maskload_ps(p, _mm256_set1_epi32(-on));
+}
+/* Lane i becomes lane lanes[i]. */
+typedef __m256i v_lanes;
+static inline v_lanes v_load_lanes(const int32_t *lanes)
+{
+    return _mm256_loadu_si256((const __m256i *)lanes);
+}
+static inline vec v_permute(vec v, v_lanes lanes)
+{
+    return _mm256_permutevar8x32_ps(v, lanes);
 }
 static inline void v_store_first(float *p, vec v, int n)
 {

@@ -4,6 +4,7 @@
 #define DOCONV_VEC_AVX512_H
 
 #include <immintrin.h>
+#include <stdint.h>
 
 #define V_LENGTH 16
 typedef __m512 vec;
@@ -38,6 +39,14 @@ static inline vec v_accumulate(vec a, vec b, vec sum)
     __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
     return sum;
 }
+/* Makes a vector's origin unknown to the compiler. */
+#define V_OPAQUE(vector) __asm__("" : "+v"(vector))
+/* v_accumulate with the second factor in memory. */
+static inline vec v_accumulate_from(vec a, const float *p, vec sum)
+{
+    __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(a), "m"(*(const float(*)[V_LENGTH])p));
+    return sum;
+}
 static inline vec v_add(vec a, vec b)
 {
     return _mm512_add_ps(a, b);
@@ -51,6 +60,21 @@ static inline vec v_clamp(vec v, vec lo, vec hi)
 static inline vec v_load_first(const float *p, int n)
 {
     return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+}
+/* p's vector, or zeros without touching memory. */
+static inline vec v_load_if(const float *p, int on)
+{
+    return _mm512_maskz_loadu_ps((__mmask16)-on, p);
+}
+/* Lane i becomes lane lanes[i]. */
+typedef __m512i v_lanes;
+static inline v_lanes v_load_lanes(const int32_t *lanes)
+{
+    return _mm512_loadu_si512(lanes);
+}
+static inline vec v_permute(vec v, v_lanes lanes)
+{
+    return _mm512_permutexvar_ps(lanes, v);
 }
 static inline void v_store_first(float *p, vec v, int n)
 {

@@ -35,6 +35,13 @@ static inline vec v_accumulate(vec a, vec b, vec sum)
 {
     return vfmaq_f32(sum, a, b);
 }
+/* Makes a vector's origin unknown to the compiler. */
+#define V_OPAQUE(vector) __asm__("" : "+w"(vector))
+/* v_accumulate with the second factor in memory. */
+static inline vec v_accumulate_from(vec a, const float *p, vec sum)
+{
+    return v_accumulate(a, v_load(p), sum);
+}
 static inline vec v_add(vec a, vec b)
 {
     return vaddq_f32(a, b);
@@ -57,6 +64,22 @@ static inline vec v_load_first(const float *p, int n)
         lanes[i] = p[i];
     }
     return v_load(lanes);
+}
+/* p's vector, or zeros without touching memory. */
+static inline vec v_load_if(const float *p, int on)
+{
+    return on ? v_load(p) : v_zero();
+}
+/* Lane i becomes lane lanes[i]: as bytes. */
+typedef uint8x16_t v_lanes;
+static inline v_lanes v_load_lanes(const int32_t *lanes)
+{
+    const uint32x4_t bytes = vmlaq_n_u32(vdupq_n_u32(0x03020100u), vreinterpretq_u32_s32(vld1q_s32(lanes)), 0x04040404u);
+    return vreinterpretq_u8_u32(bytes);
+}
+static inline vec v_permute(vec v, v_lanes lanes)
+{
+    return vreinterpretq_f32_u8(vqtbl1q_u8(vreinterpretq_u8_f32(v), lanes));
 }
 static inline void v_store_first(float *p, vec v, int n)
 {

@@ -136,7 +136,7 @@ struct dc_solver {
     void (*execute)(const doconv_plan *plan, const float *packed, const float *src, const float *residual, float *dst, char *workspace);
 };
 
-extern const struct dc_solver dc_solver_direct, dc_solver_depthwise, dc_solver_reference;
+extern const struct dc_solver dc_solver_direct, dc_solver_depthwise, dc_solver_grouped, dc_solver_reference;
 extern const struct dc_solver *const dc_solvers[]; /* NULL at the end */
 const struct dc_solver *dc_solver_of(const struct dc_kernel *kernel);
 

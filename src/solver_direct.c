@@ -176,30 +176,10 @@ static const char *enumerate_direct(const doconv_context *ctx, const struct dc_p
     return list->count > before ? NULL : refused;
 }
 
-static const char *enumerate_depthwise(const doconv_context *ctx, const struct dc_problem *p, const struct dc_kernel *kernel,
-                                       struct dc_candidate_list *list)
-{
-    if (p->group_cin != 1 || p->group_cout != 1) {
-        return "it takes one input and one output channel a group";
-    }
-    const int before = list->count;
-    const char *refused = enumerate(ctx, p, kernel, "depthwise", kernel->tile_channels, list);
-    return list->count > before ? NULL : refused;
-}
-
 const struct dc_solver dc_solver_direct = {
     .name = "direct",
     .op = DC_OP_DIRECT,
     .enumerate = enumerate_direct,
-    .prepare = dc_direct_prepare,
-    .pack = dc_direct_pack,
-    .execute = dc_direct_execute,
-};
-
-const struct dc_solver dc_solver_depthwise = {
-    .name = "depthwise",
-    .op = DC_OP_DEPTHWISE,
-    .enumerate = enumerate_depthwise,
     .prepare = dc_direct_prepare,
     .pack = dc_direct_pack,
     .execute = dc_direct_execute,

@@ -116,7 +116,7 @@ static void sample_channels(const struct dc_kernel *kernel, struct rng *rng, boo
     d->groups = 1;
     d->cin = deep ? rng_pick(rng, many, sizeof many / sizeof many[0]) : rng_pick(rng, inputs, sizeof inputs / sizeof inputs[0]);
     d->cout = cout;
-    const int kind = kernel->op == DC_OP_DEPTHWISE ? 2 : rng_range(rng, 0, 3) != 0 ? 0 : (int)rng_range(rng, 1, 3);
+    const int kind = kernel->op == DC_OP_DEPTHWISE ? 2 : kernel->op == DC_OP_GROUPED ? 4 : rng_range(rng, 0, 3) != 0 ? 0 : (int)rng_range(rng, 1, 3);
     switch (kind) {
     case 1: /* groups */
         d->groups = rng_range(rng, 2, 4);
@@ -130,6 +130,15 @@ static void sample_channels(const struct dc_kernel *kernel, struct rng *rng, boo
         d->groups = d->cin = cout;
         d->cout = 2 * cout;
         break;
+    case 4: { /* narrow groups: so many outputs of a group that none ends inside a vector, and no more inputs */
+        const int64_t widths[] = {2, v > 4 ? 4 : 1, v > 8 ? 8 : 2, v, 2 * v};
+        const int64_t width = rng_pick(rng, widths, sizeof widths / sizeof widths[0]);
+        const int64_t seen = rng_range(rng, 0, 2) == 0 ? 1 : rng_range(rng, 1, width < v ? width : v);
+        d->groups = rng_range(rng, 2, 9);
+        d->cin = d->groups * seen;
+        d->cout = d->groups * width;
+        break;
+    }
     default:
         break;
     }

@@ -134,6 +134,8 @@ static void test_registry(void **state)
         assert_true(kernel->error_amplification >= 1.0f);
         if (kernel->op == DC_OP_REFERENCE) {
             assert_non_null(kernel->reference);
+        } else if (kernel->op == DC_OP_DEPTHWISE || kernel->op == DC_OP_GROUPED) {
+            assert_true(kernel->grouped != NULL && kernel->load != NULL && kernel->store != NULL);
         } else {
             assert_true(kernel->run != NULL && kernel->load != NULL && kernel->store != NULL);
         }
