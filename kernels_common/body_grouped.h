@@ -202,10 +202,13 @@ static __attribute__((noinline)) void finish_grouped_tail(const struct dc_groupe
 static const float no_inputs[V_LENGTH];
 /* A tap at a time, its inputs straight from memory: the registers are left to the sums, whose number hides the latency of the additions. */
 #define TAP(p, c, n, E)                                                                                                                              \
-    if (((c) < (E) || (c) >= (n) - (E)) && (size_t)(column + (c)) >= width) {                                                                        \
-        a##p = v_accumulate_from(w0, no_inputs, a##p);                                                                                               \
-    } else {                                                                                                                                         \
-        a##p = v_accumulate_from(w0, (const float *)R##p, a##p);                                                                                     \
+    {                                                                                                                                                \
+        uintptr_t from = R##p;                                                                                                                       \
+        if ((c) < (E) || (c) >= (n) - (E)) {                                                                                                         \
+            from = (size_t)(column + (c)) < width ? from : (uintptr_t)no_inputs;                                                                     \
+            OPAQUE(from);                                                                                                                            \
+        }                                                                                                                                            \
+        a##p = v_accumulate_from(w0, (const float *)from, a##p);                                                                                     \
     }
 #define TAP_0_1(p, P, E) TAP(p, p, (P) + 2, E)
 #define TAP_1_1(p, P, E) TAP(p, (p) + 1, (P) + 2, E)
