@@ -189,8 +189,36 @@ class onednn_runner : public runner
 
     void run() override
     {
+        if (!copies_.empty()) {
+            next_ = next_ + 1 < copies_.size() ? next_ + 1 : 0;
+            check(dnnl_memory_set_data_handle(weight_.memory.get(), copies_[next_].data()), "weights");
+        }
         check(dnnl_primitive_execute(primitive_.get(), on_->stream.get(), static_cast<int>(arguments_.size()), arguments_.data()), "execute");
         check(dnnl_stream_wait(on_->stream.get()), "wait");
+    }
+
+    /* One memory object for all: only the weights themselves are cold, nothing that describes them. */
+    void hold_copies(size_t bytes) override
+    {
+        const size_t count = copies_for(bytes, weight_.data.bytes());
+        if (count == 1) {
+            copies_.clear();
+            check(dnnl_memory_set_data_handle(weight_.memory.get(), weight_.data.data()), "weights");
+            return;
+        }
+        while (copies_.size() > count) {
+            copies_.pop_back();
+        }
+        copies_.reserve(count);
+        while (copies_.size() < count) {
+            copies_.emplace_back(weight_.data.bytes());
+            std::copy_n(weight_.data.data(), weight_.data.bytes() / sizeof(float), copies_.back().data());
+        }
+    }
+
+    size_t copies() const override
+    {
+        return std::max<size_t>(copies_.size(), 1);
     }
 
     void arm() override
@@ -223,6 +251,8 @@ class onednn_runner : public runner
     tensor src_, weight_, bias_, dst_, scratchpad_, plain_dst_;
     std::vector<float> residual_; /* NCHW: oneDNN adds to what dst holds */
     std::vector<dnnl_exec_arg_t> arguments_;
+    std::vector<buffer> copies_; /* of the weights; none: warm */
+    size_t next_ = 0;
 };
 
 class onednn_engine : public engine
