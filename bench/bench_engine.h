@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include <sys/mman.h>
+
 #include <doconv/doconv.h>
 
 #include "bench_problem.h"
@@ -22,13 +24,23 @@ namespace bench
 class buffer
 {
   public:
-    explicit buffer(size_t bytes = 0) : bytes_((bytes + 63) / 64 * 64)
+    /* Large weights are on huge pages, as doconv's own allocator has them: an engine whose weights are the caller's must not lose by that. */
+    enum class use { any, weights };
+    explicit buffer(size_t bytes = 0, use what = use::any) : bytes_((bytes + 63) / 64 * 64)
     {
+        constexpr size_t huge_page = size_t{2} << 20;
         if (bytes_ > 0) {
-            data_.reset(static_cast<float *>(std::aligned_alloc(64, bytes_)));
+            const size_t alignment = what == use::weights && bytes_ >= huge_page ? huge_page : 64;
+            const size_t rounded = (bytes_ + alignment - 1) / alignment * alignment;
+            data_.reset(static_cast<float *>(std::aligned_alloc(alignment, rounded)));
             if (!data_) {
                 throw std::bad_alloc();
             }
+#ifdef MADV_HUGEPAGE
+            if (alignment == huge_page) {
+                madvise(data_.get(), rounded, MADV_HUGEPAGE);
+            }
+#endif
             std::fill_n(data_.get(), bytes_ / sizeof(float), 0.0f);
         }
     }

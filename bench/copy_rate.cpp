@@ -125,7 +125,7 @@ void copy_runner::hold_copies(size_t bytes)
     if (cold_ > 0) {
         weights_ = buffer(0);
         copies_ = copies_for(bytes, cold_);
-        weights_ = buffer(copies_ * cold_);
+        weights_ = buffer(copies_ * cold_, cold_ >= (size_t{2} << 20) ? buffer::use::weights : buffer::use::any);
         next_ = 0;
     }
 }

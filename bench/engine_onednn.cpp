@@ -74,7 +74,7 @@ owned<dnnl_memory_desc> clone(const_dnnl_memory_desc_t md)
 /* Memory of a descriptor, in a buffer of ours. */
 struct tensor {
     tensor() = default;
-    tensor(const device &on, const_dnnl_memory_desc_t md) : data(dnnl_memory_desc_get_size(md))
+    tensor(const device &on, const_dnnl_memory_desc_t md, buffer::use what = buffer::use::any) : data(dnnl_memory_desc_get_size(md), what)
     {
         dnnl_memory_t m = nullptr;
         check(dnnl_memory_create(&m, md, on.engine.get(), data.data()), "memory");
@@ -163,7 +163,7 @@ class onednn_runner : public runner
         const_dnnl_memory_desc_t src_md = dnnl_primitive_desc_query_md(pd, dnnl_query_src_md, 0);
         const_dnnl_memory_desc_t dst_md = dnnl_primitive_desc_query_md(pd, dnnl_query_dst_md, 0);
         src_ = tensor(*on_, src_md);
-        weight_ = tensor(*on_, dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0));
+        weight_ = tensor(*on_, dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0), buffer::use::weights);
         dst_ = tensor(*on_, dst_md);
         scratchpad_ = tensor(*on_, dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0));
         plain_dst_ = tensor(*on_, describe(s.dst, dnnl_nchw).get());
@@ -211,7 +211,7 @@ class onednn_runner : public runner
         }
         copies_.reserve(count);
         while (copies_.size() < count) {
-            copies_.emplace_back(weight_.data.bytes());
+            copies_.emplace_back(weight_.data.bytes(), buffer::use::weights);
             std::copy_n(weight_.data.data(), weight_.data.bytes() / sizeof(float), copies_.back().data());
         }
     }
