@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include <sys/mman.h>
+
 #include <doconv/doconv.h>
 
 #include "bench_problem.h"
@@ -22,13 +24,23 @@ namespace bench
 class buffer
 {
   public:
-    explicit buffer(size_t bytes = 0) : bytes_((bytes + 63) / 64 * 64)
+    /* Large weights are on huge pages, as doconv's own allocator has them: an engine whose weights are the caller's must not lose by that. */
+    enum class use { any, weights };
+    explicit buffer(size_t bytes = 0, use what = use::any) : bytes_((bytes + 63) / 64 * 64)
     {
+        constexpr size_t huge_page = size_t{2} << 20;
         if (bytes_ > 0) {
-            data_.reset(static_cast<float *>(std::aligned_alloc(64, bytes_)));
+            const size_t alignment = what == use::weights && bytes_ >= huge_page ? huge_page : 64;
+            const size_t rounded = (bytes_ + alignment - 1) / alignment * alignment;
+            data_.reset(static_cast<float *>(std::aligned_alloc(alignment, rounded)));
             if (!data_) {
                 throw std::bad_alloc();
             }
+#ifdef MADV_HUGEPAGE
+            if (alignment == huge_page) {
+                madvise(data_.get(), rounded, MADV_HUGEPAGE);
+            }
+#endif
             std::fill_n(data_.get(), bytes_ / sizeof(float), 0.0f);
         }
     }
@@ -61,8 +73,15 @@ class runner
 {
   public:
     virtual ~runner() = default;
-    /* Once, warm or cold: what is timed. */
+    /* Once: what is timed. */
     virtual void run() = 0;
+    /*
+     * Cold weights: makes so many copies of the weights that together they are larger than this, at least two; run() then takes the next one
+     * at each call. 0: back to one, as a runner starts.
+     */
+    virtual void hold_copies(size_t bytes) = 0;
+    /* How many there are: so many calls meet each a copy that the others don't. */
+    virtual size_t copies() const = 0;
     /* Fills dst so that a run which leaves an output out shows: NaN, or the residual for engines that add in place. */
     virtual void arm()
     {
@@ -76,6 +95,13 @@ class runner
     std::string label;  /* doconv's variant, oneDNN's implementation */
     std::string layout; /* layout_pair_name() */
 };
+
+/* How many copies of a size are larger than bytes together. Tiny ones get a cap. */
+inline size_t copies_for(size_t bytes, size_t size)
+{
+    constexpr size_t most = size_t{1} << 16;
+    return bytes == 0 ? 1 : std::clamp(bytes / std::max<size_t>(size, 1) + 1, size_t{2}, most);
+}
 
 class engine
 {
@@ -125,6 +151,7 @@ class doconv_engine : public engine
   private:
     doconv_context *context_ = nullptr;
     tune_choice tune_;
+    bool cold_;
     std::vector<std::pair<std::string, std::string>> variants_; /* problem with layouts, variant */
 };
 
@@ -138,6 +165,13 @@ class peak_runner : public runner
   public:
     peak_runner(doconv_isa isa, int threads);
     void run() override;
+    void hold_copies(size_t) override
+    {
+    }
+    size_t copies() const override
+    {
+        return 1;
+    }
     double flops() const
     {
         return flops_;
@@ -149,8 +183,35 @@ class peak_runner : public runner
     double flops_;
 };
 
-/* Threads of the OpenMP runtime that the engines share. Throws usage_error if the build has none and count > 1. */
-void set_threads(int count);
+/*
+ * What memory allows a layer: a copy of as many bytes as its tensors have, from one half of a buffer to the other, in vectors of the ISA, on
+ * all threads. With cold weights their share of the bytes is read only, from memory, as the engines read them.
+ */
+class copy_runner : public runner
+{
+  public:
+    copy_runner(const problem &p, doconv_isa isa, int threads, bool cold);
+    void run() override;
+    void hold_copies(size_t bytes) override;
+    size_t copies() const override
+    {
+        return copies_;
+    }
+    /* Read and written in a run. */
+    size_t bytes() const
+    {
+        return 2 * half_ + cold_;
+    }
+
+  private:
+    void run_part(size_t part) const;
+
+    void (*copy_)(const float *from, float *to, size_t floats);
+    void (*read_)(const float *from, size_t floats);
+    size_t threads_, half_, cold_, copies_ = 1, next_ = 0;
+    float *to_;
+    buffer halves_, weights_;
+};
 
 } // namespace bench
 

@@ -127,6 +127,9 @@ void replay(benchmark::State &state, session &s, const row &r, size_t repetition
         state.counters["gflops"] = p.flops() / f.seconds * 1e-9;
         state.counters["peak_pct"] = 100 * p.flops() / f.seconds / m.peak_flops;
         state.counters["peak_gflops"] = m.peak_flops * 1e-9;
+        state.counters["copy_pct"] = 100 * copy_share(p, m, f.seconds);
+        state.counters["copy_gbs"] = m.copy_rate * 1e-9;
+        state.counters["cold_weights"] = s.cold();
         state.counters["max_rel_err"] = f.error;
         state.counters["spread"] = f.spread;
         state.counters["count"] = static_cast<double>(l.count);
@@ -137,7 +140,7 @@ void replay(benchmark::State &state, session &s, const row &r, size_t repetition
 
 std::string row_name(const session &s, const row &r)
 {
-    return std::string(s.engines()[r.engine]->name()) + "/" + s.work().problems[s.work().layers[r.layer].problem].text;
+    return std::string(s.engines()[r.engine]->name()) + "/" + s.work().problems[s.work().layers[r.layer].problem].text + (s.cold() ? "/cold" : "");
 }
 
 std::vector<row> choose_rows(const std::string &filter, const session &s)

@@ -160,6 +160,13 @@ options parse_options(int argc, char **argv)
             }
             continue;
         }
+        if (argument == "--cold") {
+            o.cold = true;
+            continue;
+        }
+        if (flag == "--cold") {
+            throw usage_error("--cold: \"" + value + "\": it takes no value (see --help)");
+        }
         const bool known = flag == "--networks" || flag == "--problems" || flag == "--engines" || flag == "--isa" || flag == "--threads" ||
                            flag == "--batch" || flag == "--layout" || flag == "--accuracy" || flag == "--tune" || flag == "--json" || flag == "--tsv";
         if (!known) {
@@ -236,20 +243,24 @@ const char *help_text()
            "                        several are cut at ',' or ';'. A problem that names a layout keeps it against --layout\n"
            "  --engines=NAME,...    doconv, onednn (default: every engine of this build)\n"
            "  --isa=NAME            cap for all engines: none, avx2, avx512, neon (default: the best of this CPU)\n"
-           "  --threads=N           threads of every engine (default: 1, on one core)\n"
+           "  --threads=N           threads of every engine, each on a core of its own (default: 1)\n"
            "  --batch=N             images of the networks' layers (default: 1)\n"
            "  --layout=NAME         of source and destination: nchw, nhwc, blocked (nChw16c on AVX-512, else nChw8c), or\n"
            "                        best (default): each engine its fastest\n"
            "  --accuracy=NAME       class of doconv's variants: strict, default, fast\n"
            "  --tune=NAME           off: the estimate chooses; read: the cache; tune (default): measure what the cache lacks;\n"
            "                        force: measure all anew\n"
+           "  --cold                weights come from memory: each call executes with another of so many copies that no cache holds\n"
+           "                        them, while source and destination stay warm. Tuned so too, with a cache key of its own\n"
            "  --json=FILE           results in Google Benchmark's JSON\n"
            "  --tsv=FILE            a row a layer, a total and the geometric mean of the ratios\n"
            "  --benchmark_...       Google Benchmark's own flags. --benchmark_filter takes ENGINE/PROBLEM,\n"
            "                        --benchmark_min_time the seconds of samples of an engine and problem,\n"
            "                        --benchmark_repetitions whole measurements; the table shows their median\n"
            "\n"
-           "A figure is the median of at least 15 samples; the engines and a loop of FMAs, whose rate is the peak, take turns.\n"
+           "A figure is the median of at least 15 samples; the engines, a loop of FMAs, whose rate is the peak, and a copy of as many\n"
+           "bytes as the layer's tensors have (half of them read, half written) take turns. % of copy, in TSV and JSON and for networks\n"
+           "with depthwise layers in the table, is the copy's time / doconv's; of cold weights the copy only reads their bytes.\n"
            "The ratio is oneDNN's time / doconv's: over 1, doconv is faster. oneDNN's weights are reordered and its primitives\n"
            "created beforehand; with --layout=best it has its fastest layout and implementation.\n"
            "\n"

@@ -34,6 +34,7 @@ struct options {
     layout_choice layout = layout_choice::best;
     doconv_accuracy accuracy = DOCONV_ACCURACY_DEFAULT;
     tune_choice tune = tune_choice::tune;
+    bool cold = false; /* every call meets another copy of the weights, which no cache holds */
     std::string json, tsv;
     /* --benchmark_*: Google Benchmark's own, but the two that choose rows: it would match names with its suffixes. */
     std::vector<std::string> benchmark_flags;

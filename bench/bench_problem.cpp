@@ -185,7 +185,7 @@ tensors::tensors(const problem &p)
     };
     const doconv_conv_desc &d = p.desc;
     fill(src, p.src_count());
-    fill(weight, d.cout * (d.cin / d.groups) * d.kh * d.kw);
+    fill(weight, p.weight_count());
     if (d.has_bias) {
         fill(bias, d.cout);
     }

@@ -26,6 +26,23 @@ struct problem {
     {
         return 2 * macs;
     }
+    int64_t weight_count() const
+    {
+        return desc.cout * (desc.cin / desc.groups) * desc.kh * desc.kw;
+    }
+    size_t weight_bytes() const
+    {
+        return static_cast<size_t>(weight_count()) * sizeof(float);
+    }
+    /* What must be read and written besides the weights: src, dst and the residual, without the padding of any layout. */
+    size_t activation_bytes() const
+    {
+        return static_cast<size_t>(src_count() + dst_count() * (desc.residual ? 2 : 1)) * sizeof(float);
+    }
+    bool depthwise() const
+    {
+        return desc.groups > 1 && desc.groups == desc.cin;
+    }
     int64_t src_count() const
     {
         return desc.n * desc.cin * desc.h * desc.w;

@@ -41,17 +41,19 @@ struct columns {
 
 /* One engine's sums over a network's layers. */
 struct total {
-    double seconds = 0, flops = 0, peak_seconds = 0; /* peak_seconds: what the flops take at the peak of their moments */
+    double seconds = 0, flops = 0;
+    double peak_seconds = 0, copy_seconds = 0; /* what the flops take at the peak of their moments, and the bytes at the copy's rate */
     int64_t count = 0;
     int layers = 0;
     double error = 0;
 
-    void add(const figure &f, double layer_flops, double peak, int64_t times)
+    void add(const figure &f, const problem &p, const measurement &m, int64_t times)
     {
         const double n = static_cast<double>(times);
         seconds += f.seconds * n;
-        flops += layer_flops * n;
-        peak_seconds += layer_flops / peak * n;
+        flops += p.flops() * n;
+        peak_seconds += p.flops() / m.peak_flops * n;
+        copy_seconds += copy_share(p, m, 1) * n;
         count += times;
         layers++;
         error = std::max(error, f.error);
@@ -98,10 +100,10 @@ network_sum sum_up(const session &s, const std::string &network)
         }
         const problem &p = s.work().problems[l.problem];
         if (ours != nullptr) {
-            sum.ours.add(*ours, p.flops(), m->peak_flops, l.count);
+            sum.ours.add(*ours, p, *m, l.count);
         }
         if (theirs != nullptr) {
-            sum.theirs.add(*theirs, p.flops(), m->peak_flops, l.count);
+            sum.theirs.add(*theirs, p, *m, l.count);
         }
         if (ours != nullptr && theirs != nullptr) {
             const double ratio = theirs->seconds / ours->seconds;
@@ -129,6 +131,11 @@ std::vector<std::string> networks_of(const session &s)
 
 using cells = std::vector<std::string>;
 
+/* The columns of a row, in the TSV's order after the network's name. */
+const cells tsv_header = {"problem",       "count",     "variant",       "layout", "ms",       "gflops",          "peak_pct", "err",    "onednn_impl",
+                          "onednn_layout", "onednn_ms", "onednn_gflops", "ratio",  "copy_pct", "onednn_copy_pct", "copy_gbs", "weights"};
+constexpr size_t peak_column = 6, ratio_column = 12, copy_column = 13;
+
 /* "0.512", or why there is no time. */
 std::string time_cell(const figure *f, const char *format)
 {
@@ -155,6 +162,11 @@ struct formats {
 constexpr formats for_people = {"%.3f", "%.1f", "%.1f", "%.2f", "%.1e"};
 constexpr formats for_programs = {"%.6f", "%.4f", "%.3f", "%.5f", "%.3e"};
 
+std::string weights_cell(const session &s)
+{
+    return s.cold() ? "cold" : "warm";
+}
+
 cells layer_row(const session &s, const layer &l, const measurement &m, const std::string &name, const formats &as)
 {
     const columns at(s);
@@ -173,10 +185,14 @@ cells layer_row(const session &s, const layer &l, const measurement &m, const st
             text_cell(theirs, theirs ? theirs->layout : ""),
             time_cell(theirs, as.ms),
             rate_cell(theirs, p.flops(), as.gflops),
-            has_ours && has_theirs ? number(as.ratio, theirs->seconds / ours->seconds) : "-"};
+            has_ours && has_theirs ? number(as.ratio, theirs->seconds / ours->seconds) : "-",
+            has_ours ? number(as.percent, 100 * copy_share(p, m, ours->seconds)) : "-",
+            has_theirs ? number(as.percent, 100 * copy_share(p, m, theirs->seconds)) : "-",
+            m.copy_rate > 0 ? number(as.gflops, m.copy_rate * 1e-9) : "-",
+            weights_cell(s)};
 }
 
-cells total_row(const network_sum &sum, const formats &as)
+cells total_row(const session &s, const network_sum &sum, const formats &as)
 {
     const total &ours = sum.ours, &theirs = sum.theirs;
     const bool both = ours.layers > 0 && theirs.layers > 0;
@@ -192,24 +208,28 @@ cells total_row(const network_sum &sum, const formats &as)
             "-",
             theirs.layers > 0 ? number(as.ms, theirs.seconds * 1e3) : "-",
             theirs.layers > 0 ? number(as.gflops, theirs.rate() * 1e-9) : "-",
-            both ? number(as.ratio, theirs.seconds / ours.seconds) : "-"};
+            both ? number(as.ratio, theirs.seconds / ours.seconds) : "-",
+            ours.layers > 0 ? number(as.percent, 100 * ours.copy_seconds / ours.seconds) : "-",
+            theirs.layers > 0 ? number(as.percent, 100 * theirs.copy_seconds / theirs.seconds) : "-",
+            "-",
+            weights_cell(s)};
 }
 
-/* Texts to the left, numbers to the right. */
-void print_cells(FILE *to, const std::vector<cells> &rows)
+/* Those of the columns that a table shows, texts to the left, numbers to the right. */
+void print_cells(FILE *to, const std::vector<cells> &rows, const std::vector<size_t> &shown)
 {
-    const std::vector<bool> left = {true, false, true, true, false, false, false, false, true, true, false, false, false};
+    const std::vector<bool> left = {true, false, true, true, false, false, false, false, true, true, false, false, false, false};
     std::vector<size_t> widths(left.size(), 0);
     for (const cells &row : rows) {
-        for (size_t c = 0; c < row.size(); c++) {
+        for (const size_t c : shown) {
             widths[c] = std::max(widths[c], row[c].size());
         }
     }
     for (const cells &row : rows) {
         std::string line;
-        for (size_t c = 0; c < row.size(); c++) {
+        for (const size_t c : shown) {
             const std::string gap(widths[c] - row[c].size(), ' ');
-            line += (c > 0 ? "  " : "") + (left[c] ? row[c] + gap : gap + row[c]);
+            line += (line.empty() ? "" : "  ") + (left[c] ? row[c] + gap : gap + row[c]);
         }
         line.erase(line.find_last_not_of(' ') + 1);
         std::fprintf(to, "%s\n", line.c_str());
@@ -222,8 +242,10 @@ void print_table(const session &s, bool to_stderr)
 {
     FILE *to = to_stderr ? stderr : stdout;
     for (const std::string &network : networks_of(s)) {
-        std::vector<cells> rows = {{"layer", "count", "variant", "layout", "ms", "GFLOP/s", "% of peak", "error", "oneDNN's implementation", "layout",
-                                    "ms", "GFLOP/s", "ratio"}};
+        const std::string ms = s.cold() ? "ms cold" : "ms";
+        std::vector<cells> rows = {{"layer", "count", "variant", "layout", ms, "GFLOP/s", "% of peak", "error", "oneDNN's implementation", "layout",
+                                    ms, "GFLOP/s", "ratio", "% of copy"}};
+        bool depthwise = false;
         cells reasons;
         double peak = 0;
         int peaks = 0;
@@ -236,6 +258,7 @@ void print_table(const session &s, bool to_stderr)
             seen.samples += m->seen.samples;
             seen.disturbed += m->seen.disturbed;
             const problem &p = s.work().problems[l.problem];
+            depthwise = depthwise || p.depthwise();
             rows.push_back(layer_row(s, l, *m, short_name(p), for_people));
             for (size_t e = 0; e < m->figures.size(); e++) {
                 if (!m->figures[e].measured) {
@@ -252,14 +275,23 @@ void print_table(const session &s, bool to_stderr)
                               std::to_string(seen.samples) + " samples");
         }
         const network_sum sum = sum_up(s, network);
-        rows.push_back(total_row(sum, for_people));
-        std::fprintf(to, "\n%s\n", network == "-" ? "problems" : network.c_str());
-        print_cells(to, rows);
+        rows.push_back(total_row(s, sum, for_people));
+        /* Few layers other than depthwise ones are bound by their bytes. */
+        std::vector<size_t> shown;
+        for (size_t c = 0; c <= ratio_column; c++) {
+            shown.push_back(c);
+            if (c == peak_column && depthwise) {
+                shown.push_back(copy_column);
+            }
+        }
+        std::fprintf(to, "\n%s%s\n", network == "-" ? "problems" : network.c_str(), s.cold() ? ", cold weights" : "");
+        print_cells(to, rows, shown);
         for (const std::string &reason : reasons) {
             std::fprintf(to, "%s\n", reason.c_str());
         }
         if (peaks > 0) {
-            std::fprintf(to, "peak: %.1f GFLOP/s (mean over the layers)\n", peak / peaks * 1e-9);
+            const std::string cores = s.threads() > 1 ? " of " + std::to_string(s.threads()) + " cores" : "";
+            std::fprintf(to, "peak: %.1f GFLOP/s%s (mean over the layers)\n", peak / peaks * 1e-9, cores.c_str());
         }
         if (sum.lost > 0) {
             std::fprintf(to, "the total is without %d of %d layers, which not every engine has\n", sum.lost, sum.layers);
@@ -285,8 +317,7 @@ void write_tsv(const session &s, const std::string &path)
         }
         std::fprintf(file, "\n");
     };
-    put("network", {"problem", "count", "variant", "layout", "ms", "gflops", "peak_pct", "err", "onednn_impl", "onednn_layout", "onednn_ms",
-                    "onednn_gflops", "ratio"});
+    put("network", tsv_header);
     for (const std::string &network : networks_of(s)) {
         for (const layer &l : s.work().layers) {
             const measurement *m = l.network == network ? s.typical(l.problem) : nullptr;
@@ -295,11 +326,12 @@ void write_tsv(const session &s, const std::string &path)
             }
         }
         const network_sum sum = sum_up(s, network);
-        put(network, total_row(sum, for_programs));
-        cells geomean(13, "-");
+        put(network, total_row(s, sum, for_programs));
+        cells geomean(tsv_header.size(), "-");
         geomean[0] = "geomean";
+        geomean.back() = weights_cell(s);
         if (sum.ratios > 0) {
-            geomean.back() = number(for_programs.ratio, sum.geomean());
+            geomean[ratio_column] = number(for_programs.ratio, sum.geomean());
         }
         put(network, geomean);
     }
@@ -335,7 +367,7 @@ std::string one_line(const session &s, const problem &p, const measurement &m)
         const figure &f = m.figures[e];
         line += std::string(e > 0 ? ", " : " ") + s.engines()[e]->name() + " " + time_cell(&f, "%.3f");
         if (f.measured) {
-            line += number(" ms (%.0f %%)", 100 * p.flops() / f.seconds / m.peak_flops);
+            line += number(s.cold() ? " ms cold (%.0f %%)" : " ms (%.0f %%)", 100 * p.flops() / f.seconds / m.peak_flops);
         }
     }
     const figure *ours = at.ours(m), *theirs = at.theirs(m);

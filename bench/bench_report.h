@@ -17,7 +17,7 @@ struct row {
     size_t layer, engine;
 };
 
-/* "ENGINE/PROBLEM". */
+/* "ENGINE/PROBLEM", and "/cold" behind it if that is how the weights are. */
 std::string row_name(const session &s, const row &r);
 
 /* The rows that --benchmark_filter keeps; "": all; '-' first: those that don't match. Throws usage_error if it can't be read. */

@@ -1,13 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "bench_session.h"
 
-#include <cerrno>
 #include <chrono>
 #include <cmath>
-#include <cstring>
 #include <ctime>
-
-#include <sched.h>
 
 namespace bench
 {
@@ -28,6 +24,8 @@ constexpr double long_call_seconds = 0.02; /* a call this long warms the caches 
 /* A sample in which the one thread was off its core for longer than this share is taken again, this often at most. */
 constexpr double disturbed_share = 0.03;
 constexpr int most_attempts = 5;
+constexpr size_t most_cold_bytes = size_t{512} << 20;
+constexpr size_t usual_cache_bytes = size_t{32} << 20; /* of a CPU that doesn't tell of its last level */
 
 /* One runner's samples, in seconds of a call. */
 struct series {
@@ -69,7 +67,11 @@ double spread(const std::vector<double> &values)
 /* With one thread, time off the core shows as wall time without CPU time. Of several attempts the least disturbed counts. */
 void take_sample(series &s, double at_least, bool one_thread, disturbance &seen)
 {
-    const long calls = std::max(1L, std::lround(std::ceil(at_least / std::max(s.guess, 1e-7))));
+    long calls = std::max(1L, std::lround(std::ceil(at_least / std::max(s.guess, 1e-7))));
+    if (s.what->copies() > 1) {
+        /* No call meets the weights of another one of this sample, nor of the one before it that warms the rest. */
+        calls = std::min(calls, static_cast<long>(s.what->copies()) - 1);
+    }
     double best_lost = INFINITY, best_seconds = 0, best_cpu = 0;
     for (int attempt = 0; attempt < (one_thread ? most_attempts : 1); attempt++) {
         if (s.guess < long_call_seconds) {
@@ -109,6 +111,20 @@ void take_rounds(std::vector<series *> &all, int rounds, double at_least, bool o
     }
 }
 
+/* Makes the copies of the weights of those that are left, and lets go of the others'. */
+void share_memory(const coldness &cold, const std::vector<runner *> &left, const std::vector<runner *> &others)
+{
+    if (cold.on) {
+        for (runner *r : others) {
+            r->hold_copies(0);
+        }
+        const size_t bytes = std::min(cold.pool_bytes, cold.most_bytes / std::max<size_t>(left.size(), 1));
+        for (runner *r : left) {
+            r->hold_copies(bytes);
+        }
+    }
+}
+
 double time_once(runner &r)
 {
     const double start = wall();
@@ -129,9 +145,16 @@ struct entrant {
  * Short interleaved trials of every engine's runners. Those near each engine's fastest are its finalists: the trials are too
  * short to tell them apart, and one disturbed sample must not cost an engine its best.
  */
-void choose_finalists(std::vector<entrant> &entrants, bool one_thread, disturbance &seen)
+void choose_finalists(std::vector<entrant> &entrants, bool one_thread, const coldness &cold, disturbance &seen)
 {
     std::vector<series *> all;
+    const auto share = [&] {
+        std::vector<runner *> left, dropped;
+        for (const series *s : all) {
+            (s->dropped ? dropped : left).push_back(s->what);
+        }
+        share_memory(cold, left, dropped);
+    };
     for (entrant &e : entrants) {
         for (series &s : e.trials) {
             if (e.trials.size() > 1) {
@@ -141,6 +164,7 @@ void choose_finalists(std::vector<entrant> &entrants, bool one_thread, disturban
     }
     const auto least = [](const series &s) { return *std::min_element(s.seconds.begin(), s.seconds.end()); };
     if (!all.empty()) {
+        share();
         take_rounds(all, first_trial_rounds, trial_seconds, one_thread, seen);
         for (entrant &e : entrants) {
             double best = INFINITY;
@@ -151,6 +175,7 @@ void choose_finalists(std::vector<entrant> &entrants, bool one_thread, disturban
                 s.dropped = !s.seconds.empty() && least(s) > far_behind * best;
             }
         }
+        share();
         take_rounds(all, trial_rounds - first_trial_rounds, trial_seconds, one_thread, seen);
     }
     for (entrant &e : entrants) {
@@ -172,8 +197,20 @@ void choose_finalists(std::vector<entrant> &entrants, bool one_thread, disturban
 
 } // namespace
 
-session::session(const workload &work, std::vector<engine *> engines, doconv_isa isa, int threads, double min_seconds)
-    : work_(work), engines_(std::move(engines)), peak_(isa, threads), threads_(threads), min_seconds_(min_seconds), measured_(work.problems.size())
+coldness coldness::of(const doconv_context_info &info)
+{
+    const size_t known = static_cast<size_t>(std::max({info.l3_bytes, info.l2_bytes, int64_t{0}}));
+    return {true, 2 * (info.l3_bytes > 0 ? known : std::max(known, usual_cache_bytes)), most_cold_bytes};
+}
+
+double copy_share(const problem &p, const measurement &m, double seconds)
+{
+    return static_cast<double>(p.activation_bytes() + p.weight_bytes()) / m.copy_rate / seconds;
+}
+
+session::session(const workload &work, std::vector<engine *> engines, doconv_isa isa, int threads, double min_seconds, const coldness &cold)
+    : work_(work), engines_(std::move(engines)), isa_(isa), peak_(isa, threads), threads_(threads), cold_(cold), min_seconds_(min_seconds),
+      measured_(work.problems.size())
 {
 }
 
@@ -250,7 +287,7 @@ measurement session::measure_now(const problem &p)
     }
 
     disturbance trials;
-    choose_finalists(entrants, threads_ == 1, trials);
+    choose_finalists(entrants, threads_ == 1, cold_, trials);
     series peak = {&peak_, time_once(peak_), {}, {}};
     std::vector<series *> turns;
     double slowest = 0;
@@ -263,7 +300,19 @@ measurement session::measure_now(const problem &p)
     if (turns.empty()) {
         return m;
     }
+    copy_runner copying(p, isa_, threads_, cold_.on);
+    std::vector<runner *> left, others;
+    for (entrant &e : entrants) {
+        for (size_t r = 0; r < e.runners.size(); r++) {
+            const bool finalist = std::find(e.finalists.begin(), e.finalists.end(), r) != e.finalists.end();
+            (finalist ? left : others).push_back(e.runners[r].get());
+        }
+    }
+    left.push_back(&copying);
+    share_memory(cold_, left, others);
+    series copies = {&copying, time_once(copying), {}, {}};
     turns.push_back(&peak);
+    turns.push_back(&copies);
     const double sample = std::max(sample_seconds, slowest);
     int rounds = std::max(fewest_rounds, static_cast<int>(std::ceil(min_seconds_ / sample)) | 1);
     if (rounds * sample > std::max(patience_seconds, min_seconds_)) {
@@ -274,6 +323,7 @@ measurement session::measure_now(const problem &p)
     for (size_t i = 0; i < entrants.size(); i++) {
         figure &f = m.figures[i];
         const entrant &e = entrants[i];
+        runner *fastest = nullptr;
         for (size_t place = 0; place < e.finals.size(); place++) {
             const series &s = e.finals[place];
             const double seconds = median(s.seconds);
@@ -281,6 +331,7 @@ measurement session::measure_now(const problem &p)
                 continue;
             }
             f.measured = true;
+            fastest = s.what;
             f.label = s.what->label;
             f.layout = s.what->layout;
             f.seconds = seconds;
@@ -288,21 +339,21 @@ measurement session::measure_now(const problem &p)
             f.spread = spread(s.seconds);
             f.error = judge.error(e.results[e.finalists[place]]);
         }
+        if (fastest != nullptr && cold_.on) {
+            /* Once more, of a copy that isn't the first. */
+            fastest->arm();
+            fastest->run();
+            f.error = std::max(f.error, judge.error(judge.add(fastest->result())));
+            if (!(f.error <= wrong_error)) {
+                f.measured = false;
+                f.failed = f.wrong = true;
+                f.why = "wrong result of " + f.label + " in " + f.layout + " with a copy of the weights";
+            }
+        }
     }
     m.peak_flops = peak_.flops() / median(peak.seconds);
+    m.copy_rate = static_cast<double>(copying.bytes()) / median(copies.seconds);
     return m;
-}
-
-std::string pin_to_core()
-{
-    const int core = sched_getcpu();
-    if (core < 0) {
-        return std::strerror(errno);
-    }
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET(core, &set);
-    return sched_setaffinity(0, sizeof set, &set) == 0 ? "" : std::strerror(errno);
 }
 
 } // namespace bench

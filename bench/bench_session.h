@@ -34,12 +34,26 @@ struct measurement {
     std::vector<figure> figures; /* in the engines' order */
     disturbance seen;
     double peak_flops = 0; /* a second, of the FMA loop in the same rounds */
+    double copy_rate = 0;  /* bytes a second, read and written, of copying as many as the layer's tensors have, in the same rounds */
 };
+
+/* Cold weights: what is to be pushed out of the caches, and how. */
+struct coldness {
+    bool on = false;
+    size_t pool_bytes = 0; /* of a runner's copies of the weights */
+    size_t most_bytes = 0; /* of all runners' copies */
+
+    /* The copies of a runner shall not fit a last-level cache: they are twice as large. */
+    static coldness of(const doconv_context_info &info);
+};
+
+/* The part of a layer's bytes, at the copy's rate, in a time. */
+double copy_share(const problem &p, const measurement &m, double seconds);
 
 class session
 {
   public:
-    session(const workload &work, std::vector<engine *> engines, doconv_isa isa, int threads, double min_seconds);
+    session(const workload &work, std::vector<engine *> engines, doconv_isa isa, int threads, double min_seconds, const coldness &cold);
 
     /* Measures a problem; a repetition that was measured already is returned as it was. */
     const measurement &measure(size_t problem, size_t repetition);
@@ -53,20 +67,27 @@ class session
     {
         return work_;
     }
+    bool cold() const
+    {
+        return cold_.on;
+    }
+    int threads() const
+    {
+        return threads_;
+    }
 
   private:
     measurement measure_now(const problem &p);
 
     const workload &work_;
     std::vector<engine *> engines_;
+    doconv_isa isa_;
     peak_runner peak_;
     int threads_;
+    coldness cold_;
     double min_seconds_;
     std::vector<std::vector<std::unique_ptr<measurement>>> measured_; /* by problem and repetition */
 };
-
-/* Pins this process to the core it runs on. Returns "" or the reason why that can't be. */
-std::string pin_to_core();
 
 } // namespace bench
 

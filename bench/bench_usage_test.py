@@ -47,6 +47,8 @@ BAD = [
     (["--layout=chwn"], "chwn"),
     (["--accuracy=sloppy"], "sloppy"),
     (["--tune=maybe"], "maybe"),
+    (["--cold=maybe"], "maybe"),
+    (["--threads=1024"], "1024"),
     (["--json=/no/such/directory/sweep.json"], "/no/such/directory/sweep.json"),
     (["--tsv=/no/such/directory/sweep.tsv"], "/no/such/directory/sweep.tsv"),
     (["--benchmark_nonsense=1"], "--benchmark_nonsense=1"),
@@ -86,12 +88,49 @@ with tempfile.TemporaryDirectory() as directory:
                                                              r["run_name"].startswith("doconv/g8mb1_ic") for r in runs), runs)
     check("JSON has the counters", all(r.get("gflops", 0) > 0 and r["peak_pct"] > 0 and r["max_rel_err"] < 1e-5 and
                                        r["count"] == 1 and r["label"] and r["real_time"] > 0 for r in runs), runs)
+    check("JSON has the copy's counters", all(r["copy_pct"] > 0 and r["copy_gbs"] > 0 and r["cold_weights"] == 0 for r in runs), runs)
     with open(tsv_file, encoding="utf-8") as file:
         rows = [line.rstrip("\n").split("\t") for line in file]
-    check("TSV has the rows and the sums", len(rows) == 6 and all(len(row) == 14 for row in rows) and
+    check("TSV has the rows and the sums", len(rows) == 6 and all(len(row) == 18 for row in rows) and
           [row[1] for row in rows[4:]] == ["total", "geomean"], rows)
     check("TSV agrees with JSON", [row[1] for row in rows[1:4]] == [r["run_name"].split("/")[1] for r in runs] and
           all(abs(float(row[5]) - r["real_time"]) < 1e-5 for row, r in zip(rows[1:4], runs)), rows)
+    check("TSV has the copy's share, and says how the weights are", rows[0][14] == "copy_pct" and rows[0][17] == "weights" and
+          all(abs(float(row[14]) - r["copy_pct"]) < 1e-2 for row, r in zip(rows[1:4], runs)) and all(row[17] == "warm" for row in rows[1:]), rows)
+    check("the table has the copy's share: a layer is depthwise", "% of copy" in result.stdout, result.stdout)
+
+    # Cold and warm figures are tuned apart, and each tells which it is.
+    for attempt, measures in (("first", True), ("second", False)):
+        result = run("--cold", "--problems=mb1_ic32ih9oc48kh3ph1,g32ic32ih12oc32kh3ph1:src=nhwc,dst=nhwc", "--engines=doconv", "--json=" + json_file,
+                     "--tsv=" + tsv_file, "--benchmark_min_time=0.001", DOCONV_CACHE=cache)
+        check(f"{attempt} cold run", result.returncode == 0 and "cold weights" in result.stdout, result.stdout + result.stderr)
+        counts = re.search(r"(\d+) problems tuned, (\d+) variants measured, (\d+) from the cache", result.stderr)
+        if measures:
+            check("the first cold run measures", counts is not None and counts[2] != "0", result.stderr)
+        elif counts and "were not stored" not in result.stderr:
+            check("the second cold run measures nothing", counts[2] == "0", result.stderr)
+    keys = [line for folder, _, files in os.walk(cache) for name in files
+            for line in open(os.path.join(folder, name), encoding="utf-8", errors="replace") if "weights=cold" in line]
+    check("the cache has keys of cold weights", keys or "were not stored" in result.stderr, keys)
+    check("the table says so, and has the copy's share", "ms cold" in result.stdout and "% of copy" in result.stdout, result.stdout)
+    with open(json_file, encoding="utf-8") as file:
+        sweep = json.load(file)
+    check("JSON says so", sweep["context"]["weights"] == "cold" and len(sweep["benchmarks"]) == 2 and
+          all(r["run_name"].endswith("/cold") and r["cold_weights"] == 1 and r["max_rel_err"] < 1e-5 for r in sweep["benchmarks"]), sweep)
+    with open(tsv_file, encoding="utf-8") as file:
+        rows = [line.rstrip("\n").split("\t") for line in file]
+    check("TSV says so", len(rows) == 5 and all(row[17] == "cold" for row in rows[1:]), rows)
+
+result = run("--problems=ic16ih9oc24kh3ph1", "--engines=doconv", "--tune=off", "--benchmark_min_time=0.001")
+check("no copy's share in the table of dense layers", result.returncode == 0 and "% of copy" not in result.stdout, result.stdout + result.stderr)
+
+if len(os.sched_getaffinity(0)) >= 2:
+    result = run("--threads=2", "--problems=ic16ih9oc24kh3ph1", "--engines=doconv", "--tune=off", "--benchmark_min_time=0.001")
+    check("two threads", result.returncode == 0 and "2 threads" in result.stderr and "of 2 cores" in result.stdout, result.stdout + result.stderr)
+    one = {min(os.sched_getaffinity(0))}
+    result = subprocess.run([bench, "--threads=2", "--problems=ic16ih9oc24kh3ph1"], capture_output=True, text=True, timeout=120, check=False,
+                            preexec_fn=lambda: os.sched_setaffinity(0, one), env={**os.environ, "DOCONV_NETWORKS": networks})
+    check("refuses two threads on one core", result.returncode == 2 and "1 core" in result.stderr, result.stdout + result.stderr)
 
 print(f"[  PASSED  ] {passed} test(s).")
 if failed:

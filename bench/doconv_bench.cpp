@@ -8,6 +8,7 @@
 
 #include "bench_options.h"
 #include "bench_report.h"
+#include "bench_threads.h"
 
 namespace
 {
@@ -72,6 +73,7 @@ void describe_run(const options &o, const doconv_context_info &info, const std::
     benchmark::AddCustomContext("bench_threads", std::to_string(o.threads));
     benchmark::AddCustomContext("layout", layout_choice_name(o.layout));
     benchmark::AddCustomContext("tune", tune_choice_name(o.tune));
+    benchmark::AddCustomContext("weights", o.cold ? "cold" : "warm");
     std::string about, networks;
     for (const engine *e : engines) {
         about += (about.empty() ? "" : ", ") + e->description();
@@ -93,8 +95,13 @@ void describe_run(const options &o, const doconv_context_info &info, const std::
         networks += (networks.empty() ? "" : ",") + network + ":" + std::to_string(i - start);
     }
     benchmark::AddCustomContext("networks", networks);
-    std::fprintf(stderr, "%s on %s, %s, %d thread%s, layout %s\n", about.c_str(), info.cpu, doconv_isa_string(info.isa), o.threads,
-                 o.threads == 1 ? "" : "s", layout_choice_name(o.layout));
+    std::fprintf(stderr, "%s on %s, %s, %d thread%s, layout %s%s\n", about.c_str(), info.cpu, doconv_isa_string(info.isa), o.threads,
+                 o.threads == 1 ? "" : "s", layout_choice_name(o.layout), o.cold ? ", cold weights" : "");
+    const coldness cold = coldness::of(info);
+    if (o.cold && cold.pool_bytes > cold.most_bytes) {
+        std::fprintf(stderr, "doconv-bench: the copies of the weights may take %zu MiB, less than twice the last-level cache: some may be in it\n",
+                     cold.most_bytes >> 20);
+    }
 }
 
 void tune_all(const options &o, doconv_engine &ours, const workload &work, const std::vector<bool> &wanted)
@@ -132,13 +139,14 @@ int run(int argc, char **argv)
     }
     const std::vector<std::string> names = engine_names(o);
     /* Before anything that starts threads. */
-    if (o.threads == 1 && !o.list_only) {
-        const std::string problem = pin_to_core();
+    if (o.list_only) {
+        set_threads(o.threads);
+    } else {
+        const std::string problem = bind_threads(o.threads, argv);
         if (!problem.empty()) {
-            std::fprintf(stderr, "doconv-bench: not pinned to a core: %s\n", problem.c_str());
+            std::fprintf(stderr, "doconv-bench: %s\n", problem.c_str());
         }
     }
-    set_threads(o.threads);
 
     doconv_engine ours(o);
     const doconv_context_info info = ours.info();
@@ -151,7 +159,7 @@ int run(int argc, char **argv)
         engines.push_back(name == "doconv" ? static_cast<engine *>(&ours) : theirs.get());
     }
     const workload work = load_workload(ours.context(), o, info.isa == DOCONV_ISA_AVX512 ? DOCONV_NCHW16C : DOCONV_NCHW8C);
-    session measure(work, engines, info.isa, o.threads, o.min_seconds);
+    session measure(work, engines, info.isa, o.threads, o.min_seconds, o.cold ? coldness::of(info) : coldness());
     initialize_benchmark(o, argv[0]);
 
     const std::vector<row> rows = choose_rows(o.filter, measure);

@@ -60,16 +60,14 @@ class doconv_runner : public runner
   public:
     /* Owns the plan, also if it throws. */
     doconv_runner(doconv_context *context, const problem &p, const placed &in, const tensors &t, doconv_plan *plan)
-        : plan_(plan, doconv_plan_destroy), p_(p), dst_layout_(in.desc.dst_layout),
+        : context_(context), plan_(plan, doconv_plan_destroy), p_(p), t_(t), dst_layout_(in.desc.dst_layout),
           src_(bytes_of(in.desc.src_layout, p.desc.n, p.desc.cin, p.desc.h, p.desc.w)),
           residual_(p.desc.residual ? bytes_of(dst_layout_, p.desc.n, p.desc.cout, p.hout, p.wout) : 0),
           dst_(bytes_of(dst_layout_, p.desc.n, p.desc.cout, p.hout, p.wout))
     {
         const doconv_conv_desc &d = p.desc;
         workspace_ = buffer(doconv_plan_workspace_size(plan));
-        doconv_weights *weights = nullptr;
-        check(context, doconv_weights_create(plan, t.weight.data(), d.has_bias ? t.bias.data() : nullptr, &weights), in.text);
-        weights_.reset(weights);
+        doconv_runner::hold_copies(0);
         doconv_reorder(DOCONV_NCHW, in.desc.src_layout, d.n, d.cin, d.h, d.w, t.src.data(), src_.data());
         if (d.residual) {
             doconv_reorder(DOCONV_NCHW, dst_layout_, d.n, d.cout, p.hout, p.wout, t.residual.data(), residual_.data());
@@ -80,11 +78,31 @@ class doconv_runner : public runner
 
     void run() override
     {
+        next_ = next_ + 1 < weights_.size() ? next_ + 1 : 0;
         const doconv_status status =
-            doconv_execute(plan_.get(), weights_.get(), src_.data(), residual_.data(), dst_.data(), workspace_.data(), workspace_.bytes());
+            doconv_execute(plan_.get(), weights_[next_].get(), src_.data(), residual_.data(), dst_.data(), workspace_.data(), workspace_.bytes());
         if (status != DOCONV_OK) {
             throw std::runtime_error(label + ": " + doconv_status_string(status));
         }
+    }
+
+    void hold_copies(size_t bytes) override
+    {
+        const size_t count = copies_for(bytes, doconv_plan_packed_size(plan_.get()));
+        while (weights_.size() > count) {
+            weights_.pop_back();
+        }
+        weights_.reserve(count);
+        while (weights_.size() < count) {
+            doconv_weights *weights = nullptr;
+            check(context_, doconv_weights_create(plan_.get(), t_.weight.data(), p_.desc.has_bias ? t_.bias.data() : nullptr, &weights), p_.text);
+            weights_.emplace_back(weights, doconv_weights_destroy);
+        }
+    }
+
+    size_t copies() const override
+    {
+        return weights_.size();
     }
 
     void arm() override
@@ -100,16 +118,19 @@ class doconv_runner : public runner
     }
 
   private:
+    doconv_context *context_;
     std::unique_ptr<doconv_plan, void (*)(doconv_plan *)> plan_;
-    std::unique_ptr<doconv_weights, void (*)(doconv_weights *)> weights_{nullptr, doconv_weights_destroy};
+    std::vector<std::unique_ptr<doconv_weights, void (*)(doconv_weights *)>> weights_;
+    size_t next_ = 0;
     const problem &p_;
+    const tensors &t_;
     doconv_layout dst_layout_;
     buffer src_, residual_, dst_, workspace_;
 };
 
 } // namespace
 
-doconv_engine::doconv_engine(const options &o) : tune_(o.tune)
+doconv_engine::doconv_engine(const options &o) : tune_(o.tune), cold_(o.cold)
 {
     doconv_context_options context_options = {};
     context_options.size = sizeof context_options;
@@ -158,6 +179,9 @@ void doconv_engine::tune(const problem &p, tuning_totals &totals, progress &show
             progress *show;
             double start, width;
         } part = {&show, static_cast<double>(i) / static_cast<double>(pairs.size()), 1.0 / static_cast<double>(pairs.size())};
+        doconv_plan_options plan_options = {};
+        plan_options.size = sizeof plan_options;
+        plan_options.cold_weights = cold_;
         doconv_tune_options tune_options = {};
         tune_options.size = sizeof tune_options;
         tune_options.force = tune_ == tune_choice::force;
@@ -171,7 +195,7 @@ void doconv_engine::tune(const problem &p, tuning_totals &totals, progress &show
         for (int attempt = 0; attempt < 3 && !settled; attempt++) {
             tune_options.budget_seconds = attempt == 0 ? 0 : 1.2;
             doconv_tune_report *report = nullptr;
-            const doconv_status status = doconv_tune(context_, &in.desc, nullptr, &tune_options, &report);
+            const doconv_status status = doconv_tune(context_, &in.desc, &plan_options, &tune_options, &report);
             if (status == DOCONV_UNSUPPORTED) {
                 break;
             }
@@ -203,6 +227,7 @@ std::vector<std::unique_ptr<runner>> doconv_engine::prepare(const problem &p, co
         const placed in = place(context_, p, pair.first, pair.second);
         doconv_plan_options plan_options = {};
         plan_options.size = sizeof plan_options;
+        plan_options.cold_weights = cold_;
         plan_options.rigor = tune_ == tune_choice::off ? DOCONV_RIGOR_ESTIMATE : DOCONV_RIGOR_READ;
         const auto tuned = std::find_if(variants_.begin(), variants_.end(), [&](const auto &v) { return v.first == in.text; });
         if (tuned != variants_.end()) {

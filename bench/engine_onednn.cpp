@@ -74,7 +74,7 @@ owned<dnnl_memory_desc> clone(const_dnnl_memory_desc_t md)
 /* Memory of a descriptor, in a buffer of ours. */
 struct tensor {
     tensor() = default;
-    tensor(const device &on, const_dnnl_memory_desc_t md) : data(dnnl_memory_desc_get_size(md))
+    tensor(const device &on, const_dnnl_memory_desc_t md, buffer::use what = buffer::use::any) : data(dnnl_memory_desc_get_size(md), what)
     {
         dnnl_memory_t m = nullptr;
         check(dnnl_memory_create(&m, md, on.engine.get(), data.data()), "memory");
@@ -163,7 +163,7 @@ class onednn_runner : public runner
         const_dnnl_memory_desc_t src_md = dnnl_primitive_desc_query_md(pd, dnnl_query_src_md, 0);
         const_dnnl_memory_desc_t dst_md = dnnl_primitive_desc_query_md(pd, dnnl_query_dst_md, 0);
         src_ = tensor(*on_, src_md);
-        weight_ = tensor(*on_, dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0));
+        weight_ = tensor(*on_, dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0), buffer::use::weights);
         dst_ = tensor(*on_, dst_md);
         scratchpad_ = tensor(*on_, dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0));
         plain_dst_ = tensor(*on_, describe(s.dst, dnnl_nchw).get());
@@ -189,8 +189,36 @@ class onednn_runner : public runner
 
     void run() override
     {
+        if (!copies_.empty()) {
+            next_ = next_ + 1 < copies_.size() ? next_ + 1 : 0;
+            check(dnnl_memory_set_data_handle(weight_.memory.get(), copies_[next_].data()), "weights");
+        }
         check(dnnl_primitive_execute(primitive_.get(), on_->stream.get(), static_cast<int>(arguments_.size()), arguments_.data()), "execute");
         check(dnnl_stream_wait(on_->stream.get()), "wait");
+    }
+
+    /* One memory object for all: only the weights themselves are cold, nothing that describes them. */
+    void hold_copies(size_t bytes) override
+    {
+        const size_t count = copies_for(bytes, weight_.data.bytes());
+        if (count == 1) {
+            copies_.clear();
+            check(dnnl_memory_set_data_handle(weight_.memory.get(), weight_.data.data()), "weights");
+            return;
+        }
+        while (copies_.size() > count) {
+            copies_.pop_back();
+        }
+        copies_.reserve(count);
+        while (copies_.size() < count) {
+            copies_.emplace_back(weight_.data.bytes(), buffer::use::weights);
+            std::copy_n(weight_.data.data(), weight_.data.bytes() / sizeof(float), copies_.back().data());
+        }
+    }
+
+    size_t copies() const override
+    {
+        return std::max<size_t>(copies_.size(), 1);
     }
 
     void arm() override
@@ -223,6 +251,8 @@ class onednn_runner : public runner
     tensor src_, weight_, bias_, dst_, scratchpad_, plain_dst_;
     std::vector<float> residual_; /* NCHW: oneDNN adds to what dst holds */
     std::vector<dnnl_exec_arg_t> arguments_;
+    std::vector<buffer> copies_; /* of the weights; none: warm */
+    size_t next_ = 0;
 };
 
 class onednn_engine : public engine

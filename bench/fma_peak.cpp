@@ -5,10 +5,6 @@
  */
 #include "bench_engine.h"
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 namespace bench
 {
 
@@ -167,18 +163,6 @@ void peak_runner::run()
     }
 #endif
     loop_(loop_count);
-}
-
-void set_threads(int count)
-{
-#ifdef _OPENMP
-    omp_set_dynamic(0);
-    omp_set_num_threads(count);
-#else
-    if (count > 1) {
-        throw usage_error("--threads: \"" + std::to_string(count) + "\": this build has no OpenMP, so one thread only");
-    }
-#endif
 }
 
 } // namespace bench

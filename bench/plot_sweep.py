@@ -51,7 +51,7 @@ def read_json(path):
     runs = [family.get("median", family.get(None)) for _, family in sorted(families.items())]
     layers = []
     for run in runs:
-        engine, problem = run["run_name"].split("/", 1)
+        engine, problem = run["run_name"].removesuffix("/cold").split("/", 1)
         if not layers or layers[-1]["problem"] != problem or engine in layers[-1]["seen"]:
             layers.append(layer(owners[len(layers)] if len(layers) < len(owners) else "-", problem, 1))
         row = layers[-1]
@@ -62,11 +62,12 @@ def read_json(path):
                 "ms": run["real_time"], "gflops": run["gflops"], "percent": run["peak_pct"], "peak": run["peak_gflops"]}
     machine = ", ".join(str(context[key]) for key in ("cpu", "isa") if key in context)
     threads = context.get("bench_threads")
-    return layers, machine + (f", {threads} thread{'s' if threads != '1' else ''}" if threads else "")
+    machine += f", {threads} thread{'s' if threads != '1' else ''}" if threads else ""
+    return layers, machine + (", cold weights" if context.get("weights") == "cold" else "")
 
 
 def read_tsv(path):
-    """Layers in order from the TSV, which doesn't describe the machine."""
+    """Layers in order from the TSV, which doesn't describe the machine, and whether the weights were cold."""
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     layers = []
@@ -83,7 +84,7 @@ def read_tsv(path):
             result["engines"]["onednn"] = {
                 "ms": number(row["onednn_ms"]), "gflops": theirs, "percent": 100 * theirs / peak, "peak": peak}
         layers.append(result)
-    return layers, ""
+    return layers, "cold weights" if any(row.get("weights") == "cold" for row in rows) else ""
 
 
 def short_name(row):
