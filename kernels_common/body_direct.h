@@ -4,68 +4,92 @@
  * 14 pixels and 4 vectors; the including file defines the vector operations, TILE_PIXELS and TILE_VECTORS, then lists its tile functions:
  *   DIRECT_TILE(6, 2) ... and the table of them (see any direct_f32_*.c).
  *
- * Pixels are reached from a pointer for every third one, with 0, 1 and 2 pixel strides as scaled index: 14 pointers would not fit the
- * general registers, and the stride is a run-time value that lets NHWC, blocked tensors and strips share the loop.
+ * Pixels are reached from two pointers, the first and the eighth, with 1, 2, 4 and 3, 6 and 5 strides as scaled indexes: a pointer for each pixel
+ * would not fit the general registers, and the stride is a run-time value that lets NHWC, blocked tensors and strips share the loop.
  */
 #ifndef DOCONV_BODY_DIRECT_H
 #define DOCONV_BODY_DIRECT_H
 
 #include "body_tile.h"
 
-#define X0 r0[0]
-#define X1 r0[s]
-#define X2 r0[2 * s]
-#define X3 r3[0]
-#define X4 r3[s]
-#define X5 r3[2 * s]
-#define X6 r6[0]
-#define X7 r6[s]
-#define X8 r6[2 * s]
-#define X9 r9[0]
-#define X10 r9[s]
-#define X11 r9[2 * s]
-#define X12 r12[0]
-#define X13 r12[s]
+#define AT(base, bytes) (*(const float *)((const char *)(base) + (bytes)))
+#define X0 AT(r0, 0)
+#define X1 AT(r0, s)
+#define X2 AT(r0, 2 * s)
+#define X3 AT(r0, s3)
+#define X4 AT(r0, 4 * s)
+#define X5 AT(r0, s5)
+#define X6 AT(r0, 2 * s3)
+#define X7 AT(r7, 0)
+#define X8 AT(r7, s)
+#define X9 AT(r7, 2 * s)
+#define X10 AT(r7, s3)
+#define X11 AT(r7, 4 * s)
+#define X12 AT(r7, s5)
+#define X13 AT(r7, 2 * s3)
 
 #define DIRECT_WEIGHT(p, v) const vec w##v = v_load(w + (v)*V_LENGTH);
-/* One prefetch a cache line of the row of weights that will be wanted later. */
-#define DIRECT_PREFETCH(p, v)                                                                                                                        \
-    if ((v)*V_LENGTH % 16 == 0) {                                                                                                                    \
-        __builtin_prefetch(w + ahead + (v)*V_LENGTH, 0, 2);                                                                                          \
-    }
 #define DIRECT_FMA(p, v) a##p##_##v = v_accumulate(x, w##v, a##p##_##v);
 #define DIRECT_ROW(L, p)                                                                                                                             \
     {                                                                                                                                                \
         const vec x = v_set1(X##p);                                                                                                                  \
         L(DIRECT_FMA, p)                                                                                                                             \
     }
-#define DIRECT_STEP(P, NV)                                                                                                                           \
+
+/*
+ * Prefetches. The inputs of the segment or tile that follows go to L1, all at once where the plan says that they may be far; the weights of the run that
+ * follows to L2, a cache line every other step. Addresses are integers: they may lie outside the tensor.
+ */
+#define DIRECT_FETCH_START(P)                                                                                                                        \
+    const uintptr_t after = first + (P) < args->pixels ? (uintptr_t)src + (uintptr_t)((P)*s) : args->src_next;                                       \
+    const uintptr_t soon_step = args->soon_floats != 0 ? 64 : 0;                                                                                     \
+    uintptr_t soon = (uintptr_t)(args->soon_floats != 0 ? args->soon : args->weights);
+#define DIRECT_FETCH_PIXEL(L, p)                                                                                                                     \
+    __builtin_prefetch((const void *)next, 0, 3);                                                                                                    \
+    next += (uintptr_t)s;
+#define DIRECT_FETCH_INPUTS(P)                                                                                                                       \
+    if (segment->fetch != 0) {                                                                                                                       \
+        uintptr_t next = left > 1 ? (uintptr_t)src + (uintptr_t)segment[1].src_offset * sizeof(float)                                                \
+                                  : after + (uintptr_t)args->segments->src_offset * sizeof(float);                                                   \
+        PIXELS_##P(DIRECT_FETCH_PIXEL, 0)                                                                                                            \
+    }
+#define DIRECT_FETCH_WEIGHTS(i)                                                                                                                      \
+    if ((i) % STEPS_PER_FETCH == 1) {                                                                                                                \
+        __builtin_prefetch((const void *)soon, 0, 2);                                                                                                \
+        soon += soon_step;                                                                                                                           \
+    }
+
+/* Step i of four. */
+#define DIRECT_STEP(P, NV, i)                                                                                                                        \
     {                                                                                                                                                \
-        VECTORS_##NV(DIRECT_WEIGHT, 0) VECTORS_##NV(DIRECT_PREFETCH, 0) PIXELS_##P(DIRECT_ROW, VECTORS_##NV) w += TILE_CHANNELS;                     \
-        r0++, r3++, r6++, r9++, r12++;                                                                                                               \
+        VECTORS_##NV(DIRECT_WEIGHT, 0) PIXELS_##P(DIRECT_ROW, VECTORS_##NV) w += TILE_CHANNELS;                                                      \
+        r0++, r7++;                                                                                                                                  \
+        DIRECT_FETCH_WEIGHTS(i)                                                                                                                      \
     }
 
 #define DIRECT_TILE(P, NV)                                                                                                                           \
     static void direct_tile_##P##_##NV(const struct dc_run_args *args, ptrdiff_t first)                                                              \
     {                                                                                                                                                \
-        const ptrdiff_t s = args->src_pixel, ahead = args->weights_ahead;                                                                            \
-        const float *const src = args->src + first * s;                                                                                              \
+        const ptrdiff_t s = args->src_pixel * (ptrdiff_t)sizeof(float), s3 = 3 * s, s5 = 5 * s;                                                      \
+        const float *const src = args->src + first * args->src_pixel;                                                                                \
+        DIRECT_FETCH_START(P)                                                                                                                        \
         TILE_START(P, NV)                                                                                                                            \
         const struct dc_segment *segment = args->segments;                                                                                           \
         for (ptrdiff_t left = args->segment_count; left > 0; left--, segment++) {                                                                    \
             const float *w = args->weights + segment->weight_offset;                                                                                 \
-            const float *r0 = src + segment->src_offset, *r3 = r0 + 3 * s, *r6 = r3 + 3 * s, *r9 = r6 + 3 * s, *r12 = r9 + 3 * s;                    \
+            const float *r0 = src + segment->src_offset, *r7 = (P) > 7 ? r0 + 7 * args->src_pixel : r0;                                              \
             ptrdiff_t j = segment->length;                                                                                                           \
-            for (; j >= 4; j -= 4) {                                                                                                                 \
-                DIRECT_STEP(P, NV)                                                                                                                   \
-                DIRECT_STEP(P, NV)                                                                                                                   \
-                DIRECT_STEP(P, NV)                                                                                                                   \
-                DIRECT_STEP(P, NV)                                                                                                                   \
+            DIRECT_FETCH_INPUTS(P)                                                                                                                   \
+            for (; j % 4 != 0; j--) {                                                                                                                \
+                DIRECT_STEP(P, NV, 0)                                                                                                                \
             }                                                                                                                                        \
-            for (; j > 0; j--) {                                                                                                                     \
-                DIRECT_STEP(P, NV)                                                                                                                   \
+            for (; j > 0; j -= 4) {                                                                                                                  \
+                DIRECT_STEP(P, NV, 0)                                                                                                                \
+                DIRECT_STEP(P, NV, 1)                                                                                                                \
+                DIRECT_STEP(P, NV, 2)                                                                                                                \
+                DIRECT_STEP(P, NV, 3)                                                                                                                \
             }                                                                                                                                        \
-            (void)r3, (void)r6, (void)r9, (void)r12;                                                                                                 \
+            (void)r7, (void)s3, (void)s5;                                                                                                            \
         }                                                                                                                                            \
         TILE_FINISH(P, NV)                                                                                                                           \
     }

@@ -54,6 +54,9 @@ static __attribute__((noinline)) void finish_tail(const struct dc_run_args *args
 
 typedef void tile_fn(const struct dc_run_args *args, ptrdiff_t first);
 
+/* One prefetch of weights every other step: what a tile has time for. */
+#define STEPS_PER_FETCH 2
+
 /* Cuts lines into tiles of nearly equal size: 33 pixels are 11 + 11 + 11 rather than 14 + 14 + 5, whose last would wait for its FMAs. */
 static inline void run_tiles(const struct dc_run_args *args, tile_fn *const table[TILE_VECTORS][TILE_PIXELS])
 {
@@ -62,12 +65,24 @@ static inline void run_tiles(const struct dc_run_args *args, tile_fn *const tabl
     tile_fn *const *row = table[(lanes + V_LENGTH - 1) / V_LENGTH - 1];
     const ptrdiff_t tiles = (args->pixels + TILE_PIXELS - 1) / TILE_PIXELS;
     const ptrdiff_t size = args->pixels / tiles, larger = args->pixels % tiles;
+    /* Each tile fetches a part of the weights that follow, until there are no more. */
+    ptrdiff_t part = 0;
+    for (ptrdiff_t i = 0; i < args->segment_count && args->soon_floats != 0; i++) {
+        part += args->segments[i].length / STEPS_PER_FETCH * 16;
+    }
     for (ptrdiff_t left = args->lines;; left--) {
         ptrdiff_t first = 0;
+        line.src_next = (uintptr_t)line.src + (left > 1 ? (uintptr_t)args->src_line * sizeof(float) : 0);
         for (ptrdiff_t i = 0; i < tiles; i++) {
             const ptrdiff_t pixels = size + (i < larger);
             row[pixels - 1](&line, first);
             first += pixels;
+            if (line.soon_floats > part) {
+                line.soon += part;
+                line.soon_floats -= part;
+            } else {
+                line.soon_floats = 0;
+            }
         }
         if (left == 1) {
             break; /* no pointer is formed past the last line */
@@ -77,23 +92,28 @@ static inline void run_tiles(const struct dc_run_args *args, tile_fn *const tabl
         line.residual += line.residual != 0 ? line.dst_line : 0;
         line.partial_in += line.partial_in != 0 ? line.pixels * TILE_CHANNELS : 0;
         line.partial_out += line.partial_out != 0 ? line.pixels * TILE_CHANNELS : 0;
-        line.weights_ahead = 0; /* the first line fetched it */
     }
 }
 
 /* Pieces of a tile function; `first` is the tile's first pixel in the run, lo and hi hold the clamp. */
 #define TILE_DECLARE(p, v) vec a##p##_##v;
 #define TILE_BIAS(p, v) a##p##_##v = v_load(args->bias + (v)*V_LENGTH);
-#define TILE_RESUME(p, v) a##p##_##v = v_load(args->partial_in + (first + (p)) * TILE_CHANNELS + (v)*V_LENGTH);
-#define TILE_SUSPEND(p, v) v_store(args->partial_out + (first + (p)) * TILE_CHANNELS + (v)*V_LENGTH, a##p##_##v);
-#define TILE_ADD(p, v) a##p##_##v = v_add(a##p##_##v, v_load(args->residual + (first + (p)) * args->dst_pixel + args->dst_vector[v]));
-#define TILE_STORE(p, v) v_store(args->dst + (first + (p)) * args->dst_pixel + args->dst_vector[v], v_clamp(a##p##_##v, lo, hi));
+#define TILE_RESUME(p, v) a##p##_##v = v_load(in + ((p)*TILE_VECTORS + (v)) * V_LENGTH);
+#define TILE_SUSPEND(p, v) v_store(out + ((p)*TILE_VECTORS + (v)) * V_LENGTH, a##p##_##v);
+/* Addresses and strides in locals: what is stored might change args for all that a compiler knows. */
+#define TILE_OUT(p, v) float *const out##v = args->dst + first * args->dst_pixel + args->dst_vector[v];
+#define TILE_ADDEND(p, v) const float *const in##v = args->residual + first * args->dst_pixel + args->dst_vector[v];
+#define TILE_ADD(p, v) a##p##_##v = v_add(a##p##_##v, v_load(in##v + (p)*pixel));
+#define TILE_MAX(p, v) a##p##_##v = v_max(lo, a##p##_##v);
+#define TILE_MIN(p, v) a##p##_##v = v_min(hi, a##p##_##v);
+#define TILE_STORE(p, v) v_store(out##v + (p)*pixel, a##p##_##v);
 #define TILE_SPILL(p, v) v_store(sums + ((p)*SPILL_VECTORS + (v)) * V_LENGTH, a##p##_##v);
 
 /* Before the first FMA. P and NV are the tile's numbers of pixels and vectors, literals. */
 #define TILE_START(P, NV)                                                                                                                            \
     PIXELS_##P(VECTORS_##NV, TILE_DECLARE) if (args->partial_in != 0)                                                                                \
     {                                                                                                                                                \
+        const float *const in = args->partial_in + first * TILE_CHANNELS;                                                                            \
         PIXELS_##P(VECTORS_##NV, TILE_RESUME)                                                                                                        \
     }                                                                                                                                                \
     else                                                                                                                                             \
@@ -104,13 +124,22 @@ static inline void run_tiles(const struct dc_run_args *args, tile_fn *const tabl
 /* After the last FMA. */
 #define TILE_FINISH(P, NV)                                                                                                                           \
     if (args->partial_out != 0) {                                                                                                                    \
+        float *const out = args->partial_out + first * TILE_CHANNELS;                                                                                \
         PIXELS_##P(VECTORS_##NV, TILE_SUSPEND)                                                                                                       \
     } else if (args->channels >= (NV)*V_LENGTH) {                                                                                                    \
-        const vec lo = v_set1(args->lo), hi = v_set1(args->hi);                                                                                      \
+        const ptrdiff_t pixel = args->dst_pixel;                                                                                                     \
         if (args->residual != 0) {                                                                                                                   \
-            PIXELS_##P(VECTORS_##NV, TILE_ADD)                                                                                                       \
+            VECTORS_##NV(TILE_ADDEND, 0) PIXELS_##P(VECTORS_##NV, TILE_ADD)                                                                          \
         }                                                                                                                                            \
-        PIXELS_##P(VECTORS_##NV, TILE_STORE)                                                                                                         \
+        if (args->lo > -__builtin_inff()) {                                                                                                          \
+            const vec lo = v_set1(args->lo);                                                                                                         \
+            PIXELS_##P(VECTORS_##NV, TILE_MAX)                                                                                                       \
+        }                                                                                                                                            \
+        if (args->hi < __builtin_inff()) {                                                                                                           \
+            const vec hi = v_set1(args->hi);                                                                                                         \
+            PIXELS_##P(VECTORS_##NV, TILE_MIN)                                                                                                       \
+        }                                                                                                                                            \
+        VECTORS_##NV(TILE_OUT, 0) PIXELS_##P(VECTORS_##NV, TILE_STORE)                                                                               \
     } else {                                                                                                                                         \
         enum { SPILL_VECTORS = (NV) };                                                                                                               \
         float sums[(P) * (NV)*V_LENGTH];                                                                                                             \

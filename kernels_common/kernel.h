@@ -33,6 +33,7 @@ struct dc_segment {
     ptrdiff_t src_offset;
     ptrdiff_t weight_offset;
     ptrdiff_t length;
+    ptrdiff_t fetch; /* other than 0: the inputs of the segment that follows may not be in L1, prefetch them */
 };
 
 /*
@@ -45,7 +46,8 @@ struct dc_run_args {
     const struct dc_segment *segments;
     ptrdiff_t segment_count; /* may be 0: all taps lie in the padding */
     const float *weights;    /* tile_channels floats a row, rows 64-byte aligned */
-    ptrdiff_t weights_ahead; /* floats from a row of weights to the one to prefetch meanwhile; both lie in the packed weights */
+    const float *soon;       /* packed weights that the next run will want: prefetched into L2 during this one */
+    ptrdiff_t soon_floats;   /* of them; 0: none */
     const float *bias;       /* tile_channels floats, 64-byte aligned; used if partial_in is NULL */
     const float *partial_in; /* [lines][pixels][tile_channels], 64-byte aligned: sums so far; NULL at the start of the reduction */
     float *partial_out; /* likewise: where unfinished (or not directly storable) sums go; then nothing below is used but lines, pixels and channels */
@@ -56,8 +58,9 @@ struct dc_run_args {
     const float *residual; /* strides as dst; NULL: none; may equal dst */
     ptrdiff_t dst_pixel, dst_line;
     ptrdiff_t dst_vector[DC_MAX_TILE_VECTORS];
-    ptrdiff_t stored; /* channels to write: channels, or more: those past channels are written as zero (blocked layouts) */
-    float lo, hi;     /* every stored value becomes min(max(v, lo), hi) (NaN stays NaN); -inf, inf: unchanged */
+    ptrdiff_t stored;   /* channels to write: channels, or more: those past channels are written as zero (blocked layouts) */
+    float lo, hi;       /* every stored value becomes min(max(v, lo), hi) (NaN stays NaN); -inf, inf: unchanged */
+    uintptr_t src_next; /* set by the kernel itself: where the next line's pixels start, to prefetch */
 };
 
 /*

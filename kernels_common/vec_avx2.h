@@ -51,6 +51,15 @@ static inline vec v_add(vec a, vec b)
 {
     return _mm256_add_ps(a, b);
 }
+/* Where b is NaN the result is b. */
+static inline vec v_max(vec a, vec b)
+{
+    return _mm256_max_ps(a, b);
+}
+static inline vec v_min(vec a, vec b)
+{
+    return _mm256_min_ps(a, b);
+}
 /* min(max(v, lo), hi); the operand order lets a NaN in v through. */
 static inline vec v_clamp(vec v, vec lo, vec hi)
 {

@@ -46,6 +46,15 @@ static inline vec v_add(vec a, vec b)
 {
     return vaddq_f32(a, b);
 }
+/* Where b is NaN the result is b. */
+static inline vec v_max(vec a, vec b)
+{
+    return vmaxq_f32(a, b);
+}
+static inline vec v_min(vec a, vec b)
+{
+    return vminq_f32(a, b);
+}
 /* min(max(v, lo), hi); FMAX and FMIN let a NaN through. */
 static inline vec v_clamp(vec v, vec lo, vec hi)
 {

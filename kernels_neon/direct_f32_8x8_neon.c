@@ -19,27 +19,30 @@
 #define LANE_STEP(P, NV, N)                                                                                                                          \
     {                                                                                                                                                \
         enum { LANE = (N) };                                                                                                                         \
-        VECTORS_##NV(DIRECT_WEIGHT, 0) VECTORS_##NV(DIRECT_PREFETCH, 0) PIXELS_##P(VECTORS_##NV, LANE_FMA) w += TILE_CHANNELS;                       \
+        VECTORS_##NV(DIRECT_WEIGHT, 0) PIXELS_##P(VECTORS_##NV, LANE_FMA) w += TILE_CHANNELS;                                                        \
+        DIRECT_FETCH_WEIGHTS(N)                                                                                                                      \
     }
 #define LANE_TILE(P, NV)                                                                                                                             \
     static void direct_tile_##P##_##NV(const struct dc_run_args *args, ptrdiff_t first)                                                              \
     {                                                                                                                                                \
-        const ptrdiff_t s = args->src_pixel, ahead = args->weights_ahead;                                                                            \
-        const float *const src = args->src + first * s;                                                                                              \
+        const ptrdiff_t s = args->src_pixel * (ptrdiff_t)sizeof(float), s3 = 3 * s, s5 = 5 * s;                                                      \
+        const float *const src = args->src + first * args->src_pixel;                                                                                \
         TILE_START(P, NV)                                                                                                                            \
         const struct dc_segment *segment = args->segments;                                                                                           \
+        DIRECT_FETCH_START(P)                                                                                                                        \
         for (ptrdiff_t left = args->segment_count; left > 0; left--, segment++) {                                                                    \
             const float *w = args->weights + segment->weight_offset;                                                                                 \
-            const float *r0 = src + segment->src_offset, *r3 = r0 + 3 * s, *r6 = r3 + 3 * s, *r9 = r6, *r12 = r6;                                    \
+            const float *r0 = src + segment->src_offset, *r7 = (P) > 7 ? r0 + 7 * args->src_pixel : r0;                                              \
             ptrdiff_t j = segment->length;                                                                                                           \
-            for (; j >= 4; j -= 4) {                                                                                                                 \
+            DIRECT_FETCH_INPUTS(P)                                                                                                                   \
+            for (; j % 4 != 0; j--) {                                                                                                                \
+                DIRECT_STEP(P, NV, 0)                                                                                                                \
+            }                                                                                                                                        \
+            for (; j > 0; j -= 4) {                                                                                                                  \
                 PIXELS_##P(LANE_LOAD, 0) LANE_STEP(P, NV, 0) LANE_STEP(P, NV, 1) LANE_STEP(P, NV, 2) LANE_STEP(P, NV, 3) r0 += 4;                    \
-                r3 += 4, r6 += 4;                                                                                                                    \
+                r7 += 4;                                                                                                                             \
             }                                                                                                                                        \
-            for (; j > 0; j--) {                                                                                                                     \
-                DIRECT_STEP(P, NV)                                                                                                                   \
-            }                                                                                                                                        \
-            (void)r3, (void)r6, (void)r9, (void)r12;                                                                                                 \
+            (void)r7, (void)s3, (void)s5;                                                                                                            \
         }                                                                                                                                            \
         TILE_FINISH(P, NV)                                                                                                                           \
     }

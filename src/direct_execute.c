@@ -11,6 +11,9 @@ static int64_t least(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
+/* Floats of packed weights that stay in L2 beside a unit's inputs. */
+#define SMALL_WEIGHTS 65536
+
 struct job {
     const doconv_plan *plan;
     const struct dc_direct_state *s;
@@ -80,8 +83,19 @@ struct block {
     bool through_buffer; /* sums go to the buffer, then kernel->store() */
     float *partial;      /* sums of the unit's pixels between passes; else a buffer of tile_pixels */
     bool first, last;
-    const float *next_weights; /* of the block that follows: the first run fetches them into L2, the others find them there */
+    const float *next; /* the weights that follow: each run fetches its share of them into L2 */
+    ptrdiff_t next_floats;
+    int64_t pixels; /* of the unit: all runs */
 };
+
+/* Lets a run of `pixels` pixels, from the unit's pixel `slot` on, fetch its share of the weights that follow. */
+static void share_next(const struct block *b, struct dc_run_args *args, int64_t slot, int64_t pixels)
+{
+    const int64_t line = 16, lines = b->next_floats / line;
+    const int64_t begin = lines * slot / b->pixels * line, end = lines * (slot + pixels) / b->pixels * line;
+    args->soon = b->next + begin;
+    args->soon_floats = end - begin;
+}
 
 /*
  * Runs the lines that the block's args describe; their sums wait in the slots from `slot` on between passes. Sums that go through the buffer of a
@@ -92,7 +106,7 @@ static void run_lines(const struct job *job, const struct block *b, int64_t slot
     const struct dc_direct_state *s = job->s;
     const struct dc_kernel *kernel = job->plan->candidate.kernel;
     struct dc_run_args args = b->args;
-    args.weights_ahead = slot == 0 ? b->next_weights - args.weights : 0;
+    share_next(b, &args, slot, args.lines * args.pixels);
     if (!b->through_buffer || !b->last || s->k_blocks > 1) {
         float *sums = b->partial + (s->k_blocks > 1 ? slot * s->tile_channels : 0); /* one pass that stores directly has no slots */
         args.partial_in = b->first ? NULL : sums;
@@ -116,8 +130,8 @@ static void run_lines(const struct job *job, const struct block *b, int64_t slot
                 args.pixels = store.pixels;
                 args.src = b->args.src + line * args.src_line + done * args.src_pixel;
                 args.partial_out = b->partial;
+                share_next(b, &args, slot + line * b->args.pixels + done, store.pixels);
                 kernel->run(&args);
-                args.weights_ahead = 0;
             }
             store.dst = b->args.dst + dst;
             store.residual = b->args.residual != NULL ? b->args.residual + dst : NULL;
@@ -148,7 +162,14 @@ static void run_rectangle(const struct job *job, const struct unit *u, const str
     run_lines(job, &b, slot);
 }
 
-static void run_block(const struct job *job, const struct unit *u, int64_t ob)
+/* An output block's weights for a pass. */
+static const float *block_weights(const struct job *job, int64_t group, int64_t ob, int64_t pass)
+{
+    const struct dc_direct_state *s = job->s;
+    return job->packed + s->bias_floats + (group * s->out_blocks + ob) * s->block_floats + pass * s->k_block * s->taps * s->tile_channels;
+}
+
+static void run_block(const struct job *job, const struct unit *u, int64_t ob, const float *next, ptrdiff_t next_floats)
 {
     const struct dc_direct_state *s = job->s;
     const struct dc_problem *p = &job->plan->problem;
@@ -158,9 +179,10 @@ static void run_block(const struct job *job, const struct unit *u, int64_t ob)
     const int64_t index = u->group * s->out_blocks + ob;
     struct block b = {.first = u->pass == 0, .last = u->pass == s->k_blocks - 1};
     struct dc_run_args *args = &b.args;
-    args->weights = job->packed + s->bias_floats + index * s->block_floats + u->channel0 * s->taps * nr;
-    const bool has_next = ob + 1 < least(s->out_blocks, (u->chunk + 1) * s->out_chunk);
-    b.next_weights = args->weights + (has_next ? s->block_floats : 0);
+    args->weights = block_weights(job, u->group, ob, u->pass);
+    b.pixels = u->pixels;
+    b.next = next;
+    b.next_floats = next_floats;
     args->bias = job->packed + index * nr;
     args->channels = least(least(nr, s->cout - in_group), d->cout - channel);
     /* The block that ends the tensor also writes the zeros of a blocked layout's last block. */
@@ -239,7 +261,8 @@ static void run_task(void *arg, int index)
     float *const strip = (float *)job->workspace + index * s->task_floats;
     struct unit u = {.strip = strip, .partial = strip + s->strip_floats};
     int64_t loaded = -1; /* the strip's unit and pass */
-    for (int64_t i = job->units * index / s->tasks; i < job->units * (index + 1) / s->tasks; i++) {
+    const int64_t first = job->units * index / s->tasks;
+    for (int64_t i = first; i < job->units * (index + 1) / s->tasks; i++) {
         int64_t rest = i;
         u.chunk = rest % s->out_chunks;
         rest /= s->out_chunks;
@@ -258,9 +281,19 @@ static void run_task(void *arg, int index)
                 load_strip(job, &u);
                 loaded = place * s->k_blocks + u.pass;
             }
-            const int64_t end = least(s->out_blocks, (u.chunk + 1) * s->out_chunk);
-            for (int64_t ob = u.chunk * s->out_chunk; ob < end; ob++) {
-                run_block(job, &u, ob);
+            const int64_t begin = u.chunk * s->out_chunk, end = least(s->out_blocks, begin + s->out_chunk);
+            for (int64_t ob = begin; ob < end; ob++) {
+                /* What comes next: the pass's next block, the next pass's first, the next unit's first. */
+                int64_t group = u.group, next = ob + 1, pass = u.pass;
+                if (next == end) {
+                    pass = (pass + 1) % s->k_blocks;
+                    next = pass != 0 ? begin : (i + 1) % s->out_chunks * s->out_chunk;
+                    group = pass != 0 ? group : (i + 1) / s->out_chunks / s->row_blocks % s->groups;
+                }
+                /* After its first unit a task finds weights as small as these in L2. */
+                const bool skip = s->depthwise || (i > first && s->groups * s->out_blocks * s->block_floats <= SMALL_WEIGHTS);
+                const int64_t floats = least(s->k_block, s->cin - pass * s->k_block) * s->taps * s->tile_channels;
+                run_block(job, &u, ob, block_weights(job, group, next, pass), skip ? 0 : floats);
             }
         }
     }

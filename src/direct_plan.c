@@ -176,7 +176,7 @@ struct builder {
     const struct dc_problem *p;
     const struct dc_direct_state *s;
     const struct dc_candidate *candidate;
-    struct dc_segment *next, *first; /* first of the current list */
+    struct dc_segment *next, *first; /* first: of the current list's current 16 channels */
 };
 
 /* Adds a segment; one that continues the last in src and weights just lengthens it. */
@@ -189,7 +189,7 @@ static void add(struct builder *b, ptrdiff_t src, ptrdiff_t weight, ptrdiff_t le
             return;
         }
     }
-    *b->next++ = (struct dc_segment){src, weight, length};
+    *b->next++ = (struct dc_segment){.src_offset = src, .weight_offset = weight, .length = length};
 }
 
 /* Offset of channel c (from the group's first) and tap (y, x), from the range's first tap where the source is src or rows. */
@@ -217,8 +217,9 @@ static void build_list(struct builder *b, int64_t channels, const struct dc_dire
     const int64_t kw = b->p->desc.kw, nr = s->tile_channels;
     /* Pieces that are contiguous in every source. */
     const int64_t piece = b->candidate->source == DC_SOURCE_INPLACE ? least(s->src_map.block_channels, DC_CHANNEL_BLOCK) : DC_CHANNEL_BLOCK;
-    b->first = b->next;
+    struct dc_segment *const items = b->next;
     for (int64_t c = 0; c < (s->depthwise ? 1 : channels); c += DC_CHANNEL_BLOCK) {
+        b->first = b->next;
         const int64_t block = least(channels - c, DC_CHANNEL_BLOCK);
         for (int64_t y = yr->tap0; y < yr->tap1; y++) {
             for (int64_t x = xr->tap0; x < xr->tap1; x++) {
@@ -231,9 +232,13 @@ static void build_list(struct builder *b, int64_t channels, const struct dc_dire
                     add(b, source_offset(b, c + i, y, x, yr->tap0, xr->tap0), (c * s->taps + tap * block + i) * nr, least(piece, block - i));
                 }
             }
+            /* The taps of a kernel row read nearly the same pixels; what comes after them may be far away. */
+            if (b->next != b->first) {
+                b->next[-1].fetch = 1;
+            }
         }
     }
-    *list = (struct dc_direct_segments){b->first, b->next - b->first};
+    *list = (struct dc_direct_segments){items, b->next - items};
 }
 
 doconv_status dc_direct_prepare(doconv_plan *plan)
