@@ -69,11 +69,13 @@ static __attribute__((noinline)) void finish_grouped_tail(const struct dc_groupe
 #if PERMUTES
 #define EACH_PLANE for (ptrdiff_t i = 0; i < args->planes; i++)
 #define GROUPED_INDEX(i) const v_lanes lanes = v_load_lanes(args->lanes + (i)*V_LENGTH);
-#define GROUPED_DEAL(x) v_permute(x, lanes)
+#define GROUPED_LOAD(p) v_permute_from(p, lanes)
+#define GROUPED_LOAD_IF(p, on) v_permute(v_load_if(p, on), lanes)
 #else
 #define EACH_PLANE
 #define GROUPED_INDEX(i)
-#define GROUPED_DEAL(x) (x)
+#define GROUPED_LOAD(p) v_load(p)
+#define GROUPED_LOAD_IF(p, on) v_load_if(p, on)
 #endif
 
 /*
@@ -135,9 +137,8 @@ static __attribute__((noinline)) void finish_grouped_tail(const struct dc_groupe
  * from loading it again for each use.
  */
 #define NEXT(into, c, n, E)                                                                                                                          \
-    into = (c) < (E) || (c) >= (n) - (E) ? v_load_if((const float *)next, (size_t)(column + (c)) < width) : v_load((const float *)next);             \
+    into = (c) < (E) || (c) >= (n) - (E) ? GROUPED_LOAD_IF((const float *)next, (size_t)(column + (c)) < width) : GROUPED_LOAD((const float *)next); \
     V_OPAQUE(into);                                                                                                                                  \
-    into = GROUPED_DEAL(into);                                                                                                                       \
     next += (uintptr_t)pixel;                                                                                                                        \
     OPAQUE(next);
 #define TAPS_3_1(p, P, E)                                                                                                                            \
@@ -312,9 +313,8 @@ static const float no_inputs[V_LENGTH];
     }
 
 /* Any stride and dilation, tap by tap. */
-#define STEP_INSIDE(p, P, E) a##p = v_accumulate(GROUPED_DEAL(v_load((const float *)R##p)), w0, a##p);
-#define STEP_MASKED(p, P, E)                                                                                                                         \
-    a##p = v_accumulate(GROUPED_DEAL(v_load_if((const float *)R##p, (size_t)(column + (p)*args->stride_w) < width)), w0, a##p);
+#define STEP_INSIDE(p, P, E) a##p = v_accumulate(GROUPED_LOAD((const float *)R##p), w0, a##p);
+#define STEP_MASKED(p, P, E) a##p = v_accumulate(GROUPED_LOAD_IF((const float *)R##p, (size_t)(column + (p)*args->stride_w) < width), w0, a##p);
 #define STEPS(P, S)                                                                                                                                  \
     const uintptr_t u = (uintptr_t)(pixel * args->stride_w);                                                                                         \
     for (ptrdiff_t kx = 0; kx < args->kw; kx++) {                                                                                                    \
@@ -356,11 +356,11 @@ static inline void run_grouped(const struct dc_grouped_args *args, grouped_fn *c
     GROUPED_FUNCTION(grouped_slide_1_##P, P, 1, SLIDE)                                                                                               \
     GROUPED_FUNCTION(grouped_slide_2_##P, P, 2, SLIDE)                                                                                               \
     GROUPED_FUNCTION(grouped_steps_##P, P, 0, STEPS)
-#define GROUPED_TILES_4 GROUPED_TILE(1) GROUPED_TILE(2) GROUPED_TILE(3) GROUPED_TILE(4)
-#define GROUPED_TILES_8 GROUPED_TILES_4 GROUPED_TILE(5) GROUPED_TILE(6) GROUPED_TILE(7) GROUPED_TILE(8)
+#define GROUPED_TILES_7 GROUPED_TILE(1) GROUPED_TILE(2) GROUPED_TILE(3) GROUPED_TILE(4) GROUPED_TILE(5) GROUPED_TILE(6) GROUPED_TILE(7)
+#define GROUPED_TILES_8 GROUPED_TILES_7 GROUPED_TILE(8)
 #define GROUPED_TILES_14 GROUPED_TILES_8 GROUPED_TILE(9) GROUPED_TILE(10) GROUPED_TILE(11) GROUPED_TILE(12) GROUPED_TILE(13) GROUPED_TILE(14)
-#define GROUPED_NAMES_4(name) name##1, name##2, name##3, name##4
-#define GROUPED_NAMES_8(name) GROUPED_NAMES_4(name), name##5, name##6, name##7, name##8
+#define GROUPED_NAMES_7(name) name##1, name##2, name##3, name##4, name##5, name##6, name##7
+#define GROUPED_NAMES_8(name) GROUPED_NAMES_7(name), name##8
 #define GROUPED_NAMES_14(name) GROUPED_NAMES_8(name), name##9, name##10, name##11, name##12, name##13, name##14
 /* The three tables of a kernel, for n = TILE_PIXELS. */
 #define GROUPED_TABLE(n)                                                                                                                             \

@@ -89,6 +89,13 @@ static inline vec v_permute(vec v, v_lanes lanes)
 {
     return _mm256_permutevar8x32_ps(v, lanes);
 }
+/* v_permute of a vector in memory. */
+static inline vec v_permute_from(const float *p, v_lanes lanes)
+{
+    vec v;
+    __asm__("vpermps %2, %1, %0" : "=x"(v) : "x"(lanes), "m"(*(const float(*)[V_LENGTH])p));
+    return v;
+}
 static inline void v_store_first(float *p, vec v, int n)
 {
     _mm256_maskstore_ps(p, v_first_mask(n), v);

@@ -85,6 +85,13 @@ static inline vec v_permute(vec v, v_lanes lanes)
 {
     return _mm512_permutexvar_ps(lanes, v);
 }
+/* v_permute of a vector in memory. */
+static inline vec v_permute_from(const float *p, v_lanes lanes)
+{
+    vec v;
+    __asm__("vpermps %2, %1, %0" : "=v"(v) : "v"(lanes), "m"(*(const float(*)[V_LENGTH])p));
+    return v;
+}
 static inline void v_store_first(float *p, vec v, int n)
 {
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), v);

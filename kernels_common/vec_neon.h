@@ -90,6 +90,11 @@ static inline vec v_permute(vec v, v_lanes lanes)
 {
     return vreinterpretq_f32_u8(vqtbl1q_u8(vreinterpretq_u8_f32(v), lanes));
 }
+/* v_permute of a vector in memory. */
+static inline vec v_permute_from(const float *p, v_lanes lanes)
+{
+    return v_permute(v_load(p), lanes);
+}
 static inline void v_store_first(float *p, vec v, int n)
 {
     float lanes[V_LENGTH];

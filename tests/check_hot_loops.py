@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Compilers spill: looks at the machine code of every direct tile of the libraries of kernels.
+"""Compilers spill: looks at the machine code of every tile of the libraries of kernels.
 
 check_hot_loops.py OBJDUMP LIBRARY ...
 
 Each function direct_tile_P_V must have a loop with exactly 4 * P * V FMAs (P pixels, V vectors, four steps) in which no vector
-touches the stack. Exits 1 if one has not, or if there is no such function at all.
+touches the stack; each grouped_slide_S_P (stride S, P pixels) likewise one with exactly 3 * P (three taps of a kernel's row).
+Exits 1 if one has not, or if there is no such function at all.
 """
 import re
 import subprocess
@@ -17,8 +18,17 @@ SPILL = re.compile(r"[xyz]mm\d+.*\(%rsp|\(%rsp.*[xyz]mm\d+|\bq\d+,.*\[sp|\bv\d+\
 JUMP = re.compile(r"^(?:j\w+|b(?:\.\w+)?|cbn?z|tbn?z)\b.*?([0-9a-f]+) <")
 
 
+def expected_fmas(name):
+    """The FMAs of a tile function's loop; 0: not a tile function."""
+    match = re.match(r"direct_tile_(\d+)_(\d+)$", name)
+    if match:
+        return 4 * int(match.group(1)) * int(match.group(2))
+    match = re.match(r"grouped_slide_\d+_(\d+)$", name)
+    return 3 * int(match.group(1)) if match and match.group(1) != "1" else 0  # one pixel fills no registers, and its loop may be unrolled
+
+
 def functions(objdump, libraries):
-    """Yields (object, name, [(address, text)]) of the direct tiles."""
+    """Yields (object, name, [(address, text)]) of the tiles."""
     text = subprocess.run([objdump, "-d", "--no-show-raw-insn", *libraries], check=True, capture_output=True, text=True).stdout
     unit = name = None
     code = []
@@ -29,7 +39,7 @@ def functions(objdump, libraries):
         if match or not line.strip():
             if name and code:
                 yield unit, name, code
-            name, code = (match.group(1) if match and match.group(1).startswith("direct_tile_") else None), []
+            name, code = (match.group(1) if match and expected_fmas(match.group(1)) else None), []
         elif name:
             match = re.match(r"^\s*([0-9a-f]+):\s+(.*)$", line)
             if match:
@@ -51,8 +61,7 @@ def main():
         return 2
     checked = failed = 0
     for unit, name, code in functions(sys.argv[1], sys.argv[2:]):
-        pixels, vectors = map(int, re.match(r"direct_tile_(\d+)_(\d+)", name).groups())
-        expected = 4 * pixels * vectors
+        expected = expected_fmas(name)
         found = [body for body in loops(code) if sum(bool(FMA.search(t)) for t in body) == expected]
         clean = [body for body in found if not any(SPILL.search(t) for t in body)]
         checked += 1

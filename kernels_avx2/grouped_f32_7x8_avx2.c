@@ -1,25 +1,25 @@
 /* SPDX-License-Identifier: MIT */
-/* Convolution in narrow groups, and depthwise with a multiplier, 8 pixels x 1 vector of channels, any kernel size. */
+/* Convolution in narrow groups, and depthwise with a multiplier, 7 pixels x 1 vector of channels, any kernel size. */
 #include "vec_avx2.h"
 
-#define TILE_PIXELS 8
+#define TILE_PIXELS 7
 #define PERMUTES 1
 #define SLIDES 1
 #include "body_grouped.h"
 #include "body_load.h"
 #include "body_store.h"
 
-GROUPED_TILES_8
+GROUPED_TILES_7
 
-static grouped_fn *const tables[3][TILE_PIXELS] = GROUPED_TABLE(8);
+static grouped_fn *const tables[3][TILE_PIXELS] = GROUPED_TABLE(7);
 
 static void grouped(const struct dc_grouped_args *args)
 {
     run_grouped(args, tables);
 }
 
-const struct dc_kernel dck_grouped_f32_8x8_avx2 = {
-    .name = "grouped_f32_8x8@avx2",
+const struct dc_kernel dck_grouped_f32_7x8_avx2 = {
+    .name = "grouped_f32_7x8@avx2",
     .revision = 1,
     .op = DC_OP_GROUPED,
     .isa = DC_ISA_AVX2,
