@@ -340,6 +340,33 @@ DOCONV_API void doconv_weights_destroy(doconv_weights *weights);
 DOCONV_API doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weights, const float *src, const float *residual, float *dst,
                                         void *workspace, size_t workspace_size);
 
+/* ------------------------------------------------------------------------------------------------ DO-Conv */
+
+/** Which channel of D the in-group input i of output o meets (Cig = Cin/groups, Cog = Cout/groups). All the same for groups = 1. */
+typedef enum doconv_mapping {
+    DOCONV_MAPPING_PAPER = 0,     /**< o / Cog * Cig + i: the channel that the filter reads, the formula of the paper */
+    DOCONV_MAPPING_PYTORCH = 1,   /**< (o * Cig + i) % Cin: the official PyTorch and Gluon modules */
+    DOCONV_MAPPING_TENSORFLOW = 2 /**< (i * Cout + o) / Cog: the official TensorFlow layer */
+} doconv_mapping;
+
+/** The kernel of a DO-Conv layer (arXiv 2006.12030), DO-DConv (groups = Cin) and DO-GConv included. */
+typedef struct doconv_fold_desc {
+    size_t size; /**< sizeof(doconv_fold_desc) */
+    int64_t cout, cin, kh, kw;
+    int64_t groups; /**< divides cin and cout */
+    int64_t d_mul;  /**< >= 1; the reference's default is KH*KW */
+    doconv_mapping mapping;
+    int add_identity; /**< 1: compose with D + I, I being the KH*KW identity repeated d_mul / (KH*KW) times along D_mul, zero in the remainder */
+} doconv_fold_desc;
+
+/**
+ * Composes the kernel of a DO-Conv layer: weight[o][i][m] = sum over s < D_mul of D[channel(o, i)][m][s] * W[o][i][s].
+ * w: Cout x Cin/groups x D_mul; d: Cin x (KH*KW) x D_mul, or NULL where KH*KW = D_mul = 1 (the layer has no D then: weight is w);
+ * weight: Cout x Cin/groups x KH x KW, as doconv_weights_create() takes it; all contiguous, weight overlaps neither of the others.
+ * Runs on the context's threads; the result does not depend on them. Errors: INVALID_ARGUMENT, INVALID_PROBLEM, OVERFLOW, OUT_OF_MEMORY, MISMATCH (size).
+ */
+DOCONV_API doconv_status doconv_fold(doconv_context *context, const doconv_fold_desc *desc, const float *w, const float *d, float *weight);
+
 #ifdef __cplusplus
 }
 #endif
