@@ -80,14 +80,17 @@
             const float *r0 = src + segment->src_offset, *r7 = (P) > 7 ? r0 + 7 * args->src_pixel : r0;                                              \
             ptrdiff_t j = segment->length;                                                                                                           \
             DIRECT_FETCH_INPUTS(P)                                                                                                                   \
-            for (; j % 4 != 0; j--) {                                                                                                                \
-                DIRECT_STEP(P, NV, 0)                                                                                                                \
+            if (__builtin_expect(j % 4 != 0, 0)) {                                                                                                   \
+                do {                                                                                                                                 \
+                    DIRECT_STEP(P, NV, 0)                                                                                                            \
+                } while (--j % 4 != 0);                                                                                                              \
             }                                                                                                                                        \
-            for (; j > 0; j -= 4) {                                                                                                                  \
+            while (j != 0) {                                                                                                                         \
                 DIRECT_STEP(P, NV, 0)                                                                                                                \
                 DIRECT_STEP(P, NV, 1)                                                                                                                \
                 DIRECT_STEP(P, NV, 2)                                                                                                                \
                 DIRECT_STEP(P, NV, 3)                                                                                                                \
+                j -= 4;                                                                                                                              \
             }                                                                                                                                        \
             (void)r7, (void)s3, (void)s5;                                                                                                            \
         }                                                                                                                                            \

@@ -35,12 +35,14 @@
             const float *r0 = src + segment->src_offset, *r7 = (P) > 7 ? r0 + 7 * args->src_pixel : r0;                                              \
             ptrdiff_t j = segment->length;                                                                                                           \
             DIRECT_FETCH_INPUTS(P)                                                                                                                   \
-            for (; j % 4 != 0; j--) {                                                                                                                \
-                DIRECT_STEP(P, NV, 0)                                                                                                                \
+            if (__builtin_expect(j % 4 != 0, 0)) {                                                                                                   \
+                do {                                                                                                                                 \
+                    DIRECT_STEP(P, NV, 0)                                                                                                            \
+                } while (--j % 4 != 0);                                                                                                              \
             }                                                                                                                                        \
-            for (; j > 0; j -= 4) {                                                                                                                  \
+            while (j != 0) {                                                                                                                         \
                 PIXELS_##P(LANE_LOAD, 0) LANE_STEP(P, NV, 0) LANE_STEP(P, NV, 1) LANE_STEP(P, NV, 2) LANE_STEP(P, NV, 3) r0 += 4;                    \
-                r7 += 4;                                                                                                                             \
+                r7 += 4, j -= 4;                                                                                                                     \
             }                                                                                                                                        \
             (void)r7, (void)s3, (void)s5;                                                                                                            \
         }                                                                                                                                            \
