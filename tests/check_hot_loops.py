@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Compilers spill: looks at the machine code of every direct tile of the libraries of kernels.
+"""Compilers spill: looks at the machine code of every direct and planes tile of the libraries of kernels.
 
 check_hot_loops.py OBJDUMP LIBRARY ...
 
-Each function direct_tile_P_V must have a loop with exactly 4 * P * V FMAs (P pixels, V vectors, four steps) in which no vector
+Each function direct_tile_P_V (and planes_tile_P_V, where P counts output channels) must have a loop with exactly 4 * P * V FMAs (P pixels, V vectors, four steps) in which no vector
 touches the stack. Exits 1 if one has not, or if there is no such function at all.
 """
 import re
@@ -29,7 +29,7 @@ def functions(objdump, libraries):
         if match or not line.strip():
             if name and code:
                 yield unit, name, code
-            name, code = (match.group(1) if match and match.group(1).startswith("direct_tile_") else None), []
+            name, code = (match.group(1) if match and match.group(1).startswith(("direct_tile_", "planes_tile_")) else None), []
         elif name:
             match = re.match(r"^\s*([0-9a-f]+):\s+(.*)$", line)
             if match:
@@ -51,7 +51,7 @@ def main():
         return 2
     checked = failed = 0
     for unit, name, code in functions(sys.argv[1], sys.argv[2:]):
-        pixels, vectors = map(int, re.match(r"direct_tile_(\d+)_(\d+)", name).groups())
+        pixels, vectors = map(int, re.match(r"\w+_tile_(\d+)_(\d+)", name).groups())
         expected = 4 * pixels * vectors
         found = [body for body in loops(code) if sum(bool(FMA.search(t)) for t in body) == expected]
         clean = [body for body in found if not any(SPILL.search(t) for t in body)]
