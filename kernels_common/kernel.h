@@ -17,7 +17,7 @@
 /* The channel block of strips and of packed weights. */
 #define DC_CHANNEL_BLOCK 16
 
-enum dc_op { DC_OP_REFERENCE, DC_OP_DIRECT, DC_OP_DEPTHWISE, DC_OP_GROUPED };
+enum dc_op { DC_OP_REFERENCE, DC_OP_DIRECT, DC_OP_DEPTHWISE, DC_OP_GROUPED, DC_OP_PLANES };
 
 /* Columns that a tile of a grouped kernel may have outside of the image on a side, where it takes taps side by side. */
 #define DC_GROUPED_EDGE 3
@@ -118,6 +118,39 @@ struct dc_grouped_args {
     float lo, hi;
 };
 
+/*
+ * DC_OP_PLANES: pixels against one block of output channels of a 1x1 convolution between planes; vectors are of pixels:
+ *   acc[output][pixel] = bias[output] + sum over c of weights[c * tile_channels + output] * src[c * src_channel + pixel], c in order.
+ */
+struct dc_planes_args {
+    const float *src;      /* readable to the end of the last vector */
+    ptrdiff_t src_channel; /* >= tile_pixels, unless there is one tile or none */
+    ptrdiff_t src_tile;    /* floats from a tile's pixels to the next one's: tile_pixels where the tensor is read in place */
+    const float *weights;
+    const float *bias;         /* tile_channels floats */
+    ptrdiff_t channels;        /* of the reduction, >= 1 */
+    ptrdiff_t outputs, pixels; /* >= 1; outputs <= tile_channels */
+    float *dst;
+    const float *residual; /* strides as dst; NULL: none; may equal dst */
+    ptrdiff_t dst_channel; /* pixels are contiguous */
+    float lo, hi;          /* as in dc_run_args */
+    int fetch_next;        /* prefetch the next tile's pixels while a tile is computed */
+};
+
+/*
+ * DC_OP_PLANES: copies pixels into a panel, tile by tile: pixel i of channel c goes to panel[i / tile_pixels * panel_tile + c * tile_pixels + i % tile_pixels].
+ * Pixel i is number first + i of an image of rows of `columns`, and lies at src[c * src_channel + y * src_row + x * step]. The rest of the last vector
+ * is zeroed.
+ */
+struct dc_gather_args {
+    float *panel;
+    ptrdiff_t panel_tile;
+    float *line; /* scratch: pixels and a vector */
+    const float *src;
+    ptrdiff_t src_channel, src_row, step, columns;
+    ptrdiff_t channels, first, pixels;
+};
+
 /* The whole problem, for DC_OP_REFERENCE: strides of logical axes; blocked layouts through block_channels as above. */
 struct dc_tensor_map {
     ptrdiff_t image, block_channels, block, channel, row, pixel;
@@ -137,15 +170,17 @@ struct dc_kernel {
     unsigned revision; /* +1 when packing, rounding or meaning of parameters changes */
     enum dc_op op;
     enum dc_isa isa;
-    int tile_pixels;           /* pixels of the full tile */
-    int tile_channels;         /* output channels of the tile = row length of packed weights */
+    int tile_pixels;           /* pixels of the full tile; DC_OP_PLANES: a multiple of vector */
+    int tile_channels;         /* output channels of the tile = row length of packed weights; a multiple of vector but for DC_OP_PLANES */
     int vector;                /* floats of a vector */
     float error_amplification; /* of the a-priori bound of a dot product; 1: direct */
     void (*run)(const struct dc_run_args *args);
     void (*load)(const struct dc_load_args *args);
     void (*store)(const struct dc_store_args *args);
     void (*grouped)(const struct dc_grouped_args *args);     /* DC_OP_DEPTHWISE and DC_OP_GROUPED only, then run is NULL */
-    void (*reference)(const struct dc_reference_args *args); /* DC_OP_REFERENCE only, then the four above are NULL */
+    void (*planes)(const struct dc_planes_args *args);       /* DC_OP_PLANES only, and so */
+    void (*gather)(const struct dc_gather_args *args);       /* this one; then run, load and store are NULL */
+    void (*reference)(const struct dc_reference_args *args); /* DC_OP_REFERENCE only, then all above are NULL */
 };
 
 #endif

@@ -104,6 +104,13 @@ static inline vec v_keep_first(vec v, int n)
 {
     return _mm256_and_ps(v, _mm256_castsi256_ps(v_first_mask(n)));
 }
+/* p[0], p[2], ...: n of them, 1 <= n <= V_LENGTH, lanes past them are zero; nothing past p[2 * n - 2] is touched. */
+static inline vec v_load_even(const float *p, int n)
+{
+    const int inputs = 2 * n - 1;
+    const vec low = v_load_first(p, inputs), high = inputs > V_LENGTH ? v_load_first(p + V_LENGTH, inputs - V_LENGTH) : v_zero();
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(low, high, 0x88)), 0xd8));
+}
 
 #include "transpose_avx.h"
 

@@ -100,6 +100,13 @@ static inline vec v_keep_first(vec v, int n)
 {
     return _mm512_maskz_mov_ps((__mmask16)((1u << n) - 1), v);
 }
+/* p[0], p[2], ...: n of them, 1 <= n <= V_LENGTH, lanes past them are zero; nothing past p[2 * n - 2] is touched. */
+static inline vec v_load_even(const float *p, int n)
+{
+    const uint32_t mask = (uint32_t)((UINT64_C(1) << (2 * n - 1)) - 1);
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_permutex2var_ps(_mm512_maskz_loadu_ps((__mmask16)mask, p), even, _mm512_maskz_loadu_ps((__mmask16)(mask >> 16), p + V_LENGTH));
+}
 
 #include "transpose_avx.h"
 

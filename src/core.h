@@ -111,6 +111,7 @@ struct dc_candidate {
     enum dc_source source;
     int rows;    /* output rows of a task */
     int k_block; /* input channels of a pass over the reduction; 0: all */
+    int pixels;  /* planes: output pixels of a unit */
     double estimated_seconds;
     size_t workspace_size, packed_size;
     const char *refused; /* NULL: accepted; else the reason, a constant string */
@@ -136,7 +137,7 @@ struct dc_solver {
     void (*execute)(const doconv_plan *plan, const float *packed, const float *src, const float *residual, float *dst, char *workspace);
 };
 
-extern const struct dc_solver dc_solver_direct, dc_solver_depthwise, dc_solver_grouped, dc_solver_reference;
+extern const struct dc_solver dc_solver_direct, dc_solver_depthwise, dc_solver_grouped, dc_solver_planes, dc_solver_reference;
 extern const struct dc_solver *const dc_solvers[]; /* NULL at the end */
 const struct dc_solver *dc_solver_of(const struct dc_kernel *kernel);
 

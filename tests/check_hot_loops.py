@@ -4,9 +4,9 @@
 
 check_hot_loops.py OBJDUMP LIBRARY ...
 
-Each function direct_tile_P_V must have a loop with exactly 4 * P * V FMAs (P pixels, V vectors, four steps) in which no vector
-touches the stack; each grouped_slide_S_P (stride S, P pixels) likewise one with exactly 3 * P (three taps of a kernel's row).
-Exits 1 if one has not, or if there is no such function at all.
+Each function direct_tile_P_V (P pixels, V vectors) or planes_tile_P_V (P output channels) must have a loop with exactly 4 * P * V
+FMAs (four steps) in which no vector touches the stack; each grouped_slide_S_P (stride S, P pixels) likewise one with exactly 3 * P
+(three taps of a kernel's row). Exits 1 if one has not, or if there is no such function at all.
 """
 import re
 import subprocess
@@ -20,7 +20,7 @@ JUMP = re.compile(r"^(?:j\w+|b(?:\.\w+)?|cbn?z|tbn?z)\b.*?([0-9a-f]+) <")
 
 def expected_fmas(name):
     """The FMAs of a tile function's loop; 0: not a tile function."""
-    match = re.match(r"direct_tile_(\d+)_(\d+)$", name)
+    match = re.match(r"(?:direct|planes)_tile_(\d+)_(\d+)$", name)
     if match:
         return 4 * int(match.group(1)) * int(match.group(2))
     match = re.match(r"grouped_slide_\d+_(\d+)$", name)

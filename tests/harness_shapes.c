@@ -91,6 +91,17 @@ static struct form random_form(struct rng *rng)
     return f;
 }
 
+/* 1x1 without padding; strides in half of them. */
+static struct form pointwise_form(struct rng *rng)
+{
+    struct form f = {.kh = 1, .kw = 1, .sh = 1, .sw = 1, .dh = 1, .dw = 1};
+    if (rng_range(rng, 0, 1)) {
+        f.sh = rng_range(rng, 1, 3);
+        f.sw = rng_range(rng, 1, 3);
+    }
+    return f;
+}
+
 /* The input size that gives about `out` outputs; *after grows where the image would have to be smaller than one pixel. */
 static int64_t input_size(int64_t out, int64_t kernel, int64_t stride, int64_t dilation, int64_t before, int64_t *after, int64_t rest)
 {
@@ -177,7 +188,9 @@ void harness_sample(const struct dc_kernel *kernel, struct rng *rng, int index, 
     do {
         doconv_conv_desc_init(&d);
         const int form = index % (FORMS + 2);
-        const struct form f = form < FORMS ? forms[form] : random_form(rng);
+        /* A kernel for planes refuses nearly all that the others take: most of its shapes are its own. */
+        const bool planes = kernel->op == DC_OP_PLANES && index % 8 != 0;
+        const struct form f = planes ? pointwise_form(rng) : form < FORMS ? forms[form] : random_form(rng);
         d.kh = f.kh;
         d.kw = f.kw;
         d.stride_h = f.sh;
@@ -203,8 +216,8 @@ void harness_sample(const struct dc_kernel *kernel, struct rng *rng, int index, 
         sample_post(rng, &d);
         /* 16 pairs of layouts against forms in turn: FORMS + 2 and 16 have few common factors, and the second term breaks those. */
         const int layouts = (index + index / (FORMS + 2)) % 16;
-        d.src_layout = (doconv_layout)(layouts % 4);
-        d.dst_layout = (doconv_layout)(layouts / 4);
+        d.src_layout = planes ? DOCONV_NCHW : (doconv_layout)(layouts % 4);
+        d.dst_layout = planes ? DOCONV_NCHW : (doconv_layout)(layouts / 4);
         most *= 1.05; /* large kernels with large tiles may need a little more */
     } while (multiplications(&d) > most);
     *desc = d;

@@ -68,6 +68,7 @@ static const char *const capped_problems[] = {
     "mb2_ic3ih23oc40kh7sh2ph3:dst=nhwc,bias",
     "g24mb1_ic24ih9oc24kh3ph1:src=nhwc,dst=nhwc,residual",
     "g4mb1_ic12ih8oc20kh3ph1:src=nChw8c,dst=nChw8c",
+    "mb2_ic40ih9oc50kh1:bias,residual,relu",
     "mb1_ic17ih7oc19kh1",
 };
 
@@ -128,14 +129,17 @@ static void test_registry(void **state)
         assert_true(strspn(info.name, "abcdefghijklmnopqrstuvwxyz0123456789_@") == length); /* cache files hold names as single words */
         assert_true(info.revision >= 1);
         assert_true(info.tile_pixels >= 1 && info.tile_channels >= 1);
-        assert_true(kernel->vector >= 1 && kernel->tile_channels % kernel->vector == 0);
-        assert_true(kernel->tile_channels / kernel->vector <= DC_MAX_TILE_VECTORS);
+        const bool planes = kernel->op == DC_OP_PLANES; /* vectors of pixels; else of channels */
+        assert_true(kernel->vector >= 1 && (planes ? kernel->tile_pixels : kernel->tile_channels) % kernel->vector == 0);
+        assert_true(planes || kernel->tile_channels / kernel->vector <= DC_MAX_TILE_VECTORS);
         assert_true(kernel->tile_channels * kernel->tile_pixels <= DC_MAX_TILE_FLOATS);
         assert_true(kernel->error_amplification >= 1.0f);
         if (kernel->op == DC_OP_REFERENCE) {
             assert_non_null(kernel->reference);
         } else if (kernel->op == DC_OP_DEPTHWISE || kernel->op == DC_OP_GROUPED) {
             assert_true(kernel->grouped != NULL && kernel->load != NULL && kernel->store != NULL);
+        } else if (planes) {
+            assert_true(kernel->planes != NULL && kernel->gather != NULL);
         } else {
             assert_true(kernel->run != NULL && kernel->load != NULL && kernel->store != NULL);
         }
