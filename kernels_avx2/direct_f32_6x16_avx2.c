@@ -11,14 +11,14 @@
 DIRECT_TILES_6(1)
 DIRECT_TILES_6(2)
 
-static tile_fn *const tiles[TILE_VECTORS][TILE_PIXELS] = {
+static tile_row_fn *const tiles[TILE_VECTORS][TILE_PIXELS] = {
     {DIRECT_NAMES_6(1)},
     {DIRECT_NAMES_6(2)},
 };
 
 static void run(const struct dc_run_args *args)
 {
-    run_tiles(args, tiles);
+    run_direct_tiles(args, tiles);
 }
 
 const struct dc_kernel dck_direct_f32_6x16_avx2 = {

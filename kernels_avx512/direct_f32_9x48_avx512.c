@@ -12,7 +12,7 @@ DIRECT_TILES_9(1)
 DIRECT_TILES_9(2)
 DIRECT_TILES_9(3)
 
-static tile_fn *const tiles[TILE_VECTORS][TILE_PIXELS] = {
+static tile_row_fn *const tiles[TILE_VECTORS][TILE_PIXELS] = {
     {DIRECT_NAMES_9(1)},
     {DIRECT_NAMES_9(2)},
     {DIRECT_NAMES_9(3)},
@@ -20,7 +20,7 @@ static tile_fn *const tiles[TILE_VECTORS][TILE_PIXELS] = {
 
 static void run(const struct dc_run_args *args)
 {
-    run_tiles(args, tiles);
+    run_direct_tiles(args, tiles);
 }
 
 const struct dc_kernel dck_direct_f32_9x48_avx512 = {

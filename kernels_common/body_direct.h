@@ -36,14 +36,18 @@
         L(DIRECT_FMA, p)                                                                                                                             \
     }
 
+/* One prefetch of weights every other step: what a tile has time for. */
+#define STEPS_PER_FETCH 2
+
 /*
  * Prefetches. The inputs of the segment or tile that follows go to L1, all at once where the plan says that they may be far; the weights of the run that
  * follows to L2, a cache line every other step. Addresses are integers: they may lie outside the tensor.
  */
 #define DIRECT_FETCH_START(P)                                                                                                                        \
     const uintptr_t after = first + (P) < args->pixels ? (uintptr_t)src + (uintptr_t)((P)*s) : args->src_next;                                       \
-    const uintptr_t soon_step = args->soon_floats != 0 ? 64 : 0;                                                                                     \
-    uintptr_t soon = (uintptr_t)(args->soon_floats != 0 ? args->soon : args->weights);
+    if (soon >= soon_end) {                                                                                                                          \
+        soon = (uintptr_t)args->weights, soon_step = 0;                                                                                              \
+    }
 #define DIRECT_FETCH_PIXEL(L, p)                                                                                                                     \
     __builtin_prefetch((const void *)next, 0, 3);                                                                                                    \
     next += (uintptr_t)s;
@@ -67,35 +71,78 @@
         DIRECT_FETCH_WEIGHTS(i)                                                                                                                      \
     }
 
+/*
+ * Tiles of P pixels x NV vectors: `count` of them from pixel `first` of the line on. Tiles follow each other without a call between: the sums of one are
+ * being stored while the next multiplies, and a core that has more to do between them runs out of FMAs.
+ */
+typedef void tile_row_fn(const struct dc_run_args *args, ptrdiff_t first, ptrdiff_t count);
 #define DIRECT_TILE(P, NV)                                                                                                                           \
-    static void direct_tile_##P##_##NV(const struct dc_run_args *args, ptrdiff_t first)                                                              \
+    static void direct_tile_##P##_##NV(const struct dc_run_args *args, ptrdiff_t first, ptrdiff_t count)                                             \
     {                                                                                                                                                \
         const ptrdiff_t s = args->src_pixel * (ptrdiff_t)sizeof(float), s3 = 3 * s, s5 = 5 * s;                                                      \
-        const float *const src = args->src + first * args->src_pixel;                                                                                \
-        DIRECT_FETCH_START(P)                                                                                                                        \
-        TILE_START(P, NV)                                                                                                                            \
-        const struct dc_segment *segment = args->segments;                                                                                           \
-        for (ptrdiff_t left = args->segment_count; left > 0; left--, segment++) {                                                                    \
-            const float *w = args->weights + segment->weight_offset;                                                                                 \
-            const float *r0 = src + segment->src_offset, *r7 = (P) > 7 ? r0 + 7 * args->src_pixel : r0;                                              \
-            ptrdiff_t j = segment->length;                                                                                                           \
-            DIRECT_FETCH_INPUTS(P)                                                                                                                   \
-            if (__builtin_expect(j % 4 != 0, 0)) {                                                                                                   \
-                do {                                                                                                                                 \
+        uintptr_t soon = (uintptr_t)args->soon, soon_step = 64;                                                                                      \
+        const uintptr_t soon_end = soon + (uintptr_t)args->soon_floats * sizeof(float);                                                              \
+        for (; count > 0; count--, first += (P)) {                                                                                                   \
+            const float *const src = args->src + first * args->src_pixel;                                                                            \
+            DIRECT_FETCH_START(P)                                                                                                                    \
+            TILE_START(P, NV)                                                                                                                        \
+            const struct dc_segment *segment = args->segments;                                                                                       \
+            for (ptrdiff_t left = args->segment_count; left > 0; left--, segment++) {                                                                \
+                const float *w = args->weights + segment->weight_offset;                                                                             \
+                const float *r0 = src + segment->src_offset, *r7 = (P) > 7 ? r0 + 7 * args->src_pixel : r0;                                          \
+                ptrdiff_t j = segment->length;                                                                                                       \
+                DIRECT_FETCH_INPUTS(P)                                                                                                               \
+                if (__builtin_expect(j % 4 != 0, 0)) {                                                                                               \
+                    do {                                                                                                                             \
+                        DIRECT_STEP(P, NV, 0)                                                                                                        \
+                    } while (--j % 4 != 0);                                                                                                          \
+                }                                                                                                                                    \
+                while (j != 0) {                                                                                                                     \
                     DIRECT_STEP(P, NV, 0)                                                                                                            \
-                } while (--j % 4 != 0);                                                                                                              \
+                    DIRECT_STEP(P, NV, 1)                                                                                                            \
+                    DIRECT_STEP(P, NV, 2)                                                                                                            \
+                    DIRECT_STEP(P, NV, 3)                                                                                                            \
+                    j -= 4;                                                                                                                          \
+                }                                                                                                                                    \
+                (void)r7, (void)s3, (void)s5;                                                                                                        \
             }                                                                                                                                        \
-            while (j != 0) {                                                                                                                         \
-                DIRECT_STEP(P, NV, 0)                                                                                                                \
-                DIRECT_STEP(P, NV, 1)                                                                                                                \
-                DIRECT_STEP(P, NV, 2)                                                                                                                \
-                DIRECT_STEP(P, NV, 3)                                                                                                                \
-                j -= 4;                                                                                                                              \
-            }                                                                                                                                        \
-            (void)r7, (void)s3, (void)s5;                                                                                                            \
+            TILE_FINISH(P, NV)                                                                                                                       \
         }                                                                                                                                            \
-        TILE_FINISH(P, NV)                                                                                                                           \
     }
+
+/* Cuts lines into tiles of nearly equal size: 33 pixels are 11 + 11 + 11 rather than 14 + 14 + 5, whose last would wait for its FMAs. */
+static inline void run_direct_tiles(const struct dc_run_args *args, tile_row_fn *const table[TILE_VECTORS][TILE_PIXELS])
+{
+    struct dc_run_args line = *args;
+    const ptrdiff_t lanes = args->partial_out != 0 ? args->channels : args->stored;
+    tile_row_fn *const *row = table[(lanes + V_LENGTH - 1) / V_LENGTH - 1];
+    const ptrdiff_t tiles = (args->pixels + TILE_PIXELS - 1) / TILE_PIXELS;
+    const ptrdiff_t size = args->pixels / tiles, larger = args->pixels % tiles;
+    /* Each tile fetches a part of the weights that follow, until there are no more. */
+    ptrdiff_t part = 0;
+    for (ptrdiff_t i = 0; i < args->segment_count && args->soon_floats != 0; i++) {
+        part += args->segments[i].length / STEPS_PER_FETCH * 16;
+    }
+    for (ptrdiff_t left = args->lines;; left--) {
+        line.src_next = (uintptr_t)line.src + (left > 1 ? (uintptr_t)args->src_line * sizeof(float) : 0);
+        if (larger != 0) {
+            row[size](&line, 0, larger);
+            const ptrdiff_t done = part * larger < line.soon_floats ? part * larger : line.soon_floats;
+            line.soon += done, line.soon_floats -= done;
+        }
+        row[size - 1](&line, larger * (size + 1), tiles - larger);
+        if (left == 1) {
+            break; /* no pointer is formed past the last line */
+        }
+        const ptrdiff_t done = part * (tiles - larger) < line.soon_floats ? part * (tiles - larger) : line.soon_floats;
+        line.soon += done, line.soon_floats -= done;
+        line.src += line.src_line;
+        line.dst += line.dst != 0 ? line.dst_line : 0;
+        line.residual += line.residual != 0 ? line.dst_line : 0;
+        line.partial_in += line.partial_in != 0 ? line.pixels * TILE_CHANNELS : 0;
+        line.partial_out += line.partial_out != 0 ? line.pixels * TILE_CHANNELS : 0;
+    }
+}
 
 /* All tile functions of 1..n pixels, and the row of the table that holds them. */
 #define DIRECT_TILES_1(NV) DIRECT_TILE(1, NV)

@@ -54,9 +54,6 @@ static __attribute__((noinline)) void finish_tail(const struct dc_run_args *args
 
 typedef void tile_fn(const struct dc_run_args *args, ptrdiff_t first);
 
-/* One prefetch of weights every other step: what a tile has time for. */
-#define STEPS_PER_FETCH 2
-
 /* Cuts lines into tiles of nearly equal size: 33 pixels are 11 + 11 + 11 rather than 14 + 14 + 5, whose last would wait for its FMAs. */
 static inline void run_tiles(const struct dc_run_args *args, tile_fn *const table[TILE_VECTORS][TILE_PIXELS])
 {
@@ -65,24 +62,12 @@ static inline void run_tiles(const struct dc_run_args *args, tile_fn *const tabl
     tile_fn *const *row = table[(lanes + V_LENGTH - 1) / V_LENGTH - 1];
     const ptrdiff_t tiles = (args->pixels + TILE_PIXELS - 1) / TILE_PIXELS;
     const ptrdiff_t size = args->pixels / tiles, larger = args->pixels % tiles;
-    /* Each tile fetches a part of the weights that follow, until there are no more. */
-    ptrdiff_t part = 0;
-    for (ptrdiff_t i = 0; i < args->segment_count && args->soon_floats != 0; i++) {
-        part += args->segments[i].length / STEPS_PER_FETCH * 16;
-    }
     for (ptrdiff_t left = args->lines;; left--) {
         ptrdiff_t first = 0;
-        line.src_next = (uintptr_t)line.src + (left > 1 ? (uintptr_t)args->src_line * sizeof(float) : 0);
         for (ptrdiff_t i = 0; i < tiles; i++) {
             const ptrdiff_t pixels = size + (i < larger);
             row[pixels - 1](&line, first);
             first += pixels;
-            if (line.soon_floats > part) {
-                line.soon += part;
-                line.soon_floats -= part;
-            } else {
-                line.soon_floats = 0;
-            }
         }
         if (left == 1) {
             break; /* no pointer is formed past the last line */

@@ -23,30 +23,34 @@
         DIRECT_FETCH_WEIGHTS(N)                                                                                                                      \
     }
 #define LANE_TILE(P, NV)                                                                                                                             \
-    static void direct_tile_##P##_##NV(const struct dc_run_args *args, ptrdiff_t first)                                                              \
+    static void direct_tile_##P##_##NV(const struct dc_run_args *args, ptrdiff_t first, ptrdiff_t count)                                             \
     {                                                                                                                                                \
         const ptrdiff_t s = args->src_pixel * (ptrdiff_t)sizeof(float), s3 = 3 * s, s5 = 5 * s;                                                      \
-        const float *const src = args->src + first * args->src_pixel;                                                                                \
-        TILE_START(P, NV)                                                                                                                            \
-        const struct dc_segment *segment = args->segments;                                                                                           \
-        DIRECT_FETCH_START(P)                                                                                                                        \
-        for (ptrdiff_t left = args->segment_count; left > 0; left--, segment++) {                                                                    \
-            const float *w = args->weights + segment->weight_offset;                                                                                 \
-            const float *r0 = src + segment->src_offset, *r7 = (P) > 7 ? r0 + 7 * args->src_pixel : r0;                                              \
-            ptrdiff_t j = segment->length;                                                                                                           \
-            DIRECT_FETCH_INPUTS(P)                                                                                                                   \
-            if (__builtin_expect(j % 4 != 0, 0)) {                                                                                                   \
-                do {                                                                                                                                 \
-                    DIRECT_STEP(P, NV, 0)                                                                                                            \
-                } while (--j % 4 != 0);                                                                                                              \
+        uintptr_t soon = (uintptr_t)args->soon, soon_step = 64;                                                                                      \
+        const uintptr_t soon_end = soon + (uintptr_t)args->soon_floats * sizeof(float);                                                              \
+        for (; count > 0; count--, first += (P)) {                                                                                                   \
+            const float *const src = args->src + first * args->src_pixel;                                                                            \
+            DIRECT_FETCH_START(P)                                                                                                                    \
+            TILE_START(P, NV)                                                                                                                        \
+            const struct dc_segment *segment = args->segments;                                                                                       \
+            for (ptrdiff_t left = args->segment_count; left > 0; left--, segment++) {                                                                \
+                const float *w = args->weights + segment->weight_offset;                                                                             \
+                const float *r0 = src + segment->src_offset, *r7 = (P) > 7 ? r0 + 7 * args->src_pixel : r0;                                          \
+                ptrdiff_t j = segment->length;                                                                                                       \
+                DIRECT_FETCH_INPUTS(P)                                                                                                               \
+                if (__builtin_expect(j % 4 != 0, 0)) {                                                                                               \
+                    do {                                                                                                                             \
+                        DIRECT_STEP(P, NV, 0)                                                                                                        \
+                    } while (--j % 4 != 0);                                                                                                          \
+                }                                                                                                                                    \
+                while (j != 0) {                                                                                                                     \
+                    PIXELS_##P(LANE_LOAD, 0) LANE_STEP(P, NV, 0) LANE_STEP(P, NV, 1) LANE_STEP(P, NV, 2) LANE_STEP(P, NV, 3) r0 += 4;                \
+                    r7 += 4, j -= 4;                                                                                                                 \
+                }                                                                                                                                    \
+                (void)r7, (void)s3, (void)s5;                                                                                                        \
             }                                                                                                                                        \
-            while (j != 0) {                                                                                                                         \
-                PIXELS_##P(LANE_LOAD, 0) LANE_STEP(P, NV, 0) LANE_STEP(P, NV, 1) LANE_STEP(P, NV, 2) LANE_STEP(P, NV, 3) r0 += 4;                    \
-                r7 += 4, j -= 4;                                                                                                                     \
-            }                                                                                                                                        \
-            (void)r7, (void)s3, (void)s5;                                                                                                            \
+            TILE_FINISH(P, NV)                                                                                                                       \
         }                                                                                                                                            \
-        TILE_FINISH(P, NV)                                                                                                                           \
     }
 
 LANE_TILE(1, 1)
@@ -66,14 +70,14 @@ LANE_TILE(6, 2)
 LANE_TILE(7, 2)
 LANE_TILE(8, 2)
 
-static tile_fn *const tiles[TILE_VECTORS][TILE_PIXELS] = {
+static tile_row_fn *const tiles[TILE_VECTORS][TILE_PIXELS] = {
     {DIRECT_NAMES_8(1)},
     {DIRECT_NAMES_8(2)},
 };
 
 static void run(const struct dc_run_args *args)
 {
-    run_tiles(args, tiles);
+    run_direct_tiles(args, tiles);
 }
 
 const struct dc_kernel dck_direct_f32_8x8_neon = {
