@@ -3,6 +3,8 @@
 #ifndef DOCONV_BODY_LOAD_H
 #define DOCONV_BODY_LOAD_H
 
+#include <stdbool.h>
+
 #include "kernel.h"
 
 static inline ptrdiff_t least(ptrdiff_t a, ptrdiff_t b)
@@ -34,6 +36,26 @@ static inline void copy_vectors(float *strip, ptrdiff_t pixel, const float *src,
     }
 }
 
+/* A square of channels and the first n pixels. */
+static inline void copy_square(float *strip, ptrdiff_t pixel, const float *src, ptrdiff_t plane, ptrdiff_t n)
+{
+    side r[V_TRANSPOSE];
+    if (n >= V_TRANSPOSE) {
+        transpose_load(src, plane, r);
+#define PUT(i) side_store(strip + (i)*pixel, r[i]);
+        SIDES(PUT)
+#undef PUT
+    } else {
+        transpose_load_first(src, plane, (int)n, r);
+#define PUT(i)                                                                                                                                       \
+    if ((i) < n) {                                                                                                                                   \
+        side_store(strip + (i)*pixel, r[i]);                                                                                                         \
+    }
+        SIDES(PUT)
+#undef PUT
+    }
+}
+
 /* Channels planes apart, pixels contiguous. channels <= DC_CHANNEL_BLOCK. */
 static inline void copy_planes(float *strip, ptrdiff_t pixel, const float *src, ptrdiff_t plane, ptrdiff_t channels, ptrdiff_t count)
 {
@@ -41,18 +63,36 @@ static inline void copy_planes(float *strip, ptrdiff_t pixel, const float *src, 
     for (; c + V_TRANSPOSE <= channels; c += V_TRANSPOSE) {
         ptrdiff_t x = 0;
         for (; x + V_TRANSPOSE <= count; x += V_TRANSPOSE) {
-            v_transpose(src + c * plane + x, plane, strip + x * pixel + c, pixel);
+            copy_square(strip + x * pixel + c, pixel, src + c * plane + x, plane, V_TRANSPOSE);
         }
-        for (; x < count; x++) {
-            for (int i = 0; i < V_TRANSPOSE; i++) {
-                strip[x * pixel + c + i] = src[(c + i) * plane + x];
-            }
+        if (x < count && count >= V_TRANSPOSE) {
+            x = count - V_TRANSPOSE; /* some pixels twice */
+            copy_square(strip + x * pixel + c, pixel, src + c * plane + x, plane, V_TRANSPOSE);
+        } else if (x < count) {
+            copy_square(strip + x * pixel + c, pixel, src + c * plane + x, plane, count - x);
         }
     }
+    const ptrdiff_t done = c == 0 ? interleave_few(strip, pixel, src, plane, channels, count) : 0;
     for (; c < channels; c++) {
-        for (ptrdiff_t x = 0; x < count; x++) {
+        for (ptrdiff_t x = done; x < count; x++) {
             strip[x * pixel + c] = src[c * plane + x];
         }
+    }
+}
+
+/* Every second pixel of up to DC_CHANNEL_BLOCK planes: put together in a buffer, then as above. */
+static inline void copy_even(float *strip, ptrdiff_t pixel, const float *src, ptrdiff_t plane, ptrdiff_t channels, ptrdiff_t count)
+{
+    enum { PART = 64 };
+    float even[DC_CHANNEL_BLOCK * PART];
+    for (ptrdiff_t first = 0; first < count; first += PART) {
+        const ptrdiff_t pixels = least(PART, count - first);
+        for (ptrdiff_t c = 0; c < channels; c++) {
+            for (ptrdiff_t x = 0; x < pixels; x += V_LENGTH) {
+                v_store(even + c * PART + x, v_load_even(src + c * plane + 2 * (first + x), (int)least(V_LENGTH, pixels - x)));
+            }
+        }
+        copy_planes(strip + first * pixel, pixel, even, PART, channels, pixels);
     }
 }
 
@@ -64,6 +104,8 @@ static inline void copy_row(const struct dc_load_args *a, float *strip, const fl
         copy_vectors(strip, a->strip_pixel, from, step, channels, count);
     } else if (a->src_channel != 1 && step == 1) {
         copy_planes(strip, a->strip_pixel, from, a->src_channel, channels, count);
+    } else if (a->src_channel != 1 && step == 2) {
+        copy_even(strip, a->strip_pixel, from, a->src_channel, channels, count);
     } else {
         for (ptrdiff_t c = 0; c < channels; c++) {
             const ptrdiff_t b = (place + c) / a->src_block_channels, i = (place + c) % a->src_block_channels - place;
@@ -79,18 +121,23 @@ static void load_strip(const struct dc_load_args *a)
 {
     /* Columns [left, right) of the strip lie inside the image. */
     const ptrdiff_t left = a->x0 >= 0 ? 0 : least(a->columns, (-a->x0 + a->step_x - 1) / a->step_x);
-    const ptrdiff_t inside = a->w - a->x0 <= 0 ? 0 : (a->w - a->x0 + a->step_x - 1) / a->step_x;
-    const ptrdiff_t right = inside < left ? left : least(a->columns, inside);
+    ptrdiff_t inside = a->w - a->x0 <= 0 ? 0 : (a->w - a->x0 + a->step_x - 1) / a->step_x;
     const ptrdiff_t lanes_most = least(a->strip_pixel, DC_CHANNEL_BLOCK);
+    /* Whole rows that follow each other on both sides are one long row: few ends. */
+    const bool whole = a->x0 == 0 && a->step_x == 1 && a->step_y == 1 && a->columns == a->w && a->src_row == a->w * a->src_pixel &&
+                       a->strip_row == a->columns * a->strip_pixel && a->y0 >= 0 && a->y0 + a->rows <= a->h;
+    const ptrdiff_t rows = whole ? 1 : a->rows, columns = whole ? a->rows * a->columns : a->columns;
+    inside = whole ? columns : inside;
+    const ptrdiff_t right = inside < left ? left : least(columns, inside);
     for (ptrdiff_t c = 0; c < a->channels; c += DC_CHANNEL_BLOCK) {
         const ptrdiff_t channels = least(a->channels - c, DC_CHANNEL_BLOCK);
         const ptrdiff_t block = (a->src_first_channel + c) / a->src_block_channels, place = (a->src_first_channel + c) % a->src_block_channels;
         const float *src = a->src + block * a->src_block + place * a->src_channel;
-        for (ptrdiff_t y = 0; y < a->rows; y++) {
+        for (ptrdiff_t y = 0; y < rows; y++) {
             float *strip = a->strip + c / DC_CHANNEL_BLOCK * a->strip_block + y * a->strip_row;
             const ptrdiff_t row = a->y0 + y * a->step_y;
             if (row < 0 || row >= a->h) {
-                zero_pixels(strip, a->strip_pixel, a->columns, lanes_most);
+                zero_pixels(strip, a->strip_pixel, columns, lanes_most);
                 continue;
             }
             zero_pixels(strip, a->strip_pixel, left, lanes_most);
@@ -101,7 +148,7 @@ static void load_strip(const struct dc_load_args *a)
                 copy_row(a, strip + left * a->strip_pixel, src + row * a->src_row + (a->x0 + left * a->step_x) * a->src_pixel, place, channels,
                          right - left);
             }
-            zero_pixels(strip + right * a->strip_pixel, a->strip_pixel, a->columns - right, lanes_most);
+            zero_pixels(strip + right * a->strip_pixel, a->strip_pixel, columns - right, lanes_most);
         }
     }
 }

@@ -9,6 +9,8 @@
 #ifndef DOCONV_BODY_PLANES_H
 #define DOCONV_BODY_PLANES_H
 
+#include <stdbool.h>
+
 #include "kernel.h"
 
 #define TILE_PIXELS (TILE_VECTORS * V_LENGTH)
@@ -171,25 +173,47 @@ static inline void gather_pixels(float *to, const float *src, ptrdiff_t step, pt
     }
 }
 
-/* A channel at a time: its rows one after another in `line`, then a vector at a time to the tiles. */
+/* The panel's row of a channel from a line of pixels. */
+static inline void put_line(const struct dc_gather_args *a, ptrdiff_t c, const float *line)
+{
+    float *to = a->panel + c * TILE_PIXELS;
+    ptrdiff_t p = 0;
+    for (; p + TILE_PIXELS <= a->pixels; p += TILE_PIXELS, to += a->panel_tile) {
+        for (ptrdiff_t v = 0; v < TILE_VECTORS; v++) {
+            v_store(to + v * V_LENGTH, v_load(line + p + v * V_LENGTH));
+        }
+    }
+    for (; p < a->pixels; p += V_LENGTH, to += V_LENGTH) {
+        const ptrdiff_t left = a->pixels - p;
+        v_store(to, left >= V_LENGTH ? v_load(line + p) : v_load_first(line + p, (int)left));
+    }
+}
+
+/* A channel at a time. Its rows are put one after another in `line` first, unless they follow each other in src. */
 static void gather_panel(const struct dc_gather_args *a)
 {
-    const ptrdiff_t vectors = (a->pixels + V_LENGTH - 1) / V_LENGTH, tail = vectors * V_LENGTH - a->pixels;
+    const bool whole = a->step == 1 && a->src_row == a->columns;
+    enum { AHEAD = 2 };
     for (ptrdiff_t c = 0; c < a->channels; c++) {
         const float *plane = a->src + c * a->src_channel;
+        if (whole) {
+            put_line(a, c, plane + a->first);
+            continue;
+        }
+        /* Rows apart are no pattern that the hardware follows: the same rows of a later channel are fetched meanwhile. */
+        const ptrdiff_t ahead = c + AHEAD < a->channels ? AHEAD * a->src_channel : 0;
         ptrdiff_t y = a->first / a->columns, x = a->first % a->columns;
         for (ptrdiff_t done = 0; done < a->pixels; y++) {
             const ptrdiff_t left = a->pixels - done, count = a->columns - x < left ? a->columns - x : left;
-            gather_pixels(a->line + done, plane + y * a->src_row + x * a->step, a->step, count);
+            const float *from = plane + y * a->src_row + x * a->step;
+            for (ptrdiff_t i = 0; i < count * a->step; i += 16) {
+                __builtin_prefetch(from + ahead + i);
+            }
+            gather_pixels(a->line + done, from, a->step, count);
             done += count;
             x = 0;
         }
-        for (ptrdiff_t i = 0; i < tail; i++) {
-            a->line[a->pixels + i] = 0.0f;
-        }
-        for (ptrdiff_t v = 0; v < vectors; v++) {
-            v_store(a->panel + v / TILE_VECTORS * a->panel_tile + c * TILE_PIXELS + v % TILE_VECTORS * V_LENGTH, v_load(a->line + v * V_LENGTH));
-        }
+        put_line(a, c, a->line);
     }
 }
 

@@ -6,11 +6,11 @@
 #include "kernel.h"
 
 /* One channel of a run: strided sums to strided pixels. */
-static inline void store_channel(const struct dc_store_args *a, ptrdiff_t c, ptrdiff_t first)
+static inline void store_channel(const struct dc_store_args *a, ptrdiff_t c)
 {
     const ptrdiff_t place = a->dst_first_channel + c;
     const ptrdiff_t at = place / a->dst_block_channels * a->dst_block + place % a->dst_block_channels * a->dst_channel;
-    for (ptrdiff_t p = first; p < a->pixels; p++) {
+    for (ptrdiff_t p = 0; p < a->pixels; p++) {
         float value = 0.0f;
         if (c < a->channels) {
             value = a->tile[p * a->tile_channels + c];
@@ -25,36 +25,65 @@ static inline void store_channel(const struct dc_store_args *a, ptrdiff_t c, ptr
     }
 }
 
-static void store_tile(const struct dc_store_args *a)
+/* A square of channels and pixels that is cut off: fewer channels, or fewer pixels. */
+static __attribute__((noinline)) void store_part(const struct dc_store_args *a, ptrdiff_t c, ptrdiff_t p)
 {
-    ptrdiff_t c = 0;
-    /* Planes: transpose squares, then treat each of their rows as a vector of pixels. */
-    if (a->dst_channel != 1 && a->dst_pixel == 1) {
-        const vec lo = v_set1(a->lo), hi = v_set1(a->hi);
-        for (; c + V_TRANSPOSE <= a->channels; c += V_TRANSPOSE) {
-            float *dst = a->dst + (a->dst_first_channel + c) * a->dst_channel;
-            const float *residual = a->residual != 0 ? a->residual + (a->dst_first_channel + c) * a->dst_channel : 0;
-            ptrdiff_t p = 0;
-            for (; p + V_LENGTH <= a->pixels; p += V_LENGTH) {
-                float square[V_TRANSPOSE * V_LENGTH];
-                for (int part = 0; part < V_LENGTH; part += V_TRANSPOSE) {
-                    v_transpose(a->tile + (p + part) * a->tile_channels + c, a->tile_channels, square + part, V_LENGTH);
-                }
-                for (int i = 0; i < V_TRANSPOSE; i++) {
-                    vec value = v_load(square + i * V_LENGTH);
-                    if (residual != 0) {
-                        value = v_add(value, v_load(residual + i * a->dst_channel + p));
-                    }
-                    v_store(dst + i * a->dst_channel + p, v_clamp(value, lo, hi));
-                }
-            }
-            for (int i = 0; i < V_TRANSPOSE && p < a->pixels; i++) {
-                store_channel(a, c + i, p);
-            }
+    const side lo = side_set1(a->lo), hi = side_set1(a->hi);
+    const ptrdiff_t at = (a->dst_first_channel + c) * a->dst_channel + p, pixels = a->pixels - p;
+    side r[V_TRANSPOSE];
+    transpose_load(a->tile + p * a->tile_channels + c, a->tile_channels, r);
+    for (int i = 0; i < V_TRANSPOSE && c + i < a->channels; i++) {
+        const ptrdiff_t channel = at + i * a->dst_channel;
+        side value = r[i];
+        if (pixels >= V_TRANSPOSE) {
+            value = a->residual != 0 ? side_add(value, side_load(a->residual + channel)) : value;
+            side_store(a->dst + channel, side_clamp(value, lo, hi));
+        } else {
+            value = a->residual != 0 ? side_add(value, side_load_first(a->residual + channel, (int)pixels)) : value;
+            side_store_first(a->dst + channel, side_clamp(value, lo, hi), (int)pixels);
         }
     }
-    for (; c < a->stored; c++) {
-        store_channel(a, c, 0);
+}
+
+/* Planes: squares of the tile, transposed, are vectors of pixels. Those at the end may read past the last pixel: see DC_TILE_SLACK. */
+static inline void store_planes(const struct dc_store_args *a)
+{
+    const side lo = side_set1(a->lo), hi = side_set1(a->hi);
+    const ptrdiff_t channel = a->dst_channel, stride = a->tile_channels;
+    for (ptrdiff_t c = 0; c < a->channels; c += V_TRANSPOSE) {
+        ptrdiff_t p = 0;
+        if (c + V_TRANSPOSE <= a->channels) {
+            const ptrdiff_t first = (a->dst_first_channel + c) * channel;
+            const float *tile = a->tile + c;
+            float *dst = a->dst + first;
+            const float *residual = a->residual != 0 ? a->residual + first : 0;
+            for (; p + V_TRANSPOSE <= a->pixels; p += V_TRANSPOSE) {
+                side r[V_TRANSPOSE];
+                transpose_load(tile + p * stride, stride, r);
+                if (residual != 0) {
+#define ADD(i) r[i] = side_add(r[i], side_load(residual + (i)*channel + p));
+                    SIDES(ADD)
+#undef ADD
+                }
+#define PUT(i) side_store(dst + (i)*channel + p, side_clamp(r[i], lo, hi));
+                SIDES(PUT)
+#undef PUT
+            }
+        }
+        for (; p < a->pixels; p += V_TRANSPOSE) {
+            store_part(a, c, p);
+        }
+    }
+}
+
+static void store_tile(const struct dc_store_args *a)
+{
+    if (a->dst_channel != 1 && a->dst_pixel == 1 && a->dst_block_channels >= a->dst_first_channel + a->channels) {
+        store_planes(a); /* planes have no channels past the last to fill with zeros */
+        return;
+    }
+    for (ptrdiff_t c = 0; c < a->stored; c++) {
+        store_channel(a, c);
     }
 }
 

@@ -14,6 +14,8 @@
 #define DC_MAX_TILE_VECTORS 8
 /* pixels x channels of the largest tile of any kernel: the tile buffer of the store path. */
 #define DC_MAX_TILE_FLOATS 512
+/* Pixels past the end of a dc_store_args tile that may be read (never stored). */
+#define DC_TILE_SLACK 8
 /* The channel block of strips and of packed weights. */
 #define DC_CHANNEL_BLOCK 16
 
@@ -85,7 +87,7 @@ struct dc_load_args {
  * Channel c of pixel p (counted from first_channel in its block): as in dc_load_args with dst_pixel as the pixel stride.
  */
 struct dc_store_args {
-    const float *tile;
+    const float *tile; /* followed by DC_TILE_SLACK pixels of anything */
     ptrdiff_t tile_channels;
     ptrdiff_t pixels, channels, stored;
     float *dst; /* block 0, channel place 0, first pixel */

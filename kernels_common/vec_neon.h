@@ -105,16 +105,83 @@ static inline void v_store_first(float *p, vec v, int n)
 }
 
 #define V_TRANSPOSE 4
+typedef vec side;
 
-/* dst[i * dst_stride + j] = src[j * src_stride + i] for i, j in [0, V_TRANSPOSE). */
-static inline void v_transpose(const float *src, ptrdiff_t src_stride, float *dst, ptrdiff_t dst_stride)
+/* X(i) for each side of a square. */
+#define SIDES(X) X(0) X(1) X(2) X(3)
+
+static inline void side_store(float *p, side r)
 {
-    const float32x4x2_t a = vtrnq_f32(v_load(src), v_load(src + src_stride));
-    const float32x4x2_t b = vtrnq_f32(v_load(src + 2 * src_stride), v_load(src + 3 * src_stride));
-    v_store(dst, vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0])));
-    v_store(dst + dst_stride, vcombine_f32(vget_low_f32(a.val[1]), vget_low_f32(b.val[1])));
-    v_store(dst + 2 * dst_stride, vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0])));
-    v_store(dst + 3 * dst_stride, vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1])));
+    v_store(p, r);
+}
+static inline side side_load(const float *p)
+{
+    return v_load(p);
+}
+/* The first n lanes, 0 <= n < V_TRANSPOSE; memory past them is not touched. */
+static inline side side_load_first(const float *p, int n)
+{
+    return v_load_first(p, n);
+}
+static inline void side_store_first(float *p, side r, int n)
+{
+    v_store_first(p, r, n);
+}
+static inline side side_add(side a, side b)
+{
+    return v_add(a, b);
+}
+static inline side side_set1(float x)
+{
+    return v_set1(x);
+}
+static inline side side_clamp(side r, side lo, side hi)
+{
+    return v_clamp(r, lo, hi);
+}
+
+static inline void transpose_rows(const side from[V_TRANSPOSE], side to[V_TRANSPOSE])
+{
+    const float32x4x2_t a = vtrnq_f32(from[0], from[1]), b = vtrnq_f32(from[2], from[3]);
+    to[0] = vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0]));
+    to[1] = vcombine_f32(vget_low_f32(a.val[1]), vget_low_f32(b.val[1]));
+    to[2] = vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0]));
+    to[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
+}
+
+/* Lane j of to[i] is src[j * stride + i]. */
+static inline void transpose_load(const float *src, ptrdiff_t stride, side to[V_TRANSPOSE])
+{
+    const side from[V_TRANSPOSE] = {v_load(src), v_load(src + stride), v_load(src + 2 * stride), v_load(src + 3 * stride)};
+    transpose_rows(from, to);
+}
+
+/* The same for i < n < V_TRANSPOSE; memory past the first n columns is not touched. */
+static inline void transpose_load_first(const float *src, ptrdiff_t stride, int n, side to[V_TRANSPOSE])
+{
+    const side from[V_TRANSPOSE] = {v_load_first(src, n), v_load_first(src + stride, n), v_load_first(src + 2 * stride, n),
+                                    v_load_first(src + 3 * stride, n)};
+    transpose_rows(from, to);
+}
+
+/* p[0], p[2], ...: n of them, 1 <= n <= V_LENGTH, lanes past them are zero; nothing past p[2 * n - 2] is touched. */
+static inline vec v_load_even(const float *p, int n)
+{
+    if (n == V_LENGTH) {
+        return vuzp1q_f32(v_load(p), v_load_first(p + V_LENGTH, V_LENGTH - 1));
+    }
+    float lanes[V_LENGTH] = {0};
+    for (int i = 0; i < n; i++) {
+        lanes[i] = p[2 * i];
+    }
+    return v_load(lanes);
+}
+
+/* What the x86 twin does with stores that overlap; here the caller's loop does it. */
+static inline ptrdiff_t interleave_few(float *to, ptrdiff_t pixel, const float *src, ptrdiff_t plane, ptrdiff_t channels, ptrdiff_t count)
+{
+    (void)to, (void)pixel, (void)src, (void)plane, (void)channels, (void)count;
+    return 0;
 }
 
 #endif

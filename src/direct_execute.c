@@ -118,10 +118,13 @@ static void run_lines(const struct job *job, const struct block *b, int64_t slot
     }
     struct dc_store_args store = b->store;
     store.dst_pixel = args.dst_pixel;
+    /* Parts of nearly equal size, of whole squares for the transposition. */
+    const int64_t parts = (b->args.pixels + s->tile_pixels - 1) / s->tile_pixels, even = (b->args.pixels + parts - 1) / parts;
+    const int64_t part = least(s->tile_pixels, (even + DC_TILE_SLACK - 1) / DC_TILE_SLACK * DC_TILE_SLACK);
     for (int64_t line = 0; line < b->args.lines; line++) {
         for (int64_t done = 0; done < b->args.pixels; done += store.pixels) {
             const ptrdiff_t dst = line * args.dst_line + done * args.dst_pixel;
-            store.pixels = least(s->tile_pixels, b->args.pixels - done);
+            store.pixels = least(part, b->args.pixels - done);
             store.tile = b->partial;
             if (s->k_blocks > 1) {
                 store.tile += (slot + line * b->args.pixels + done) * s->tile_channels;

@@ -158,7 +158,7 @@ const char *dc_direct_geometry(const doconv_context *ctx, const struct dc_proble
     const int64_t pixels = s->rows * p->wout;
     s->tile_pixels = s->k_blocks > 1 ? pixels : least(pixels, DC_STORE_PIXELS);
     /* dst blocks may end past the last tile: then that tile's stores go through the buffer as well, so it always exists. */
-    s->partial_floats = s->k_blocks > 1 ? s->out_chunk * pixels * nr : s->tile_pixels * nr;
+    s->partial_floats = (s->k_blocks > 1 ? s->out_chunk * pixels * nr : s->tile_pixels * nr) + DC_TILE_SLACK * nr;
     s->task_floats = divide_up(s->strip_floats + s->partial_floats, 16) * 16;
     s->block_floats = divide_up((s->depthwise ? 1 : s->cin) * s->taps * nr, 16) * 16;
     s->bias_floats = divide_up(s->groups * s->out_blocks * nr, 16) * 16;
