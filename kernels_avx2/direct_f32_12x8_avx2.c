@@ -13,13 +13,13 @@
 
 DIRECT_TILES_12(1)
 
-static tile_fn *const tiles[TILE_VECTORS][TILE_PIXELS] = {
+static tile_row_fn *const tiles[TILE_VECTORS][TILE_PIXELS] = {
     {DIRECT_NAMES_12(1)},
 };
 
 static void run(const struct dc_run_args *args)
 {
-    run_tiles(args, tiles);
+    run_direct_tiles(args, tiles);
 }
 
 const struct dc_kernel dck_direct_f32_12x8_avx2 = {
