@@ -74,15 +74,18 @@ static inline void run_planes(const struct dc_planes_args *args, planes_fn *cons
     if ((v)*V_LENGTH % 16 == 0) {                                                                                                                    \
         __builtin_prefetch(x + ahead + (v)*V_LENGTH, 0, 2);                                                                                          \
     }
+#ifndef PLANES_ROW /* else the including file multiplies in its own way */
+#define PLANES_WEIGHTS
 #define PLANES_FMA(o, v) a##o##_##v = v_accumulate(weight, x##v, a##o##_##v);
 #define PLANES_ROW(L, o)                                                                                                                             \
     {                                                                                                                                                \
         const vec weight = v_set1(w[o]);                                                                                                             \
         L(PLANES_FMA, o)                                                                                                                             \
     }
+#endif
 #define PLANES_STEP(O, NV)                                                                                                                           \
     {                                                                                                                                                \
-        ACROSS_##NV(PLANES_PIXELS, 0) ACROSS_##NV(PLANES_PREFETCH, 0) OUTPUTS_##O(PLANES_ROW, ACROSS_##NV) w += TILE_OUTPUTS;                        \
+        ACROSS_##NV(PLANES_PIXELS, 0) ACROSS_##NV(PLANES_PREFETCH, 0) PLANES_WEIGHTS OUTPUTS_##O(PLANES_ROW, ACROSS_##NV) w += TILE_OUTPUTS;         \
         x += plane;                                                                                                                                  \
     }
 #define PLANES_ADD(o, v) a##o##_##v = v_add(a##o##_##v, v_load(args->residual + first + (o)*channel + (v)*V_LENGTH));

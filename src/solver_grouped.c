@@ -128,7 +128,7 @@ static const char *geometry(const doconv_context *ctx, const struct dc_problem *
     s->strip_row = d->w * vector;
     s->strip_floats = !copies ? 0 : least(d->h, (s->rows - 1) * d->stride_h + (d->kh - 1) * d->dilation_h + 1) * s->strip_row;
     s->store_rows = least(s->rows, most(1, SUMS_FLOATS / (p->wout * vector)));
-    s->task_floats = divide_up(s->strip_floats + (buffers ? s->store_rows * p->wout * vector : 0), 16) * 16;
+    s->task_floats = divide_up(s->strip_floats + (buffers ? (s->store_rows * p->wout + DC_TILE_SLACK) * vector : 0), 16) * 16;
     s->vector_floats = divide_up(taps * p->group_cin * vector, 16) * 16;
     s->bias_floats = divide_up(s->vectors * vector, 16) * 16;
     s->tasks = (int)least(ctx->threads, d->n * s->row_blocks * s->vectors);
