@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What every register tile does around its own loop: dispatch of a run to tiles, and the end of a tile. The including file has defined the
+ * What every register tile does around its own loop: its sums at the start and at the end. The including file has defined the
  * vector operations (a vec_*.h), TILE_PIXELS and TILE_VECTORS.
  *
  * Accumulators are scalars with names (a0_0, a0_1, ...), not an array: compilers keep arrays of more than about 12 vectors in memory.
@@ -49,34 +49,6 @@ static __attribute__((noinline)) void finish_tail(const struct dc_run_args *args
             }
             v_store_first(args->dst + at + args->dst_vector[v], v_keep_first(v_clamp(sum, lo, hi), valid), stored);
         }
-    }
-}
-
-typedef void tile_fn(const struct dc_run_args *args, ptrdiff_t first);
-
-/* Cuts lines into tiles of nearly equal size: 33 pixels are 11 + 11 + 11 rather than 14 + 14 + 5, whose last would wait for its FMAs. */
-static inline void run_tiles(const struct dc_run_args *args, tile_fn *const table[TILE_VECTORS][TILE_PIXELS])
-{
-    struct dc_run_args line = *args;
-    const ptrdiff_t lanes = args->partial_out != 0 ? args->channels : args->stored;
-    tile_fn *const *row = table[(lanes + V_LENGTH - 1) / V_LENGTH - 1];
-    const ptrdiff_t tiles = (args->pixels + TILE_PIXELS - 1) / TILE_PIXELS;
-    const ptrdiff_t size = args->pixels / tiles, larger = args->pixels % tiles;
-    for (ptrdiff_t left = args->lines;; left--) {
-        ptrdiff_t first = 0;
-        for (ptrdiff_t i = 0; i < tiles; i++) {
-            const ptrdiff_t pixels = size + (i < larger);
-            row[pixels - 1](&line, first);
-            first += pixels;
-        }
-        if (left == 1) {
-            break; /* no pointer is formed past the last line */
-        }
-        line.src += line.src_line;
-        line.dst += line.dst != 0 ? line.dst_line : 0;
-        line.residual += line.residual != 0 ? line.dst_line : 0;
-        line.partial_in += line.partial_in != 0 ? line.pixels * TILE_CHANNELS : 0;
-        line.partial_out += line.partial_out != 0 ? line.pixels * TILE_CHANNELS : 0;
     }
 }
 

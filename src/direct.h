@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What the files of the direct (and depthwise) solver share: the state of a plan, fixed by direct_plan.c, used by direct_execute.c. */
+/* What the files of the direct solver share: the state of a plan, fixed by direct_plan.c, used by direct_execute.c. */
 #ifndef DOCONV_DIRECT_H
 #define DOCONV_DIRECT_H
 
@@ -15,18 +15,14 @@ struct dc_direct_segments {
     ptrdiff_t count;
 };
 
-/*
- * Channels are seen as `groups` groups of cin inputs and cout outputs. Depthwise: a group is a vector of channels, cin = cout = tile_channels,
- * and the last group may have fewer.
- */
+/* Channels are seen as `groups` groups of cin inputs and cout outputs. */
 struct dc_direct_state {
-    bool depthwise;
-    bool flat;         /* pixels run on across rows */
-    bool all_taps;     /* every row meets every tap, those in the padding as zeros */
+    bool flat;         /* pixels run on across rows; every row meets every tap, those in the padding as zeros */
     bool direct_store; /* runs write dst themselves */
     int64_t groups, cin, cout;
     int64_t tile_channels, out_blocks, taps;
     int64_t k_block, k_blocks;     /* input channels of a pass; passes */
+    int64_t images, hout;          /* as the solver sees them: images that follow each other may be one, see dc_direct_joined_rows() */
     int64_t rows, row_blocks;      /* output rows of a unit; units of an image and group */
     int64_t out_chunk, out_chunks; /* output blocks of a unit */
     int tasks;
@@ -48,6 +44,11 @@ struct dc_direct_state {
 /* Fills everything but ranges and segments (their counts are known); NULL or the reason why the candidate can't be. */
 const char *dc_direct_geometry(const doconv_context *ctx, const struct dc_problem *problem, const struct dc_candidate *candidate,
                                struct dc_direct_state *state);
+/*
+ * Output rows of all images together, if each pixel comes from one pixel in place and the pixels of all images are equally far apart, in src and in dst:
+ * then they are one image, and tiles are filled however small the images are. Else 0.
+ */
+int64_t dc_direct_joined_rows(const struct dc_problem *problem, enum dc_source source);
 /* Segments of all ranges together; tells memory needs and refuses absurd kernels. */
 int64_t dc_direct_ranges(int64_t size, int64_t pad, int64_t stride, int64_t dilation, int64_t kernel, int64_t out, struct dc_direct_range *ranges);
 

@@ -275,7 +275,7 @@ static void run_task(void *arg, int index)
         u.group = rest % s->groups;
         u.n = rest / s->groups;
         u.row0 = u.row_block * s->rows;
-        u.rows = least(s->rows, job->plan->problem.hout - u.row0);
+        u.rows = least(s->rows, s->hout - u.row0);
         u.pixels = u.rows * job->plan->problem.wout;
         for (u.pass = 0; u.pass < s->k_blocks; u.pass++) {
             u.channel0 = u.pass * s->k_block;
@@ -294,7 +294,7 @@ static void run_task(void *arg, int index)
                     group = pass != 0 ? group : (i + 1) / s->out_chunks / s->row_blocks % s->groups;
                 }
                 /* After its first unit a task finds weights as small as these in L2. */
-                const bool skip = s->depthwise || (i > first && s->groups * s->out_blocks * s->block_floats <= SMALL_WEIGHTS);
+                const bool skip = i > first && s->groups * s->out_blocks * s->block_floats <= SMALL_WEIGHTS;
                 const int64_t floats = least(s->k_block, s->cin - pass * s->k_block) * s->taps * s->tile_channels;
                 run_block(job, &u, ob, block_weights(job, group, next, pass), skip ? 0 : floats);
             }
@@ -315,7 +315,7 @@ void dc_direct_execute(const doconv_plan *plan, const float *packed, const float
         .residual = residual,
         .dst = dst,
         .workspace = aligned,
-        .units = plan->problem.desc.n * s->groups * s->row_blocks * s->out_chunks,
+        .units = s->images * s->groups * s->row_blocks * s->out_chunks,
     };
     if (s->tasks == 1) {
         run_task(&job, 0);

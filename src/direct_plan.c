@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Geometry of a direct plan: strips, runs, segments, tasks, and the packed weights. */
+#include <limits.h>
 #include <string.h>
 
 #include "direct.h"
@@ -80,9 +81,9 @@ static void strip_geometry(const struct dc_problem *p, const struct dc_candidate
     s->strip_floats = unalias(divide_up(blocks * s->strip_block, 16) * 16);
 }
 
-static void task_geometry(const doconv_context *ctx, const struct dc_problem *p, struct dc_direct_state *s)
+static void task_geometry(const doconv_context *ctx, struct dc_direct_state *s)
 {
-    const int64_t base = p->desc.n * s->groups * s->row_blocks;
+    const int64_t base = s->images * s->groups * s->row_blocks;
     int64_t chunks = 1, best = 1;
     double best_balance = 0.0;
     /* Output channels are cut only where images, groups and rows leave threads idle: each cut reads the input once more. */
@@ -99,28 +100,52 @@ static void task_geometry(const doconv_context *ctx, const struct dc_problem *p,
     s->tasks = (int)least(ctx->threads, base * s->out_chunks);
 }
 
+/* Is a pixel 1x1, with no borders? */
+static bool is_pointwise(const doconv_conv_desc *d)
+{
+    return d->kh == 1 && d->kw == 1 && d->stride_h == 1 && d->stride_w == 1 && d->pad_top == 0 && d->pad_left == 0 && d->pad_bottom == 0 &&
+           d->pad_right == 0;
+}
+
+static bool joins(const struct dc_tensor_map *map, int64_t h, int64_t w)
+{
+    return h * w == 1 || map->image == h * w * map->pixel;
+}
+
+int64_t dc_direct_joined_rows(const struct dc_problem *p, enum dc_source source)
+{
+    const doconv_conv_desc *d = &p->desc;
+    const struct dc_tensor_map src = dc_tensor_map(d->src_layout, d->cin, d->h, d->w), dst = dc_tensor_map(d->dst_layout, d->cout, p->hout, p->wout);
+    const bool can = source == DC_SOURCE_INPLACE && is_pointwise(d) && joins(&src, d->h, d->w) && joins(&dst, p->hout, p->wout);
+    return can && (double)d->n * (double)p->hout < (double)INT_MAX ? d->n * p->hout : 0;
+}
+
 const char *dc_direct_geometry(const doconv_context *ctx, const struct dc_problem *p, const struct dc_candidate *candidate, struct dc_direct_state *s)
 {
     const doconv_conv_desc *d = &p->desc;
     const struct dc_kernel *kernel = candidate->kernel;
     const int64_t nr = kernel->tile_channels;
     *s = (struct dc_direct_state){
-        .depthwise = kernel->op == DC_OP_DEPTHWISE,
         .tile_channels = nr,
         .taps = d->kh * d->kw,
         .src_map = dc_tensor_map(d->src_layout, d->cin, d->h, d->w),
         .dst_map = dc_tensor_map(d->dst_layout, d->cout, p->hout, p->wout),
     };
-    s->groups = s->depthwise ? divide_up(d->cout, nr) : d->groups;
-    s->cin = s->depthwise ? nr : p->group_cin;
-    s->cout = s->depthwise ? nr : p->group_cout;
+    s->groups = d->groups;
+    s->cin = p->group_cin;
+    s->cout = p->group_cout;
     s->out_blocks = divide_up(s->cout, nr);
     s->k_block = candidate->k_block > 0 && candidate->k_block < s->cin ? candidate->k_block : s->cin;
     s->k_blocks = divide_up(s->cin, s->k_block);
-    s->rows = least(candidate->rows, p->hout);
-    s->row_blocks = divide_up(p->hout, s->rows);
-    const bool plain = d->kh == 1 && d->kw == 1 && d->stride_h == 1 && d->stride_w == 1 && d->pad_top == 0 && d->pad_left == 0 &&
-                       d->pad_bottom == 0 && d->pad_right == 0;
+    const int64_t joined = dc_direct_joined_rows(p, candidate->source);
+    s->images = joined != 0 ? 1 : d->n;
+    s->hout = joined != 0 ? joined : p->hout;
+    if (joined != 0 && d->h * d->w == 1) {
+        s->src_map.row = s->src_map.pixel = s->src_map.image;
+        s->dst_map.row = s->dst_map.pixel = s->dst_map.image;
+    }
+    s->rows = least(candidate->rows, s->hout);
+    s->row_blocks = divide_up(s->hout, s->rows);
     const int64_t dst_block = dc_layout_block(d->dst_layout);
     s->direct_store = s->dst_map.channel == 1 &&
                       (d->dst_layout == DOCONV_NHWC || (dst_block % kernel->vector == 0 && (s->groups == 1 || s->cout % kernel->vector == 0)));
@@ -132,11 +157,8 @@ const char *dc_direct_geometry(const doconv_context *ctx, const struct dc_proble
         if (d->src_layout != DOCONV_NHWC && s->groups > 1 && s->cin % block != 0) {
             return "a group starts inside a channel block";
         }
-        if (s->depthwise && (d->cin % nr != 0 || (block != 1 && block % nr != 0))) {
-            return "a channel block or the channels end inside a vector";
-        }
-        s->flat = plain;
-        s->x_count = plain ? 1 : dc_direct_ranges(d->w, d->pad_left, d->stride_w, d->dilation_w, d->kw, p->wout, NULL);
+        s->flat = is_pointwise(d);
+        s->x_count = s->flat ? 1 : dc_direct_ranges(d->w, d->pad_left, d->stride_w, d->dilation_w, d->kw, p->wout, NULL);
     } else {
         /* In double first: the largest problems would overflow the strides. */
         const double area = (double)(s->rows + d->kh) * (double)d->stride_h * (double)d->dilation_h * (double)d->kw *
@@ -148,10 +170,8 @@ const char *dc_direct_geometry(const doconv_context *ctx, const struct dc_proble
         s->flat = candidate->source == DC_SOURCE_FLAT;
         s->x_count = 1;
     }
-    /* A depthwise strip multiplies its zero rows: one run of all lines costs less than the taps that ranges would save. */
-    s->all_taps = s->flat || (s->depthwise && candidate->source == DC_SOURCE_ROWS);
-    s->y_count = s->all_taps ? 1 : dc_direct_ranges(d->h, d->pad_top, d->stride_h, d->dilation_h, d->kh, p->hout, NULL);
-    task_geometry(ctx, p, s);
+    s->y_count = s->flat ? 1 : dc_direct_ranges(d->h, d->pad_top, d->stride_h, d->dilation_h, d->kh, p->hout, NULL);
+    task_geometry(ctx, s);
     if ((double)s->rows * (double)p->wout * (double)(s->out_chunk * nr) > 1e15) {
         return "it needs too much workspace";
     }
@@ -160,7 +180,7 @@ const char *dc_direct_geometry(const doconv_context *ctx, const struct dc_proble
     /* dst blocks may end past the last tile: then that tile's stores go through the buffer as well, so it always exists. */
     s->partial_floats = (s->k_blocks > 1 ? s->out_chunk * pixels * nr : s->tile_pixels * nr) + DC_TILE_SLACK * nr;
     s->task_floats = divide_up(s->strip_floats + s->partial_floats, 16) * 16;
-    s->block_floats = divide_up((s->depthwise ? 1 : s->cin) * s->taps * nr, 16) * 16;
+    s->block_floats = divide_up(s->cin * s->taps * nr, 16) * 16;
     s->bias_floats = divide_up(s->groups * s->out_blocks * nr, 16) * 16;
     /* Two kinds of passes (full, last) x ranges x taps x blocks (8 channels each at least). */
     const double segments = 2.0 * (double)s->y_count * (double)s->x_count * (double)s->taps * (double)(s->k_block / 8 + 2);
@@ -182,7 +202,7 @@ struct builder {
 /* Adds a segment; one that continues the last in src and weights just lengthens it. */
 static void add(struct builder *b, ptrdiff_t src, ptrdiff_t weight, ptrdiff_t length)
 {
-    if (b->next != b->first && !b->s->depthwise) {
+    if (b->next != b->first) {
         struct dc_segment *last = b->next - 1;
         if (last->src_offset + last->length == src && last->weight_offset + last->length * b->s->tile_channels == weight) {
             last->length += length;
@@ -218,16 +238,12 @@ static void build_list(struct builder *b, int64_t channels, const struct dc_dire
     /* Pieces that are contiguous in every source. */
     const int64_t piece = b->candidate->source == DC_SOURCE_INPLACE ? least(s->src_map.block_channels, DC_CHANNEL_BLOCK) : DC_CHANNEL_BLOCK;
     struct dc_segment *const items = b->next;
-    for (int64_t c = 0; c < (s->depthwise ? 1 : channels); c += DC_CHANNEL_BLOCK) {
+    for (int64_t c = 0; c < channels; c += DC_CHANNEL_BLOCK) {
         b->first = b->next;
         const int64_t block = least(channels - c, DC_CHANNEL_BLOCK);
         for (int64_t y = yr->tap0; y < yr->tap1; y++) {
             for (int64_t x = xr->tap0; x < xr->tap1; x++) {
                 const int64_t tap = y * kw + x;
-                if (s->depthwise) {
-                    add(b, source_offset(b, 0, y, x, yr->tap0, xr->tap0), tap * nr, nr);
-                    continue;
-                }
                 for (int64_t i = 0; i < block; i += piece) {
                     add(b, source_offset(b, c + i, y, x, yr->tap0, xr->tap0), (c * s->taps + tap * block + i) * nr, least(piece, block - i));
                 }
@@ -258,8 +274,8 @@ doconv_status dc_direct_prepare(doconv_plan *plan)
     s.y_ranges = (struct dc_direct_range *)(block + sizeof s);
     s.x_ranges = s.y_ranges + s.y_count;
     s.segments = (struct dc_direct_segments *)(s.x_ranges + s.x_count);
-    if (s.all_taps) {
-        s.y_ranges[0] = (struct dc_direct_range){0, p->hout, 0, d->kh};
+    if (s.flat) {
+        s.y_ranges[0] = (struct dc_direct_range){0, s.hout, 0, d->kh};
     } else {
         dc_direct_ranges(d->h, d->pad_top, d->stride_h, d->dilation_h, d->kh, p->hout, s.y_ranges);
     }
@@ -299,12 +315,6 @@ void dc_direct_pack(const doconv_plan *plan, const float *weight, const float *b
             for (int64_t o = 0; o < lanes; o++) {
                 if (bias != NULL) {
                     out_bias[o] = bias[first + o];
-                }
-                if (s->depthwise) {
-                    for (int64_t tap = 0; tap < taps; tap++) {
-                        out[tap * nr + o] = weight[(first + o) * taps + tap];
-                    }
-                    continue;
                 }
                 const float *from = weight + (first + o) * s->cin * taps;
                 for (int64_t c = 0; c < s->cin; c++) {

@@ -6,7 +6,8 @@
 
 #include "core.h"
 
-const struct dc_solver *const dc_solvers[] = {&dc_solver_direct, &dc_solver_depthwise, &dc_solver_grouped, &dc_solver_planes, &dc_solver_reference, NULL};
+const struct dc_solver *const dc_solvers[] = {&dc_solver_direct, &dc_solver_depthwise, &dc_solver_grouped,
+                                              &dc_solver_planes, &dc_solver_reference, NULL};
 
 const struct dc_solver *dc_solver_of(const struct dc_kernel *kernel)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Candidates of the direct and depthwise kernels: where the input is read from, rows of a unit, channels of a pass; and what each should cost. */
+/* Candidates of the direct kernels: where the input is read from, rows of a unit, channels of a pass; and what each should cost. */
 #include <math.h>
 #include <stdio.h>
 
@@ -24,9 +24,9 @@ static double run_cycles(const struct dc_cpu *cpu, const struct dc_kernel *kerne
     const double fma_rate = kernel->vector == 16 ? cpu->fma512_per_cycle : 2.0;
     /* A step of a tile: its FMAs, its loads (two a cycle), the latency of its chains, and the row of weights that it streams. */
     const double fma = tile_pixels * vectors / fma_rate;
-    const double loads = s->depthwise ? tile_pixels / 2.0 : (tile_pixels + vectors) / 2.0;
+    const double loads = (tile_pixels + vectors) / 2.0;
     const double weights = 4.0 * vectors * kernel->vector / panel_rate;
-    const double segment = s->depthwise ? 1.0 : s->cin < DC_CHANNEL_BLOCK ? (double)s->cin : (double)DC_CHANNEL_BLOCK;
+    const double segment = s->cin < DC_CHANNEL_BLOCK ? (double)s->cin : (double)DC_CHANNEL_BLOCK;
     return tiles * (k * (fmax(fmax(fma, loads), fmax(4.0, weights)) + 3.0 / segment) + 30.0 * (double)s->k_blocks);
 }
 
@@ -37,11 +37,11 @@ static double estimate(const struct dc_problem *p, const struct dc_candidate *c,
 {
     const struct dc_cpu *cpu = dc_cpu_probe();
     const struct dc_kernel *kernel = c->kernel;
-    const double taps = (double)s->taps, row_blocks = (double)s->row_blocks, pixels = (double)p->hout * (double)p->wout;
-    const double k = s->depthwise ? taps : (double)s->cin * taps, k_blocks = (double)s->k_blocks;
-    const double panel = 4.0 * (s->depthwise ? 1.0 : (double)s->k_block) * taps * (double)s->tile_channels;
+    const double taps = (double)s->taps, row_blocks = (double)s->row_blocks, pixels = (double)s->hout * (double)p->wout;
+    const double k = (double)s->cin * taps, k_blocks = (double)s->k_blocks;
+    const double panel = 4.0 * (double)s->k_block * taps * (double)s->tile_channels;
     const double input = 4.0 * (s->strip_floats != 0 ? (double)s->strip_floats : (double)s->k_block * pixels / row_blocks);
-    const double panel_rate = rate(cpu, panel + (s->depthwise ? 0.0 : input));
+    const double panel_rate = rate(cpu, panel + input);
     const double full = (double)(s->out_blocks - 1), last = (double)(s->cout - (s->out_blocks - 1) * s->tile_channels);
     const double vectors = (double)(s->tile_channels / kernel->vector), last_vectors = ceil(last / kernel->vector);
     double cycles = 0.0;
@@ -53,7 +53,7 @@ static double estimate(const struct dc_problem *p, const struct dc_candidate *c,
         /* Rectangles that share their taps, each along rows or down columns; what lies in the padding is skipped. */
         struct dc_direct_range ys[MOST_RANGES] = {{0, p->hout, 0, p->desc.kh}}, xs[MOST_RANGES] = {{0, p->wout, 0, p->desc.kw}};
         int64_t rows = 1, columns = 1;
-        if (!s->all_taps && s->y_count <= MOST_RANGES) {
+        if (s->y_count <= MOST_RANGES) {
             rows = dc_direct_ranges(p->desc.h, p->desc.pad_top, p->desc.stride_h, p->desc.dilation_h, p->desc.kh, p->hout, ys);
         }
         if (c->source == DC_SOURCE_INPLACE && s->x_count <= MOST_RANGES) {
@@ -74,10 +74,8 @@ static double estimate(const struct dc_problem *p, const struct dc_candidate *c,
     cycles *= (double)s->groups;
     /* All panels come in once a row block, the input once a panel; loads ahead hide half of that. */
     const double weights = 4.0 * (double)s->block_floats * (double)s->groups * (double)s->out_blocks;
-    if (!s->depthwise) {
-        cycles += 0.3 * row_blocks * weights / rate(cpu, weights + input);
-        cycles += 0.3 * (double)(s->groups * s->out_blocks) * k_blocks * row_blocks * input / rate(cpu, input + panel);
-    }
+    cycles += 0.3 * row_blocks * weights / rate(cpu, weights + input);
+    cycles += 0.3 * (double)(s->groups * s->out_blocks) * k_blocks * row_blocks * input / rate(cpu, input + panel);
     if (s->strip_floats != 0) {
         const double bytes = 4.0 * (double)s->strip_floats * row_blocks * k_blocks * (double)(s->groups * s->out_chunks);
         cycles += bytes / (s->src_map.channel == 1 ? 12.0 : 5.0);
@@ -91,22 +89,22 @@ static double estimate(const struct dc_problem *p, const struct dc_candidate *c,
     if (c->source == DC_SOURCE_INPLACE && 4 * s->src_map.pixel * p->desc.stride_w % 4096 == 0) {
         cycles *= 1.1;
     }
-    return (double)p->desc.n * cycles / 3e9 / (double)s->tasks;
+    return (double)s->images * cycles / 3e9 / (double)s->tasks;
 }
 
 /* Rows whose part of the strip (or of src) takes about these bytes. */
-static int64_t rows_for(const struct dc_problem *p, int64_t channels, double bytes)
+static int64_t rows_for(const struct dc_problem *p, int64_t hout, int64_t channels, double bytes)
 {
     const double row = 4.0 * (double)channels * (double)(p->desc.w + p->desc.pad_left + p->desc.pad_right) * (double)p->desc.stride_h;
     const double rows = bytes / row;
-    return rows < 1.0 ? 1 : rows > (double)p->hout ? p->hout : (int64_t)rows;
+    return rows < 1.0 ? 1 : rows > (double)hout ? hout : (int64_t)rows;
 }
 
 /* Row blocks of nearly equal size: 14 rows by 12 are 7 + 7. */
-static int even_rows(const struct dc_problem *p, int64_t rows)
+static int even_rows(int64_t hout, int64_t rows)
 {
-    const int64_t blocks = (p->hout + rows - 1) / rows;
-    return (int)((p->hout + blocks - 1) / blocks);
+    const int64_t blocks = (hout + rows - 1) / rows;
+    return (int)((hout + blocks - 1) / blocks);
 }
 
 static const char *offer(const doconv_context *ctx, const struct dc_problem *p, struct dc_candidate *c, const char *solver,
@@ -143,17 +141,19 @@ static const char *enumerate(const doconv_context *ctx, const struct dc_problem 
         if (source == DC_SOURCE_FLAT && d->kw > 1 && p->wout > 8 * kernel->tile_pixels) {
             continue; /* rows are long enough: copies for each kernel column would buy nothing */
         }
+        const int64_t joined = dc_direct_joined_rows(p, source), hout = joined != 0 ? joined : p->hout;
         for (size_t i = 0; i < sizeof k_blocks / sizeof k_blocks[0]; i++) {
             const int64_t k = k_blocks[i] != 0 ? k_blocks[i] : channels;
-            if (k_blocks[i] >= channels || (k_blocks[i] != 0 && kernel->op == DC_OP_DEPTHWISE)) {
+            if (k_blocks[i] >= channels) {
                 continue;
             }
             const double copies = source == DC_SOURCE_FLAT ? (double)d->kw : 1.0;
-            const int64_t targets[] = {p->hout, rows_for(p, k, 0.5 * (double)cpu->l2_bytes / copies),
-                                       rows_for(p, k, 0.2 * (double)cpu->l2_bytes / copies), rows_for(p, k, 0.6 * (double)cpu->l1d_bytes / copies)};
+            const int64_t targets[] = {hout, (hout + ctx->threads - 1) / ctx->threads, rows_for(p, hout, k, 0.5 * (double)cpu->l2_bytes / copies),
+                                       rows_for(p, hout, k, 0.2 * (double)cpu->l2_bytes / copies),
+                                       rows_for(p, hout, k, 0.6 * (double)cpu->l1d_bytes / copies)};
             int last = 0;
             for (size_t t = 0; t < sizeof targets / sizeof targets[0]; t++) {
-                const int rows = even_rows(p, targets[t]);
+                const int rows = even_rows(hout, targets[t]);
                 if (rows == last) {
                     continue;
                 }
