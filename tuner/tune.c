@@ -13,7 +13,7 @@
  * Candidates that are measured: the best of each kernel and the best of all, as the estimate has it, none that is slower by this
  * factor.
  */
-#define PRUNED 14
+#define PRUNED 20
 #define HOPELESS 3.0
 #define BUDGET_SECONDS 0.6
 #define LEAST_ROUNDS 5
