@@ -12,6 +12,20 @@
 
 #include "kernel.h"
 
+/* -------------------------------------------------------------------------------------------- arithmetic */
+static inline int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+static inline int64_t most(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+static inline int64_t divide_up(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
 /* ------------------------------------------------------------------------------------------------- cpu.c */
 struct dc_cpu {
     char name[64];

@@ -6,11 +6,6 @@
  */
 #include "direct.h"
 
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
 /* Floats of packed weights that stay in L2 beside a unit's inputs. */
 #define SMALL_WEIGHTS 65536
 

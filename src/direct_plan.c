@@ -5,21 +5,6 @@
 
 #include "direct.h"
 
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t most(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
-static int64_t divide_up(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
-
 int64_t dc_direct_ranges(int64_t size, int64_t pad, int64_t stride, int64_t dilation, int64_t kernel, int64_t out, struct dc_direct_range *ranges)
 {
     int64_t count = 0, begin = 0, last0 = 0, last1 = 0;

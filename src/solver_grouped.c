@@ -12,21 +12,6 @@
 /* Floats of a call's sums on their way into a layout that the kernel can't store itself: half of the smallest L1. */
 #define SUMS_FLOATS 4096
 
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t most(int64_t a, int64_t b)
-{
-    return a > b ? a : b;
-}
-
-static int64_t divide_up(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
-
 /* Where a vector of output channels has its inputs and outputs, fixed by the plan. */
 struct vector_place {
     ptrdiff_t src;  /* floats from an image's start; -1: the kernel reads a copy */

@@ -10,16 +10,6 @@
 
 #include "core.h"
 
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
-
-static int64_t divide_up(int64_t a, int64_t b)
-{
-    return (a + b - 1) / b;
-}
-
 struct state {
     int64_t pixels, chunk, chunks;                /* of an image; of a unit; units of an image and group */
     int64_t out_blocks, out_chunk, out_chunks;    /* of a group; of a unit; units of a group's outputs */
