@@ -12,13 +12,6 @@
 /* Floats of a call's sums on their way into a layout that the kernel can't store itself: half of the smallest L1. */
 #define SUMS_FLOATS 4096
 
-/* Where a vector of output channels has its inputs and outputs, fixed by the plan. */
-struct vector_place {
-    ptrdiff_t src;  /* floats from an image's start; -1: the kernel reads a copy */
-    ptrdiff_t dst;  /* likewise; -1: its sums go through the buffer */
-    int64_t stored; /* channels to write */
-};
-
 struct grouped_state {
     int64_t vectors, row_blocks, rows; /* rows: output rows of a unit */
     int64_t store_rows;                /* output rows of a call whose sums go through the buffer */
@@ -27,7 +20,6 @@ struct grouped_state {
     ptrdiff_t bias_floats, vector_floats; /* of packed weights: all biases; one vector's taps */
     struct dc_tensor_map src_map, dst_map;
     struct dc_grouped_args args; /* what all calls share */
-    struct vector_place *places; /* [vectors] */
 };
 
 /* The first input channel that the vector of outputs from `channel` on sees, and how many it sees (none past the last). */
@@ -60,6 +52,16 @@ static bool stores_directly(const struct dc_problem *p, const struct dc_tensor_m
 {
     const int64_t stored = channels_stored(p, vector, channel);
     return map->channel == 1 && stored <= vector && channel % map->block_channels + stored <= map->block_channels;
+}
+
+/* Does any vector of output channels have to be copied, or to be buffered? Blocks repeat after a few vectors, and only the last may differ otherwise. */
+static void find_detours(const struct dc_problem *p, const struct grouped_state *s, int64_t vector, bool *copies, bool *buffers)
+{
+    *copies = *buffers = false;
+    for (int64_t v = 0; v < s->vectors; v = v < DC_CHANNEL_BLOCK || v == s->vectors - 1 ? v + 1 : s->vectors - 1) {
+        *copies = *copies || !reads_in_place(p, &s->src_map, vector, first_input(p, v * vector));
+        *buffers = *buffers || !stores_directly(p, &s->dst_map, vector, v * vector);
+    }
 }
 
 /* NULL, or why the kernel can't do the problem. */
@@ -105,11 +107,8 @@ static const char *geometry(const doconv_context *ctx, const struct dc_problem *
     };
     s->args.chunk = d->dilation_w == 1 && d->stride_w <= 2 && s->args.edge <= DC_GROUPED_EDGE ? 3 : 1;
     s->row_blocks = divide_up(p->hout, s->rows);
-    bool copies = false, buffers = false;
-    for (int64_t channel = 0; channel < d->cout; channel += vector) {
-        copies = copies || !reads_in_place(p, &s->src_map, vector, first_input(p, channel));
-        buffers = buffers || !stores_directly(p, &s->dst_map, vector, channel);
-    }
+    bool copies, buffers;
+    find_detours(p, s, vector, &copies, &buffers);
     s->strip_row = d->w * vector;
     s->strip_floats = !copies ? 0 : least(d->h, (s->rows - 1) * d->stride_h + (d->kh - 1) * d->dilation_h + 1) * s->strip_row;
     s->store_rows = least(s->rows, most(1, SUMS_FLOATS / (p->wout * vector)));
@@ -192,23 +191,12 @@ static doconv_status prepare(doconv_plan *plan)
 {
     const struct dc_problem *p = &plan->problem;
     const int64_t vector = plan->candidate.kernel->vector, planes = p->group_cin;
-    const size_t vectors = (size_t)divide_up(p->desc.cout, vector);
-    struct grouped_state *s = dc_alloc(plan->ctx, sizeof *s + vectors * sizeof(struct vector_place) + (size_t)(planes * vector) * sizeof(int32_t));
+    struct grouped_state *s = dc_alloc(plan->ctx, sizeof *s + (size_t)(planes * vector) * sizeof(int32_t));
     if (s == NULL) {
         return dc_fail(plan->ctx, DOCONV_OUT_OF_MEMORY, "plan: out of memory");
     }
     geometry(plan->ctx, p, &plan->candidate, s); /* can't fail: enumerate() did it before */
-    s->places = (struct vector_place *)(s + 1);
-    for (int64_t v = 0; v < s->vectors; v++) {
-        const int64_t channel = v * vector, first = first_input(p, channel);
-        const struct dc_tensor_map *in = &s->src_map, *out = &s->dst_map;
-        s->places[v] = (struct vector_place){
-            .src = reads_in_place(p, in, vector, first) ? first / in->block_channels * in->block + first % in->block_channels : -1,
-            .dst = stores_directly(p, out, vector, channel) ? channel / out->block_channels * out->block + channel % out->block_channels : -1,
-            .stored = channels_stored(p, vector, channel),
-        };
-    }
-    int32_t *lanes = (int32_t *)(s->places + vectors);
+    int32_t *lanes = (int32_t *)(s + 1);
     for (int64_t i = 0; i < planes; i++) {
         for (int64_t o = 0; o < vector; o++) {
             lanes[i * vector + o] = (int32_t)(p->group_cout < vector ? o / p->group_cout * planes + i : i);
@@ -301,31 +289,38 @@ static void copy_rows(const struct job *job, struct dc_grouped_args *args, int64
     args->pad_top = d->pad_top + first;
 }
 
+/* Floats from an image's start to a channel's first pixel. */
+static ptrdiff_t offset_of(const struct dc_tensor_map *map, int64_t channel)
+{
+    return channel / map->block_channels * map->block + channel % map->block_channels;
+}
+
 static void run_unit(const struct job *job, int64_t n, int64_t row_block, int64_t v, float *strip)
 {
     const struct grouped_state *s = job->plan->state;
     const struct dc_problem *p = &job->plan->problem;
     const struct dc_kernel *kernel = job->plan->candidate.kernel;
-    const struct vector_place *place = &s->places[v];
-    const int64_t vector = kernel->vector, channel = v * vector;
+    const int64_t vector = kernel->vector, channel = v * vector, first = first_input(p, channel);
     const int64_t y0 = row_block * s->rows, y1 = least(p->hout, y0 + s->rows);
     struct dc_grouped_args args = s->args;
     args.weights = job->packed + s->bias_floats + v * s->vector_floats;
     args.bias = job->packed + channel;
     args.channels = least(vector, p->desc.cout - channel);
-    if (place->src >= 0) {
-        args.src = job->src + n * s->src_map.image + place->src;
+    if (reads_in_place(p, &s->src_map, vector, first)) {
+        args.src = job->src + n * s->src_map.image + offset_of(&s->src_map, first);
     } else {
         copy_rows(job, &args, n, channel, y0, y1, strip);
     }
     float *const dst = job->dst + n * s->dst_map.image + y0 * s->dst_map.row;
     const float *const residual = job->residual != NULL ? job->residual + (dst - job->dst) : NULL;
-    if (place->dst >= 0) {
-        args.stored = place->stored;
+    const int64_t stored = channels_stored(p, vector, channel);
+    if (stores_directly(p, &s->dst_map, vector, channel)) {
+        const ptrdiff_t at = offset_of(&s->dst_map, channel);
+        args.stored = stored;
         args.y0 = y0;
         args.y1 = y1;
-        args.dst = dst + place->dst;
-        args.residual = residual != NULL ? residual + place->dst : NULL;
+        args.dst = dst + at;
+        args.residual = residual != NULL ? residual + at : NULL;
         kernel->grouped(&args);
         return;
     }
@@ -340,7 +335,7 @@ static void run_unit(const struct job *job, int64_t n, int64_t row_block, int64_
         .tile = sums,
         .tile_channels = vector,
         .channels = least(vector, p->desc.cout - channel),
-        .stored = place->stored,
+        .stored = stored,
         .dst_block_channels = s->dst_map.block_channels,
         .dst_block = s->dst_map.block,
         .dst_channel = s->dst_map.channel,
