@@ -220,9 +220,14 @@ out '1 run, 0 of them failed'
 out 'PASS'
 run 0 verify "$golden" --case=conv1x1_s2 --isa=none --verbose --threads=2
 out 'ok   conv1x1_s2, nchw to nchw, reference'
-run 1 verify "$golden" --case=doconv3x3
-err 'nothing ran'
-out 'kind=doconv: not part of this version'
+run 0 verify "$golden" --case=dogconv_grad_pytorch --isa=none --verbose
+out 'ok   dogconv_grad_pytorch, folding: '
+out 'ok   dogconv_grad_pytorch, nchw to nchw, reference'
+out 'the gradients of 1 case: not part of this version'
+out 'folding   1 case, 0 failed'
+for mapping in paper tensorflow; do
+    run 0 verify "$golden" --case=dogconv_$mapping --isa=none
+done
 
 mkdir "$work/empty"
 run 2 verify "$work/empty"
@@ -269,6 +274,21 @@ fresh
 poke $(($(place conv1x1 bias) + 3)) '\104'
 run 1 verify "$bad" --case=conv1x1
 fresh
+poke $(($(place doconv3x3_identity D) + 7)) '\104'
+run 1 verify "$bad" --case=doconv3x3_identity --isa=none
+err 'FAIL: doconv3x3_identity, folding: weight['
+err 'FAIL: doconv3x3_identity, nchw to nchw'
+out 'folding   1 case, 1 failed'
+fresh
+sed 's/mapping=pytorch/mapping=paper/' "$golden/cases.tsv" >"$bad/cases.tsv"
+run 1 verify "$bad" --case=dogconv_pytorch --isa=none
+err 'FAIL: dogconv_pytorch, folding: weight['
+fresh
+sed '1,5s/kind=conv/kind=other/' "$golden/cases.tsv" >"$bad/cases.tsv"
+run 1 verify "$bad" --case=conv3x3
+err 'nothing ran'
+out '1 of kind=other: not part of this version'
+fresh
 poke "$(place conv1x1 x)" '\300\177'
 run 2 verify "$bad"
 err 'case conv1x1: tensor x: element 0 is not finite'
@@ -304,6 +324,15 @@ malformed 'line 1: case conv3x3: kind is missing' '1s/kind=conv //'
 malformed 'line 6: case conv3x3 is there already, in line 1' '6,10s/conv3x3_relu/conv3x3/'
 malformed 'line 2: a tensor of case conv3x4 outside that case' '2s/conv3x3/conv3x4/'
 malformed 'line 3: case conv3x3: tensor x is there twice' '3s/weight/x/'
+doconv_line=$(grep -n "^doconv3x3${tab}case" "$golden/cases.tsv" | cut -d : -f 1)
+malformed "line $doconv_line: case doconv3x3: mapping=cubist is not paper, pytorch or tensorflow" "${doconv_line}s/mapping=paper/mapping=cubist/"
+malformed "line $doconv_line: case doconv3x3: mapping=paper: twice" "${doconv_line}s/mapping=paper/mapping=paper mapping=paper/"
+malformed "line $doconv_line: case doconv3x3: mapping is missing" "${doconv_line}s/mapping=paper//"
+malformed "line $doconv_line: case doconv3x3: identity is missing" "${doconv_line}s/identity=0//"
+malformed "line $doconv_line: case doconv3x3: d_mul=0 with kind=doconv" "${doconv_line}s/d_mul=9/d_mul=0/"
+malformed "case doconv3x3: tensor W: the parameters give the shape 32x16x8" "${doconv_line}s/d_mul=9/d_mul=8/"
+malformed "line $doconv_line: case doconv3x3: tensor D is missing" "/^doconv3x3${tab}tensor${tab}D/d"
+malformed "line $doconv_line: case doconv3x3: tensor folded is missing" "/^doconv3x3${tab}tensor${tab}folded/d"
 malformed 'line 2: neither a case nor a tensor: "scalar"' '2s/tensor/scalar/'
 malformed 'line 2: case conv3x3: a tensor line has 5 columns' "2s/\$/${tab}1/"
 
