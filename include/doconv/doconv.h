@@ -373,7 +373,7 @@ typedef struct doconv_folded_layer {
     size_t size;           /**< sizeof(doconv_folded_layer) */
     const char *name;      /**< NAME of NAME.weight, as the file has it (UTF-8, may have control characters); "" for a module saved by itself */
     doconv_fold_desc desc; /**< add_identity: 1 where the option adds it */
-    int has_d;             /**< 0: a 1x1 layer, whose weight is W */
+    int has_d;             /**< 0: a 1x1 layer, whose weight is W; the file does not tell its groups: desc has 1, and cin is Cin/groups */
     int has_identity;      /**< 1: the file has the layer's identity, which is added to D */
     size_t bytes_before;   /**< of W, D and the identity */
     size_t bytes_after;    /**< of the weight */
