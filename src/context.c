@@ -366,6 +366,8 @@ const char *doconv_status_string(doconv_status status)
         return "the workspace is too small";
     case DOCONV_IO_ERROR:
         return "a cache directory or file can't be used";
+    case DOCONV_INVALID_FILE:
+        return "malformed or inconsistent file";
     }
     return "unknown status";
 }

@@ -91,6 +91,11 @@ void dc_log(const doconv_context *ctx, doconv_log_level level, const char *forma
 /* Keeps the detail for doconv_context_last_error() and returns status. ctx may be NULL. */
 doconv_status dc_fail(doconv_context *ctx, doconv_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
 double dc_now(void); /* monotonic seconds */
+/* UTF-8 text from outside for a message: its first bytes, "..." if there are more, '?' for control characters. */
+struct dc_shown {
+    char text[84];
+};
+struct dc_shown dc_show(const char *text);
 
 /* --------------------------------------------------------------------------------------------- problem.c */
 /* A validated descriptor with what follows from it. Paddings are the effective ones: what no output reads is left out. */

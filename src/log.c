@@ -35,6 +35,28 @@ doconv_status dc_fail(doconv_context *ctx, doconv_status status, const char *for
     return status;
 }
 
+struct dc_shown dc_show(const char *text)
+{
+    struct dc_shown shown = {""};
+    size_t length = strlen(text);
+    const bool cut = length >= sizeof shown.text;
+    if (cut) {
+        length = sizeof shown.text - sizeof "...";
+        while (length > 0 && ((unsigned char)text[length] & 0xc0) == 0x80) {
+            length--; /* not within a character */
+        }
+    }
+    for (size_t i = 0; i < length; i++) {
+        const unsigned char c = (unsigned char)text[i];
+        shown.text[i] = c < 0x20 || c == 0x7f ? '?' : text[i];
+        if (c >= 0x80 && c < 0xa0 && i > 0 && (unsigned char)text[i - 1] == 0xc2) {
+            shown.text[i - 1] = shown.text[i] = '?'; /* U+0080..U+009F, control characters too */
+        }
+    }
+    memcpy(shown.text + length, cut ? "..." : "", cut ? sizeof "..." : 1);
+    return shown;
+}
+
 double dc_now(void)
 {
     struct timespec now;

@@ -56,8 +56,8 @@ static void test_statuses(void **state)
 {
     (void)state;
     const doconv_status all[] = {
-        DOCONV_OK,        DOCONV_INVALID_ARGUMENT, DOCONV_INVALID_PROBLEM,     DOCONV_UNSUPPORTED, DOCONV_OVERFLOW, DOCONV_OUT_OF_MEMORY,
-        DOCONV_NOT_FOUND, DOCONV_MISMATCH,         DOCONV_WORKSPACE_TOO_SMALL, DOCONV_IO_ERROR};
+        DOCONV_OK,        DOCONV_INVALID_ARGUMENT, DOCONV_INVALID_PROBLEM,     DOCONV_UNSUPPORTED, DOCONV_OVERFLOW,    DOCONV_OUT_OF_MEMORY,
+        DOCONV_NOT_FOUND, DOCONV_MISMATCH,         DOCONV_WORKSPACE_TOO_SMALL, DOCONV_IO_ERROR,    DOCONV_INVALID_FILE};
     const size_t count = sizeof all / sizeof all[0];
     for (size_t i = 0; i < count; i++) {
         assert_int_equal(all[i], i); /* stable: programs log them as numbers */

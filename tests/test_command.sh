@@ -82,7 +82,7 @@ small=mb1ic8ih6oc8kh3ph1
 run 0 help
 out 'usage: doconv VERB'
 run 0 --help
-for verb in info explain tune verify; do
+for verb in info explain tune verify fold; do
     run 0 help $verb
     out "usage: doconv $verb"
     run 0 $verb --help
@@ -220,9 +220,14 @@ out '1 run, 0 of them failed'
 out 'PASS'
 run 0 verify "$golden" --case=conv1x1_s2 --isa=none --verbose --threads=2
 out 'ok   conv1x1_s2, nchw to nchw, reference'
-run 1 verify "$golden" --case=doconv3x3
-err 'nothing ran'
-out 'kind=doconv: not part of this version'
+run 0 verify "$golden" --case=dogconv_grad_pytorch --isa=none --verbose
+out 'ok   dogconv_grad_pytorch, folding: '
+out 'ok   dogconv_grad_pytorch, nchw to nchw, reference'
+out 'the gradients of 1 case: not part of this version'
+out 'folding   1 case, 0 failed'
+for mapping in paper tensorflow; do
+    run 0 verify "$golden" --case=dogconv_$mapping --isa=none
+done
 
 mkdir "$work/empty"
 run 2 verify "$work/empty"
@@ -269,6 +274,21 @@ fresh
 poke $(($(place conv1x1 bias) + 3)) '\104'
 run 1 verify "$bad" --case=conv1x1
 fresh
+poke $(($(place doconv3x3_identity D) + 7)) '\104'
+run 1 verify "$bad" --case=doconv3x3_identity --isa=none
+err 'FAIL: doconv3x3_identity, folding: weight['
+err 'FAIL: doconv3x3_identity, nchw to nchw'
+out 'folding   1 case, 1 failed'
+fresh
+sed 's/mapping=pytorch/mapping=paper/' "$golden/cases.tsv" >"$bad/cases.tsv"
+run 1 verify "$bad" --case=dogconv_pytorch --isa=none
+err 'FAIL: dogconv_pytorch, folding: weight['
+fresh
+sed '1,5s/kind=conv/kind=other/' "$golden/cases.tsv" >"$bad/cases.tsv"
+run 1 verify "$bad" --case=conv3x3
+err 'nothing ran'
+out '1 of kind=other: not part of this version'
+fresh
 poke "$(place conv1x1 x)" '\300\177'
 run 2 verify "$bad"
 err 'case conv1x1: tensor x: element 0 is not finite'
@@ -304,8 +324,166 @@ malformed 'line 1: case conv3x3: kind is missing' '1s/kind=conv //'
 malformed 'line 6: case conv3x3 is there already, in line 1' '6,10s/conv3x3_relu/conv3x3/'
 malformed 'line 2: a tensor of case conv3x4 outside that case' '2s/conv3x3/conv3x4/'
 malformed 'line 3: case conv3x3: tensor x is there twice' '3s/weight/x/'
+doconv_line=$(grep -n "^doconv3x3${tab}case" "$golden/cases.tsv" | cut -d : -f 1)
+malformed "line $doconv_line: case doconv3x3: mapping=cubist is not paper, pytorch or tensorflow" "${doconv_line}s/mapping=paper/mapping=cubist/"
+malformed "line $doconv_line: case doconv3x3: mapping=paper: twice" "${doconv_line}s/mapping=paper/mapping=paper mapping=paper/"
+malformed "line $doconv_line: case doconv3x3: mapping is missing" "${doconv_line}s/mapping=paper//"
+malformed "line $doconv_line: case doconv3x3: identity is missing" "${doconv_line}s/identity=0//"
+malformed "line $doconv_line: case doconv3x3: d_mul=0 with kind=doconv" "${doconv_line}s/d_mul=9/d_mul=0/"
+malformed "case doconv3x3: tensor W: the parameters give the shape 32x16x8" "${doconv_line}s/d_mul=9/d_mul=8/"
+malformed "line $doconv_line: case doconv3x3: tensor D is missing" "/^doconv3x3${tab}tensor${tab}D/d"
+malformed "line $doconv_line: case doconv3x3: tensor folded is missing" "/^doconv3x3${tab}tensor${tab}folded/d"
 malformed 'line 2: neither a case nor a tensor: "scalar"' '2s/tensor/scalar/'
 malformed 'line 2: case conv3x3: a tensor line has 5 columns' "2s/\$/${tab}1/"
+
+# ---- fold
+usage 'a file is missing' fold
+usage 'the file to write is missing' fold "$work/in.st"
+usage 'the file to write is missing' fold "$work/in.st" ''
+usage 'one word too many: "c"' fold a b c
+usage '--mapping: "keras" is not paper, pytorch or tensorflow' fold a b --mapping=keras
+usage '--dry-run takes no value' fold a b --dry-run=1
+for kernel in a a=3 a=3x a=x3 a=0x3 a=3x3x3 a=-3x3 a=3x99999999999 a=99999999999x3 =; do
+    usage "--kernel: \"$kernel\" is not a layer's NAME=KHxKW" fold a b --kernel=$kernel
+done
+
+# checkpoint HEADER [BYTES]: writes $work/in.st with that header and data (printf's escapes).
+checkpoint() {
+    {
+        printf "$(printf '\\%03o\\%03o\\0\\0\\0\\0\\0\\0' $((${#1} % 256)) $((${#1} / 256)))"
+        printf '%s' "$1"
+        printf "${2:-}"
+    } >"$work/in.st"
+}
+# no_file: the last run has left neither its output nor a temporary file.
+no_file() {
+    if [ -e "$work/out.st" ] || [ -n "$(find "$work" -name '*.tmp')" ]; then fail "doconv $last: it left a file"; else pass; fi
+}
+t() { # NAME SHAPE BEGIN END [DTYPE]
+    printf '"%s":{"dtype":"%s","shape":%s,"data_offsets":[%d,%d]}' "$1" "${5:-F32}" "$2" "$3" "$4"
+}
+one='\000\000\200\077' two='\000\000\000\100' zero='\000\000\000\000'
+zeros() {
+    zeros_of=''
+    for _ in $(seq "$1"); do zeros_of=$zeros_of$zero; done
+}
+
+checkpoint "{$(t n '[]' 0 8 I64),$(t p.W '[1,2,1]' 8 16)}" "ABCDEFGH$two$one"
+$wrapper "$doconv" fold "$work/in.st" --dry-run >"$work/out" 2>"$work/err"
+if grep -q 'made without Jansson' "$work/err"; then
+    run 1 fold "$work/in.st" "$work/out.st"
+    no_file
+else
+    # A dry run writes nothing, with and without a name.
+    run 0 fold "$work/in.st" --dry-run
+    out 'p.weight'
+    out '1x2x1x1'
+    out '1 layer would be folded; '
+    run 0 fold "$work/in.st" "$work/out.st" --dry-run
+    no_file
+    run 0 fold "$work/in.st" "$work/out.st"
+    out '1 layer folded; '
+    printf "ABCDEFGH$two$one" >"$work/expected"
+    tail -c 16 "$work/out.st" | cmp - "$work/expected" >"$work/err" || fail "doconv $last: wrong data"
+    if grep -qF "{$(t n '[]' 0 8 I64),$(t p.weight '[1,2,1,1]' 8 16)}" "$work/out.st"; then pass; else fail "doconv $last: wrong header"; fi
+    # What is folded has nothing to fold; the file that is there stays.
+    cp "$work/out.st" "$work/in.st"
+    cp "$work/out.st" "$work/kept"
+    run 1 fold "$work/in.st" "$work/out.st"
+    err 'not found: checkpoint: it has no DO-Conv layer'
+    if cmp "$work/kept" "$work/out.st" >/dev/null; then pass; else fail "doconv $last: it changed its output"; fi
+
+    # D = 0 with the identity is W; the identity from the file or the option.
+    zeros 16
+    checkpoint "{$(t a.W '[1,1,4]' 0 16),$(t a.D '[1,4,4]' 16 80)}" "$one$two$one$two$zeros_of"
+    run 0 fold "$work/in.st" "$work/out.st" --identity
+    out 'added'
+    printf "$one$two$one$two" >"$work/expected"
+    tail -c 16 "$work/out.st" | cmp - "$work/expected" >"$work/err" || fail "doconv $last: wrong data"
+    run 0 fold "$work/in.st" "$work/out.st" --kernel=a=1x4 --mapping=paper --threads=2 --isa=none
+    out '1x1x1x4'
+    out 'none'
+    head -c 16 /dev/zero >"$work/expected"
+    tail -c 16 "$work/out.st" | cmp - "$work/expected" >"$work/err" || fail "doconv $last: wrong data"
+    rm "$work/out.st"
+    run 2 fold "$work/in.st" "$work/out.st" --kernel=a=1x3
+    err 'layer a: 1x3 is not the 4 taps of its D'
+    run 2 fold "$work/in.st" "$work/out.st" --kernel=b=2x2
+    err 'no DO-Conv layer is called "b"'
+    run 2 fold "$work/in.st" "$work/out.st" --kernel=a=2x2 --kernel=a=2x2
+    err 'layer a is there twice'
+    no_file
+
+    # Groups under each mapping: a D of zeros with an identity for the third channel alone.
+    zeros 3
+    checkpoint "{$(t W '[2,2,1]' 0 16),$(t D '[4,1,1]' 16 32)}" "$one$one$one$one$zero$zero$one$zero"
+    for mapping in paper pytorch tensorflow; do
+        run 0 fold "$work/in.st" "$work/out.st" --mapping=$mapping
+        case $mapping in
+            tensorflow) printf "$zero$one$zero$zero" ;;
+            *) printf "$zero$zero$one$zero" ;;
+        esac >"$work/expected"
+        tail -c 16 "$work/out.st" | cmp - "$work/expected" >"$work/err" || fail "doconv $last: wrong data"
+    done
+    rm "$work/out.st"
+
+    # What is wrong with a file is said by the tensor's name, and nothing is written.
+    checkpoint "{$(t a.W '[1,1,4]' 0 16)}" "$one$one$one$one"
+    run 2 fold "$work/in.st" "$work/out.st"
+    err 'malformed or inconsistent file: checkpoint: tensor a.W: its D is missing'
+    no_file
+    checkpoint "{$(t a.W '[1,1,1]' 0 4),$(t a.weight '[1]' 4 8)}" "$one$one"
+    run 2 fold "$work/in.st" "$work/out.st"
+    err 'tensor a.weight: it is there already'
+    checkpoint "{$(t a.W '[1,1,1]' 0 2 F16)}" 'AB'
+    run 1 fold "$work/in.st" "$work/out.st"
+    err 'tensor a.W: type F16'
+    checkpoint "{$(t a.W '[1,1,1]' 0 4)}" 'ABC'
+    run 2 fold "$work/in.st" "$work/out.st"
+    err 'tensor a.W: data_offsets: 0 to 4 is no part of the 3 bytes'
+    printf '\377\377\377\377\377\377\377\377{}' >"$work/in.st"
+    run 2 fold "$work/in.st" "$work/out.st"
+    err "the header's length, 18446744073709551615, is more than the 2 bytes"
+    : >"$work/in.st"
+    run 2 fold "$work/in.st" "$work/out.st"
+    err '0 bytes are no safetensors file'
+    no_file
+
+    # Files that can't be read or written, or must not be.
+    run 2 fold "$work/absent" "$work/out.st"
+    err 'No such file'
+    run 2 fold "$work" "$work/out.st"
+    err 'not a regular file'
+    checkpoint "{$(t p.W '[1,2,1]' 0 8)}" "$two$one"
+    run 1 fold "$work/in.st" "$work/absent/out.st"
+    err 'No such file'
+    run 2 fold "$work/in.st" "$work"
+    err 'exists, and is not a regular file'
+    ln -s in.st "$work/link"
+    run 2 fold "$work/in.st" "$work/link"
+    err 'exists, and is not a regular file'
+    run 2 fold "$work/link" "$work/in.st"
+    err 'is the input'
+    run 2 fold "$work/in.st" /dev/null
+    no_file
+    # A full disk: a limit on the size of files, where the kernel itself runs the program.
+    if [ -z "$wrapper" ]; then
+        head -c 100000 /dev/zero >"$work/zeros"
+        checkpoint "{$(t p.W '[1,2,1]' 0 8),$(t z '[100000]' 8 100008 U8)}" "$two$one"
+        cat "$work/zeros" >>"$work/in.st"
+        run 0 fold "$work/in.st" "$work/out.st"
+        rm "$work/out.st"
+        (
+            trap '' XFSZ
+            ulimit -f 8
+            "$doconv" fold "$work/in.st" "$work/out.st" >"$work/out" 2>"$work/err"
+        )
+        status=$? last="fold with a limit"
+        if [ $status -eq 1 ]; then pass; else fail "doconv $last: exit status $status, expected 1"; fi
+        err 'File too large'
+        no_file
+    fi
+fi
 
 # ---- output that can't be written is no success
 if [ -w /dev/full ]; then

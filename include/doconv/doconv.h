@@ -49,7 +49,8 @@ typedef enum doconv_status {
     DOCONV_NOT_FOUND = 6,        /**< a variant name that no candidate has; no cache entry in mode "only" */
     DOCONV_MISMATCH = 7,         /**< weights packed for another plan; a struct from another version of this header */
     DOCONV_WORKSPACE_TOO_SMALL = 8,
-    DOCONV_IO_ERROR = 9 /**< a cache directory or file that can't be used (tuner functions only) */
+    DOCONV_IO_ERROR = 9,     /**< a cache directory or file that can't be used (tuner functions only) */
+    DOCONV_INVALID_FILE = 10 /**< bytes that are not what their format says, or tensors in them that do not fit together */
 } doconv_status;
 
 /** A constant English phrase for a status; "unknown status" for other values. Never NULL. */
@@ -366,6 +367,64 @@ typedef struct doconv_fold_desc {
  * Runs on the context's threads; the result does not depend on them. Errors: INVALID_ARGUMENT, INVALID_PROBLEM, OVERFLOW, OUT_OF_MEMORY, MISMATCH (size).
  */
 DOCONV_API doconv_status doconv_fold(doconv_context *context, const doconv_fold_desc *desc, const float *w, const float *d, float *weight);
+
+/** A layer of a checkpoint as it is folded. */
+typedef struct doconv_folded_layer {
+    size_t size;           /**< sizeof(doconv_folded_layer) */
+    const char *name;      /**< NAME of NAME.weight, as the file has it (UTF-8, may have control characters); "" for a module saved by itself */
+    doconv_fold_desc desc; /**< add_identity: 1 where the option adds it */
+    int has_d;             /**< 0: a 1x1 layer, whose weight is W; the file does not tell its groups: desc has 1, and cin is Cin/groups */
+    int has_identity;      /**< 1: the file has the layer's identity, which is added to D */
+    size_t bytes_before;   /**< of W, D and the identity */
+    size_t bytes_after;    /**< of the weight */
+} doconv_folded_layer;
+
+/** Told of each layer, in the file's order, on the calling thread, once the whole file is known to be valid. layer lives for this call only. */
+typedef void (*doconv_fold_report_fn)(void *user, const doconv_folded_layer *layer);
+
+/** The spatial size of one layer of a checkpoint. */
+typedef struct doconv_fold_kernel {
+    const char *name; /**< as doconv_folded_layer's */
+    int64_t kh, kw;
+} doconv_fold_kernel;
+
+/** Set size and zero the rest for the defaults. */
+typedef struct doconv_fold_checkpoint_options {
+    size_t size;
+    const doconv_mapping *mapping;     /**< NULL: DOCONV_MAPPING_PYTORCH, as checkpoints of the official PyTorch module need it */
+    int add_identity;                  /**< 1: a D whose identity the file does not have is composed as D + I */
+    const doconv_fold_kernel *kernels; /**< layers that are not square (a D of KH*KW rows does not tell them), in any order */
+    size_t kernel_count;
+    int dry_run;                  /**< 1: check, report, and tell the result's size, but make none */
+    doconv_fold_report_fn report; /**< NULL: none */
+    void *report_user;
+} doconv_fold_checkpoint_options;
+
+/**
+ * Folds the DO-Conv layers of a checkpoint: a PyTorch state_dict in safetensors format, whole in memory. Of each layer, the tensors
+ *     NAME.W       Cout x Cin/groups x D_mul, F32
+ *     NAME.D       Cin x (KH*KW) x D_mul, F32; a 1x1 layer (D_mul = 1) has none
+ *     NAME.d_diag  D's shape, F32: the identity, which the official module keeps (earlier: D_diag); added to D; may be missing
+ * become NAME.weight, Cout x Cin/groups x KH x KW. KH and KW are the root of D's KH*KW unless options->kernels names the layer. Every other
+ * tensor, of any type, keeps its bytes, and __metadata__ its texts; the tensors keep their order. (Where folding would leave one at an
+ * offset that is no multiple of its elements' size, wider elements come first.) A tensor called W, or D without W, that is no three-
+ * dimensional one is none of a DO-Conv layer and is kept.
+ *
+ * file: size bytes of any alignment, which nobody may change during the call; nothing in them is trusted. options may be NULL.
+ * *result, *result_size: the folded checkpoint, from the context's allocator; the caller owns it: doconv_checkpoint_free(). With dry_run
+ * *result is NULL. The call needs about the size of the result and of the largest layer; the file's header is parsed by Jansson,
+ * whose memory, some twenty times the header, is malloc's.
+ * The layers run on the context's threads; calls on one context may run at the same time.
+ * Errors: INVALID_FILE (malformed, truncated; tensors of a layer that do not fit together or have no counterpart; a NAME.weight that is
+ * there already), UNSUPPORTED (a build without Jansson; W or D of another type than F32), NOT_FOUND (no DO-Conv layer in it),
+ * INVALID_ARGUMENT (also KH and KW that are needed but not given, or do not fit), OVERFLOW, OUT_OF_MEMORY, MISMATCH (size). The detail
+ * names the tensor.
+ */
+DOCONV_API doconv_status doconv_fold_checkpoint(doconv_context *context, const void *file, size_t size, const doconv_fold_checkpoint_options *options,
+                                                void **result, size_t *result_size);
+
+/** Frees what doconv_fold_checkpoint() made with this context; NULL is allowed. */
+DOCONV_API void doconv_checkpoint_free(doconv_context *context, void *result);
 
 #ifdef __cplusplus
 }

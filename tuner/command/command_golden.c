@@ -21,7 +21,7 @@ enum parameter { N, CI, H, W, CO, KH, KW, SH, SW, PT, PL, PB, PR, DH, DW, GROUPS
 static const struct {
     const char *name;
     int64_t least, most;
-    bool needed; /* by kind=conv */
+    bool needed; /* by kind=conv, and so by kind=doconv, which needs all but grad */
 } parameters[PARAMETERS] = {
     [N] = {"n", 1, INT32_MAX, true},           [CI] = {"ci", 1, INT32_MAX, true},      [H] = {"h", 1, INT32_MAX, true},
     [W] = {"w", 1, INT32_MAX, true},           [CO] = {"co", 1, INT32_MAX, true},      [KH] = {"kh", 1, INT32_MAX, true},
@@ -50,6 +50,7 @@ struct reader {
     int capacity;
     struct golden_case *current;
     int64_t value[PARAMETERS];
+    char mapping[16]; /* "" if the case names none */
     struct tensor tensors[MAX_TENSORS];
     int tensor_count;
 };
@@ -233,6 +234,50 @@ static int64_t output_size(int64_t size, int64_t before, int64_t after, int64_t 
     return room < 0 ? 0 : room / stride + 1;
 }
 
+static bool is_doconv(const struct golden_case *c)
+{
+    return strcmp(c->kind, "doconv") == 0;
+}
+
+/* W, D and how they fold. */
+static int finish_fold(struct reader *r)
+{
+    static const char *const mappings[] = {
+        [DOCONV_MAPPING_PAPER] = "paper", [DOCONV_MAPPING_PYTORCH] = "pytorch", [DOCONV_MAPPING_TENSORFLOW] = "tensorflow"};
+    struct golden_case *c = r->current;
+    const doconv_conv_desc *d = &c->desc;
+    const size_t known = sizeof mappings / sizeof mappings[0];
+    size_t mapping = 0;
+    while (mapping < known && strcmp(r->mapping, mappings[mapping]) != 0) {
+        mapping++;
+    }
+    if (mapping == known) {
+        return FAIL_LINE(r, c->line, "case %s: mapping=%s is not paper, pytorch or tensorflow", c->name, r->mapping);
+    }
+    if (r->value[D_MUL] < 1) {
+        return FAIL_LINE(r, c->line, "case %s: d_mul=0 with kind=doconv", c->name);
+    }
+    c->fold = (doconv_fold_desc){.size = sizeof c->fold,
+                                 .cout = d->cout,
+                                 .cin = d->cin,
+                                 .kh = d->kh,
+                                 .kw = d->kw,
+                                 .groups = d->groups,
+                                 .d_mul = r->value[D_MUL],
+                                 .mapping = (doconv_mapping)mapping,
+                                 .add_identity = (int)r->value[IDENTITY]};
+    c->w = take_tensor(r, "W", 3, (const int64_t[]){d->cout, d->cin / d->groups, c->fold.d_mul});
+    if (c->w == NULL) {
+        return -1;
+    }
+    if (d->kh * d->kw == 1 && c->fold.d_mul == 1 && find_tensor(r, "D") == NULL) {
+        return 0; /* the layer has none */
+    }
+    c->d = take_tensor(r, "D", 3, (const int64_t[]){d->cin, d->kh * d->kw, c->fold.d_mul});
+    return c->d != NULL ? 0 : -1;
+}
+
+/* The convolution, and what folds to its weight. */
 static int finish_conv(struct reader *r)
 {
     struct golden_case *c = r->current;
@@ -261,7 +306,7 @@ static int finish_conv(struct reader *r)
         return FAIL_LINE(r, c->line, "case %s: groups=%" PRId64 " does not divide ci=%" PRId64 " and co=%" PRId64, c->name, d->groups, d->cin,
                          d->cout);
     }
-    if (v[D_MUL] != 0) {
+    if (!is_doconv(c) && v[D_MUL] != 0) {
         return FAIL_LINE(r, c->line, "case %s: d_mul=%" PRId64 " with kind=conv", c->name, v[D_MUL]);
     }
     c->hout = output_size(d->h, d->pad_top, d->pad_bottom, d->kh, d->dilation_h, d->stride_h);
@@ -270,16 +315,19 @@ static int finish_conv(struct reader *r)
         return FAIL_LINE(r, c->line, "case %s: the kernel does not fit the padded input", c->name);
     }
     c->x = take_tensor(r, "x", 4, (const int64_t[]){d->n, d->cin, d->h, d->w});
-    c->weight = c->x != NULL ? take_tensor(r, "weight", 4, (const int64_t[]){d->cout, d->cin / d->groups, d->kh, d->kw}) : NULL;
+    c->weight =
+        c->x != NULL ? take_tensor(r, is_doconv(c) ? "folded" : "weight", 4, (const int64_t[]){d->cout, d->cin / d->groups, d->kh, d->kw}) : NULL;
     c->y = c->weight != NULL ? take_tensor(r, "y", 4, (const int64_t[]){d->n, d->cout, c->hout, c->wout}) : NULL;
     if (c->y == NULL) {
         return -1;
     }
     if (d->has_bias) {
         c->bias = take_tensor(r, "bias", 1, &d->cout);
-        return c->bias != NULL ? 0 : -1;
+        if (c->bias == NULL) {
+            return -1;
+        }
     }
-    return 0;
+    return is_doconv(c) ? finish_fold(r) : 0;
 }
 
 /* Called when the next case begins, and at the end. */
@@ -290,7 +338,7 @@ static int finish_case(struct reader *r)
         return 0;
     }
     c->gradients = r->value[GRAD] != 0;
-    const int result = strcmp(c->kind, "conv") == 0 ? finish_conv(r) : 0;
+    const int result = strcmp(c->kind, "conv") == 0 || is_doconv(c) ? finish_conv(r) : 0;
     r->current = NULL;
     return result;
 }
@@ -313,7 +361,10 @@ static int read_parameter(struct reader *r, char *word, bool seen[PARAMETERS], b
         return 0;
     }
     if (strcmp(word, "mapping") == 0) {
-        return 0; /* of the kinds with D only */
+        if (r->mapping[0] != '\0' || !copy_name(r->mapping, sizeof r->mapping, value)) {
+            return FAIL_LINE(r, r->line, "case %s: mapping=%.40s: twice, or no mapping", name, value);
+        }
+        return 0;
     }
     int i = 0;
     while (i < PARAMETERS && strcmp(word, parameters[i].name) != 0) {
@@ -364,6 +415,7 @@ static int begin_case(struct reader *r, const char *name, char *rest)
     r->current = c;
     r->tensor_count = 0;
     memset(r->value, 0, sizeof r->value);
+    r->mapping[0] = '\0';
     bool seen[PARAMETERS] = {false}, seen_kind = false;
     for (char *word; (word = cut(&rest, ' ')) != NULL;) {
         if (*word != '\0' && read_parameter(r, word, seen, &seen_kind) != 0) {
@@ -373,10 +425,14 @@ static int begin_case(struct reader *r, const char *name, char *rest)
     if (!seen_kind) {
         return FAIL_LINE(r, r->line, "case %s: kind is missing", c->name);
     }
-    for (int i = 0; i < PARAMETERS && strcmp(c->kind, "conv") == 0; i++) {
-        if (parameters[i].needed && !seen[i]) {
+    const bool doconv = is_doconv(c), known = doconv || strcmp(c->kind, "conv") == 0;
+    for (int i = 0; i < PARAMETERS && known; i++) {
+        if (!seen[i] && (parameters[i].needed || (doconv && i != GRAD))) {
             return FAIL_LINE(r, r->line, "case %s: %s is missing", c->name, parameters[i].name);
         }
+    }
+    if (doconv && r->mapping[0] == '\0') {
+        return FAIL_LINE(r, r->line, "case %s: mapping is missing", c->name);
     }
     return 0;
 }

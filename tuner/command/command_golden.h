@@ -15,10 +15,13 @@ struct golden_case {
     char name[64], kind[16];
     int line;       /* of cases.tsv */
     bool gradients; /* it has some, whether or not anybody checks them */
-    /* kind "conv" only: */
-    doconv_conv_desc desc; /* NCHW */
+    /* kinds "conv" and "doconv" only: */
+    doconv_conv_desc desc; /* NCHW; a plain convolution: by the folded weight if the kind is "doconv" */
     int64_t hout, wout;
     const float *x, *weight, *bias /* NULL without */, *y; /* finite; shapes as desc says, y's N x Cout x hout x wout */
+    /* kind "doconv" only: weight is what W and D fold to. */
+    doconv_fold_desc fold;
+    const float *w, *d /* NULL where the layer has none */;
 };
 
 struct golden {

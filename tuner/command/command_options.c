@@ -50,6 +50,30 @@ static bool read_layouts(const char *text, struct command_layouts *layouts)
     }
 }
 
+/* "NAME=KHxKW"; NAME may have '=' itself. */
+static bool read_kernel(const char *text, struct command_kernels *kernels)
+{
+    const char *sizes = strrchr(text, '=');
+    const size_t most = sizeof "2147483647";
+    char height[sizeof "2147483647"];
+    uint64_t kh, kw;
+    if (sizes == NULL || strcspn(++sizes, "x") >= most || strchr(sizes, 'x') == NULL) {
+        return false;
+    }
+    const size_t length = strcspn(sizes, "x");
+    memcpy(height, sizes, length);
+    height[length] = '\0';
+    if (!read_whole(height, INT32_MAX, &kh) || !read_whole(sizes + length + 1, INT32_MAX, &kw) || kh == 0 || kw == 0) {
+        return false;
+    }
+    char *name = strndup(text, (size_t)(sizes - 1 - text));
+    if (name == NULL) {
+        return false;
+    }
+    kernels->item[kernels->count++] = (doconv_fold_kernel){name, (int64_t)kh, (int64_t)kw};
+    return true;
+}
+
 /* Stores a value; on failure returns what it should have been, in text. */
 static bool read_value(const struct command_option *option, const char *text, char *expected, size_t size)
 {
@@ -107,6 +131,21 @@ static bool read_value(const struct command_option *option, const char *text, ch
     case COMMAND_OPTION_LAYOUTS:
         snprintf(expected, size, "nchw, nhwc, blocked, nChw8c, nChw16c, or several with commas");
         return read_layouts(text, option->value);
+    case COMMAND_OPTION_MAPPING: {
+        static const char *const names[] = {
+            [DOCONV_MAPPING_PAPER] = "paper", [DOCONV_MAPPING_PYTORCH] = "pytorch", [DOCONV_MAPPING_TENSORFLOW] = "tensorflow"};
+        snprintf(expected, size, "paper, pytorch or tensorflow");
+        for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+            if (strcmp(text, names[i]) == 0) {
+                *(doconv_mapping *)option->value = (doconv_mapping)i;
+                return true;
+            }
+        }
+        return false;
+    }
+    case COMMAND_OPTION_KERNELS:
+        snprintf(expected, size, "a layer's NAME=KHxKW");
+        return read_kernel(text, option->value);
     case COMMAND_OPTION_FLAG:
         break;
     }

@@ -20,7 +20,7 @@ struct command_verb {
     int (*run)(int count, char **words);
 };
 
-extern const struct command_verb command_info, command_explain, command_tune, command_verify;
+extern const struct command_verb command_info, command_explain, command_tune, command_verify, command_fold;
 
 /* ---- command_options.c ---- */
 
@@ -34,6 +34,12 @@ struct command_layouts {
     int item[COMMAND_MAX_LAYOUTS]; /* a doconv_layout, or COMMAND_LAYOUT_BLOCKED; no value twice */
 };
 
+/* Values of --kernel=NAME=KHxKW; repeated options add to the list. */
+struct command_kernels {
+    size_t count;
+    doconv_fold_kernel *item; /* room for as many as there are words; the names are the caller's to free */
+};
+
 enum command_option_kind {
     COMMAND_OPTION_FLAG,     /* bool: --name without a value */
     COMMAND_OPTION_INT,      /* int: min..max */
@@ -42,7 +48,9 @@ enum command_option_kind {
     COMMAND_OPTION_TEXT,     /* const char *: not empty */
     COMMAND_OPTION_ISA,      /* doconv_isa */
     COMMAND_OPTION_ACCURACY, /* doconv_accuracy */
-    COMMAND_OPTION_LAYOUTS   /* struct command_layouts */
+    COMMAND_OPTION_LAYOUTS,  /* struct command_layouts */
+    COMMAND_OPTION_MAPPING,  /* doconv_mapping */
+    COMMAND_OPTION_KERNELS   /* struct command_kernels */
 };
 
 struct command_option {
@@ -103,5 +111,8 @@ void command_table_add(struct command_table *table, const char *format, ...) __a
 
 /* Prints the rows, each after indent blanks, and frees the cells. */
 void command_table_print(struct command_table *table, int indent);
+
+/* Frees the cells unprinted. */
+void command_table_free(struct command_table *table);
 
 #endif

@@ -57,6 +57,13 @@ void command_table_print(struct command_table *table, int indent)
         if (last) {
             putchar('\n');
         }
+    }
+    command_table_free(table);
+}
+
+void command_table_free(struct command_table *table)
+{
+    for (int i = 0; i < table->cells; i++) {
         free(table->cell[i]);
     }
     free(table->cell);

@@ -103,7 +103,7 @@ static int verify_all(struct verification *v, const struct golden *golden, const
             continue;
         }
         gradients += c->gradients;
-        if (strcmp(c->kind, "conv") != 0) {
+        if (c->weight == NULL) {
             add_skip(&skips, c->kind);
             continue;
         }
@@ -120,6 +120,10 @@ static int verify_all(struct verification *v, const struct golden *golden, const
     }
     if (gradients > 0) {
         printf("skipped   the gradients of %d case%s: not part of this version\n", gradients, gradients == 1 ? "" : "s");
+    }
+    if (v->folds > 0) {
+        printf("folding   %d case%s, %d failed; largest error %.2e of max|weight|: %s\n", v->folds, v->folds == 1 ? "" : "s", v->fold_failures,
+               v->largest_fold, v->largest_fold_where);
     }
     printf("kernels   %d run, of %d in this build; %d runs, %d failures\n", count_kernels_run(v), v->kernels, v->runs, v->failures);
     if (v->runs == 0) {
@@ -190,9 +194,10 @@ const struct command_verb command_verify = {
     .summary = "runs golden cases on every kernel",
     .help = "usage: doconv verify DIR [--OPTION=VALUE ...]\n"
             "\n"
-            "Reads DIR/cases.tsv and DIR/data.f32 and runs every kind=conv case forward on every kernel that accepts it: through\n"
+            "Reads DIR/cases.tsv and DIR/data.f32 and runs every case forward on every kernel that accepts it: through\n"
             "each of its variants, in every pair of source and destination layouts (nchw, nhwc, nChw8c, nChw16c). A result is\n"
             "right if each output is within the rounding error bound of its sum, gamma(K) * sum|a*b|, of the expected one.\n"
+            "The weight of a kind=doconv case is folded from its W and D, and held to the same bound, first.\n"
             "Prints each kernel with its runs and largest error (relative to max|y|), and what was skipped.\n"
             "\n"
             "  --isa=NAME    cap on the instruction set: none, avx2, avx512, neon\n"

@@ -26,11 +26,15 @@ struct verification {
     int runs, failures;
     double largest;
     char largest_where[256]; /* run with the largest error */
+    int folds, fold_failures;
+    double largest_fold; /* error relative to max|folded| */
+    char largest_fold_where[64];
 };
 
 /*
- * Runs a kind=conv case in every pair of layouts through every variant of every kernel that accepts it, and counts. Failures are printed
- * and counted. Returns an exit status: COMMAND_FAILED, after a message, if the case could not be run at all.
+ * Runs a case in every pair of layouts through every variant of every kernel that accepts it, and counts. The weight of a kind=doconv case
+ * is what the library folds its W and D to; that is checked first. Failures are printed and counted. Returns an exit status: COMMAND_FAILED,
+ * after a message, if the case could not be run at all.
  */
 int verify_case(struct verification *v, const struct golden_case *golden);
 

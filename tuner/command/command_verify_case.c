@@ -25,9 +25,12 @@ struct case_run {
     doconv_conv_desc desc;
     size_t outputs;
     double largest_y;
-    double *bound; /* an absolute error for each output, NCHW */
-    float *src;    /* in src_layout */
-    float *dst;    /* in dst_layout, guard floats after it */
+    const float *weight;
+    float *folded;        /* the weight of a DO-Conv layer; NULL: the case's */
+    double *weight_bound; /* how far off each of its elements may be; NULL: not at all */
+    double *bound;        /* an absolute error for each output, NCHW */
+    float *src;           /* in src_layout */
+    float *dst;           /* in dst_layout, guard floats after it */
     size_t dst_floats;
     float *result; /* dst in NCHW */
     char *workspace;
@@ -36,49 +39,90 @@ struct case_run {
 
 /* ---- the bound ---- */
 
-/* Sum of |a * b| of one output. */
-static double magnitude(const struct golden_case *g, int64_t n, int64_t o, int64_t p, int64_t q)
+/* gamma(k) = k*u / (1 - k*u): the relative error of k roundings. */
+static double gamma_of(double k)
 {
+    return k * UNIT_ROUNDOFF / (1 - k * UNIT_ROUNDOFF);
+}
+
+/* gamma * sum|a*b| of one output, and what errors of the weight add to it. */
+static double output_error(const struct case_run *run, double gamma, int64_t n, int64_t o, int64_t p, int64_t q)
+{
+    const struct golden_case *g = run->golden;
     const doconv_conv_desc *d = &g->desc;
     const int64_t group_cin = d->cin / d->groups, group = o / (d->cout / d->groups);
-    double sum = g->bias != NULL ? fabs((double)g->bias[o]) : 0;
+    double error = g->bias != NULL ? gamma * fabs((double)g->bias[o]) : 0;
     for (int64_t i = 0; i < group_cin; i++) {
         const float *plane = g->x + (n * d->cin + group * group_cin + i) * d->h * d->w;
-        const float *weight = g->weight + (o * group_cin + i) * d->kh * d->kw;
+        const int64_t filter = (o * group_cin + i) * d->kh * d->kw;
         for (int64_t y = 0; y < d->kh; y++) {
             const int64_t row = p * d->stride_h + y * d->dilation_h - d->pad_top;
             if (row < 0 || row >= d->h) {
                 continue;
             }
             for (int64_t x = 0; x < d->kw; x++) {
-                const int64_t column = q * d->stride_w + x * d->dilation_w - d->pad_left;
+                const int64_t column = q * d->stride_w + x * d->dilation_w - d->pad_left, at = filter + y * d->kw + x;
                 if (column >= 0 && column < d->w) {
-                    sum += fabs((double)plane[row * d->w + column] * (double)weight[y * d->kw + x]);
+                    const double off = run->weight_bound != NULL ? run->weight_bound[at] : 0;
+                    error += fabs((double)plane[row * d->w + column]) * (gamma * fabs((double)run->weight[at]) + off);
                 }
             }
         }
     }
-    return sum;
+    return error;
 }
 
 /*
- * The a-priori bound of a sum of K products in any order, with or without FMA: gamma(K + 2) * sum|a*b|, where gamma(k) = k*u / (1 - k*u);
- * the bias is one more term. The expected value was rounded once, and what is denormal has an absolute error.
+ * The a-priori bound of a sum of K products in any order, with or without FMA: gamma(K + 2) * sum|a*b|; the bias is one more term.
+ * The expected value was rounded once, and what is denormal has an absolute error.
  */
 static void fill_bounds(const struct case_run *run)
 {
     const struct golden_case *g = run->golden;
     const doconv_conv_desc *d = &g->desc;
     const double terms = (double)(d->cin / d->groups) * (double)d->kh * (double)d->kw + 2;
-    const double gamma = terms * UNIT_ROUNDOFF / (1 - terms * UNIT_ROUNDOFF);
+    const double gamma = gamma_of(terms);
     size_t at = 0;
     for (int64_t n = 0; n < d->n; n++) {
         for (int64_t o = 0; o < d->cout; o++) {
             for (int64_t p = 0; p < g->hout; p++) {
                 for (int64_t q = 0; q < g->wout; q++, at++) {
-                    run->bound[at] = gamma * magnitude(g, n, o, p, q) + UNIT_ROUNDOFF * fabs((double)g->y[at]) + terms * 0x1p-149;
+                    run->bound[at] = output_error(run, gamma, n, o, p, q) + UNIT_ROUNDOFF * fabs((double)g->y[at]) + terms * 0x1p-149;
                 }
             }
+        }
+    }
+}
+
+/* The channel of D that the input i, of its group, of output o meets. Written anew: it checks the library's. */
+static int64_t mapped_channel(const doconv_fold_desc *f, int64_t o, int64_t i)
+{
+    const int64_t group_cin = f->cin / f->groups, group_cout = f->cout / f->groups;
+    return f->mapping == DOCONV_MAPPING_PYTORCH      ? (o * group_cin + i) % f->cin
+           : f->mapping == DOCONV_MAPPING_TENSORFLOW ? (i * f->cout + o) / group_cout
+                                                     : o / group_cout * group_cin + i;
+}
+
+/*
+ * The same bound for the folded weight, a sum of d_mul products. The identity is added to D, one more rounding, or is d_mul / (KH*KW) more
+ * products of its own: both are allowed.
+ */
+static void fill_weight_bounds(const struct case_run *run)
+{
+    const doconv_fold_desc *f = &run->golden->fold;
+    const int64_t taps = f->kh * f->kw, group_cin = f->cin / f->groups, repeated = f->add_identity ? f->d_mul / taps * taps : 0;
+    const double terms = (double)(f->d_mul + repeated / taps) + 2, gamma = gamma_of(terms);
+    for (int64_t filter = 0; filter < f->cout * group_cin; filter++) {
+        const float *w = run->golden->w + filter * f->d_mul;
+        const int64_t channel = mapped_channel(f, filter / group_cin, filter % group_cin);
+        for (int64_t m = 0; m < taps; m++) {
+            const float *d = run->golden->d + (channel * taps + m) * f->d_mul;
+            double sum = 0;
+            for (int64_t s = 0; s < f->d_mul; s++) {
+                sum += (fabs((double)d[s]) + (s < repeated && s % taps == m ? 1 : 0)) * fabs((double)w[s]);
+            }
+            const int64_t at = filter * taps + m;
+            run->weight_bound[at] = gamma * sum + UNIT_ROUNDOFF * fabs((double)run->golden->weight[at]) + terms * 0x1p-149;
         }
     }
 }
@@ -215,7 +259,7 @@ static bool execute_variant(struct case_run *run, struct verify_tally *tally, co
     if (status == DOCONV_OK) {
         same = strcmp(doconv_plan_variant(plan), variant) == 0;
         step = "weights";
-        status = doconv_weights_create(plan, g->weight, g->bias, &weights);
+        status = doconv_weights_create(plan, run->weight, g->bias, &weights);
     }
     if (status == DOCONV_OK) {
         const size_t size = doconv_plan_workspace_size(plan);
@@ -315,6 +359,73 @@ static void run_variant(struct case_run *run, const doconv_candidate_info *candi
     }
 }
 
+/* ---- folding ---- */
+
+/*
+ * Folds W and D into run->folded and compares it with what is expected. Returns an exit status; a wrong weight is counted, and no reason
+ * not to run it: the runs show what it does.
+ */
+static int fold_case(struct case_run *run)
+{
+    const struct golden_case *g = run->golden;
+    struct verification *v = run->v;
+    const int64_t taps = g->fold.kh * g->fold.kw, group_cin = g->fold.cin / g->fold.groups;
+    const size_t weights = (size_t)g->fold.cout * (size_t)group_cin * (size_t)taps;
+    run->folded = allocate((weights + GUARD_FLOATS) * sizeof(float));
+    run->weight_bound = calloc(weights, sizeof *run->weight_bound);
+    if (run->folded == NULL || run->weight_bound == NULL) {
+        return out_of_memory(g);
+    }
+    for (size_t i = 0; i < weights + GUARD_FLOATS; i++) {
+        run->folded[i] = NAN;
+    }
+    const doconv_status status = doconv_fold(v->context, &g->fold, g->w, g->d, run->folded);
+    if (status != DOCONV_OK) {
+        return command_library_error(v->context, status, "case %s", g->name);
+    }
+    run->weight = run->folded;
+    if (g->d != NULL) {
+        fill_weight_bounds(run);
+    } /* else a copy, exact */
+    double largest = 0, largest_weight = 0;
+    size_t worst = weights;
+    for (size_t i = 0; i < weights; i++) {
+        const double difference = fabs((double)run->folded[i] - (double)g->weight[i]), error = isnan(difference) ? INFINITY : difference;
+        if (error > run->weight_bound[i] && (worst == weights || error > largest)) {
+            worst = i;
+        }
+        largest = error > largest ? error : largest;
+        largest_weight = fmax(largest_weight, fabs((double)g->weight[i]));
+    }
+    largest = largest_weight > 0 ? largest / largest_weight : largest;
+    v->folds++;
+    if (largest > v->largest_fold || v->largest_fold_where[0] == '\0') {
+        v->largest_fold = largest;
+        snprintf(v->largest_fold_where, sizeof v->largest_fold_where, "%s", g->name);
+    }
+    const int failures = v->fold_failures;
+    if (worst != weights) {
+        const int64_t at = (int64_t)worst, m = at % taps;
+        v->fold_failures++;
+        command_error("FAIL: %s, folding: weight[%" PRId64 "][%" PRId64 "][%" PRId64 "][%" PRId64 "] is %.9g, expected %.9g, off by more than %.3g",
+                      g->name, at / taps / group_cin, at / taps % group_cin, m / g->fold.kw, m % g->fold.kw, (double)run->folded[worst],
+                      (double)g->weight[worst], run->weight_bound[worst]);
+    } else {
+        for (size_t i = weights; i < weights + GUARD_FLOATS; i++) {
+            if (!isnan(run->folded[i])) {
+                v->fold_failures++;
+                command_error("FAIL: %s, folding: written past the end of the weight", g->name);
+                break;
+            }
+        }
+    }
+    v->failures += v->fold_failures - failures;
+    if (v->verbose) {
+        printf("%s %s, folding: %.2e\n", v->fold_failures == failures ? "ok  " : "FAIL", g->name, largest);
+    }
+    return COMMAND_OK;
+}
+
 /* ---- a case ---- */
 
 static int run_candidates(struct case_run *run)
@@ -365,7 +476,7 @@ static int run_layouts(struct case_run *run)
 
 int verify_case(struct verification *v, const struct golden_case *golden)
 {
-    struct case_run run = {.v = v, .golden = golden, .desc = golden->desc};
+    struct case_run run = {.v = v, .golden = golden, .desc = golden->desc, .weight = golden->weight};
     /* Every algorithm may run: what a class of accuracy allows is for callers to choose, a wrong result is wrong in each. */
     run.desc.accuracy = DOCONV_ACCURACY_FAST;
     run.outputs = (size_t)golden->desc.n * (size_t)golden->desc.cout * (size_t)golden->hout * (size_t)golden->wout;
@@ -377,13 +488,18 @@ int verify_case(struct verification *v, const struct golden_case *golden)
     }
     run.bound = malloc(run.outputs * sizeof *run.bound);
     run.result = malloc(run.outputs * sizeof *run.result);
-    int result;
+    int result = COMMAND_OK;
     if (run.bound == NULL || run.result == NULL) {
         result = out_of_memory(golden);
-    } else {
+    } else if (golden->w != NULL) {
+        result = fold_case(&run);
+    }
+    if (result == COMMAND_OK) {
         fill_bounds(&run);
         result = run_layouts(&run);
     }
+    free(run.folded);
+    free(run.weight_bound);
     free(run.bound);
     free(run.result);
     free(run.src);

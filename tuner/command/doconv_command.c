@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* The doconv command: looks at the library, tunes it, and verifies it. */
+/* The doconv command: looks at the library, tunes it, verifies it, and folds checkpoints. */
 #include <errno.h>
 #include <string.h>
 
 #include "command_shared.h"
 
-static const struct command_verb *const verbs[] = {&command_info, &command_explain, &command_tune, &command_verify};
+static const struct command_verb *const verbs[] = {&command_info, &command_explain, &command_tune, &command_verify, &command_fold};
 #define VERBS (sizeof verbs / sizeof verbs[0])
 
 static const struct command_verb *find_verb(const char *name)
@@ -20,7 +20,7 @@ static const struct command_verb *find_verb(const char *name)
 
 static int unknown_verb(const char *name)
 {
-    return command_usage_error(NULL, "no verb is called \"%.80s\" (verbs: info, explain, tune, verify, help, version)", name);
+    return command_usage_error(NULL, "no verb is called \"%.80s\" (verbs: info, explain, tune, verify, fold, help, version)", name);
 }
 
 static int print_help(void)
@@ -65,7 +65,7 @@ static int run_version(int count, char **words)
 static int run(int argc, char **argv)
 {
     if (argc < 2) {
-        return command_usage_error(NULL, "a verb is missing (verbs: info, explain, tune, verify, help, version)");
+        return command_usage_error(NULL, "a verb is missing (verbs: info, explain, tune, verify, fold, help, version)");
     }
     const char *name = argv[1];
     const int count = argc - 2;
