@@ -79,6 +79,15 @@ void dc_free(doconv_context *ctx, void *memory)
     }
 }
 
+void dc_parallel(const doconv_context *ctx, int count, void (*task)(void *arg, int index), void *arg)
+{
+    if (count == 1) {
+        task(arg, 0);
+    } else {
+        ctx->parallel_for(ctx->parallel_for_user, count, task, arg);
+    }
+}
+
 /* Index of the variable's value in words; -1 if unset or empty, or (with a warning) if it is none of them. */
 static int read_choice(const doconv_context *ctx, const char *variable, const char *const *words, int count)
 {

@@ -84,6 +84,8 @@ struct doconv_context {
 };
 void *dc_alloc(doconv_context *ctx, size_t size); /* 64-byte aligned; NULL if out of memory */
 void dc_free(doconv_context *ctx, void *memory);
+/* task(arg, i) for each i in [0, count) on the context's threads; a single one on the caller's. */
+void dc_parallel(const doconv_context *ctx, int count, void (*task)(void *arg, int index), void *arg);
 
 /* ------------------------------------------------------------------------------------------------- log.c */
 /* Formats and logs a line if somebody listens. */
@@ -153,6 +155,7 @@ struct dc_solver {
     /* Fixes everything that execute needs in plan->state. */
     doconv_status (*prepare)(doconv_plan *plan);
     void (*pack)(const doconv_plan *plan, const float *weight, const float *bias, float *packed);
+    /* workspace: 64-byte aligned. */
     void (*execute)(const doconv_plan *plan, const float *packed, const float *src, const float *residual, float *dst, char *workspace);
 };
 
@@ -163,6 +166,12 @@ const struct dc_solver *dc_solver_of(const struct dc_kernel *kernel);
 /* Everything of a dc_reference_args but the image and the output channel. weight: OIHW; bias, residual: or NULL. */
 struct dc_reference_args dc_reference_args(const struct dc_problem *problem, const float *src, const float *weight, const float *bias,
                                            const float *residual, float *dst);
+
+/*
+ * Output blocks of a unit of work, where `units` units with all blocks are there already: outputs are cut only where these leave threads idle, for each cut
+ * reads the input once more.
+ */
+int64_t dc_cut_outputs(const doconv_context *ctx, int64_t units, int64_t blocks);
 
 /* Every candidate, accepted ones first, best estimate first. The caller frees list->items with dc_free(). */
 doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *problem, const doconv_plan_options *options, struct dc_candidate_list *list);

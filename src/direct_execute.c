@@ -300,8 +300,6 @@ static void run_task(void *arg, int index)
 void dc_direct_execute(const doconv_plan *plan, const float *packed, const float *src, const float *residual, float *dst, char *workspace)
 {
     const struct dc_direct_state *s = plan->state;
-    /* The caller's workspace may start anywhere. */
-    char *const aligned = workspace + (64 - (uintptr_t)workspace % 64) % 64;
     struct job job = {
         .plan = plan,
         .s = s,
@@ -309,12 +307,8 @@ void dc_direct_execute(const doconv_plan *plan, const float *packed, const float
         .src = src,
         .residual = residual,
         .dst = dst,
-        .workspace = aligned,
+        .workspace = workspace,
         .units = s->images * s->groups * s->row_blocks * s->out_chunks,
     };
-    if (s->tasks == 1) {
-        run_task(&job, 0);
-    } else {
-        plan->ctx->parallel_for(plan->ctx->parallel_for_user, s->tasks, run_task, &job);
-    }
+    dc_parallel(plan->ctx, s->tasks, run_task, &job);
 }

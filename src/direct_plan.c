@@ -66,25 +66,6 @@ static void strip_geometry(const struct dc_problem *p, const struct dc_candidate
     s->strip_floats = unalias(divide_up(blocks * s->strip_block, 16) * 16);
 }
 
-static void task_geometry(const doconv_context *ctx, struct dc_direct_state *s)
-{
-    const int64_t base = s->images * s->groups * s->row_blocks;
-    int64_t chunks = 1, best = 1;
-    double best_balance = 0.0;
-    /* Output channels are cut only where images, groups and rows leave threads idle: each cut reads the input once more. */
-    for (; chunks <= s->out_blocks && best_balance < 0.9; chunks++) {
-        const int64_t units = base * divide_up(s->out_blocks, divide_up(s->out_blocks, chunks));
-        const double balance = (double)units / (double)(divide_up(units, ctx->threads) * ctx->threads);
-        if (balance > best_balance) {
-            best_balance = balance;
-            best = chunks;
-        }
-    }
-    s->out_chunk = divide_up(s->out_blocks, best);
-    s->out_chunks = divide_up(s->out_blocks, s->out_chunk);
-    s->tasks = (int)least(ctx->threads, base * s->out_chunks);
-}
-
 /* Is a pixel 1x1, with no borders? */
 static bool is_pointwise(const doconv_conv_desc *d)
 {
@@ -156,7 +137,10 @@ const char *dc_direct_geometry(const doconv_context *ctx, const struct dc_proble
         s->x_count = 1;
     }
     s->y_count = s->flat ? 1 : dc_direct_ranges(d->h, d->pad_top, d->stride_h, d->dilation_h, d->kh, p->hout, NULL);
-    task_geometry(ctx, s);
+    const int64_t units = s->images * s->groups * s->row_blocks;
+    s->out_chunk = dc_cut_outputs(ctx, units, s->out_blocks);
+    s->out_chunks = divide_up(s->out_blocks, s->out_chunk);
+    s->tasks = (int)least(ctx->threads, units * s->out_chunks);
     if ((double)s->rows * (double)p->wout * (double)(s->out_chunk * nr) > 1e15) {
         return "it needs too much workspace";
     }

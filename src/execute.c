@@ -61,7 +61,9 @@ doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weig
         return dc_fail(ctx, DOCONV_WORKSPACE_TOO_SMALL, "workspace: %zu bytes of %zu", workspace == NULL ? 0 : workspace_size, needed);
     }
     const double start = ctx->verbose >= 2 ? dc_now() : 0.0;
-    plan->solver->execute(plan, weights->data, src, residual, dst, workspace);
+    /* The caller's workspace may start anywhere: solvers that need one ask for 64 bytes more. */
+    char *const aligned = needed != 0 ? (char *)workspace + (64 - (uintptr_t)workspace % 64) % 64 : NULL;
+    plan->solver->execute(plan, weights->data, src, residual, dst, aligned);
     if (ctx->verbose >= 2) {
         dc_log(ctx, DOCONV_LOG_VERBOSE, "execute,%s,%s,%.6f ms", plan->candidate.text, plan->problem_text, 1e3 * (dc_now() - start));
     }

@@ -104,10 +104,6 @@ doconv_status doconv_fold(doconv_context *context, const doconv_fold_desc *desc,
         return DOCONV_OK;
     }
     struct job job = {.desc = desc, .w = w, .d = d, .weight = weight, .tasks = (int)(context->threads < desc->cout ? context->threads : desc->cout)};
-    if (job.tasks == 1) {
-        fold_task(&job, 0);
-    } else {
-        context->parallel_for(context->parallel_for_user, job.tasks, fold_task, &job);
-    }
+    dc_parallel(context, job.tasks, fold_task, &job);
     return DOCONV_OK;
 }

@@ -38,6 +38,21 @@ bool dc_candidate_append(const doconv_context *ctx, struct dc_candidate_list *li
     return true;
 }
 
+int64_t dc_cut_outputs(const doconv_context *ctx, int64_t units, int64_t blocks)
+{
+    int64_t best = 1;
+    double best_balance = 0.0;
+    for (int64_t cuts = 1; cuts <= blocks && best_balance < 0.9; cuts++) {
+        const int64_t cut = units * divide_up(blocks, divide_up(blocks, cuts));
+        const double balance = (double)cut / (double)(divide_up(cut, ctx->threads) * ctx->threads);
+        if (balance > best_balance) {
+            best_balance = balance;
+            best = cuts;
+        }
+    }
+    return divide_up(blocks, best);
+}
+
 /* Does a caller's variant, a full text or a kernel's name, name this? */
 static bool named(const char *variant, const struct dc_kernel *kernel, const char *text)
 {

@@ -383,13 +383,9 @@ static void execute(const doconv_plan *plan, const float *packed, const float *s
         .src = src,
         .residual = residual,
         .dst = dst,
-        .workspace = (float *)(workspace + (64 - (uintptr_t)workspace % 64) % 64), /* the caller's may start anywhere */
+        .workspace = (float *)workspace,
     };
-    if (s->tasks == 1) {
-        run_task(&job, 0);
-    } else {
-        plan->ctx->parallel_for(plan->ctx->parallel_for_user, s->tasks, run_task, &job);
-    }
+    dc_parallel(plan->ctx, s->tasks, run_task, &job);
 }
 
 const struct dc_solver dc_solver_depthwise = {

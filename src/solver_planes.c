@@ -34,19 +34,8 @@ static const char *geometry(const doconv_context *ctx, const struct dc_problem *
     s->chunk = c->pixels < s->pixels ? c->pixels : s->pixels;
     s->chunks = divide_up(s->pixels, s->chunk);
     s->out_blocks = divide_up(p->group_cout, nr);
-    /* Outputs are cut only where images, groups and pixels leave threads idle: each cut reads the input once more. */
     const int64_t base = p->desc.n * p->desc.groups * s->chunks;
-    int64_t best = 1;
-    double best_balance = 0.0;
-    for (int64_t cuts = 1; cuts <= s->out_blocks && best_balance < 0.9; cuts++) {
-        const int64_t units = base * divide_up(s->out_blocks, divide_up(s->out_blocks, cuts));
-        const double balance = (double)units / (double)(divide_up(units, ctx->threads) * ctx->threads);
-        if (balance > best_balance) {
-            best_balance = balance;
-            best = cuts;
-        }
-    }
-    s->out_chunk = divide_up(s->out_blocks, best);
+    s->out_chunk = dc_cut_outputs(ctx, base, s->out_blocks);
     s->out_chunks = divide_up(s->out_blocks, s->out_chunk);
     s->tasks = (int)least(ctx->threads, base * s->out_chunks);
     const bool in_place = c->source == DC_SOURCE_INPLACE;
@@ -259,14 +248,10 @@ static void execute(const doconv_plan *plan, const float *packed, const float *s
         .src = src,
         .residual = residual,
         .dst = dst,
-        .workspace = workspace + (64 - (uintptr_t)workspace % 64) % 64, /* the caller's may start anywhere */
+        .workspace = workspace,
         .units = plan->problem.desc.n * plan->problem.desc.groups * s->chunks * s->out_chunks,
     };
-    if (s->tasks == 1) {
-        run_task(&job, 0);
-    } else {
-        plan->ctx->parallel_for(plan->ctx->parallel_for_user, s->tasks, run_task, &job);
-    }
+    dc_parallel(plan->ctx, s->tasks, run_task, &job);
 }
 
 const struct dc_solver dc_solver_planes = {

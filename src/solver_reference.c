@@ -96,7 +96,7 @@ static void execute(const doconv_plan *plan, const float *packed, const float *s
         .channels = p->desc.n * ((p->desc.cout + block - 1) / block * block),
     };
     job.tasks = plan->ctx->threads < job.channels ? plan->ctx->threads : (int)job.channels;
-    plan->ctx->parallel_for(plan->ctx->parallel_for_user, job.tasks, run_task, &job);
+    dc_parallel(plan->ctx, job.tasks, run_task, &job);
 }
 
 const struct dc_solver dc_solver_reference = {

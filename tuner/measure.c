@@ -164,7 +164,7 @@ static void touch(const volatile float *tensor, size_t bytes)
 /* As in a network: the layer before has just written src, dst's memory serves every other layer, the weights were last read an inference ago. */
 static void make_cold(struct measure_set *set)
 {
-    set->ctx->parallel_for(set->ctx->parallel_for_user, set->ctx->threads, flush_task, set);
+    dc_parallel(set->ctx, set->ctx->threads, flush_task, set);
     touch(set->dst, set->problem.dst_bytes);
     touch(set->src, set->problem.src_bytes);
 }

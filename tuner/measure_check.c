@@ -109,7 +109,7 @@ doconv_status measure_check(struct measure_set *set, const struct measured *item
     memset(set->dst, 0xff, p->dst_bytes); /* NaN: what a variant leaves out shows */
     measure_run(set, item);
     check.tasks = ctx->threads < check.checked ? ctx->threads : (int)check.checked;
-    ctx->parallel_for(ctx->parallel_for_user, check.tasks, check_task, &check);
+    dc_parallel(ctx, check.tasks, check_task, &check);
     double worst = 0.0, largest = 0.0;
     for (int64_t i = 0; i < check.checked; i++) {
         worst = fmax(worst, check.worst[i]);
