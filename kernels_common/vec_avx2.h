@@ -96,9 +96,27 @@ static inline vec v_permute_from(const float *p, v_lanes lanes)
     __asm__("vpermps %2, %1, %0" : "=x"(v) : "x"(lanes), "m"(*(const float(*)[V_LENGTH])p));
     return v;
 }
+/* In parts: a masked store takes tens of cycles on AMD's cores. */
 static inline void v_store_first(float *p, vec v, int n)
 {
-    _mm256_maskstore_ps(p, v_first_mask(n), v);
+    __m128 part = _mm256_castps256_ps128(v);
+    if (n == V_LENGTH) {
+        v_store(p, v);
+        return;
+    }
+    if (n & 4) {
+        _mm_storeu_ps(p, part);
+        part = _mm256_extractf128_ps(v, 1);
+        p += 4;
+    }
+    if (n & 2) {
+        _mm_storel_pi((__m64 *)p, part);
+        part = _mm_movehl_ps(part, part);
+        p += 2;
+    }
+    if (n & 1) {
+        _mm_store_ss(p, part);
+    }
 }
 static inline vec v_keep_first(vec v, int n)
 {
