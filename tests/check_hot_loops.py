@@ -5,7 +5,7 @@
 check_hot_loops.py OBJDUMP LIBRARY ...
 
 Each function direct_tile_P_V must have a loop with exactly 4 * P * V FMAs (P pixels, V vectors, four steps) in which no vector
-touches the stack; each grouped_slide_S_P (stride S, P pixels) likewise one with exactly 3 * P (three taps of a kernel's row).
+touches the stack; each compose_tile_P_R (P taps, R rows) one with P * R; each grouped_slide_S_P (stride S, P pixels) likewise one with exactly 3 * P (three taps of a kernel's row).
 Exits 1 if one has not, or if there is no such function at all.
 """
 import re
@@ -23,6 +23,9 @@ def expected_fmas(name):
     match = re.match(r"direct_tile_(\d+)_(\d+)$", name)
     if match:
         return 4 * int(match.group(1)) * int(match.group(2))
+    match = re.match(r"compose_tile_(\d+)_(\d+)$", name)
+    if match:
+        return int(match.group(1)) * int(match.group(2))
     match = re.match(r"grouped_slide_\d+_(\d+)$", name)
     return 3 * int(match.group(1)) if match and match.group(1) != "1" else 0  # one pixel fills no registers, and its loop may be unrolled
 
