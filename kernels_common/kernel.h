@@ -19,7 +19,8 @@
 /* The channel block of strips and of packed weights. */
 #define DC_CHANNEL_BLOCK 16
 
-enum dc_op { DC_OP_REFERENCE, DC_OP_DIRECT, DC_OP_DEPTHWISE, DC_OP_GROUPED, DC_OP_PLANES };
+/* Those that convolve, and DC_OP_COMPOSE, which has no solver. */
+enum dc_op { DC_OP_REFERENCE, DC_OP_DIRECT, DC_OP_DEPTHWISE, DC_OP_GROUPED, DC_OP_PLANES, DC_OP_COMPOSE };
 
 /* Columns that a tile of a grouped kernel may have outside of the image on a side, where it takes taps side by side. */
 #define DC_GROUPED_EDGE 3
@@ -153,6 +154,27 @@ struct dc_gather_args {
     ptrdiff_t channels, first, pixels;
 };
 
+/* Blocks of channels that a call of a composing kernel may have. */
+#define DC_COMPOSE_BLOCKS 8
+
+/*
+ * Folding, for DC_OP_COMPOSE. W is rows of d_mul floats, D is channels of taps x d_mul, the result is rows of taps floats, one a row of W. A lane of a vector
+ * is a channel of D with every row of W that meets it: for each lane l of each block, t in [0, steps), m in [0, taps), with r = rows[l] + t * row_step,
+ *   weight[r][m] = sum over s in [0, d_mul), in order, of (d[channels[l]][m][s] + (s < repeated && s % taps == m ? 1 : 0)) * w[r][s]
+ * Lanes may repeat one another: they write the same bits to the same place. Blocks share transposed rows of D, so all of them should fit in L1.
+ */
+struct dc_compose_args {
+    const float *w, *d;
+    float *weight;
+    const ptrdiff_t *rows, *channels; /* [blocks][vector] */
+    ptrdiff_t blocks;                 /* 1..DC_COMPOSE_BLOCKS */
+    ptrdiff_t row_step, steps;        /* steps >= 1 */
+    ptrdiff_t taps, d_mul, repeated;
+    ptrdiff_t panel; /* taps whose D is transposed at a time, 1..taps */
+    ptrdiff_t fetch; /* other than 0: rows may come from far, prefetch them */
+    float *scratch;  /* 64-byte aligned: vector * (blocks * panel * d_mul + tile_channels / vector * (d_mul + panel)) floats */
+};
+
 /* The whole problem, for DC_OP_REFERENCE: strides of logical axes; blocked layouts through block_channels as above. */
 struct dc_tensor_map {
     ptrdiff_t image, block_channels, block, channel, row, pixel;
@@ -182,7 +204,9 @@ struct dc_kernel {
     void (*grouped)(const struct dc_grouped_args *args);     /* DC_OP_DEPTHWISE and DC_OP_GROUPED only, then run is NULL */
     void (*planes)(const struct dc_planes_args *args);       /* DC_OP_PLANES only, and so */
     void (*gather)(const struct dc_gather_args *args);       /* this one; then run, load and store are NULL */
-    void (*reference)(const struct dc_reference_args *args); /* DC_OP_REFERENCE only, then all above are NULL */
+    void (*reference)(const struct dc_reference_args *args); /* DC_OP_REFERENCE only, then all others are NULL */
+    void (*compose)(
+        const struct dc_compose_args *args); /* DC_OP_COMPOSE only, then all others are NULL; its tile: taps x rows of a vector of lanes */
 };
 
 #endif

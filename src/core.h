@@ -160,8 +160,8 @@ struct dc_solver {
 };
 
 extern const struct dc_solver dc_solver_direct, dc_solver_depthwise, dc_solver_grouped, dc_solver_planes, dc_solver_reference;
-extern const struct dc_solver *const dc_solvers[]; /* NULL at the end */
-const struct dc_solver *dc_solver_of(const struct dc_kernel *kernel);
+extern const struct dc_solver *const dc_solvers[];                    /* NULL at the end */
+const struct dc_solver *dc_solver_of(const struct dc_kernel *kernel); /* NULL: the kernel does no convolution */
 
 /* Everything of a dc_reference_args but the image and the output channel. weight: OIHW; bias, residual: or NULL. */
 struct dc_reference_args dc_reference_args(const struct dc_problem *problem, const float *src, const float *weight, const float *bias,

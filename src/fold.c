@@ -44,40 +44,154 @@ struct job {
     const float *w, *d;
     float *weight;
     int tasks;
+    /* With a kernel: */
+    const struct dc_kernel *kernel;
+    int64_t blocks;          /* vectors of channels of D in all */
+    int block_parts;         /* tasks are parts of the blocks x parts of the rows that meet a channel */
+    ptrdiff_t blocks_a_call; /* which the kernel shares rows over */
+    ptrdiff_t panel, fetch;  /* of dc_compose_args */
+    float *scratch;
+    size_t scratch_floats; /* a task's */
 };
 
-static int64_t channel_of(const doconv_fold_desc *desc, int64_t o, int64_t i)
+/* The rows of W (one for an output and in-group input) that meet a channel of D: Cout/groups of them, `step` apart. */
+struct row_series {
+    int64_t first, step;
+};
+
+static struct row_series rows_of(const doconv_fold_desc *desc, int64_t channel)
 {
     const int64_t group_cin = desc->cin / desc->groups, group_cout = desc->cout / desc->groups;
     switch (desc->mapping) {
     case DOCONV_MAPPING_PYTORCH:
-        return (o * group_cin + i) % desc->cin;
+        return (struct row_series){.first = channel, .step = desc->cin};
     case DOCONV_MAPPING_TENSORFLOW:
-        return (i * desc->cout + o) / group_cout;
+        return (struct row_series){.first = channel % desc->groups * group_cout * group_cin + channel / desc->groups, .step = group_cin};
     default:
-        return o / group_cout * group_cin + i;
+        return (struct row_series){.first = channel / group_cin * group_cout * group_cin + channel % group_cin, .step = group_cin};
     }
 }
 
-/* Output channels in contiguous ranges, one a task. */
-static void fold_task(void *arg, int index)
+/* Channels [first, end) of D without a kernel. */
+static void fold_portably(const struct job *job, int64_t first, int64_t end)
 {
-    const struct job *job = arg;
     const doconv_fold_desc *desc = job->desc;
-    const int64_t group_cin = desc->cin / desc->groups, taps = desc->kh * desc->kw, d_mul = desc->d_mul, repeated = d_mul / taps * taps;
-    for (int64_t o = desc->cout * index / job->tasks; o < desc->cout * (index + 1) / job->tasks; o++) {
-        for (int64_t i = 0; i < group_cin; i++) {
-            const float *w = job->w + (o * group_cin + i) * d_mul;
-            const float *d = job->d + channel_of(desc, o, i) * taps * d_mul;
-            float *out = job->weight + (o * group_cin + i) * taps;
+    const int64_t taps = desc->kh * desc->kw, d_mul = desc->d_mul, repeated = desc->add_identity ? d_mul / taps * taps : 0;
+    for (int64_t channel = first; channel < end; channel++) {
+        const struct row_series rows = rows_of(desc, channel);
+        for (int64_t t = 0; t < desc->cout / desc->groups; t++) {
+            const float *w = job->w + (rows.first + t * rows.step) * d_mul;
+            const float *d = job->d + channel * taps * d_mul;
+            float *out = job->weight + (rows.first + t * rows.step) * taps;
             for (int64_t m = 0; m < taps; m++) {
                 float sum = 0.0f;
                 for (int64_t s = 0; s < d_mul; s++) {
-                    const float identity = desc->add_identity && s < repeated && s % taps == m ? 1.0f : 0.0f;
+                    const float identity = s < repeated && s % taps == m ? 1.0f : 0.0f;
                     sum += (d[m * d_mul + s] + identity) * w[s];
                 }
                 out[m] = sum;
             }
+        }
+    }
+}
+
+/*
+ * Calls the kernel for `blocks` vectors of `channels` channels each, from the channel `first` on, and rows [start, start + copies * steps) of each channel.
+ * Where channels are fewer than lanes, `copies` rows of a channel lie side by side; lanes past these repeat the first.
+ */
+static void compose(const struct job *job, float *scratch, int64_t first, int64_t blocks, int64_t channels, int64_t start, int64_t copies,
+                    int64_t steps)
+{
+    const doconv_fold_desc *desc = job->desc;
+    const int64_t vector = job->kernel->vector, taps = desc->kh * desc->kw;
+    ptrdiff_t rows[DC_COMPOSE_BLOCKS * DC_CHANNEL_BLOCK], lanes[DC_COMPOSE_BLOCKS * DC_CHANNEL_BLOCK];
+    for (int64_t i = 0; i < blocks * vector; i++) {
+        const int64_t lane = i % vector < channels * copies ? i % vector : 0, channel = first + i / vector * vector + lane % channels;
+        const struct row_series series = rows_of(desc, channel);
+        rows[i] = series.first + (start + lane / channels) * series.step;
+        lanes[i] = channel;
+    }
+    const struct dc_compose_args args = {
+        .w = job->w,
+        .d = job->d,
+        .weight = job->weight,
+        .rows = rows,
+        .channels = lanes,
+        .blocks = blocks,
+        .row_step = copies * rows_of(desc, first).step,
+        .steps = steps,
+        .taps = taps,
+        .d_mul = desc->d_mul,
+        .repeated = desc->add_identity ? desc->d_mul / taps * taps : 0,
+        .panel = job->panel,
+        .fetch = job->fetch,
+        .scratch = scratch,
+    };
+    job->kernel->compose(&args);
+}
+
+static void fold_task(void *arg, int index)
+{
+    const struct job *job = arg;
+    const doconv_fold_desc *desc = job->desc;
+    if (job->kernel == NULL) {
+        fold_portably(job, desc->cin * index / job->tasks, desc->cin * (index + 1) / job->tasks);
+        return;
+    }
+    const int64_t vector = job->kernel->vector, full = desc->cin / vector, group_cout = desc->cout / desc->groups;
+    const int row_parts = job->tasks / job->block_parts, block_part = index / row_parts, row_part = index % row_parts;
+    const int64_t start = group_cout * row_part / row_parts, end = group_cout * (row_part + 1) / row_parts;
+    const int64_t last = job->blocks * (block_part + 1) / job->block_parts;
+    float *scratch = job->scratch + (size_t)index * job->scratch_floats;
+    int64_t block = job->blocks * block_part / job->block_parts;
+    while (block < least(full, last)) {
+        const int64_t blocks = least(job->blocks_a_call, least(full, last) - block);
+        compose(job, scratch, block * vector, blocks, vector, start, 1, end - start);
+        block += blocks;
+    }
+    if (block < last) {
+        const int64_t channels = desc->cin % vector, copies = least(vector / channels, end - start), steps = (end - start) / copies;
+        compose(job, scratch, block * vector, 1, channels, start, copies, steps);
+        if (copies * steps < end - start) {
+            compose(job, scratch, block * vector, 1, channels, start + copies * steps, end - start - copies * steps, 1);
+        }
+    }
+}
+
+/* The kernel of the best usable ISA, and how to cut the work for it: so that transposed rows of D stay in L1 over all the rows that meet them, or in L2. */
+static void choose(const doconv_context *ctx, struct job *job)
+{
+    for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL && job->kernel == NULL; row++) {
+        if ((*row)->op == DC_OP_COMPOSE && dc_isa_usable((*row)->isa, ctx->isa)) {
+            job->kernel = *row;
+        }
+    }
+    const doconv_fold_desc *desc = job->desc;
+    const int64_t taps = desc->kh * desc->kw, group_cout = desc->cout / desc->groups;
+    if (job->kernel == NULL) {
+        job->tasks = (int)least(ctx->threads, desc->cin);
+        return;
+    }
+    const struct dc_cpu *cpu = dc_cpu_probe();
+    const int64_t vector = job->kernel->vector, tap_floats = desc->d_mul * vector;
+    const int64_t fitting = cpu->l2_bytes / 4 / (int64_t)sizeof(float) / tap_floats, tile = job->kernel->tile_pixels;
+    job->blocks = (desc->cin + vector - 1) / vector;
+    job->panel = least(taps, fitting < tile ? tile : fitting);
+    const int64_t in_l1 = cpu->l1d_bytes * 2 / 3 / (int64_t)sizeof(float) / (job->panel * tap_floats);
+    job->blocks_a_call = in_l1 < 1 ? 1 : least(least(in_l1, DC_COMPOSE_BLOCKS), job->blocks);
+    const double bytes = 4.0 * (double)(desc->cout * (desc->cin / desc->groups)) * (double)(taps + desc->d_mul);
+    job->fetch = bytes > 0.75 * (double)cpu->l2_bytes;
+    const int64_t rows = job->kernel->tile_channels / vector;
+    job->scratch_floats = (size_t)(vector * (job->blocks_a_call * job->panel * desc->d_mul + rows * (desc->d_mul + job->panel)) + 15) / 16 * 16;
+    /* Parts of rows balance better where there are few blocks, but each transposes D again, which costs about as much as eight rows. */
+    double best = 0.0;
+    for (int parts = 1; parts <= least(ctx->threads, job->blocks); parts++) {
+        const int64_t row_parts = least(ctx->threads / parts, group_cout);
+        const double cost = (double)((job->blocks + parts - 1) / parts) * (double)((group_cout + row_parts - 1) / row_parts + 8);
+        if (parts == 1 || cost < best) {
+            best = cost;
+            job->block_parts = parts;
+            job->tasks = (int)(parts * row_parts);
         }
     }
 }
@@ -103,7 +217,15 @@ doconv_status doconv_fold(doconv_context *context, const doconv_fold_desc *desc,
         memcpy(weight, w, (size_t)weights * sizeof(float));
         return DOCONV_OK;
     }
-    struct job job = {.desc = desc, .w = w, .d = d, .weight = weight, .tasks = (int)(context->threads < desc->cout ? context->threads : desc->cout)};
+    struct job job = {.desc = desc, .w = w, .d = d, .weight = weight};
+    choose(context, &job);
+    if (job.kernel != NULL) {
+        job.scratch = dc_alloc(context, (size_t)job.tasks * job.scratch_floats * sizeof(float));
+        if (job.scratch == NULL) {
+            return dc_fail(context, DOCONV_OUT_OF_MEMORY, "fold: out of memory");
+        }
+    }
     dc_parallel(context, job.tasks, fold_task, &job);
+    dc_free(context, job.scratch);
     return DOCONV_OK;
 }

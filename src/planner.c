@@ -12,7 +12,7 @@ const struct dc_solver *const dc_solvers[] = {&dc_solver_direct, &dc_solver_dept
 const struct dc_solver *dc_solver_of(const struct dc_kernel *kernel)
 {
     const struct dc_solver *const *solver = dc_solvers;
-    while ((*solver)->op != kernel->op) {
+    while (*solver != NULL && (*solver)->op != kernel->op) {
         solver++;
     }
     return *solver;
@@ -79,6 +79,9 @@ doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *problem
     for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
         const struct dc_kernel *kernel = *row;
         const struct dc_solver *solver = dc_solver_of(kernel);
+        if (solver == NULL) {
+            continue; /* no convolution: a composing kernel */
+        }
         const int first = list->count;
         const char *refused = "this CPU or the ISA cap does not allow it";
         if (dc_isa_usable(kernel->isa, ctx->isa)) {

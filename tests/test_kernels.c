@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Every kernel of the registry through every property of the harness, a test each; kernels that this CPU can't run are skipped by name.
+ * Every convolving kernel of the registry through every property of the harness, a test each (test_fold.c has the others); kernels that this CPU can't run are skipped by name.
  * With an argument, a pattern for names of tests (* and ?), only those run. Environment: see harness.h.
  */
 #include <setjmp.h>
@@ -140,6 +140,9 @@ static void test_registry(void **state)
             assert_true(kernel->grouped != NULL && kernel->load != NULL && kernel->store != NULL);
         } else if (planes) {
             assert_true(kernel->planes != NULL && kernel->gather != NULL);
+        } else if (kernel->op == DC_OP_COMPOSE) {
+            assert_non_null(kernel->compose);
+            assert_true(kernel->vector <= DC_CHANNEL_BLOCK);
         } else {
             assert_true(kernel->run != NULL && kernel->load != NULL && kernel->store != NULL);
         }
@@ -193,6 +196,9 @@ int main(int argc, char **argv)
         tests[count++] = (struct CMUnitTest){.name = names[i], .test_func = test_cap, .initial_state = (void *)(intptr_t)caps[i]};
     }
     for (int i = 0; i < kernels; i++) {
+        if (dc_solver_of(dc_builtin_kernels[i]) == NULL) {
+            continue;
+        }
         void *kernel = (void *)(uintptr_t)dc_builtin_kernels[i];
         tests[count++] = (struct CMUnitTest){.name = dc_builtin_kernels[i]->name, .test_func = test_kernel, .initial_state = kernel};
     }
