@@ -201,4 +201,48 @@ doconv_status dc_plan_options_check(doconv_context *ctx, const doconv_plan_optio
 /* The cache's key: the problem and everything else that the best choice depends on. size >= DC_KEY_SIZE. */
 void dc_plan_key(const doconv_context *ctx, const struct dc_problem *problem, const doconv_plan_options *options, char *key, size_t size);
 
+/* --------------------------------------------------------------------------------------- input_gradient.c */
+struct dc_input_gradient;
+/* problem: the forward convolution. options: of choosing its kernels, or NULL. */
+doconv_status dc_input_gradient_create(doconv_context *ctx, const struct dc_problem *problem, const doconv_plan_options *options,
+                                       struct dc_input_gradient **gradient);
+void dc_input_gradient_destroy(struct dc_input_gradient *gradient);
+size_t dc_input_gradient_workspace_size(const struct dc_input_gradient *gradient);
+/* grad_src, in src_layout, from grad_dst, in dst_layout, and the forward weight (OIHW). workspace: 64-byte aligned. */
+void dc_input_gradient_run(const struct dc_input_gradient *gradient, const float *weight, const float *grad_dst, float *grad_src, char *workspace);
+
+/* -------------------------------------------------------------------------------------- weight_gradient.c */
+struct dc_weight_gradient;
+/* problem: the forward convolution. */
+doconv_status dc_weight_gradient_create(doconv_context *ctx, const struct dc_problem *problem, struct dc_weight_gradient **gradient);
+void dc_weight_gradient_destroy(struct dc_weight_gradient *gradient);
+size_t dc_weight_gradient_workspace_size(const struct dc_weight_gradient *gradient);
+/* OIHW, and Cout sums; NULL: not wanted. workspace: 64-byte aligned. */
+void dc_weight_gradient_run(const struct dc_weight_gradient *gradient, const float *src, const float *grad_dst, float *grad_weight, float *grad_bias,
+                            char *workspace);
+
+/* ------------------------------------------------------------------------------------------------ fold.c */
+doconv_status dc_fold_check(doconv_context *ctx, const doconv_fold_desc *desc);
+/* Of both calls below, whose workspace is 64-byte aligned. */
+size_t dc_fold_workspace_size(const doconv_context *ctx, const doconv_fold_desc *desc);
+/* doconv_fold() of a valid descriptor whose layer has a D. */
+void dc_fold_run(const doconv_context *ctx, const doconv_fold_desc *desc, const float *w, const float *d, float *weight, char *workspace);
+/* doconv_fold_gradient() likewise. */
+void dc_fold_gradient_run(const doconv_context *ctx, const doconv_fold_desc *desc, const float *w, const float *d, const float *grad_weight,
+                          float *grad_w, float *grad_d, char *workspace);
+
+/* --------------------------------------------------------------------------------------------- feature.c */
+struct dc_feature;
+/* problem: the plain convolution, without post-operations. The mapping is the paper's. */
+doconv_status dc_feature_create(doconv_context *ctx, const struct dc_problem *problem, int64_t d_mul, int add_identity, struct dc_feature **feature);
+void dc_feature_destroy(struct dc_feature *feature);
+/* Of both passes, whose workspace is 64-byte aligned. */
+size_t dc_feature_workspace_size(const struct dc_feature *feature);
+/* w: Cout x Cin/groups x D_mul; d: Cin x KH*KW x D_mul; bias: or NULL. */
+void dc_feature_forward(const struct dc_feature *feature, const float *w, const float *d, const float *bias, const float *src, float *dst,
+                        char *workspace);
+/* Gradients that are NULL are not wanted. That of the bias is dc_weight_gradient_run()'s. */
+void dc_feature_backward(const struct dc_feature *feature, const float *w, const float *d, const float *src, const float *grad_dst, float *grad_src,
+                         float *grad_w, float *grad_d, char *workspace);
+
 #endif

@@ -5,7 +5,7 @@
 
 #include "core.h"
 
-static doconv_status check(doconv_context *ctx, const doconv_fold_desc *desc)
+doconv_status dc_fold_check(doconv_context *ctx, const doconv_fold_desc *desc)
 {
     if (desc->size != sizeof *desc) {
         return dc_fail(ctx, DOCONV_MISMATCH, "fold: size: %zu, not %zu", desc->size, sizeof *desc);
@@ -196,6 +196,70 @@ static void choose(const doconv_context *ctx, struct job *job)
     }
 }
 
+size_t dc_fold_workspace_size(const doconv_context *ctx, const doconv_fold_desc *desc)
+{
+    struct job job = {.desc = desc};
+    choose(ctx, &job);
+    return (size_t)job.tasks * job.scratch_floats * sizeof(float);
+}
+
+void dc_fold_run(const doconv_context *ctx, const doconv_fold_desc *desc, const float *w, const float *d, float *weight, char *workspace)
+{
+    struct job job = {.desc = desc, .w = w, .d = d, .weight = weight};
+    choose(ctx, &job);
+    job.scratch = (float *)workspace;
+    dc_parallel(ctx, job.tasks, fold_task, &job);
+}
+
+/* ---- the gradient ---- */
+
+struct gradient_job {
+    const doconv_fold_desc *desc;
+    const float *w, *d, *grad_weight;
+    float *grad_w, *grad_d;
+    int tasks;
+};
+
+/* A task has whole channels of D: all that meets them is summed there, in order of the outputs. */
+static void gradient_task(void *arg, int index)
+{
+    const struct gradient_job *job = arg;
+    const doconv_fold_desc *desc = job->desc;
+    const int64_t taps = desc->kh * desc->kw, d_mul = desc->d_mul, repeated = desc->add_identity ? d_mul / taps * taps : 0;
+    for (int64_t channel = desc->cin * index / job->tasks; channel < desc->cin * (index + 1) / job->tasks; channel++) {
+        const struct row_series rows = rows_of(desc, channel);
+        const float *d = job->d + channel * taps * d_mul;
+        float *grad_d = job->grad_d != NULL ? job->grad_d + channel * taps * d_mul : NULL;
+        if (grad_d != NULL) {
+            memset(grad_d, 0, (size_t)(taps * d_mul) * sizeof *grad_d);
+        }
+        for (int64_t t = 0; t < desc->cout / desc->groups; t++) {
+            const int64_t row = rows.first + t * rows.step;
+            const float *w = job->w + row * d_mul, *grad = job->grad_weight + row * taps;
+            float *grad_w = job->grad_w != NULL ? job->grad_w + row * d_mul : NULL;
+            for (int64_t s = 0; s < d_mul && grad_w != NULL; s++) {
+                grad_w[s] = s < repeated ? grad[s % taps] : 0.0f;
+            }
+            for (int64_t m = 0; m < taps; m++) {
+                for (int64_t s = 0; s < d_mul && grad_w != NULL; s++) {
+                    grad_w[s] += d[m * d_mul + s] * grad[m];
+                }
+                for (int64_t s = 0; s < d_mul && grad_d != NULL; s++) {
+                    grad_d[m * d_mul + s] += w[s] * grad[m];
+                }
+            }
+        }
+    }
+}
+
+void dc_fold_gradient_run(const doconv_context *ctx, const doconv_fold_desc *desc, const float *w, const float *d, const float *grad_weight,
+                          float *grad_w, float *grad_d, char *workspace)
+{
+    struct gradient_job job = {desc, w, d, grad_weight, grad_w, grad_d, (int)least(ctx->threads, desc->cin)};
+    (void)workspace;
+    dc_parallel(ctx, job.tasks, gradient_task, &job);
+}
+
 doconv_status doconv_fold(doconv_context *context, const doconv_fold_desc *desc, const float *w, const float *d, float *weight)
 {
     if (context == NULL || desc == NULL || w == NULL || weight == NULL) {
@@ -205,7 +269,7 @@ doconv_status doconv_fold(doconv_context *context, const doconv_fold_desc *desc,
                        : w == NULL     ? "w"
                                        : "weight");
     }
-    const doconv_status status = check(context, desc);
+    const doconv_status status = dc_fold_check(context, desc);
     if (status != DOCONV_OK) {
         return status;
     }
@@ -217,15 +281,46 @@ doconv_status doconv_fold(doconv_context *context, const doconv_fold_desc *desc,
         memcpy(weight, w, (size_t)weights * sizeof(float));
         return DOCONV_OK;
     }
-    struct job job = {.desc = desc, .w = w, .d = d, .weight = weight};
-    choose(context, &job);
-    if (job.kernel != NULL) {
-        job.scratch = dc_alloc(context, (size_t)job.tasks * job.scratch_floats * sizeof(float));
-        if (job.scratch == NULL) {
-            return dc_fail(context, DOCONV_OUT_OF_MEMORY, "fold: out of memory");
-        }
+    const size_t size = dc_fold_workspace_size(context, desc);
+    char *workspace = size != 0 ? dc_alloc(context, size) : NULL;
+    if (size != 0 && workspace == NULL) {
+        return dc_fail(context, DOCONV_OUT_OF_MEMORY, "fold: out of memory");
     }
-    dc_parallel(context, job.tasks, fold_task, &job);
-    dc_free(context, job.scratch);
+    dc_fold_run(context, desc, w, d, weight, workspace);
+    dc_free(context, workspace);
+    return DOCONV_OK;
+}
+
+doconv_status doconv_fold_gradient(doconv_context *context, const doconv_fold_desc *desc, const float *w, const float *d, const float *grad_weight,
+                                   float *grad_w, float *grad_d)
+{
+    if (context == NULL || desc == NULL || w == NULL || grad_weight == NULL) {
+        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "fold gradient: %s: NULL",
+                       context == NULL ? "context"
+                       : desc == NULL  ? "desc"
+                       : w == NULL     ? "w"
+                                       : "grad_weight");
+    }
+    const doconv_status status = dc_fold_check(context, desc);
+    if (status != DOCONV_OK) {
+        return status;
+    }
+    if (d == NULL) {
+        if (desc->kh * desc->kw != 1 || desc->d_mul != 1 || grad_d != NULL) {
+            return dc_fail(context, DOCONV_INVALID_ARGUMENT, "fold gradient: %s",
+                           grad_d != NULL ? "grad_d: given, but the layer has no D" : "d: NULL, but only a 1x1 kernel with d_mul 1 has no D");
+        }
+        if (grad_w != NULL) {
+            memcpy(grad_w, grad_weight, (size_t)(desc->cout * (desc->cin / desc->groups)) * sizeof(float));
+        }
+        return DOCONV_OK;
+    }
+    const size_t size = dc_fold_workspace_size(context, desc);
+    char *workspace = size != 0 ? dc_alloc(context, size) : NULL;
+    if (size != 0 && workspace == NULL) {
+        return dc_fail(context, DOCONV_OUT_OF_MEMORY, "fold gradient: out of memory");
+    }
+    dc_fold_gradient_run(context, desc, w, d, grad_weight, grad_w, grad_d, workspace);
+    dc_free(context, workspace);
     return DOCONV_OK;
 }

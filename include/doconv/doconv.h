@@ -193,8 +193,8 @@ typedef enum doconv_accuracy {
 /** How a DO-Conv layer (d_mul > 0) is computed. */
 typedef enum doconv_composition {
     DOCONV_COMPOSITION_NONE = 0,   /**< a plain convolution: d_mul must be 0 */
-    DOCONV_COMPOSITION_KERNEL = 1, /**< fold D and W, then convolve (not in this version: DOCONV_UNSUPPORTED) */
-    DOCONV_COMPOSITION_FEATURE = 2 /**< depthwise by D, then contract with W (not in this version: DOCONV_UNSUPPORTED) */
+    DOCONV_COMPOSITION_KERNEL = 1, /**< fold D and W, then convolve (doconv_train.h) */
+    DOCONV_COMPOSITION_FEATURE = 2 /**< depthwise by D, then contract with W (doconv_train.h) */
 } doconv_composition;
 
 /**
@@ -367,6 +367,16 @@ typedef struct doconv_fold_desc {
  * Runs on the context's threads; the result does not depend on them. Errors: INVALID_ARGUMENT, INVALID_PROBLEM, OVERFLOW, OUT_OF_MEMORY, MISMATCH (size).
  */
 DOCONV_API doconv_status doconv_fold(doconv_context *context, const doconv_fold_desc *desc, const float *w, const float *d, float *weight);
+
+/**
+ * Hands the gradient of a loss back through doconv_fold(): from grad_weight, its gradient by weight (Cout x Cin/groups x KH x KW), to those by W and D,
+ *   grad_w[o][i][s] = sum over m of (D + I)[channel(o, i)][m][s] * grad_weight[o][i][m]
+ *   grad_d[channel][m][s] = sum over the (o, i) that meet it, in order, of W[o][i][s] * grad_weight[o][i][m]
+ * I only if desc->add_identity. Shapes and errors are doconv_fold()'s; a layer without D (d NULL) has no grad_d, and grad_w is grad_weight. grad_w, grad_d:
+ * NULL where not wanted; they overlap nothing else. The result does not depend on threads.
+ */
+DOCONV_API doconv_status doconv_fold_gradient(doconv_context *context, const doconv_fold_desc *desc, const float *w, const float *d,
+                                              const float *grad_weight, float *grad_w, float *grad_d);
 
 /** A layer of a checkpoint as it is folded. */
 typedef struct doconv_folded_layer {

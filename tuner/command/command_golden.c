@@ -330,6 +330,34 @@ static int finish_conv(struct reader *r)
     return is_doconv(c) ? finish_fold(r) : 0;
 }
 
+static int finish_gradients(struct reader *r)
+{
+    struct golden_case *c = r->current;
+    const doconv_conv_desc *d = &c->desc;
+    const int64_t cig = d->cin / d->groups;
+    c->dy = take_tensor(r, "dy", 4, (const int64_t[]){d->n, d->cout, c->hout, c->wout});
+    c->dx = c->dy != NULL ? take_tensor(r, "dx", 4, (const int64_t[]){d->n, d->cin, d->h, d->w}) : NULL;
+    if (c->dx == NULL) {
+        return -1;
+    }
+    c->dw = is_doconv(c) ? take_tensor(r, "dW", 3, (const int64_t[]){d->cout, cig, c->fold.d_mul})
+                         : take_tensor(r, "dweight", 4, (const int64_t[]){d->cout, cig, d->kh, d->kw});
+    if (c->dw == NULL) {
+        return -1;
+    }
+    if (c->d != NULL) {
+        c->dd = take_tensor(r, "dD", 3, (const int64_t[]){d->cin, d->kh * d->kw, c->fold.d_mul});
+        if (c->dd == NULL) {
+            return -1;
+        }
+    }
+    if (d->has_bias) {
+        c->dbias = take_tensor(r, "dbias", 1, &d->cout);
+        return c->dbias != NULL ? 0 : -1;
+    }
+    return 0;
+}
+
 /* Called when the next case begins, and at the end. */
 static int finish_case(struct reader *r)
 {
@@ -338,7 +366,11 @@ static int finish_case(struct reader *r)
         return 0;
     }
     c->gradients = r->value[GRAD] != 0;
-    const int result = strcmp(c->kind, "conv") == 0 || is_doconv(c) ? finish_conv(r) : 0;
+    const bool known = strcmp(c->kind, "conv") == 0 || is_doconv(c);
+    int result = known ? finish_conv(r) : 0;
+    if (result == 0 && known && c->gradients) {
+        result = finish_gradients(r);
+    }
     r->current = NULL;
     return result;
 }

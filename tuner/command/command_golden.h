@@ -14,7 +14,7 @@
 struct golden_case {
     char name[64], kind[16];
     int line;       /* of cases.tsv */
-    bool gradients; /* it has some, whether or not anybody checks them */
+    bool gradients; /* it has some */
     /* kinds "conv" and "doconv" only: */
     doconv_conv_desc desc; /* NCHW; a plain convolution: by the folded weight if the kind is "doconv" */
     int64_t hout, wout;
@@ -22,6 +22,8 @@ struct golden_case {
     /* kind "doconv" only: weight is what W and D fold to. */
     doconv_fold_desc fold;
     const float *w, *d /* NULL where the layer has none */;
+    /* Both kinds, if it has gradients: of the loss by y, and by what its name says; dw: by weight, or by w if the kind is "doconv". */
+    const float *dy, *dx, *dw, *dd /* NULL without d */, *dbias /* NULL without bias */;
 };
 
 struct golden {

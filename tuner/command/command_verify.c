@@ -96,19 +96,21 @@ static int count_kernels_run(const struct verification *v)
 static int verify_all(struct verification *v, const struct golden *golden, const char *only)
 {
     struct skips skips = {.kinds = 0};
-    int cases = 0, failed = 0, gradients = 0;
+    int cases = 0, failed = 0;
     for (int i = 0; i < golden->count; i++) {
         const struct golden_case *c = &golden->cases[i];
         if (only != NULL && strcmp(only, c->name) != 0) {
             continue;
         }
-        gradients += c->gradients;
         if (c->weight == NULL) {
             add_skip(&skips, c->kind);
             continue;
         }
         const int runs = v->runs, failures = v->failures;
-        const int result = verify_case(v, c);
+        int result = verify_case(v, c);
+        if (result == COMMAND_OK && c->gradients) {
+            result = verify_training(v, c);
+        }
         v->failures += result != COMMAND_OK;
         failed += v->failures > failures;
         cases += v->runs > runs;
@@ -118,12 +120,13 @@ static int verify_all(struct verification *v, const struct golden *golden, const
     for (int i = 0; i < skips.kinds; i++) {
         printf("skipped   %d of kind=%s: not part of this version\n", skips.kind[i].count, skips.kind[i].kind);
     }
-    if (gradients > 0) {
-        printf("skipped   the gradients of %d case%s: not part of this version\n", gradients, gradients == 1 ? "" : "s");
-    }
     if (v->folds > 0) {
         printf("folding   %d case%s, %d failed; largest error %.2e of max|weight|: %s\n", v->folds, v->folds == 1 ? "" : "s", v->fold_failures,
                v->largest_fold, v->largest_fold_where);
+    }
+    if (v->training_runs > 0) {
+        printf("training  %d case%s, %d steps, %d failures; largest error %.2e of a tensor's largest element: %s\n", v->training_cases,
+               v->training_cases == 1 ? "" : "s", v->training_runs, v->training_failures, v->largest_gradient, v->largest_gradient_where);
     }
     printf("kernels   %d run, of %d in this build; %d runs, %d failures\n", count_kernels_run(v), v->kernels, v->runs, v->failures);
     if (v->runs == 0) {
@@ -198,6 +201,8 @@ const struct command_verb command_verify = {
             "each of its variants, in every pair of source and destination layouts (nchw, nhwc, nChw8c, nChw16c). A result is\n"
             "right if each output is within the rounding error bound of its sum, gamma(K) * sum|a*b|, of the expected one.\n"
             "The weight of a kind=doconv case is folded from its W and D, and held to the same bound, first.\n"
+            "A case with gradients (grad=1) is trained for a step in every pair of layouts, at every instruction set up to the\n"
+            "cap, plain or by kernel and feature composition; its gradients are held to the bounds of their sums.\n"
             "Prints each kernel with its runs and largest error (relative to max|y|), and what was skipped.\n"
             "\n"
             "  --isa=NAME    cap on the instruction set: none, avx2, avx512, neon\n"

@@ -29,6 +29,9 @@ struct verification {
     int folds, fold_failures;
     double largest_fold; /* error relative to max|folded| */
     char largest_fold_where[64];
+    int training_cases, training_runs, training_failures;
+    double largest_gradient; /* error relative to the largest element of its tensor */
+    char largest_gradient_where[160];
 };
 
 /*
@@ -37,5 +40,11 @@ struct verification {
  * after a message, if the case could not be run at all.
  */
 int verify_case(struct verification *v, const struct golden_case *golden);
+
+/*
+ * Trains a case that has gradients for one step, in every pair of layouts, at every ISA cap up to the context's, as a plain layer or by each composition that
+ * is defined for it, and compares the result and all gradients with the case's. Returns as verify_case().
+ */
+int verify_training(struct verification *v, const struct golden_case *golden);
 
 #endif
