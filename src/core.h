@@ -146,6 +146,16 @@ struct dc_candidate_list {
 };
 bool dc_candidate_append(const doconv_context *ctx, struct dc_candidate_list *list, const struct dc_candidate *candidate);
 
+/*
+ * Where the weight of a plan's convolution lies: output o and input c of group g meet at kernel row y and column x by
+ * data[g * group + o * out + c * in + y * row + x * column]. Strides may be negative.
+ */
+struct dc_weight_view {
+    const float *data;
+    ptrdiff_t group, out, in, row, column;
+};
+struct dc_weight_view dc_weight_view(const struct dc_problem *problem, const float *weight); /* OIHW */
+
 struct dc_solver {
     const char *name;
     enum dc_op op;
@@ -154,7 +164,8 @@ struct dc_solver {
                              struct dc_candidate_list *list);
     /* Fixes everything that execute needs in plan->state. */
     doconv_status (*prepare)(doconv_plan *plan);
-    void (*pack)(const doconv_plan *plan, const float *weight, const float *bias, float *packed);
+    /* On the context's threads. bias: or NULL. */
+    void (*pack)(const doconv_plan *plan, const struct dc_weight_view *weight, const float *bias, float *packed);
     /* workspace: 64-byte aligned. */
     void (*execute)(const doconv_plan *plan, const float *packed, const float *src, const float *residual, float *dst, char *workspace);
 };

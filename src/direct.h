@@ -53,7 +53,7 @@ int64_t dc_direct_joined_rows(const struct dc_problem *problem, enum dc_source s
 int64_t dc_direct_ranges(int64_t size, int64_t pad, int64_t stride, int64_t dilation, int64_t kernel, int64_t out, struct dc_direct_range *ranges);
 
 doconv_status dc_direct_prepare(doconv_plan *plan);
-void dc_direct_pack(const doconv_plan *plan, const float *weight, const float *bias, float *packed);
+void dc_direct_pack(const doconv_plan *plan, const struct dc_weight_view *weight, const float *bias, float *packed);
 void dc_direct_execute(const doconv_plan *plan, const float *packed, const float *src, const float *residual, float *dst, char *workspace);
 
 #endif

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Geometry of a direct plan: strips, runs, segments, tasks, and the packed weights. */
 #include <limits.h>
+#include <math.h>
 #include <string.h>
 
 #include "direct.h"
@@ -270,29 +271,108 @@ doconv_status dc_direct_prepare(doconv_plan *plan)
 /* ---- weights ---- */
 
 /* [biases][group][output block][16-channel block][tap][channel][tile_channels], zeros where channels end. */
-void dc_direct_pack(const doconv_plan *plan, const float *weight, const float *bias, float *packed)
+/* ---- packed weights ---- */
+
+struct pack_job {
+    const doconv_plan *plan;
+    const struct dc_weight_view *weight;
+    float *packed;
+    int64_t units; /* (group, output block, 16 input channels) */
+    int tasks;
+};
+
+/* Kernels transpose in whole squares of these many. */
+#define SQUARE 8
+
+/* out[j * out_step + i] = in[i * in_step + j] for i < rows, j < columns: whole squares by the kernel, the rest one by one. out_step may be negative. */
+static void transpose(const struct dc_kernel *kernel, const float *in, ptrdiff_t in_step, int64_t rows, int64_t columns, float *out,
+                      ptrdiff_t out_step)
+{
+    const int64_t square_rows = rows / SQUARE * SQUARE, square_columns = square_rows != 0 ? columns / SQUARE * SQUARE : 0;
+    if (square_columns != 0) {
+        const struct dc_store_args args = {
+            .tile = in,
+            .tile_channels = in_step,
+            .pixels = square_rows,
+            .channels = square_columns,
+            .stored = square_columns,
+            .dst = out,
+            .dst_block_channels = PTRDIFF_MAX,
+            .dst_channel = out_step,
+            .dst_pixel = 1,
+            .lo = -INFINITY,
+            .hi = INFINITY,
+        };
+        kernel->store(&args);
+    }
+    for (int64_t i = 0; i < rows; i++) {
+        for (int64_t j = i < square_rows ? square_columns : 0; j < columns; j++) {
+            out[j * out_step + i] = in[i * in_step + j];
+        }
+    }
+}
+
+/* The weights of `lanes` outputs and `channels` (16 or fewer) inputs: out[tap][channel][lane], which fits L1. */
+static void pack_block(const doconv_plan *plan, const struct dc_weight_view *w, const float *from, int64_t lanes, int64_t channels, float *out)
 {
     const struct dc_direct_state *s = plan->state;
-    const int64_t nr = s->tile_channels, cout = plan->problem.desc.cout, taps = s->taps;
-    memset(packed, 0, plan->candidate.packed_size);
-    for (int64_t g = 0; g < s->groups; g++) {
-        for (int64_t ob = 0; ob < s->out_blocks; ob++) {
-            float *out_bias = packed + (g * s->out_blocks + ob) * nr;
-            float *out = packed + s->bias_floats + (g * s->out_blocks + ob) * s->block_floats;
-            const int64_t first = g * s->cout + ob * nr;
-            const int64_t lanes = most(0, least(least(nr, s->cout - ob * nr), cout - first));
-            for (int64_t o = 0; o < lanes; o++) {
-                if (bias != NULL) {
-                    out_bias[o] = bias[first + o];
-                }
-                const float *from = weight + (first + o) * s->cin * taps;
-                for (int64_t c = 0; c < s->cin; c++) {
-                    const int64_t start = c / DC_CHANNEL_BLOCK * DC_CHANNEL_BLOCK, block = least(s->cin - start, DC_CHANNEL_BLOCK);
-                    for (int64_t tap = 0; tap < taps; tap++) {
-                        out[(start * taps + tap * block + (c - start)) * nr + o] = from[c * taps + tap];
-                    }
+    const struct dc_kernel *kernel = plan->candidate.kernel;
+    const doconv_conv_desc *d = &plan->problem.desc;
+    const int64_t nr = s->tile_channels, taps = s->taps;
+    const ptrdiff_t tap = channels * nr;
+    if (taps == 1 && w->in == 1) {
+        transpose(kernel, from, w->out, lanes, channels, out, nr);
+        return;
+    }
+    /* Taps side by side in memory, in rising or falling order. */
+    const bool rising = w->column == 1, together = (rising || w->column == -1) && (d->kh == 1 || w->row == d->kw * w->column);
+    if (together && taps >= SQUARE) {
+        for (int64_t c = 0; c < channels; c++) {
+            const float *at = from + c * w->in - (rising ? 0 : taps - 1);
+            transpose(kernel, at, w->out, lanes, taps, out + c * nr + (rising ? 0 : (taps - 1) * tap), rising ? tap : -tap);
+        }
+        return;
+    }
+    for (int64_t c = 0; c < channels; c++) {
+        for (int64_t o = 0; o < lanes; o++) {
+            const float *at = from + c * w->in + o * w->out;
+            float *to = out + c * nr + o;
+            for (int64_t y = 0; y < d->kh; y++, at += w->row) {
+                for (int64_t x = 0; x < d->kw; x++, to += tap) {
+                    *to = at[x * w->column];
                 }
             }
         }
     }
+}
+
+static void pack_task(void *arg, int index)
+{
+    const struct pack_job *job = arg;
+    const struct dc_direct_state *s = job->plan->state;
+    const struct dc_weight_view *w = job->weight;
+    const int64_t nr = s->tile_channels, taps = s->taps, parts = divide_up(s->cin, DC_CHANNEL_BLOCK);
+    for (int64_t unit = job->units * index / job->tasks; unit < job->units * (index + 1) / job->tasks; unit++) {
+        const int64_t part = unit % parts, block = unit / parts, group = block / s->out_blocks, first = block % s->out_blocks * nr;
+        const int64_t lanes = least(nr, s->cout - first), start = part * DC_CHANNEL_BLOCK, channels = least(s->cin - start, DC_CHANNEL_BLOCK);
+        float *const out = job->packed + s->bias_floats + block * s->block_floats;
+        float *const to = out + start * taps * nr, *const end = part == parts - 1 ? out + s->block_floats : to + channels * taps * nr;
+        if (lanes < nr || part == parts - 1) {
+            memset(to, 0, (size_t)(end - to) * sizeof *to);
+        }
+        pack_block(job->plan, w, w->data + group * w->group + first * w->out + start * w->in, lanes, channels, to);
+    }
+}
+
+void dc_direct_pack(const doconv_plan *plan, const struct dc_weight_view *weight, const float *bias, float *packed)
+{
+    const struct dc_direct_state *s = plan->state;
+    struct pack_job job = {plan, weight, packed, s->groups * s->out_blocks * divide_up(s->cin, DC_CHANNEL_BLOCK), 1};
+    memset(packed, 0, (size_t)s->bias_floats * sizeof *packed);
+    for (int64_t block = 0; block < s->groups * s->out_blocks && bias != NULL; block++) {
+        const int64_t group = block / s->out_blocks, first = block % s->out_blocks * s->tile_channels;
+        memcpy(packed + block * s->tile_channels, bias + group * s->cout + first, (size_t)least(s->tile_channels, s->cout - first) * sizeof *packed);
+    }
+    job.tasks = (int)least(plan->ctx->threads, job.units);
+    dc_parallel(plan->ctx, job.tasks, pack_task, &job);
 }

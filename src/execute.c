@@ -24,7 +24,8 @@ doconv_status doconv_weights_create(const doconv_plan *plan, const float *weight
         return dc_fail(plan->ctx, DOCONV_OUT_OF_MEMORY, "weights: no memory for %zu bytes", plan->candidate.packed_size);
     }
     *result = (doconv_weights){.ctx = plan->ctx, .packed_layout = plan->packed_layout, .data = data};
-    plan->solver->pack(plan, weight, bias, data);
+    const struct dc_weight_view view = dc_weight_view(&plan->problem, weight);
+    plan->solver->pack(plan, &view, bias, data);
     *weights = result;
     return DOCONV_OK;
 }

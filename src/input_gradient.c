@@ -25,9 +25,9 @@ struct gradient_class {
 
 struct dc_input_gradient {
     doconv_context *ctx;
-    struct dc_problem problem;                                         /* the forward one */
-    bool in_place;                                                     /* one class, which writes the gradient itself */
-    size_t plan_size, crop_size, class_size, packed_size, weight_size; /* of the workspace's parts */
+    struct dc_problem problem;                            /* the forward one */
+    bool in_place;                                        /* one class, which writes the gradient itself */
+    size_t plan_size, crop_size, class_size, packed_size; /* of the workspace's parts */
     int classes;
     struct gradient_class items[];
 };
@@ -77,28 +77,18 @@ static struct axis_class axis_class(int64_t residue, int64_t size, int64_t pad, 
     return a;
 }
 
-/* The forward taps of a class in reverse, [Cin][Cout/groups], OIHW as a convolution's weight is. Rows [begin, end) of Cin. */
-static void exchange(const struct dc_problem *p, const struct gradient_class *c, const float *weight, float *exchanged, int64_t begin, int64_t end)
+/* The forward taps of a class, last one first, with inputs and outputs exchanged. */
+static struct dc_weight_view exchanged(const struct dc_problem *p, const struct gradient_class *c, const float *weight)
 {
-    const int64_t cin = p->group_cin, cout = p->group_cout, kernel = p->desc.kh * p->desc.kw, taps = c->y.taps * c->x.taps;
-    /* Blocks whose both sides fit L1: neither side is walked at a stride for long. */
-    const int64_t block = 16;
-    for (int64_t start = begin; start < end; start += block) {
-        for (int64_t o0 = 0; o0 < cout; o0 += block) {
-            for (int64_t channel = start; channel < least(start + block, end); channel++) {
-                for (int64_t o = o0; o < least(o0 + block, cout); o++) {
-                    const float *from = weight + ((channel / cin * cout + o) * cin + channel % cin) * kernel;
-                    float *to = exchanged + (channel * cout + o) * taps;
-                    for (int64_t y = c->y.taps - 1; y >= 0; y--) {
-                        const float *row = from + (c->y.first_tap + y * c->y.tap_step) * p->desc.kw + c->x.first_tap;
-                        for (int64_t x = c->x.taps - 1; x >= 0; x--) {
-                            *to++ = row[x * c->x.tap_step];
-                        }
-                    }
-                }
-            }
-        }
-    }
+    const struct dc_weight_view forward = dc_weight_view(p, weight);
+    return (struct dc_weight_view){
+        .data = weight + (c->y.first_tap + (c->y.taps - 1) * c->y.tap_step) * forward.row + c->x.first_tap + (c->x.taps - 1) * c->x.tap_step,
+        .group = forward.group,
+        .out = forward.in,
+        .in = forward.out,
+        .row = -c->y.tap_step * forward.row,
+        .column = -c->x.tap_step,
+    };
 }
 
 /* A tensor as rows of pixels of `inner` floats that lie together, in `blocks` blocks of an image. */
@@ -226,7 +216,6 @@ doconv_status dc_input_gradient_create(doconv_context *ctx, const struct dc_prob
                 }
                 grow(&g->plan_size, (c.plan->candidate.workspace_size + 63) / 64 * 64);
                 grow(&g->packed_size, (c.plan->candidate.packed_size + 63) / 64 * 64);
-                grow(&g->weight_size, (c.plan->problem.weight_bytes + 63) / 64 * 64);
                 grow(&g->crop_size, c.crop ? tensor_size(d->dst_layout, d->n, d->cout, c.y.size, c.x.size) : 0);
                 grow(&g->class_size, ys * xs > 1 ? tensor_size(d->src_layout, d->n, d->cin, c.y.count, c.x.count) : 0);
             }
@@ -250,22 +239,7 @@ void dc_input_gradient_destroy(struct dc_input_gradient *gradient)
 
 size_t dc_input_gradient_workspace_size(const struct dc_input_gradient *g)
 {
-    return g->plan_size + g->crop_size + g->class_size + g->packed_size + g->weight_size;
-}
-
-struct exchange_job {
-    const struct dc_problem *problem;
-    const struct gradient_class *item;
-    const float *weight;
-    float *exchanged;
-    int tasks;
-};
-
-static void exchange_task(void *arg, int index)
-{
-    const struct exchange_job *job = arg;
-    const int64_t cin = job->problem->desc.cin;
-    exchange(job->problem, job->item, job->weight, job->exchanged, cin * index / job->tasks, cin * (index + 1) / job->tasks);
+    return g->plan_size + g->crop_size + g->class_size + g->packed_size;
 }
 
 void dc_input_gradient_run(const struct dc_input_gradient *g, const float *weight, const float *grad_dst, float *grad_src, char *workspace)
@@ -273,7 +247,7 @@ void dc_input_gradient_run(const struct dc_input_gradient *g, const float *weigh
     const struct dc_problem *p = &g->problem;
     const doconv_conv_desc *d = &p->desc;
     char *const plan_space = workspace, *const crop_space = plan_space + g->plan_size, *const class_space = crop_space + g->crop_size;
-    float *const packed = (float *)(class_space + g->class_size), *const exchanged = (float *)(class_space + g->class_size + g->packed_size);
+    float *const packed = (float *)(class_space + g->class_size);
     const struct view whole = view_of(d->src_layout, grad_src, d->cin, d->h, d->w);
     for (int i = 0; i < g->classes; i++) {
         const struct gradient_class *c = &g->items[i];
@@ -283,9 +257,8 @@ void dc_input_gradient_run(const struct dc_input_gradient *g, const float *weigh
         out.to.row *= d->stride_h;
         out.to.pixel *= d->stride_w;
         if (c->plan != NULL) {
-            struct exchange_job job = {p, c, weight, exchanged, (int)least(g->ctx->threads, d->cin)};
-            dc_parallel(g->ctx, job.tasks, exchange_task, &job);
-            c->plan->solver->pack(c->plan, exchanged, NULL, packed);
+            const struct dc_weight_view view = exchanged(p, c, weight);
+            c->plan->solver->pack(c->plan, &view, NULL, packed);
             const float *src = grad_dst;
             if (c->crop) {
                 struct copy in = {.from = view_of(d->dst_layout, (float *)grad_dst, d->cout, p->hout, p->wout),

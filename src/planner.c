@@ -18,6 +18,12 @@ const struct dc_solver *dc_solver_of(const struct dc_kernel *kernel)
     return *solver;
 }
 
+struct dc_weight_view dc_weight_view(const struct dc_problem *p, const float *weight)
+{
+    const int64_t taps = p->desc.kh * p->desc.kw, filter = p->group_cin * taps;
+    return (struct dc_weight_view){.data = weight, .group = p->group_cout * filter, .out = filter, .in = taps, .row = p->desc.kw, .column = 1};
+}
+
 bool dc_candidate_append(const doconv_context *ctx, struct dc_candidate_list *list, const struct dc_candidate *candidate)
 {
     if (list->count == list->capacity) {

@@ -73,7 +73,9 @@ static doconv_status check_options(doconv_context *ctx, const doconv_conv_desc *
     }
     if (d->d_mul > 0) {
         return dc_fail(ctx, DOCONV_UNSUPPORTED,
-                       "d_mul: %" PRId64 ": plans are of plain convolutions; train with doconv_training_create(), or fold D and W into one weight first", d->d_mul);
+                       "d_mul: %" PRId64
+                       ": plans are of plain convolutions; train with doconv_training_create(), or fold D and W into one weight first",
+                       d->d_mul);
     }
     return DOCONV_OK;
 }

@@ -216,7 +216,7 @@ static doconv_status prepare(doconv_plan *plan)
 }
 
 /* [biases][vector][kx / chunk][ky][input channel of the group][kx % chunk][lane], zeros where channels end. */
-static void pack(const doconv_plan *plan, const float *weight, const float *bias, float *packed)
+static void pack(const doconv_plan *plan, const struct dc_weight_view *weight, const float *bias, float *packed)
 {
     const struct grouped_state *s = plan->state;
     const struct dc_problem *p = &plan->problem;
@@ -227,12 +227,13 @@ static void pack(const doconv_plan *plan, const float *weight, const float *bias
             packed[o] = bias[o];
         }
         float *out = packed + s->bias_floats + o / vector * s->vector_floats + o % vector;
+        const float *from = weight->data + o / p->group_cout * weight->group + o % p->group_cout * weight->out;
         for (int64_t first = 0; first < kw; first += chunk) {
             const int64_t columns = least(chunk, kw - first);
             for (int64_t y = 0; y < kh; y++) {
                 for (int64_t i = 0; i < planes; i++) {
                     for (int64_t x = 0; x < columns; x++) {
-                        *out = weight[((o * planes + i) * kh + y) * kw + first + x];
+                        *out = from[i * weight->in + y * weight->row + (first + x) * weight->column];
                         out += vector;
                     }
                 }

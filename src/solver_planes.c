@@ -139,7 +139,7 @@ static doconv_status prepare(doconv_plan *plan)
 }
 
 /* [biases][group][output block][input channel][tile_channels], zeros where a block's channels end. */
-static void pack(const doconv_plan *plan, const float *weight, const float *bias, float *packed)
+static void pack(const doconv_plan *plan, const struct dc_weight_view *weight, const float *bias, float *packed)
 {
     const struct state *s = plan->state;
     const struct dc_problem *p = &plan->problem;
@@ -154,8 +154,9 @@ static void pack(const doconv_plan *plan, const float *weight, const float *bias
                 if (bias != NULL) {
                     packed[index * nr + o] = bias[first + o];
                 }
+                const float *from = weight->data + g * weight->group + (block_first(p, s, b) + o) * weight->out;
                 for (int64_t c = 0; c < k; c++) {
-                    out[c * nr + o] = weight[(first + o) * k + c];
+                    out[c * nr + o] = from[c * weight->in];
                 }
             }
         }

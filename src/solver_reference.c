@@ -24,9 +24,18 @@ static doconv_status prepare(doconv_plan *plan)
     return DOCONV_OK;
 }
 
-static void pack(const doconv_plan *plan, const float *weight, const float *bias, float *packed)
+static void pack(const doconv_plan *plan, const struct dc_weight_view *weight, const float *bias, float *packed)
 {
-    memcpy(packed, weight, plan->problem.weight_bytes);
+    const struct dc_problem *p = &plan->problem;
+    float *to = packed;
+    for (int64_t o = 0; o < p->desc.cout; o++) {
+        const float *filter = weight->data + o / p->group_cout * weight->group + o % p->group_cout * weight->out;
+        for (int64_t c = 0; c < p->group_cin; c++) {
+            for (int64_t tap = 0; tap < p->desc.kh * p->desc.kw; tap++) {
+                *to++ = filter[c * weight->in + tap / p->desc.kw * weight->row + tap % p->desc.kw * weight->column];
+            }
+        }
+    }
     if (bias != NULL) {
         memcpy(packed + plan->problem.weight_bytes / sizeof(float), bias, (size_t)plan->problem.desc.cout * sizeof(float));
     }

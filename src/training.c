@@ -246,7 +246,8 @@ doconv_status doconv_training_forward(const doconv_training *t, const doconv_par
         weight = folded;
     }
     float *const packed = (float *)rest;
-    t->forward->solver->pack(t->forward, weight, parameters->bias, packed);
+    const struct dc_weight_view view = dc_weight_view(&t->problem, weight);
+    t->forward->solver->pack(t->forward, &view, parameters->bias, packed);
     t->forward->solver->execute(t->forward, packed, src, NULL, dst, rest + t->packed_size);
     return DOCONV_OK;
 }
