@@ -7,6 +7,7 @@
 #define TILE_ROWS 3
 #define HOLD_TAPS 0
 #define NINES 1
+#define NINES_TILE 1 /* compose_nines() */
 
 static inline vec join_rows(const float *base, const ptrdiff_t *lanes)
 {
@@ -112,6 +113,90 @@ static __attribute__((noinline)) void nines_out(const float *src, float *dst, pt
         src += 9 * 16;
         dst += dst_step;
     }
+}
+
+/*
+ * All of it in registers, for nine taps and D_mul 9. Instead of permuting each column, lanes are only turned by its number: then row i is in lane
+ * 9 * i % 16 of every column, and D has its channels in that order (NINES_ORDER).
+ */
+#define NINES_ORDER(lane) (9 * (lane) % 16)
+#define TURN(v, lanes) _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(v), _mm512_castps_si512(v), (lanes) % 16))
+/* A step of the sums: column s of W against its nine vectors of D, from memory. */
+#define NINE_FMA(s, m) a##m = v_accumulate_from(w##s, d + ((s)*9 + (m)) * 16, a##m);
+#define NINE_STEP(s)                                                                                                                                 \
+    NINE_FMA(s, 0)                                                                                                                                   \
+    NINE_FMA(s, 1) NINE_FMA(s, 2) NINE_FMA(s, 3) NINE_FMA(s, 4) NINE_FMA(s, 5) NINE_FMA(s, 6) NINE_FMA(s, 7) NINE_FMA(s, 8)
+/* What stands before it is computed before what stands after it: compilers would gather what is interleaved here on purpose. */
+#define NINE_FENCE(x)                                                                                                                                \
+    __asm__ volatile(""                                                                                                                              \
+                     : "+v"(a0), "+v"(a1), "+v"(a2), "+v"(a3), "+v"(a4), "+v"(a5), "+v"(a6), "+v"(a7), "+v"(a8)                                      \
+                     : "v"(x##0), "v"(x##1), "v"(x##2), "v"(x##3), "v"(x##4), "v"(x##5), "v"(x##6), "v"(x##7), "v"(x##8));
+/* The columns of the row at `from` in four stages, with the steps that F is (0: none) between them. */
+#define NINE_COLUMNS(x, from, F)                                                                                                                     \
+    const vec p0 = v_load(from), p1 = v_load((from) + 4 * 16), p2 = v_load((from) + 8 * 16), p3 = v_load((from) + 3 * 16),                           \
+              p4 = v_load((from) + 7 * 16), p5 = v_load((from) + 2 * 16), p6 = v_load((from) + 6 * 16), p7 = v_load((from) + 1 * 16),                \
+              p8 = v_load((from) + 5 * 16);                                                                                                          \
+    NINE_BLENDS(q, p, by_1, 8, 0, 1, 2, 3, 4, 5, 6, 7)                                                                                               \
+    F(5, q)                                                                                                                                          \
+    NINE_BLENDS(r, q, by_2, 7, 8, 0, 1, 2, 3, 4, 5, 6)                                                                                               \
+    F(6, r)                                                                                                                                          \
+    NINE_BLENDS(t, r, by_4, 5, 6, 7, 8, 0, 1, 2, 3, 4)                                                                                               \
+    F(7, t)                                                                                                                                          \
+    NINE_BLENDS(u, t, by_8, 1, 2, 3, 4, 5, 6, 7, 8, 0)                                                                                               \
+    x##0 = u0, x##1 = TURN(u1, 1), x##2 = TURN(u2, 2), x##3 = TURN(u3, 3), x##4 = TURN(u4, 4), x##5 = TURN(u5, 5), x##6 = TURN(u6, 6);               \
+    x##7 = TURN(u7, 7), x##8 = TURN(u8, 8);                                                                                                          \
+    F(8, x)
+/* And back, from the sums b0..b8. */
+#define NINE_STORES(to, F)                                                                                                                           \
+    const vec p0 = b0, p1 = TURN(b1, 15), p2 = TURN(b2, 14), p3 = TURN(b3, 13), p4 = TURN(b4, 12), p5 = TURN(b5, 11), p6 = TURN(b6, 10),             \
+              p7 = TURN(b7, 9), p8 = TURN(b8, 8);                                                                                                    \
+    F(1, p)                                                                                                                                          \
+    NINE_BLENDS(q, p, by_1, 1, 2, 3, 4, 5, 6, 7, 8, 0)                                                                                               \
+    F(2, q)                                                                                                                                          \
+    NINE_BLENDS(r, q, by_2, 2, 3, 4, 5, 6, 7, 8, 0, 1)                                                                                               \
+    F(3, r)                                                                                                                                          \
+    NINE_BLENDS(t, r, by_4, 4, 5, 6, 7, 8, 0, 1, 2, 3)                                                                                               \
+    NINE_BLENDS(u, t, by_8, 8, 0, 1, 2, 3, 4, 5, 6, 7)                                                                                               \
+    v_store(to, u0), v_store((to) + 1 * 16, u7), v_store((to) + 2 * 16, u5), v_store((to) + 3 * 16, u3), v_store((to) + 4 * 16, u1);                 \
+    v_store((to) + 5 * 16, u8), v_store((to) + 6 * 16, u6), v_store((to) + 7 * 16, u4), v_store((to) + 8 * 16, u2);                                  \
+    F(4, u)
+#define NINE_ZERO(m) vec a##m = v_zero();
+#define NINE_BETWEEN(s, x) NINE_FENCE(x) NINE_STEP(s)
+#define NINE_ALONE(s, x)
+
+/*
+ * While a row is multiplied, the sums of the row before it leave and the columns of the next are made, in stages between the steps: neither needs the units
+ * that multiply. `ahead`: floats to the row whose places are prefetched while this one is composed; 0: none.
+ */
+static __attribute__((noinline)) void compose_nines(const float *d, const float *w, ptrdiff_t w_step, float *weight, ptrdiff_t weight_step,
+                                                    ptrdiff_t rows, ptrdiff_t ahead)
+{
+    NINES_MASKS
+    vec w0, w1, w2, w3, w4, w5, w6, w7, w8, b0, b1, b2, b3, b4, b5, b6, b7, b8;
+    {
+        NINE_COLUMNS(w, w, NINE_ALONE)
+        b0 = b1 = b2 = b3 = b4 = b5 = b6 = b7 = b8 = v_zero();
+    }
+    /* The first row's turn to store is its own place, which then gets its sums a row later. */
+    float *before = weight;
+    for (; rows > 0; rows--) {
+        if (ahead != 0) {
+            for (uintptr_t line = 0; line < 9 * 64; line += 64) {
+                __builtin_prefetch((const void *)((uintptr_t)(w + ahead) + line), 0, 3);
+                __builtin_prefetch((const void *)((uintptr_t)(weight + ahead) + line), 1, 3);
+            }
+        }
+        __asm__("" : "+r"(d)); /* D stays in memory: there are no registers for it */
+        w += rows > 1 ? w_step : 0;
+        vec x0, x1, x2, x3, x4, x5, x6, x7, x8;
+        NINES_EACH(NINE_ZERO)
+        NINE_STEP(0){NINE_STORES(before, NINE_BETWEEN)} {NINE_COLUMNS(x, w, NINE_BETWEEN)} b0 = a0, b1 = a1, b2 = a2, b3 = a3, b4 = a4, b5 = a5,
+                                                                                           b6 = a6, b7 = a7, b8 = a8;
+        w0 = x0, w1 = x1, w2 = x2, w3 = x3, w4 = x4, w5 = x5, w6 = x6, w7 = x7, w8 = x8;
+        before = weight;
+        weight += weight_step;
+    }
+    NINE_STORES(before, NINE_ALONE)
 }
 
 #include "body_compose.h"
