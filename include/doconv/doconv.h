@@ -371,7 +371,7 @@ DOCONV_API doconv_status doconv_fold(doconv_context *context, const doconv_fold_
 /**
  * Hands the gradient of a loss back through doconv_fold(): from grad_weight, its gradient by weight (Cout x Cin/groups x KH x KW), to those by W and D,
  *   grad_w[o][i][s] = sum over m of (D + I)[channel(o, i)][m][s] * grad_weight[o][i][m]
- *   grad_d[channel][m][s] = sum over the (o, i) that meet it, in order, of W[o][i][s] * grad_weight[o][i][m]
+ *   grad_d[channel][m][s] = sum over the (o, i) that meet it of W[o][i][s] * grad_weight[o][i][m]
  * I only if desc->add_identity. Shapes and errors are doconv_fold()'s; a layer without D (d NULL) has no grad_d, and grad_w is grad_weight. grad_w, grad_d:
  * NULL where not wanted; they overlap nothing else. The result does not depend on threads.
  */
