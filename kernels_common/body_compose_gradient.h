@@ -27,6 +27,17 @@ static inline void columns_in(const float *base, const ptrdiff_t *lanes, int nin
     }
 }
 
+/* A row's floats of all lanes, which may lie outside of the tensor: rows are far apart, which is too much for hardware to follow. */
+static inline void fetch_row(const float *row, ptrdiff_t floats)
+{
+    for (uintptr_t at = (uintptr_t)row, end = at + (uintptr_t)floats * sizeof(float); at < end; at += 64) {
+        __builtin_prefetch((const void *)at, 0, 3);
+    }
+}
+
+/* Rows ahead of the one that is transposed. */
+#define ROWS_AHEAD 8
+
 static inline void add_vectors(float *to, const float *from, ptrdiff_t count)
 {
     for (ptrdiff_t i = 0; i < count * V_LENGTH; i += V_LENGTH) {
@@ -55,7 +66,11 @@ static inline void run_compose_gradient(const struct dc_compose_gradient_args *a
     for (ptrdiff_t first = 0; first < args->steps; first += DC_COMPOSE_CHUNK) {
         const ptrdiff_t count = args->steps - first < DC_COMPOSE_CHUNK ? args->steps - first : DC_COMPOSE_CHUNK;
         for (ptrdiff_t r = 0; r < count; r++) {
-            const ptrdiff_t row = args->rows[0] + (first + r) * args->row_step;
+            const ptrdiff_t row = args->rows[0] + (first + r) * args->row_step, later = row + ROWS_AHEAD * args->row_step;
+            if (consecutive) {
+                fetch_row((const float *)((uintptr_t)args->w + (uintptr_t)(later * d_mul) * sizeof(float)), V_LENGTH * d_mul);
+                fetch_row((const float *)((uintptr_t)args->g + (uintptr_t)(later * taps) * sizeof(float)), V_LENGTH * taps);
+            }
             columns_in(args->w + row * d_mul, w_lanes, w_nines, d_mul, TILE_TAPS, r, line, w_tiles, w_floats);
             columns_in(args->g + row * taps, g_lanes, g_nines, taps, TILE_ROWS, r, line, g_tiles, g_floats);
         }
