@@ -335,7 +335,9 @@ size_t dc_fold_workspace_size(const doconv_context *ctx, const doconv_fold_desc 
     const doconv_fold_desc other = turned(desc);
     struct job back = {.desc = &other};
     choose(ctx, &back);
-    const size_t forward = (size_t)fold.tasks * fold.scratch_floats, through = (size_t)turned_floats(desc) + (size_t)back.tasks * back.scratch_floats;
+    /* Of as many tasks as there may be: parts of the layer, with fewer outputs, are cut otherwise. */
+    const size_t threads = (size_t)ctx->threads, forward = threads * fold.scratch_floats;
+    const size_t through = (size_t)turned_floats(desc) + threads * back.scratch_floats;
     const size_t grad_d = (size_t)gradient.tasks * (size_t)gradient.scratch_floats, most = forward > through ? forward : through;
     return (most > grad_d ? most : grad_d) * sizeof(float);
 }

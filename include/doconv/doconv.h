@@ -378,6 +378,14 @@ DOCONV_API doconv_status doconv_fold(doconv_context *context, const doconv_fold_
 DOCONV_API doconv_status doconv_fold_gradient(doconv_context *context, const doconv_fold_desc *desc, const float *w, const float *d,
                                               const float *grad_weight, float *grad_w, float *grad_d);
 
+/**
+ * doconv_fold() straight into the packed weights of a plan, whose convolution desc's shape must be (MISMATCH otherwise): the same bits as doconv_weights_create()
+ * makes of the folded weight, which is never whole in memory where one block of output channels after the other will do. bias as for
+ * doconv_weights_create(), other errors as for doconv_fold(). The caller owns the result: doconv_weights_destroy().
+ */
+DOCONV_API doconv_status doconv_weights_fold(const doconv_plan *plan, const doconv_fold_desc *desc, const float *w, const float *d, const float *bias,
+                                             doconv_weights **weights);
+
 /** A layer of a checkpoint as it is folded. */
 typedef struct doconv_folded_layer {
     size_t size;           /**< sizeof(doconv_folded_layer) */
