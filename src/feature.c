@@ -49,7 +49,8 @@ void dc_feature_destroy(struct dc_feature *feature)
 
 size_t dc_feature_workspace_size(const struct dc_feature *f)
 {
-    const int64_t forward = f->forward_tasks * f->forward_floats, backward = f->backward_tasks * f->backward_floats;
+    const int64_t forward = f->forward_tasks * f->forward_floats,
+                  backward = f->backward_tasks * f->backward_floats + f->planes_floats + f->pixels_floats;
     return (size_t)most(forward, backward) * sizeof(float);
 }
 
@@ -246,7 +247,9 @@ void dc_feature_backward(const struct dc_feature *f, const float *w, const float
     if (grad_src != NULL && desc->cin % block != 0) {
         memset(grad_src, 0, f->problem.src_bytes); /* the channels past the last */
     }
-    if (grad_src != NULL || grad_w != NULL || grad_d != NULL) {
+    if ((grad_src != NULL || grad_w != NULL || grad_d != NULL) && f->wide != NULL) {
+        dc_feature_backward_blocks(f, w, d, src, grad_dst, grad_src, grad_w, grad_d, workspace);
+    } else if (grad_src != NULL || grad_w != NULL || grad_d != NULL) {
         dc_parallel(f->ctx, f->backward_tasks, backward_task, &job);
     }
 }

@@ -30,10 +30,21 @@ struct dc_feature {
     int64_t out_blocks, out_chunk, out_chunks;
     bool in_place, direct_store;
     ptrdiff_t strip_floats, z_floats, partial_floats, panel_floats, natural_floats, segment_floats;
+    /* Backward: a task owns blocks, and walks all chunks of pixels. */
+    const struct dc_kernel *wide; /* its lanes are those of all steps together */
+    int64_t parts;                /* tiles of them */
+    int64_t walk_images, walk_rows, walk_pixels;
+    int64_t plane;        /* of the planes of dst's gradient: floats between them */
+    bool planes_in_place; /* dst's gradient itself */
+    bool pixels_in_place; /* likewise; else a copy in blocks of 16 channels */
+    ptrdiff_t image_floats, walk_floats, weight_floats, map_floats, group_segment_floats;
+    ptrdiff_t planes_floats, pixels_floats; /* shared by the tasks */
 };
 
 void dc_feature_plan_blocks(struct dc_feature *feature);
 void dc_feature_forward_blocks(const struct dc_feature *feature, const float *w, const float *d, const float *bias, const float *src, float *dst,
                                char *workspace);
+void dc_feature_backward_blocks(const struct dc_feature *feature, const float *w, const float *d, const float *src, const float *grad_dst,
+                                float *grad_src, float *grad_w, float *grad_d, char *workspace);
 
 #endif
