@@ -8,6 +8,7 @@
 #include "body_grouped.h"
 #include "body_load.h"
 #include "body_store.h"
+#include "body_taps.h"
 
 GROUPED_TILES_14
 
@@ -28,6 +29,8 @@ const struct dc_kernel dck_depthwise_f32_14x16_avx512 = {
     .vector = V_LENGTH,
     .error_amplification = 1.0f,
     .grouped = grouped,
+    .correlate = taps_correlate,
+    .scatter = taps_scatter,
     .load = load_strip,
     .store = store_tile,
 };

@@ -8,17 +8,7 @@
  */
 #include <string.h>
 
-#include "core.h"
-
-struct dc_feature {
-    doconv_context *ctx;
-    struct dc_problem problem;
-    struct dc_tensor_map src_map, dst_map;
-    int64_t d_mul, taps;
-    int64_t repeated; /* channels of Z, of each input channel's, that the identity adds to */
-    int forward_tasks, backward_tasks;
-    ptrdiff_t forward_floats, backward_floats; /* of the workspace, a task's */
-};
+#include "feature.h"
 
 doconv_status dc_feature_create(doconv_context *ctx, const struct dc_problem *problem, int64_t d_mul, int add_identity, struct dc_feature **feature)
 {
@@ -45,6 +35,7 @@ doconv_status dc_feature_create(doconv_context *ctx, const struct dc_problem *pr
         .forward_floats = divide_up((problem->group_cin * d_mul + 1) * problem->wout, 16) * 16,
         .backward_floats = divide_up(2 * d_mul * problem->wout, 16) * 16,
     };
+    dc_feature_plan_blocks(f);
     *feature = f;
     return DOCONV_OK;
 }
@@ -58,7 +49,8 @@ void dc_feature_destroy(struct dc_feature *feature)
 
 size_t dc_feature_workspace_size(const struct dc_feature *f)
 {
-    const int64_t forward = f->forward_tasks * f->forward_floats, backward = f->backward_tasks * f->backward_floats;
+    const int64_t forward = f->forward_tasks * f->forward_floats,
+                  backward = f->backward_tasks * f->backward_floats + f->planes_floats + f->pixels_floats;
     return (size_t)most(forward, backward) * sizeof(float);
 }
 
@@ -152,6 +144,10 @@ static void forward_task(void *arg, int index)
 
 void dc_feature_forward(const struct dc_feature *f, const float *w, const float *d, const float *bias, const float *src, float *dst, char *workspace)
 {
+    if (f->direct != NULL) {
+        dc_feature_forward_blocks(f, w, d, bias, src, dst, workspace);
+        return;
+    }
     struct job job = {.f = f, .w = w, .d = d, .bias = bias, .src = src, .dst = dst, .workspace = (float *)workspace};
     dc_parallel(f->ctx, f->forward_tasks, forward_task, &job);
 }
@@ -251,7 +247,9 @@ void dc_feature_backward(const struct dc_feature *f, const float *w, const float
     if (grad_src != NULL && desc->cin % block != 0) {
         memset(grad_src, 0, f->problem.src_bytes); /* the channels past the last */
     }
-    if (grad_src != NULL || grad_w != NULL || grad_d != NULL) {
+    if ((grad_src != NULL || grad_w != NULL || grad_d != NULL) && f->wide != NULL) {
+        dc_feature_backward_blocks(f, w, d, src, grad_dst, grad_src, grad_w, grad_d, workspace);
+    } else if (grad_src != NULL || grad_w != NULL || grad_d != NULL) {
         dc_parallel(f->ctx, f->backward_tasks, backward_task, &job);
     }
 }

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a depthwise convolution with several outputs a channel hands back, a tap at a time (struct dc_taps_args): lanes are channels, and each pixel of src or of its
+ * gradient meets up to TAPS_STEPS vectors of the outputs' gradient. The including file has defined the vector operations.
+ */
+#ifndef DOCONV_BODY_TAPS_H
+#define DOCONV_BODY_TAPS_H
+
+#include "kernel.h"
+
+/* Steps of a tile: their sums, or their factors, stay in registers. */
+#define TAPS_STEPS 9
+
+#define STEPS_1(X) X(0)
+#define STEPS_2(X) STEPS_1(X) X(1)
+#define STEPS_3(X) STEPS_2(X) X(2)
+#define STEPS_4(X) STEPS_3(X) X(3)
+#define STEPS_5(X) STEPS_4(X) X(4)
+#define STEPS_6(X) STEPS_5(X) X(5)
+#define STEPS_7(X) STEPS_6(X) X(6)
+#define STEPS_8(X) STEPS_7(X) X(7)
+#define STEPS_9(X) STEPS_8(X) X(8)
+
+#define TAPS_POINTER(q) const float *const z##q = args->z + args->steps_at[first + (q)];
+#define TAPS_FACTOR(q) vec f##q = v_load(args->factors + (first + (q)) * args->factors_step);
+#define TAPS_CORRELATE(q) f##q = v_accumulate_from(x, z##q + at, f##q);
+#define TAPS_SCATTER(q) x = v_accumulate_from(f##q, z##q + at, x);
+#define TAPS_KEEP(q) v_store(args->factors + (first + (q)) * args->factors_step, f##q);
+
+#define TAPS_LOOP(BODY)                                                                                                                              \
+    for (ptrdiff_t row = 0; row < args->rows; row++) {                                                                                               \
+        ptrdiff_t at = row * args->z_row;                                                                                                            \
+        float *p = args->x + row * args->x_row;                                                                                                      \
+        for (ptrdiff_t left = args->pixels;; left--) {                                                                                               \
+            vec x = v_load(p);                                                                                                                       \
+            BODY if (left == 1)                                                                                                                      \
+            {                                                                                                                                        \
+                break; /* no pointer is formed past the row's end */                                                                                 \
+            }                                                                                                                                        \
+            p += args->x_pixel;                                                                                                                      \
+            at += args->z_pixel;                                                                                                                     \
+        }                                                                                                                                            \
+    }
+
+typedef void taps_fn(const struct dc_taps_args *args, ptrdiff_t first);
+#define TAPS_TILE(Q)                                                                                                                                 \
+    static void taps_correlate_##Q(const struct dc_taps_args *args, ptrdiff_t first)                                                                 \
+    {                                                                                                                                                \
+        STEPS_##Q(TAPS_POINTER) STEPS_##Q(TAPS_FACTOR) TAPS_LOOP(STEPS_##Q(TAPS_CORRELATE)) STEPS_##Q(TAPS_KEEP)                                     \
+    }                                                                                                                                                \
+    static void taps_scatter_##Q(const struct dc_taps_args *args, ptrdiff_t first)                                                                   \
+    {                                                                                                                                                \
+        STEPS_##Q(TAPS_POINTER) STEPS_##Q(TAPS_FACTOR) TAPS_LOOP(STEPS_##Q(TAPS_SCATTER) v_store(p, x);)                                             \
+    }
+TAPS_TILE(1)
+TAPS_TILE(2)
+TAPS_TILE(3)
+TAPS_TILE(4)
+TAPS_TILE(5)
+TAPS_TILE(6)
+TAPS_TILE(7)
+TAPS_TILE(8)
+TAPS_TILE(9)
+#define TAPS_NAMES(name) name##1, name##2, name##3, name##4, name##5, name##6, name##7, name##8, name##9
+
+/* Steps in tiles of nearly equal size. */
+static inline void run_taps(const struct dc_taps_args *args, taps_fn *const table[TAPS_STEPS])
+{
+    const ptrdiff_t tiles = (args->steps + TAPS_STEPS - 1) / TAPS_STEPS;
+    for (ptrdiff_t tile = 0; tile < tiles; tile++) {
+        const ptrdiff_t first = args->steps * tile / tiles, end = args->steps * (tile + 1) / tiles;
+        table[end - first - 1](args, first);
+    }
+}
+
+static void taps_correlate(const struct dc_taps_args *args)
+{
+    static taps_fn *const table[TAPS_STEPS] = {TAPS_NAMES(taps_correlate_)};
+    run_taps(args, table);
+}
+
+static void taps_scatter(const struct dc_taps_args *args)
+{
+    static taps_fn *const table[TAPS_STEPS] = {TAPS_NAMES(taps_scatter_)};
+    run_taps(args, table);
+}
+
+#endif
