@@ -226,7 +226,7 @@ doconv_status doconv_training_forward(const doconv_training *t, const doconv_par
     if (t == NULL) {
         return DOCONV_INVALID_ARGUMENT;
     }
-    char *space;
+    char *space = NULL;
     const doconv_status status = check_call(t, parameters, workspace, workspace_size, &space);
     if (status != DOCONV_OK) {
         return status;
@@ -258,7 +258,7 @@ doconv_status doconv_training_backward(const doconv_training *t, const doconv_pa
     if (t == NULL) {
         return DOCONV_INVALID_ARGUMENT;
     }
-    char *space;
+    char *space = NULL;
     const doconv_status status = check_call(t, parameters, workspace, workspace_size, &space);
     if (status != DOCONV_OK) {
         return status;
