@@ -863,6 +863,46 @@ static void make_walk_z(const struct job *job, const struct walk *w)
 
 static const float zeros[DC_MAX_TILE_VECTORS * 16] __attribute__((aligned(64)));
 
+/* The gradient of W if there is one chunk, in W's order: rows at a time, which are fetched for all parts together. */
+static void store_products(const struct job *job, const struct walk *w)
+{
+    const struct dc_feature *f = job->f;
+    const struct dc_problem *p = &f->problem;
+    const int64_t lanes = f->wide->tile_channels, inputs = w->b.count * f->d_mul, rows = 4 * f->wide->tile_pixels;
+    const ptrdiff_t row = p->group_cin * f->d_mul;
+    float *const out = job->grad_w + weight_at(f, &w->b, 0);
+    for (int64_t o = 0; o < least(rows, p->group_cout); o++) {
+        fetch_row_to_write(out + o * row, inputs);
+    }
+    for (int64_t first = 0; first < p->group_cout; first += rows) {
+        for (int64_t o = first + rows; o < least(first + 2 * rows, p->group_cout); o++) {
+            fetch_row_to_write(out + o * row, inputs);
+        }
+        for (int64_t part = 0; part * lanes < inputs; part++) {
+            struct dc_run_args args = {
+                .src = job->planes + (w->image * p->desc.cout + w->b.group * p->group_cout + first) * f->plane,
+                .src_pixel = f->plane,
+                .segments = w->image_segments,
+                .segment_count = w->images,
+                .weights = w->z + part * f->walk_pixels * lanes,
+                .bias = zeros,
+                .lines = 1,
+                .pixels = least(rows, p->group_cout - first),
+                .channels = least(lanes, inputs - part * lanes),
+                .dst = out + first * row + part * lanes,
+                .dst_pixel = row,
+                .stored = least(lanes, inputs - part * lanes),
+                .lo = -INFINITY,
+                .hi = INFINITY,
+            };
+            for (int64_t v = 0; v * f->wide->vector < lanes; v++) {
+                args.dst_vector[v] = v * f->wide->vector;
+            }
+            f->wide->run(&args);
+        }
+    }
+}
+
 /* Adds the chunk's products of dst's gradient and Z to the gradient of W. */
 static void add_weights(const struct job *job, const struct walk *w)
 {
@@ -872,6 +912,10 @@ static void add_weights(const struct job *job, const struct walk *w)
     for (int64_t image = 0; image < w->images; image++) {
         w->image_segments[image] = (struct dc_segment){
             .src_offset = image * p->desc.cout * f->plane, .weight_offset = image * w->pixels * lanes, .length = w->pixels, .fetch = 1};
+    }
+    if (f->natural && f->walk_pixels == p->desc.n * p->hout * p->wout) {
+        store_products(job, w);
+        return;
     }
     for (int64_t part = 0; part < f->parts; part++) {
         float *const sums = w->sums + part * p->group_cout * lanes;
@@ -1003,6 +1047,7 @@ static void walk_block(const struct job *job, struct walk *w)
     const struct dc_problem *p = &f->problem;
     const doconv_conv_desc *d = &p->desc;
     const bool wants_grad_z = job->grad_d != NULL || job->grad_src != NULL;
+    const bool one_chunk = f->natural && f->walk_pixels == d->n * p->hout * p->wout;
     map_lanes(f, w);
     pack_factors(job, &w->b, w->factors);
     memset(w->factor_sums, 0, (size_t)f->factors_floats * sizeof(float));
@@ -1046,7 +1091,7 @@ static void walk_block(const struct job *job, struct walk *w)
             store_strip(job, w);
         }
     }
-    if (job->grad_w != NULL) {
+    if (job->grad_w != NULL && !one_chunk) {
         store_weights(job, w);
     }
     if (job->grad_d != NULL) {
