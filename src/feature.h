@@ -33,6 +33,7 @@ struct dc_feature {
     /* Backward: a task owns blocks, and walks all chunks of pixels. */
     const struct dc_kernel *wide; /* its lanes are those of all steps together */
     int64_t parts;                /* tiles of them */
+    bool natural; /* W's order of (channel, s) for these lanes, and Z is reordered: for fewer pixels than outputs. Else steps, and W is */
     int64_t walk_images, walk_rows, walk_pixels;
     int64_t plane;        /* of the planes of dst's gradient: floats between them */
     bool planes_in_place; /* dst's gradient itself */

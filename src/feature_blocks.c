@@ -18,6 +18,8 @@
 #define WALK_PIXELS 256
 /* Vectors of the gradient of Z that all taps of a piece of a row share, in L1. */
 #define PIECE_VECTORS 256
+/* Rows of W that are fetched before they are needed. */
+#define ROWS_AHEAD 6
 /* Pixels of a chunk, at most, and floats of its strip: they stay in L2. Packing W costs what a dozen pixels do. */
 #define CHUNK_PIXELS 512
 #define CHUNK_FLOATS 98304
@@ -124,12 +126,13 @@ static void plan_backward(struct dc_feature *f)
     const bool copies = !f->in_place || p->group_cin % LANES != 0;
     f->image_floats = copies ? (f->walk_images * d->h * d->w + DC_TILE_SLACK) * LANES : 0;
     f->walk_floats = align_floats(f->parts * f->walk_pixels * lanes);
+    f->natural = f->copies == 1 && d->n * pixels < p->group_cout;
     f->weight_floats = align_floats(f->parts * p->group_cout * lanes);
     f->map_floats = align_floats(f->parts * lanes);
     f->group_segment_floats = align_floats(divide_up((p->group_cout / 8 + 2) * (int64_t)sizeof(struct dc_segment), (int64_t)sizeof(float)));
     const int64_t images_floats = align_floats(divide_up(f->walk_images * (int64_t)sizeof(struct dc_segment), (int64_t)sizeof(float)));
-    f->backward_floats = 2 * f->image_floats + 2 * f->walk_floats + 2 * f->weight_floats + 2 * f->factors_floats + f->map_floats +
-                         f->group_segment_floats + images_floats;
+    f->backward_floats = 2 * f->image_floats + 2 * f->walk_floats + (f->natural ? f->steps * f->walk_pixels * LANES : 0) + 2 * f->weight_floats +
+                         2 * f->factors_floats + f->map_floats + f->group_segment_floats + images_floats;
     f->backward_tasks = (int)least(f->ctx->threads, d->groups * f->blocks);
 }
 
@@ -611,6 +614,7 @@ struct walk {
     bool first;                            /* chunk of all */
     float *strip, *grad_strip;             /* src's channels and their gradient in whole images, if not in place */
     float *z, *grad_z;                     /* [part][pixel][lanes] */
+    float *steps;                          /* natural: one of these by steps, [step][pixel][16] */
     float *weights, *sums;                 /* [part][output][lanes]: W and its gradient */
     float *factors, *factor_sums;          /* D and its gradient, packed */
     int32_t *map;                          /* where lane e of all steps is in W's row of the block; -1: nowhere */
@@ -620,6 +624,9 @@ struct walk {
 
 static void map_lanes(const struct dc_feature *f, struct walk *w)
 {
+    if (f->natural) {
+        return;
+    }
     for (int64_t e = 0; e < f->parts * f->wide->tile_channels; e++) {
         const int64_t s = e < f->steps * LANES ? s_of(f, &w->b, e / LANES, e % LANES) : f->d_mul;
         w->map[e] = s < f->d_mul ? (int32_t)(e % LANES % w->b.count * f->d_mul + s) : -1;
@@ -633,17 +640,54 @@ static ptrdiff_t weight_at(const struct dc_feature *f, const struct block *b, in
     return ((b->group * p->group_cout + o) * p->group_cin + b->number * LANES) * f->d_mul;
 }
 
+/* Fetches what is `ahead` rows on: rows are pages apart, and a block's part of one is too short for the hardware to see. */
+static void fetch_row(const float *row, int64_t floats)
+{
+    for (int64_t at = 0; at < floats; at += 16) {
+        __builtin_prefetch(row + at);
+    }
+}
+
+static void fetch_row_to_write(const float *row, int64_t floats)
+{
+    for (int64_t at = 0; at < floats; at += 16) {
+        __builtin_prefetch(row + at, 1);
+    }
+}
+
+/* Lanes that lie together in every part. */
+#define RUN 8
+
 static void pack_weights(const struct job *job, const struct walk *w)
 {
     const struct dc_feature *f = job->f;
-    const int64_t lanes = f->wide->tile_channels, cout = f->problem.group_cout;
+    const int64_t lanes = f->wide->tile_channels, cout = f->problem.group_cout, d_mul = f->d_mul, inputs = w->b.count * d_mul;
+    const ptrdiff_t row = f->problem.group_cin * d_mul;
+    const bool whole = w->b.count == LANES && f->copies == 1;
     for (int64_t o = 0; o < cout; o++) {
         const float *from = job->w + weight_at(f, &w->b, o);
-        for (int64_t part = 0; part < f->parts; part++) {
+        if (o + ROWS_AHEAD < cout) {
+            fetch_row(from + ROWS_AHEAD * row, inputs);
+        }
+        for (int64_t part = 0; part < f->parts && f->natural; part++) {
+            const int64_t valid = most(0, least(lanes, inputs - part * lanes));
+            float *out = w->weights + (part * cout + o) * lanes;
+            memcpy(out, from + part * lanes, (size_t)valid * sizeof *out);
+            memset(out + valid, 0, (size_t)(lanes - valid) * sizeof *out);
+        }
+        for (int64_t part = 0; part < f->parts && !f->natural; part++) {
             const int32_t *map = w->map + part * lanes;
             float *out = w->weights + (part * cout + o) * lanes;
-            for (int64_t j = 0; j < lanes; j++) {
-                out[j] = map[j] >= 0 ? from[map[j]] : 0.0f;
+            for (int64_t j = 0; j < lanes; j += RUN) {
+                if (whole && map[j] >= 0) {
+                    for (int64_t i = 0; i < RUN; i++) {
+                        out[j + i] = from[map[j] + i * d_mul];
+                    }
+                    continue;
+                }
+                for (int64_t i = 0; i < RUN; i++) {
+                    out[j + i] = map[j + i] >= 0 ? from[map[j + i]] : 0.0f;
+                }
             }
         }
     }
@@ -652,15 +696,32 @@ static void pack_weights(const struct job *job, const struct walk *w)
 static void store_weights(const struct job *job, const struct walk *w)
 {
     const struct dc_feature *f = job->f;
-    const int64_t lanes = f->wide->tile_channels, cout = f->problem.group_cout;
+    const int64_t lanes = f->wide->tile_channels, cout = f->problem.group_cout, d_mul = f->d_mul, inputs = w->b.count * d_mul;
+    const ptrdiff_t row = f->problem.group_cin * d_mul;
+    const bool whole = w->b.count == LANES && f->copies == 1;
     for (int64_t o = 0; o < cout; o++) {
         float *out = job->grad_w + weight_at(f, &w->b, o);
-        for (int64_t part = 0; part < f->parts; part++) {
+        if (o + ROWS_AHEAD < cout) {
+            fetch_row_to_write(out + ROWS_AHEAD * row, inputs);
+        }
+        for (int64_t part = 0; part < f->parts && f->natural; part++) {
+            const int64_t valid = most(0, least(lanes, inputs - part * lanes));
+            memcpy(out + part * lanes, w->sums + (part * cout + o) * lanes, (size_t)valid * sizeof *out);
+        }
+        for (int64_t part = 0; part < f->parts && !f->natural; part++) {
             const int32_t *map = w->map + part * lanes;
             const float *from = w->sums + (part * cout + o) * lanes;
-            for (int64_t j = 0; j < lanes; j++) {
-                if (map[j] >= 0) {
-                    out[map[j]] = from[j];
+            for (int64_t j = 0; j < lanes; j += RUN) {
+                if (whole && map[j] >= 0) {
+                    for (int64_t i = 0; i < RUN; i++) {
+                        out[map[j] + i * d_mul] = from[j + i];
+                    }
+                    continue;
+                }
+                for (int64_t i = 0; i < RUN; i++) {
+                    if (map[j + i] >= 0) {
+                        out[map[j + i]] = from[j + i];
+                    }
                 }
             }
         }
@@ -743,17 +804,51 @@ static void zero_gradient(const struct job *job, const struct walk *w)
     }
 }
 
+/* Z by steps becomes Z in W's order. */
+static void order_naturally(const struct dc_feature *f, const struct walk *w)
+{
+    const int64_t lanes = f->wide->tile_channels, all = w->images * w->pixels;
+    if (w->b.count != LANES) {
+        memset(w->z, 0, (size_t)f->walk_floats * sizeof(float));
+    }
+    for (int64_t pixel = 0; pixel < all; pixel++) {
+        for (int64_t i = 0, k = 0; i < w->b.count; i++) {
+            const float *from = w->steps + pixel * LANES + i;
+            for (int64_t q = 0; q < f->steps; q++, k++) {
+                w->z[(k / lanes * f->walk_pixels + pixel) * lanes + k % lanes] = from[q * f->walk_pixels * LANES];
+            }
+        }
+    }
+}
+
+/* The gradient of Z in W's order becomes one by steps. */
+static void order_by_steps(const struct dc_feature *f, const struct walk *w)
+{
+    const int64_t lanes = f->wide->tile_channels, all = w->images * w->pixels;
+    if (w->b.count != LANES) {
+        memset(w->steps, 0, (size_t)(f->steps * f->walk_pixels * LANES) * sizeof(float));
+    }
+    for (int64_t pixel = 0; pixel < all; pixel++) {
+        for (int64_t i = 0, k = 0; i < w->b.count; i++) {
+            float *to = w->steps + pixel * LANES + i;
+            for (int64_t q = 0; q < f->steps; q++, k++) {
+                to[q * f->walk_pixels * LANES] = w->grad_z[(k / lanes * f->walk_pixels + pixel) * lanes + k % lanes];
+            }
+        }
+    }
+}
+
 static void make_walk_z(const struct job *job, const struct walk *w)
 {
     const struct dc_feature *f = job->f;
     const doconv_conv_desc *d = &f->problem.desc;
-    const int64_t lanes = f->wide->tile_channels, vector = f->depthwise->vector, z_block = f->walk_pixels * lanes;
+    const int64_t lanes = f->natural ? LANES : f->wide->tile_channels, vector = f->depthwise->vector, z_block = f->walk_pixels * lanes;
     ptrdiff_t vectors[LANES];
     for (int64_t v = 0; v * vector < LANES; v++) {
         vectors[v] = w->in_place ? channel_at(&f->src_map, w->b.first + v * vector) : v * vector;
     }
     for (int64_t image = 0; image < w->images; image++) {
-        float *const z = w->z + image * w->pixels * lanes;
+        float *const z = (f->natural ? w->steps : w->z) + image * w->pixels * lanes;
         if (w->in_place) {
             make_z(f, w->factors, job->src + (w->image + image) * f->src_map.image, f->src_map.row, f->src_map.pixel, vectors, 0, d->h, w->y0, w->y1,
                    lanes, z, z_block);
@@ -761,9 +856,52 @@ static void make_walk_z(const struct job *job, const struct walk *w)
             make_z(f, w->factors, w->strip + image * d->h * d->w * LANES, d->w * LANES, LANES, vectors, 0, d->h, w->y0, w->y1, lanes, z, z_block);
         }
     }
+    if (f->natural) {
+        order_naturally(f, w);
+    }
 }
 
 static const float zeros[DC_MAX_TILE_VECTORS * 16] __attribute__((aligned(64)));
+
+/* The gradient of W if there is one chunk, in W's order: rows at a time, which are fetched for all parts together. */
+static void store_products(const struct job *job, const struct walk *w)
+{
+    const struct dc_feature *f = job->f;
+    const struct dc_problem *p = &f->problem;
+    const int64_t lanes = f->wide->tile_channels, inputs = w->b.count * f->d_mul, rows = 4 * f->wide->tile_pixels;
+    const ptrdiff_t row = p->group_cin * f->d_mul;
+    float *const out = job->grad_w + weight_at(f, &w->b, 0);
+    for (int64_t o = 0; o < least(rows, p->group_cout); o++) {
+        fetch_row_to_write(out + o * row, inputs);
+    }
+    for (int64_t first = 0; first < p->group_cout; first += rows) {
+        for (int64_t o = first + rows; o < least(first + 2 * rows, p->group_cout); o++) {
+            fetch_row_to_write(out + o * row, inputs);
+        }
+        for (int64_t part = 0; part * lanes < inputs; part++) {
+            struct dc_run_args args = {
+                .src = job->planes + (w->image * p->desc.cout + w->b.group * p->group_cout + first) * f->plane,
+                .src_pixel = f->plane,
+                .segments = w->image_segments,
+                .segment_count = w->images,
+                .weights = w->z + part * f->walk_pixels * lanes,
+                .bias = zeros,
+                .lines = 1,
+                .pixels = least(rows, p->group_cout - first),
+                .channels = least(lanes, inputs - part * lanes),
+                .dst = out + first * row + part * lanes,
+                .dst_pixel = row,
+                .stored = least(lanes, inputs - part * lanes),
+                .lo = -INFINITY,
+                .hi = INFINITY,
+            };
+            for (int64_t v = 0; v * f->wide->vector < lanes; v++) {
+                args.dst_vector[v] = v * f->wide->vector;
+            }
+            f->wide->run(&args);
+        }
+    }
+}
 
 /* Adds the chunk's products of dst's gradient and Z to the gradient of W. */
 static void add_weights(const struct job *job, const struct walk *w)
@@ -774,6 +912,10 @@ static void add_weights(const struct job *job, const struct walk *w)
     for (int64_t image = 0; image < w->images; image++) {
         w->image_segments[image] = (struct dc_segment){
             .src_offset = image * p->desc.cout * f->plane, .weight_offset = image * w->pixels * lanes, .length = w->pixels, .fetch = 1};
+    }
+    if (f->natural && f->walk_pixels == p->desc.n * p->hout * p->wout) {
+        store_products(job, w);
+        return;
     }
     for (int64_t part = 0; part < f->parts; part++) {
         float *const sums = w->sums + part * p->group_cout * lanes;
@@ -833,7 +975,8 @@ static void hand_back(const struct job *job, const struct walk *w, int64_t image
     const struct dc_feature *f = job->f;
     const struct dc_problem *p = &f->problem;
     const doconv_conv_desc *d = &p->desc;
-    const int64_t lanes = f->wide->tile_channels, vector = f->depthwise->vector;
+    const int64_t lanes = f->natural ? LANES : f->wide->tile_channels, vector = f->depthwise->vector;
+    const float *const grad_z = f->natural ? w->steps : w->grad_z;
     const ptrdiff_t row = w->in_place ? f->src_map.row : d->w * LANES, pixel = w->in_place ? f->src_map.pixel : LANES;
     const ptrdiff_t at_image = w->in_place ? (w->image + image) * f->src_map.image : image * d->h * d->w * LANES;
     const float *const src = (w->in_place ? job->src : w->strip) + at_image;
@@ -857,7 +1000,7 @@ static void hand_back(const struct job *job, const struct walk *w, int64_t image
                     steps_at[i] = e / lanes * f->walk_pixels * lanes + e % lanes;
                 }
                 struct dc_taps_args args = {
-                    .z = w->grad_z + (image * w->pixels + (ya - w->y0) * p->wout + xa) * lanes,
+                    .z = grad_z + (image * w->pixels + (ya - w->y0) * p->wout + xa) * lanes,
                     .steps_at = steps_at,
                     .z_row = p->wout * lanes,
                     .z_pixel = lanes,
@@ -903,11 +1046,12 @@ static void walk_block(const struct job *job, struct walk *w)
     const struct dc_feature *f = job->f;
     const struct dc_problem *p = &f->problem;
     const doconv_conv_desc *d = &p->desc;
-    const bool wants_z = job->grad_d != NULL || job->grad_src != NULL;
+    const bool wants_grad_z = job->grad_d != NULL || job->grad_src != NULL;
+    const bool one_chunk = f->natural && f->walk_pixels == d->n * p->hout * p->wout;
     map_lanes(f, w);
     pack_factors(job, &w->b, w->factors);
     memset(w->factor_sums, 0, (size_t)f->factors_floats * sizeof(float));
-    if (wants_z) {
+    if (wants_grad_z) {
         pack_weights(job, w);
     }
     const int64_t block_channels = job->pixels_map.block_channels, lanes = f->wide->tile_channels;
@@ -934,8 +1078,11 @@ static void walk_block(const struct job *job, struct walk *w)
                 make_walk_z(job, w);
                 add_weights(job, w);
             }
-            if (wants_z) {
+            if (wants_grad_z) {
                 make_grad_z(job, w);
+                if (f->natural) {
+                    order_by_steps(f, w);
+                }
                 hand_back_chunk(job, w);
             }
             w->first = false;
@@ -944,7 +1091,7 @@ static void walk_block(const struct job *job, struct walk *w)
             store_strip(job, w);
         }
     }
-    if (job->grad_w != NULL) {
+    if (job->grad_w != NULL && !one_chunk) {
         store_weights(job, w);
     }
     if (job->grad_d != NULL) {
@@ -960,7 +1107,8 @@ static void backward_task(void *arg, int index)
     w.grad_strip = w.strip + f->image_floats;
     w.z = w.grad_strip + f->image_floats;
     w.grad_z = w.z + f->walk_floats;
-    w.weights = w.grad_z + f->walk_floats;
+    w.steps = w.grad_z + f->walk_floats;
+    w.weights = w.steps + (f->natural ? f->steps * f->walk_pixels * LANES : 0);
     w.sums = w.weights + f->weight_floats;
     w.factors = w.sums + f->weight_floats;
     w.factor_sums = w.factors + f->factors_floats;

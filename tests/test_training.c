@@ -395,6 +395,9 @@ static const char *const shapes[] = {
     "g4_mb1_ic8ih6oc24kh3ph1sh2:src=nChw8c,dst=nchw",
     "g2_mb2_ic36ih5oc40kh3ph1:src=nhwc,dst=nchw,bias",
     "g3_mb1_ic6ih8oc9kh5kw1ph2pw0:src=nchw,dst=nhwc",
+    "mb2_ic36ih3oc50kh3ph1:src=nhwc,dst=nhwc,bias",
+    "mb1_ic32ih4oc72kh3ph1:src=nChw16c,dst=nChw16c",
+    "g2_mb1_ic42ih5oc80kh3ph1:src=nchw,dst=nchw,bias",
 };
 enum { SHAPES = sizeof shapes / sizeof shapes[0] };
 
