@@ -3,30 +3,11 @@
  * The direct tile: each input value is broadcast and multiplied with TILE_VECTORS vectors of weights. One loop for every register tile of up to
  * 14 pixels and 4 vectors; the including file defines the vector operations, TILE_PIXELS and TILE_VECTORS, then lists its tile functions:
  *   DIRECT_TILE(6, 2) ... and the table of them (see any direct_f32_*.c).
- *
- * Pixels are reached from two pointers, the first and the eighth, with 1, 2, 4 and 3, 6 and 5 strides as scaled indexes: a pointer for each pixel
- * would not fit the general registers, and the stride is a run-time value that lets NHWC, blocked tensors and strips share the loop.
  */
 #ifndef DOCONV_BODY_DIRECT_H
 #define DOCONV_BODY_DIRECT_H
 
 #include "body_tile.h"
-
-#define AT(base, bytes) (*(const float *)((const char *)(base) + (bytes)))
-#define X0 AT(r0, 0)
-#define X1 AT(r0, s)
-#define X2 AT(r0, 2 * s)
-#define X3 AT(r0, s3)
-#define X4 AT(r0, 4 * s)
-#define X5 AT(r0, s5)
-#define X6 AT(r0, 2 * s3)
-#define X7 AT(r7, 0)
-#define X8 AT(r7, s)
-#define X9 AT(r7, 2 * s)
-#define X10 AT(r7, s3)
-#define X11 AT(r7, 4 * s)
-#define X12 AT(r7, s5)
-#define X13 AT(r7, 2 * s3)
 
 #define DIRECT_WEIGHT(p, v) const vec w##v = v_load(w + (v)*V_LENGTH);
 #define DIRECT_FMA(p, v) a##p##_##v = v_accumulate(x, w##v, a##p##_##v);

@@ -33,8 +33,28 @@
 #define VECTORS_3(X, p) VECTORS_2(X, p) X(p, 2)
 #define VECTORS_4(X, p) VECTORS_3(X, p) X(p, 3)
 
+/*
+ * Pixels are reached from two pointers, the first and the eighth, with 1, 2, 4 and 3, 6 and 5 strides as scaled indexes: a pointer for each pixel
+ * would not fit the general registers, and the stride is a run-time value that lets NHWC, blocked tensors and strips share the loop.
+ */
+#define AT(base, bytes) (*(const float *)((const char *)(base) + (bytes)))
+#define X0 AT(r0, 0)
+#define X1 AT(r0, s)
+#define X2 AT(r0, 2 * s)
+#define X3 AT(r0, s3)
+#define X4 AT(r0, 4 * s)
+#define X5 AT(r0, s5)
+#define X6 AT(r0, 2 * s3)
+#define X7 AT(r7, 0)
+#define X8 AT(r7, s)
+#define X9 AT(r7, 2 * s)
+#define X10 AT(r7, s3)
+#define X11 AT(r7, 4 * s)
+#define X12 AT(r7, s5)
+#define X13 AT(r7, 2 * s3)
+
 /* The sums of a tile, [pixels][vectors * V_LENGTH], whose channels end inside a vector or are followed by zeros to write. */
-static __attribute__((noinline)) void finish_tail(const struct dc_run_args *args, const float *sums, ptrdiff_t first, int pixels, int vectors)
+static __attribute__((noinline, unused)) void finish_tail(const struct dc_run_args *args, const float *sums, ptrdiff_t first, int pixels, int vectors)
 {
     const vec lo = v_set1(args->lo), hi = v_set1(args->hi);
     for (int p = 0; p < pixels; p++) {

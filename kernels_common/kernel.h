@@ -19,8 +19,8 @@
 /* The channel block of strips and of packed weights. */
 #define DC_CHANNEL_BLOCK 16
 
-/* Those that convolve, and DC_OP_COMPOSE, which has no solver. */
-enum dc_op { DC_OP_REFERENCE, DC_OP_DIRECT, DC_OP_DEPTHWISE, DC_OP_GROUPED, DC_OP_PLANES, DC_OP_COMPOSE };
+/* Those that convolve, and those that have no solver: DC_OP_COMPOSE folds, DC_OP_PRODUCT computes gradients of weights. */
+enum dc_op { DC_OP_REFERENCE, DC_OP_DIRECT, DC_OP_DEPTHWISE, DC_OP_GROUPED, DC_OP_PLANES, DC_OP_COMPOSE, DC_OP_PRODUCT };
 
 /* Columns that a tile of a grouped kernel may have outside of the image on a side, where it takes taps side by side. */
 #define DC_GROUPED_EDGE 3
@@ -215,6 +215,39 @@ static inline ptrdiff_t dc_compose_gradient_floats(ptrdiff_t taps, ptrdiff_t d_m
     return vector * (2 * taps * d_mul + (taps > d_mul ? taps : d_mul) + DC_COMPOSE_CHUNK * columns);
 }
 
+/*
+ * DC_OP_PRODUCT: sums of outer products, for each of `lists` lists of segments:
+ *   sums[list][row][lane] (+)= over its segments, in order, and j in [0, length):
+ *       left[row * left_row + src_offset + j * left_step] * right[weight_offset + j * right_step + lane]
+ * A pixel is a j: its values in the left tensor are broadcast, those in the right one are vectors.
+ */
+struct dc_product_args {
+    const float *left;
+    ptrdiff_t left_row, left_step;
+    ptrdiff_t rows; /* 1..tile_pixels */
+    const float *right;
+    ptrdiff_t right_step;
+    ptrdiff_t lanes;                   /* 1..tile_channels; whole vectors are read and summed */
+    const struct dc_segment *segments; /* of all lists, one after another */
+    const ptrdiff_t *counts;           /* of segments of each list; may be 0 */
+    ptrdiff_t lists;
+    int resume;  /* other than 0: sums are added to */
+    float *sums; /* row r of list l at sums + l * sums_list + r * sums_row, of whole vectors */
+    ptrdiff_t sums_list, sums_row;
+    const float
+        *soon; /* NULL, or where results will be stored: each list fetches tile_channels floats of each row, behind those of the list before */
+    ptrdiff_t soon_row;
+};
+
+/* DC_OP_PRODUCT: weaves finished sums: dst[row * dst_row + lane * lists + list] = sums[list * sums_list + row * sums_row + lane]. */
+struct dc_weave_args {
+    const float *sums;
+    ptrdiff_t sums_list, sums_row;
+    ptrdiff_t lists, rows, lanes;
+    float *dst;
+    ptrdiff_t dst_row;
+};
+
 /* The whole problem, for DC_OP_REFERENCE: strides of logical axes; blocked layouts through block_channels as above. */
 struct dc_tensor_map {
     ptrdiff_t image, block_channels, block, channel, row, pixel;
@@ -250,6 +283,8 @@ struct dc_kernel {
     void (*compose)(const struct dc_compose_args *args);     /* DC_OP_COMPOSE only, and so */
     void (*compose_gradient)(
         const struct dc_compose_gradient_args *args); /* this one; then all others are NULL; its tile: taps x rows of a vector of lanes */
+    void (*product)(const struct dc_product_args *args); /* DC_OP_PRODUCT only, its tile: rows x lanes; */
+    void (*weave)(const struct dc_weave_args *args);     /* and so this one; with load, without run and store */
 };
 
 #endif

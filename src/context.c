@@ -312,8 +312,9 @@ int doconv_kernel_count(const doconv_context *context)
 
 doconv_status doconv_kernel_get(const doconv_context *context, int index, doconv_kernel_info *info)
 {
-    static const char *const operations[] = {[DC_OP_REFERENCE] = "reference", [DC_OP_DIRECT] = "direct", [DC_OP_DEPTHWISE] = "depthwise",
-                                             [DC_OP_GROUPED] = "grouped",     [DC_OP_PLANES] = "planes", [DC_OP_COMPOSE] = "compose"};
+    static const char *const operations[] = {
+        [DC_OP_REFERENCE] = "reference", [DC_OP_DIRECT] = "direct",   [DC_OP_DEPTHWISE] = "depthwise", [DC_OP_GROUPED] = "grouped",
+        [DC_OP_PLANES] = "planes",       [DC_OP_COMPOSE] = "compose", [DC_OP_PRODUCT] = "product"};
     if (context == NULL || info == NULL || index < 0 || index >= doconv_kernel_count(context)) {
         return DOCONV_INVALID_ARGUMENT;
     }

@@ -1,15 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The gradient of a convolution's weight and bias. It is a matrix product whose reduction runs over the pixels of all images, so the direct kernels compute it
- * with their roles dealt anew: acc[row][lane] += rows[row][pixel] * lanes[pixel][lane], pixel by pixel. The planes of one tensor are the rows, and the
- * other, a copy with `tile_channels` channels a pixel side by side, is the lanes.
+ * The gradient of a convolution's weight and bias. It is a matrix product whose reduction runs over the pixels of all images: rows are output channels, whose
+ * gradients are broadcast from where they lie, lanes are inputs that meet them, side by side for each pixel. A lane is an input channel and a tap of `inner` taps;
+ * the other taps, `outer` ones, are lists of segments that shift the lanes against the rows. There are two ways to share the taps out:
  *
- * - Taps: rows are planes of dst's gradient (an output channel each), lanes are input channels; a tap shifts the lanes against the rows, and taps in the padding are
- *   left out. For layers of 16 input channels or more.
- * - Columns: rows are those of an im2col matrix (an input channel and a tap each), lanes are output channels. For the few input channels of first
- *   layers, which would leave most lanes empty; each copied value is used by all output channels.
+ * - inner = 1: lanes are channels, taken in place or copied; all taps share them, and those in the padding are left out.
+ * - inner = all taps (im2col): full lanes for few channels, one segment, and sums that lie as the gradient does.
  *
- * The order of an output's additions depends on the problem and the kernel alone: chunks of pixels in order, each in the order of its rows.
+ * The order of an output's additions depends on the problem and the kernel alone: pixels in order, in each lane.
  */
 #include <limits.h>
 #include <math.h>
@@ -17,19 +15,10 @@
 
 #include "core.h"
 
-/* Pixels of a chunk: tiles of rows stay in L1 over all taps, and loading and storing the sums is a per cent of the work. */
+/* Pixels between a tile's loading and storing its sums: few enough for its rows, and the lanes, to stay near over all taps. */
 #define CHUNK_PIXELS 256
 
-enum way { PORTABLE, TAPS, COLUMNS };
-
-/* A chunk: rows [row0, row1) of `images` images. */
-struct chunk {
-    int64_t image, images, row0, row1;
-};
-
-struct tap_list {
-    ptrdiff_t first, count; /* of segments */
-};
+enum way { PORTABLE, PRODUCT };
 
 struct dc_weight_gradient {
     doconv_context *ctx;
@@ -37,22 +26,23 @@ struct dc_weight_gradient {
     enum way way;
     const struct dc_kernel *kernel;
     struct dc_tensor_map src_map, dst_map;
-    int64_t taps, pixels; /* pixels: Hout * Wout */
-    int64_t lanes;        /* tile_channels of the kernel */
-    int64_t blocks;       /* of lanes, in a group */
-    int tasks, splits;    /* splits: parts of the rows of a block that are different tasks */
-    /* TAPS: planes of dst's gradient; in place if plane_floats is 0. */
-    int64_t plane_floats, planes_image, plane;
-    int64_t tile, tiles;           /* rows of a tile; tiles */
-    int64_t phases, phase_columns; /* columns of src by their residue modulo stride_w */
-    ptrdiff_t strip_row, strip_phase, strip_image;
-    int64_t chunk_rows, chunk_images;
-    int64_t lists_image;    /* chunks of an image, or 1 */
-    struct tap_list *lists; /* [lists_image][taps] of an image or chunk_images images */
+    int64_t taps, inner, outer; /* inner * outer = taps */
+    int64_t tile;               /* lanes of the kernel */
+    int64_t columns, blocks;    /* lanes of a group; blocks of them */
+    /* Chunks: `chunk_rows` output rows of an image, or `chunk_images` images, which have one list of segments for each outer tap. */
+    int64_t chunk_rows, chunk_images, chunks; /* chunks of an image */
+    ptrdiff_t *counts;                        /* [chunks + 1][outer]: the last is that of the images that are left over */
+    ptrdiff_t *first;                         /* [chunks + 1]: where its segments begin */
     struct dc_segment *segments;
-    /* COLUMNS: */
-    int64_t columns, pitch; /* rows of the im2col matrix of a group; floats between them */
-    ptrdiff_t strip_floats, sums_floats, task_floats;
+    /* The lanes of a block: in place, or a panel, a copy of those of `panel_chunks` chunks of an image, or of a chunk of images. */
+    bool in_place;
+    bool by_output; /* panel rows are output rows; else rows of src */
+    int64_t panel_chunks;
+    ptrdiff_t right_step, panel_row, panel_image, panel_floats;
+    /* A task: some blocks of lanes and some output channels of a group. */
+    int tasks, block_parts, row_parts;
+    int64_t part_blocks, part_rows; /* most of them */
+    ptrdiff_t sums_floats, task_floats;
 };
 
 /* ---- portable ---- */
@@ -86,70 +76,72 @@ static void add_portably(const struct dc_weight_gradient *g, const float *src, c
 
 /* ---- geometry ---- */
 
-/* Strides of 4 KiB put every plane into the same few cache sets. */
-static int64_t unalias(int64_t floats)
+/* The best usable kernel. */
+static const struct dc_kernel *find_kernel(const doconv_context *ctx)
 {
-    return floats % 1024 == 0 ? floats + 16 : floats;
-}
-
-/* The best usable direct kernel whose tiles are whole blocks of a strip: the one that leaves the fewest lanes empty. */
-static const struct dc_kernel *find_kernel(const doconv_context *ctx, int64_t channels)
-{
-    const struct dc_kernel *best = NULL;
-    int64_t best_lanes = 0;
-    for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
-        const struct dc_kernel *k = *row;
-        if (k->op != DC_OP_DIRECT || !dc_isa_usable(k->isa, ctx->isa) || (k->tile_channels % DC_CHANNEL_BLOCK != 0 && k->tile_channels != 8)) {
-            continue;
-        }
-        /* Lanes that are computed, with what a tile of few FMAs a broadcast loses. */
-        const int64_t vectors = divide_up(channels, k->vector), full = k->tile_channels / k->vector;
-        const int64_t lanes = vectors * k->vector * 16 + divide_up(vectors, full) * 16 + (k->tile_pixels * full < 12 ? vectors * k->vector * 8 : 0);
-        if (best == NULL || k->isa > best->isa || (k->isa == best->isa && lanes < best_lanes)) {
-            best = k;
-            best_lanes = lanes;
-        }
+    const struct dc_kernel *const *row = ctx->kernels;
+    while (*row != NULL && ((*row)->op != DC_OP_PRODUCT || !dc_isa_usable((*row)->isa, ctx->isa))) {
+        row++;
     }
-    return best;
+    return *row;
 }
 
 /* Where x * stride + offset lies in [0, size): [*begin, *end). */
 static void valid_range(int64_t size, int64_t stride, int64_t offset, int64_t out, int64_t *begin, int64_t *end)
 {
-    *begin = offset >= 0 ? 0 : divide_up(-offset, stride);
-    *end = offset > size - 1 ? 0 : least(out, (size - 1 - offset) / stride + 1);
+    *begin = offset >= 0 ? 0 : least(out, divide_up(-offset, stride));
+    *end = offset > size - 1 ? *begin : most(*begin, least(out, (size - 1 - offset) / stride + 1));
 }
 
-/* Floor and residue of a possibly negative offset. */
-static int64_t quotient(int64_t a, int64_t b)
+/* The source row of the panel's first row, if the panel's first output row is y. */
+static int64_t panel_origin(const struct dc_weight_gradient *g, int64_t y)
 {
-    return a >= 0 ? a / b : -((-a + b - 1) / b);
+    const doconv_conv_desc *d = &g->problem.desc;
+    const int64_t row = y * d->stride_h - d->pad_top;
+    return g->by_output ? row : least(d->h, most(0, row));
 }
 
-/* Segments of a tap over rows [row0, row1) of an image; segments may be NULL to count them. */
-static ptrdiff_t list_tap(const struct dc_weight_gradient *g, int64_t tap, int64_t image, int64_t row0, int64_t row1, struct dc_segment *segments,
+/* Rows of the panel of output rows [y0, y1). */
+static int64_t panel_rows(const struct dc_weight_gradient *g, int64_t y0, int64_t y1)
+{
+    const doconv_conv_desc *d = &g->problem.desc;
+    const int64_t first = panel_origin(g, y0), end = least(d->h, (y1 - 1) * d->stride_h - d->pad_top + (d->kh - 1) * d->dilation_h + 1);
+    return g->by_output ? y1 - y0 : most(0, end - first);
+}
+
+/*
+ * Segments of outer tap m over rows [row0, row1) of image `image` of a chunk; segments may be NULL to count them. Offsets are those from the first row of output
+ * or src, whatever the panel's rows are.
+ */
+static ptrdiff_t list_tap(const struct dc_weight_gradient *g, int64_t m, int64_t image, int64_t row0, int64_t row1, struct dc_segment *segments,
                           ptrdiff_t count)
 {
     const struct dc_problem *p = &g->problem;
     const doconv_conv_desc *d = &p->desc;
-    const int64_t dy = tap / d->kw * d->dilation_h - d->pad_top, dx = tap % d->kw * d->dilation_w - d->pad_left;
-    int64_t x0, x1, y0, y1;
-    valid_range(d->w, d->stride_w, dx, p->wout, &x0, &x1);
-    valid_range(d->h, d->stride_h, dy, p->hout, &y0, &y1);
+    const int64_t ky = g->inner == 1 ? m / d->kw : m, kx = g->inner == 1 ? m % d->kw : 0;
+    const int64_t dy = ky * d->dilation_h - d->pad_top, dx = kx * d->dilation_w - d->pad_left;
+    int64_t x0 = 0, x1 = p->wout, y0 = 0, y1 = p->hout;
+    if (g->inner == 1) {
+        valid_range(d->w, d->stride_w, dx, p->wout, &x0, &x1);
+    }
+    if (g->inner != g->taps || g->taps == 1) {
+        valid_range(d->h, d->stride_h, dy, p->hout, &y0, &y1);
+    }
     if (x1 <= x0) {
         return count;
     }
-    const int64_t shift = quotient(dx, d->stride_w), phase = dx - shift * d->stride_w;
-    const ptrdiff_t start = count; /* an image's segments stay its own: the last chunk may have fewer images */
     for (int64_t y = most(y0, row0); y < least(y1, row1); y++) {
-        const struct dc_segment s = {
-            .src_offset = image * g->planes_image + y * p->wout + x0,
-            .weight_offset = image * g->strip_image + phase * g->strip_phase + (y * d->stride_h + dy) * g->strip_row + (x0 + shift) * g->lanes,
-            .length = x1 - x0,
-            .fetch = 1,
-        };
-        struct dc_segment *last = segments != NULL && count != start ? segments + count - 1 : NULL;
-        if (last != NULL && last->src_offset + last->length == s.src_offset && last->weight_offset + last->length * g->lanes == s.weight_offset) {
+        const int64_t row = g->by_output ? y : y * d->stride_h + dy;
+        struct dc_segment s = {.src_offset = image * g->dst_map.image + y * g->dst_map.row + x0 * g->dst_map.pixel, .length = x1 - x0};
+        if (g->in_place) {
+            s.weight_offset = image * g->src_map.image + (y * d->stride_h + dy) * g->src_map.row + (x0 * d->stride_w + dx) * g->src_map.pixel;
+        } else {
+            const int64_t column = g->inner != 1 || d->kw == 1 ? x0 : x0 * d->stride_w + dx;
+            s.weight_offset = image * g->panel_image + row * g->panel_row + column * g->tile;
+        }
+        struct dc_segment *last = segments != NULL && count != 0 ? segments + count - 1 : NULL;
+        if (last != NULL && last->src_offset + last->length * g->dst_map.pixel == s.src_offset &&
+            last->weight_offset + last->length * g->right_step == s.weight_offset) {
             last->length += s.length;
             continue;
         }
@@ -161,82 +153,119 @@ static ptrdiff_t list_tap(const struct dc_weight_gradient *g, int64_t tap, int64
     return count;
 }
 
-/* TAPS: everything but the segments. */
-static void plan_taps(struct dc_weight_gradient *g)
-{
-    const struct dc_problem *p = &g->problem;
-    const doconv_conv_desc *d = &p->desc;
-    g->lanes = g->kernel->tile_channels;
-    g->blocks = divide_up(p->group_cin, g->lanes);
-    const bool in_place = d->dst_layout == DOCONV_NCHW && (g->pixels % 1024 != 0 || p->group_cout == 1);
-    g->plane = in_place ? g->pixels : unalias(g->pixels);
-    g->planes_image = d->cout * g->plane;
-    g->plane_floats = in_place ? 0 : divide_up(d->n * g->planes_image, 16) * 16;
-    g->tiles = divide_up(p->group_cout, g->kernel->tile_pixels);
-    g->tile = divide_up(p->group_cout, g->tiles);
-    g->phases = least(d->stride_w, d->w);
-    g->phase_columns = divide_up(d->w, d->stride_w);
-    g->strip_row = g->phase_columns * g->lanes;
-    g->strip_phase = d->h * g->strip_row;
-    g->strip_image = g->phases * g->strip_phase;
-    g->chunk_rows = most(1, least(p->hout, CHUNK_PIXELS / p->wout));
-    g->chunk_rows = divide_up(p->hout, divide_up(p->hout, g->chunk_rows));
-    g->chunk_images = g->chunk_rows < p->hout ? 1 : most(1, least(d->n, CHUNK_PIXELS / g->pixels));
-    g->lists_image = divide_up(p->hout, g->chunk_rows);
-    g->strip_floats = divide_up(d->n * g->strip_image, 16) * 16;
-    g->sums_floats = (g->taps + DC_TILE_SLACK) * g->tile * g->lanes;
-}
-
-static void plan_columns(struct dc_weight_gradient *g)
-{
-    const struct dc_problem *p = &g->problem;
-    g->lanes = g->kernel->tile_channels;
-    g->blocks = divide_up(p->group_cout, g->lanes);
-    g->columns = p->group_cin * g->taps;
-    g->chunk_rows = most(1, least(p->hout, CHUNK_PIXELS / p->wout));
-    g->pitch = unalias(divide_up(g->chunk_rows * p->wout, 16) * 16);
-    g->tiles = divide_up(g->columns, g->kernel->tile_pixels);
-    g->tile = divide_up(g->columns, g->tiles);
-    g->strip_floats = g->chunk_rows * p->wout * g->lanes;
-}
-
-static size_t task_bytes(const struct dc_weight_gradient *g)
-{
-    return (size_t)g->task_floats * sizeof(float);
-}
-
 static doconv_status list_taps(struct dc_weight_gradient *g)
 {
     const struct dc_problem *p = &g->problem;
-    const int64_t lists = g->lists_image * g->taps;
+    const int64_t left_over = p->desc.n % g->chunk_images;
     ptrdiff_t most_segments = 0;
-    for (int64_t m = 0; m < g->taps; m++) {
-        most_segments += g->chunk_images * list_tap(g, m, 0, 0, p->hout, NULL, 0);
+    for (int64_t m = 0; m < g->outer; m++) {
+        most_segments += (g->chunk_images + left_over) * list_tap(g, m, 0, 0, p->hout, NULL, 0);
     }
-    g->lists = dc_alloc(g->ctx, (size_t)lists * sizeof *g->lists);
-    g->segments = dc_alloc(g->ctx, (size_t)most_segments * sizeof *g->segments);
-    if (g->lists == NULL || g->segments == NULL) {
+    g->counts = dc_alloc(g->ctx, (size_t)((g->chunks + 1) * g->outer) * sizeof *g->counts);
+    g->first = dc_alloc(g->ctx, (size_t)(g->chunks + 1) * sizeof *g->first);
+    g->segments = dc_alloc(g->ctx, (size_t)(most_segments + 1) * sizeof *g->segments);
+    if (g->counts == NULL || g->first == NULL || g->segments == NULL) {
         return dc_fail(g->ctx, DOCONV_OUT_OF_MEMORY, "training: no memory for %td segments", most_segments);
     }
     ptrdiff_t used = 0;
-    for (int64_t chunk = 0; chunk < g->lists_image; chunk++) {
-        for (int64_t m = 0; m < g->taps; m++) {
-            struct dc_segment *const segments = g->segments + used;
-            const int64_t row0 = chunk * g->chunk_rows;
+    for (int64_t chunk = 0; chunk <= g->chunks; chunk++) {
+        const int64_t images = chunk < g->chunks ? g->chunk_images : left_over, row0 = chunk < g->chunks ? chunk * g->chunk_rows : 0;
+        g->first[chunk] = used;
+        for (int64_t m = 0; m < g->outer; m++) {
             ptrdiff_t count = 0;
-            for (int64_t image = 0; image < g->chunk_images; image++) {
-                count = list_tap(g, m, image, row0, least(p->hout, row0 + g->chunk_rows), segments, count);
+            for (int64_t image = 0; image < images; image++) {
+                count = list_tap(g, m, image, row0, least(p->hout, row0 + g->chunk_rows), g->segments + used, count);
             }
-            g->lists[chunk * g->taps + m] = (struct tap_list){used, count};
+            g->counts[chunk * g->outer + m] = count;
             used += count;
         }
     }
     return DOCONV_OK;
 }
 
-static bool narrow(const struct dc_problem *p, int64_t vector)
+/* Rows of the tile of output channels from o on: they end where the layout's block does, and are nearly as many as those of the tiles that follow. */
+static int64_t tile_rows(const struct dc_weight_gradient *g, int64_t o, int64_t end)
 {
-    return p->group_cin < least(vector, DC_CHANNEL_BLOCK);
+    const int64_t limit = g->dst_map.block == 0 ? end : least(end, (o / g->dst_map.block_channels + 1) * g->dst_map.block_channels);
+    return divide_up(limit - o, divide_up(limit - o, g->kernel->tile_pixels));
+}
+
+/* Everything but the segments for a way to share out the taps. */
+static void plan_taps(struct dc_weight_gradient *g, int64_t inner)
+{
+    const struct dc_problem *p = &g->problem;
+    const doconv_conv_desc *d = &p->desc;
+    const struct dc_cpu *cpu = dc_cpu_probe();
+    const int64_t pixels = p->hout * p->wout;
+    g->inner = inner;
+    g->outer = g->taps / inner;
+    g->tile = g->kernel->tile_channels;
+    g->columns = p->group_cin * inner;
+    g->blocks = divide_up(g->columns, g->tile);
+    g->chunk_rows = most(1, least(p->hout, CHUNK_PIXELS / p->wout));
+    g->chunks = divide_up(p->hout, g->chunk_rows);
+    g->chunk_rows = divide_up(p->hout, g->chunks);
+    g->chunks = divide_up(p->hout, g->chunk_rows);
+    g->chunk_images = g->chunks > 1 ? 1 : most(1, least(d->n, CHUNK_PIXELS / pixels));
+    g->in_place = inner == 1 && g->src_map.channel == 1 && p->group_cin % g->kernel->vector == 0 &&
+                  (g->src_map.block == 0 || (g->src_map.block_channels % g->tile == 0 && p->group_cin % g->tile == 0));
+    g->by_output = inner == g->taps || d->kh == 1;
+    g->panel_chunks = 1;
+    if (g->in_place) {
+        g->right_step = d->stride_w * g->src_map.pixel;
+        g->panel_floats = 0;
+    } else {
+        g->right_step = inner != 1 || d->kw == 1 ? g->tile : d->stride_w * g->tile;
+        g->panel_row = (inner != 1 || d->kw == 1 ? p->wout : d->w) * g->tile;
+    }
+    /* Panels of several chunks copy fewer rows twice. */
+    const int64_t floats = cpu->l2_bytes / 2 / (int64_t)sizeof(float), row_floats = p->wout * (p->group_cout + g->tile);
+    if (g->chunk_images == 1) {
+        g->panel_chunks = most(1, least(g->chunks, floats / row_floats / g->chunk_rows));
+    }
+    if (!g->in_place) {
+        int64_t rows = 0;
+        for (int64_t chunk = 0; chunk < g->chunks; chunk += g->panel_chunks) {
+            rows = most(rows, panel_rows(g, chunk * g->chunk_rows, least(p->hout, (chunk + g->panel_chunks) * g->chunk_rows)));
+        }
+        g->panel_image = rows * g->panel_row;
+        g->panel_floats = divide_up(g->chunk_images * g->panel_image, 16) * 16;
+    }
+}
+
+/* Which tasks there are, and what each needs. */
+static void plan_tasks(struct dc_weight_gradient *g)
+{
+    const struct dc_problem *p = &g->problem;
+    const int64_t splits = divide_up(g->ctx->threads, p->desc.groups);
+    double best = 0.0;
+    for (int64_t parts = 1; parts <= least(splits, g->blocks); parts++) {
+        /* A panel costs about as much as some rows. */
+        const int64_t row_parts = least(p->group_cout, most(1, splits / parts));
+        const double cost = (double)divide_up(g->blocks, parts) * (double)(divide_up(p->group_cout, row_parts) + 16);
+        if (parts == 1 || cost < best) {
+            best = cost;
+            g->block_parts = (int)parts;
+            g->row_parts = (int)row_parts;
+        }
+    }
+    g->part_blocks = divide_up(g->blocks, g->block_parts);
+    g->part_rows = divide_up(p->group_cout, g->row_parts);
+    g->tasks = (int)least(g->ctx->threads, p->desc.groups * g->block_parts * g->row_parts);
+    const bool waits = g->chunks > 1 || g->chunk_images < p->desc.n; /* sums between chunks */
+    const int64_t blocks = waits ? g->part_blocks : 1, rows = waits ? g->part_rows : least(g->part_rows, g->kernel->tile_pixels);
+    g->sums_floats = blocks * rows * g->outer * g->tile + DC_TILE_SLACK * g->kernel->tile_pixels * g->tile;
+    g->task_floats = divide_up(g->panel_floats + g->sums_floats, 16) * 16 + 16;
+}
+
+/* Cycles an output pixel and group, roughly, with `inner` taps in a lane: what is multiplied, and what is copied. */
+static double estimate(const struct dc_weight_gradient *g, int64_t inner)
+{
+    const struct dc_problem *p = &g->problem;
+    const double rate = g->kernel->vector == 16 ? dc_cpu_probe()->fma512_per_cycle : 2.0;
+    const double vectors = (double)divide_up(p->group_cin * inner, g->kernel->vector), lists = (double)(g->taps / inner);
+    const double copy = inner == 1 ? 0.5 : g->src_map.pixel == 1 ? 0.7 : 1.3;
+    return lists * vectors * (double)p->group_cout / rate + copy * (double)(p->group_cin * inner);
 }
 
 doconv_status dc_weight_gradient_create(doconv_context *ctx, const struct dc_problem *problem, struct dc_weight_gradient **gradient)
@@ -253,30 +282,18 @@ doconv_status dc_weight_gradient_create(doconv_context *ctx, const struct dc_pro
         .src_map = dc_tensor_map(d->src_layout, d->cin, d->h, d->w),
         .dst_map = dc_tensor_map(d->dst_layout, d->cout, problem->hout, problem->wout),
         .taps = d->kh * d->kw,
-        .pixels = problem->hout * problem->wout,
-        .kernel = find_kernel(ctx, problem->group_cin),
+        .kernel = find_kernel(ctx),
         .tasks = (int)least(ctx->threads, d->cout),
     };
     /* In double: what would overflow, or need absurd copies, is left to the loop without any. */
-    const double strip = (double)d->n * ((double)d->w + (double)d->stride_w) * (double)d->h * 64.0, planes = (double)problem->dst_bytes;
-    const bool small =
-        strip < 1e11 && planes < 1e12 && (double)g->taps * (double)(problem->hout + d->n) < 1e8 && (double)g->taps * (double)d->cin < 1e7;
+    const double taps = (double)d->kh * (double)d->kw, row = ((double)d->w + (double)problem->wout) * 64.0;
+    const double extent = (double)d->kh * (double)d->dilation_h + (double)d->stride_h * 2.0 * CHUNK_PIXELS;
+    const bool small = row * extent < 1e10 && taps * (double)(problem->hout + CHUNK_PIXELS) < 1e7 && taps * (double)d->cin * (double)d->cout < 1e10;
     doconv_status status = DOCONV_OK;
-    if (g->kernel != NULL && small && narrow(problem, g->kernel->vector) && problem->group_cout >= g->kernel->vector) {
-        g->way = COLUMNS;
-        g->kernel = find_kernel(ctx, problem->group_cout);
-        plan_columns(g);
-        g->splits = (int)least(g->tiles, divide_up(ctx->threads, d->groups));
-        g->tasks = (int)least(ctx->threads, d->groups * g->splits);
-        const int64_t rows = divide_up(g->tiles, g->splits) * g->tile;
-        g->sums_floats = g->blocks * (rows + DC_TILE_SLACK) * g->lanes;
-        g->task_floats = divide_up(rows * g->pitch + g->strip_floats + g->sums_floats, 16) * 16 + 16;
-    } else if (g->kernel != NULL && small && !narrow(problem, g->kernel->vector)) {
-        g->way = TAPS;
-        plan_taps(g);
-        g->splits = (int)least(g->tiles, divide_up(ctx->threads, d->groups * g->blocks));
-        g->tasks = (int)least(ctx->threads, d->groups * g->blocks * g->splits);
-        g->task_floats = divide_up(g->strip_floats + g->sums_floats, 16) * 16 + 16;
+    if (g->kernel != NULL && small && problem->group_cin * g->taps >= g->kernel->vector / 2) {
+        g->way = PRODUCT;
+        plan_taps(g, estimate(g, g->taps) < estimate(g, 1) ? g->taps : 1);
+        plan_tasks(g);
         status = list_taps(g);
     }
     if (status != DOCONV_OK) {
@@ -290,7 +307,8 @@ doconv_status dc_weight_gradient_create(doconv_context *ctx, const struct dc_pro
 void dc_weight_gradient_destroy(struct dc_weight_gradient *gradient)
 {
     if (gradient != NULL) {
-        dc_free(gradient->ctx, gradient->lists);
+        dc_free(gradient->ctx, gradient->counts);
+        dc_free(gradient->ctx, gradient->first);
         dc_free(gradient->ctx, gradient->segments);
         dc_free(gradient->ctx, gradient);
     }
@@ -298,7 +316,7 @@ void dc_weight_gradient_destroy(struct dc_weight_gradient *gradient)
 
 size_t dc_weight_gradient_workspace_size(const struct dc_weight_gradient *g)
 {
-    return g->way == PORTABLE ? 0 : (size_t)g->plane_floats * sizeof(float) + (size_t)g->tasks * task_bytes(g) + 64 * sizeof(float);
+    return g->way == PORTABLE ? 0 : (size_t)g->tasks * (size_t)g->task_floats * sizeof(float);
 }
 
 /* ---- running ---- */
@@ -307,307 +325,236 @@ struct job {
     const struct dc_weight_gradient *g;
     const float *src, *grad_dst;
     float *grad_weight, *grad_bias;
-    float *planes;     /* of dst's gradient */
-    const float *rows; /* planes, or dst's gradient itself */
-    float *zeros;      /* 64 */
     float *tasks;
     int copy_tasks;
 };
 
-/* `count` channels of an image of dst's gradient from `from` on, pixels `step` apart, become planes. */
-static void copy_planes(const struct dc_weight_gradient *g, const float *from, ptrdiff_t step, ptrdiff_t channel_step, int64_t count, float *to)
+static ptrdiff_t channel_at(const struct dc_tensor_map *map, int64_t channel)
 {
-    /* The kernel transposes whole squares of 8; what is left over is little. */
-    const int64_t channels = channel_step == 1 ? count / 8 * 8 : 0, pixels = g->pixels / 8 * 8;
-    if (channels != 0 && pixels != 0) {
-        const struct dc_store_args args = {
-            .tile = from,
-            .tile_channels = step,
-            .pixels = pixels,
-            .channels = channels,
-            .stored = channels,
-            .dst = to,
-            .dst_block_channels = PTRDIFF_MAX,
-            .dst_channel = g->plane,
-            .dst_pixel = 1,
-            .lo = -INFINITY,
-            .hi = INFINITY,
-        };
-        g->kernel->store(&args);
-    }
-    for (int64_t c = 0; c < count; c++) {
-        for (int64_t x = c < channels ? pixels : 0; x < g->pixels; x++) {
-            to[c * g->plane + x] = from[x * step + c * channel_step];
+    return channel / map->block_channels * map->block + channel % map->block_channels * map->channel;
+}
+
+/* `count` pixels of n floats each, `from_step` and `step` apart. Four floats at a time; where there is room the last ones overwrite what is copied later. */
+static inline void copy_runs(float *to, ptrdiff_t step, const float *from, ptrdiff_t from_step, int64_t count, int n)
+{
+    for (; count > 0; count--, to += step, from += from_step) {
+        int i = 0;
+        for (; i + 4 <= n; i += 4) {
+            memcpy(to + i, from + i, 4 * sizeof(float));
+        }
+        if (n & 2) {
+            memcpy(to + i, from + i, 2 * sizeof(float));
+            i += 2;
+        }
+        if (n & 1) {
+            to[i] = from[i];
         }
     }
 }
 
-static void planes_task(void *arg, int index)
+/* Which floats of src the n columns from kx on of output pixels in [0, wout) are, in a row of the image or (NULL) above or below it. */
+static void copy_columns(const struct dc_weight_gradient *g, const float *row, int64_t kx, int64_t n, bool room, float *to)
 {
-    const struct job *job = arg;
-    const struct dc_weight_gradient *g = job->g;
-    const doconv_conv_desc *d = &g->problem.desc;
-    const int64_t block = least(g->dst_map.block_channels, DC_CHANNEL_BLOCK), blocks = divide_up(d->cout, block);
-    for (int64_t i = d->n * blocks * index / job->copy_tasks; i < d->n * blocks * (index + 1) / job->copy_tasks; i++) {
-        const int64_t image = i / blocks, c = i % blocks * block;
-        const float *from = job->grad_dst + image * g->dst_map.image + c / g->dst_map.block_channels * g->dst_map.block +
-                            c % g->dst_map.block_channels * g->dst_map.channel;
-        copy_planes(g, from, g->dst_map.pixel, g->dst_map.channel, least(block, d->cout - c), job->planes + image * g->planes_image + c * g->plane);
-    }
-}
-
-/* Does any tap read this row of src? Strides leave rows out. */
-static bool row_is_read(const struct dc_problem *p, int64_t y)
-{
+    const struct dc_problem *p = &g->problem;
     const doconv_conv_desc *d = &p->desc;
-    for (int64_t k = 0; k < d->kh; k++) {
-        const int64_t at = y + d->pad_top - k * d->dilation_h;
-        if (at >= 0 && at % d->stride_h == 0 && at / d->stride_h < p->hout) {
-            return true;
+    const ptrdiff_t pixel = g->src_map.pixel;
+    int64_t begin = p->wout, end = p->wout;
+    if (row != NULL) {
+        /* All n columns lie inside for pixels [begin, end). */
+        int64_t unused;
+        valid_range(d->w, d->stride_w, kx * d->dilation_w - d->pad_left, p->wout, &begin, &unused);
+        valid_range(d->w, d->stride_w, (kx + n - 1) * d->dilation_w - d->pad_left, p->wout, &unused, &end);
+        end = most(begin, end);
+    }
+    for (int64_t x = 0; x < p->wout; x++) {
+        if (x == begin && begin < end) {
+            x = end - 1;
+            continue;
+        }
+        for (int64_t k = 0; k < n; k++) {
+            const int64_t column = x * d->stride_w + (kx + k) * d->dilation_w - d->pad_left;
+            to[x * g->tile + k] = row != NULL && column >= 0 && column < d->w ? row[column * pixel] : 0.0f;
         }
     }
-    return false;
-}
-
-static bool phase_is_read(const doconv_conv_desc *d, int64_t phase)
-{
-    for (int64_t k = 0; k < d->kw; k++) {
-        const int64_t dx = k * d->dilation_w - d->pad_left;
-        if (dx - quotient(dx, d->stride_w) * d->stride_w == phase) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* The lanes of a block: src's channels [channel, channel + count) of all images, columns apart by phase. */
-static void load_lanes(const struct job *job, int64_t channel, int64_t count, float *strip)
-{
-    const struct dc_weight_gradient *g = job->g;
-    const doconv_conv_desc *d = &g->problem.desc;
-    struct dc_load_args args = {
-        .strip_block = DC_CHANNEL_BLOCK,
-        .strip_row = g->strip_row,
-        .strip_pixel = g->lanes,
-        .channels = count,
-        .src_block_channels = g->src_map.block_channels,
-        .src_block = g->src_map.block,
-        .src_channel = g->src_map.channel,
-        .src_row = g->src_map.row,
-        .src_pixel = g->src_map.pixel,
-        .src_first_channel = channel,
-        .h = d->h,
-        .w = d->w,
-        .step_x = d->stride_w,
-        .step_y = 1,
-    };
-    for (int64_t n = 0; n < d->n; n++) {
-        args.src = job->src + n * g->src_map.image;
-        for (int64_t phase = 0; phase < g->phases; phase++) {
-            if (!phase_is_read(d, phase)) {
-                continue;
-            }
-            args.x0 = phase;
-            args.columns = (d->w - phase + d->stride_w - 1) / d->stride_w;
-            for (int64_t y = 0; y < d->h; y += args.rows) {
-                args.rows = 1;
-                if (!row_is_read(&g->problem, y)) {
-                    continue;
-                }
-                while (y + args.rows < d->h && row_is_read(&g->problem, y + args.rows)) {
-                    args.rows++;
-                }
-                args.strip = strip + n * g->strip_image + phase * g->strip_phase + y * g->strip_row;
-                args.y0 = y;
-                g->kernel->load(&args);
-            }
-        }
-    }
-}
-
-/* Sums [rows][lanes], rows `pitch` floats apart, to out[lane * step + row]. */
-static void store_sums(const struct dc_weight_gradient *g, const float *sums, ptrdiff_t pitch, int64_t rows, int64_t lanes, float *out,
-                       ptrdiff_t step)
-{
-    if (step == 1) {
-        memcpy(out, sums, (size_t)lanes * sizeof(float));
+    if (begin >= end) {
         return;
     }
-    const struct dc_store_args args = {
-        .tile = sums,
-        .tile_channels = pitch,
-        .pixels = rows,
-        .channels = lanes,
-        .stored = lanes,
-        .dst = out,
-        .dst_block_channels = PTRDIFF_MAX,
-        .dst_channel = step,
-        .dst_pixel = 1,
-        .lo = -INFINITY,
-        .hi = INFINITY,
-    };
-    g->kernel->store(&args);
+    const ptrdiff_t step = d->stride_w * pixel;
+    const float *from = row + (begin * d->stride_w + kx * d->dilation_w - d->pad_left) * pixel;
+    to += begin * g->tile;
+    if (d->dilation_w * pixel != 1) {
+        for (int64_t k = 0; k < n; k++, from += d->dilation_w * pixel) {
+            copy_runs(to + k, g->tile, from, step, end - begin, 1);
+        }
+        return;
+    }
+    int64_t count = end - begin;
+    if (room && n % 4 == 3) {
+        /* All but the last pixel, whose next float may not be src's. */
+        if (n == 3) {
+            copy_runs(to, g->tile, from, step, count - 1, 4);
+        } else if (n == 7) {
+            copy_runs(to, g->tile, from, step, count - 1, 8);
+        } else {
+            copy_runs(to, g->tile, from, step, count - 1, (int)n + 1);
+        }
+        from += (count - 1) * step;
+        to += (count - 1) * g->tile;
+        count = 1;
+    }
+    switch (n) {
+    case 1:
+        copy_runs(to, g->tile, from, step, count, 1);
+        break;
+    case 2:
+        copy_runs(to, g->tile, from, step, count, 2);
+        break;
+    case 5:
+        copy_runs(to, g->tile, from, step, count, 5);
+        break;
+    default:
+        copy_runs(to, g->tile, from, step, count, (int)n);
+        break;
+    }
 }
 
-/* A tile: output channels [o, o + rows) of all, against the lanes of a block. */
-static void run_tile(const struct job *job, int64_t block, int64_t o, int64_t rows, const float *strip, float *sums)
+/* The panel of lanes [lane, lane + lanes) of a group for output rows [y0, y1) of an image. */
+static void load_panel(const struct dc_weight_gradient *g, const float *image, int64_t group, int64_t lane, int64_t lanes, int64_t y0, int64_t y1,
+                       float *panel)
+{
+    const doconv_conv_desc *d = &g->problem.desc;
+    const int64_t rows = panel_rows(g, y0, y1), origin = panel_origin(g, y0), step_y = g->by_output ? d->stride_h : 1;
+    const int64_t channel = group * g->problem.group_cin;
+    if (rows == 0) {
+        return;
+    }
+    if (g->inner == 1) {
+        const struct dc_load_args args = {
+            .strip = panel,
+            .strip_block = DC_CHANNEL_BLOCK,
+            .strip_row = g->panel_row,
+            .strip_pixel = g->tile,
+            .channels = lanes,
+            .rows = rows,
+            .columns = d->kw == 1 ? g->problem.wout : d->w,
+            .src = image,
+            .src_block_channels = g->src_map.block_channels,
+            .src_block = g->src_map.block,
+            .src_channel = g->src_map.channel,
+            .src_row = g->src_map.row,
+            .src_pixel = g->src_map.pixel,
+            .src_first_channel = channel + lane,
+            .h = d->h,
+            .w = d->w,
+            .x0 = d->kw == 1 ? -d->pad_left : 0,
+            .y0 = origin,
+            .step_x = d->kw == 1 ? d->stride_w : 1,
+            .step_y = step_y,
+        };
+        g->kernel->load(&args);
+        return;
+    }
+    const int64_t padded = divide_up(lanes, g->kernel->vector) * g->kernel->vector;
+    for (int64_t l = 0, n; l < lanes; l += n) {
+        const int64_t tap = (lane + l) % g->inner, ky = tap / d->kw, kx = tap % d->kw;
+        n = least(d->kw - kx, lanes - l);
+        const float *plane = image + channel_at(&g->src_map, channel + (lane + l) / g->inner);
+        for (int64_t r = 0; r < rows; r++) {
+            const int64_t row = origin + r * step_y + ky * d->dilation_h;
+            copy_columns(g, row >= 0 && row < d->h ? plane + row * g->src_map.row : NULL, kx, n, l + n < padded, panel + r * g->panel_row + l);
+        }
+    }
+    for (int64_t x = 0; x < rows * g->problem.wout && padded > lanes; x++) {
+        memset(panel + x * g->tile + lanes, 0, (size_t)(padded - lanes) * sizeof *panel);
+    }
+}
+
+/* What a task does: blocks [block0, block1) of lanes, output channels [o0, o1). */
+struct part {
+    int64_t group, block0, block1, o0, o1;
+    float *panel, *sums;
+};
+
+/* Chunks [chunk0, chunk1) of `images` images from `image` on, one block, all tiles. */
+static void run_block(const struct job *job, const struct part *part, int64_t block, int64_t image, int64_t images, int64_t chunk0, int64_t chunk1)
 {
     const struct dc_weight_gradient *g = job->g;
     const struct dc_problem *p = &g->problem;
-    struct dc_run_args args = {
-        .src_pixel = g->plane,
-        .bias = job->zeros,
-        .lines = 1,
-        .pixels = rows,
-        .channels = least(g->lanes, p->group_cin - block * g->lanes),
-    };
-    bool first = true;
-    for (int64_t image = 0; image < p->desc.n; image += g->chunk_images) {
-        const int64_t images = least(g->chunk_images, p->desc.n - image);
-        for (int64_t chunk = 0; chunk < g->lists_image; chunk++) {
-            for (int64_t m = 0; m < g->taps; m++) {
-                const struct tap_list *list = &g->lists[chunk * g->taps + m];
-                args.segments = g->segments + list->first;
-                args.segment_count = list->count / g->chunk_images * images;
-                args.src = job->rows + image * g->planes_image + o * g->plane;
-                args.weights = strip + image * g->strip_image;
-                args.partial_out = sums + m * rows * g->lanes;
-                args.partial_in = first ? NULL : args.partial_out;
-                args.src_next = (uintptr_t)args.src;
-                g->kernel->run(&args);
-            }
-            first = false;
+    const int64_t lane = block * g->tile, lanes = least(g->tile, g->columns - lane);
+    const bool waits = g->chunks > 1 || g->chunk_images < p->desc.n, begins = image == 0 && chunk0 == 0;
+    const bool ends = image + images == p->desc.n && chunk1 == g->chunks;
+    /* Sums that lie as the gradient does are summed there. */
+    const bool direct = g->outer == 1 && lanes % g->kernel->vector == 0;
+    struct dc_product_args args = {.left_step = g->dst_map.pixel,
+                                   .left_row = g->dst_map.channel,
+                                   .right_step = g->right_step,
+                                   .lanes = lanes,
+                                   .lists = g->outer,
+                                   .sums_row = direct ? g->columns : g->tile,
+                                   .soon_row = g->columns * g->outer};
+    if (g->in_place) {
+        args.right = job->src + image * g->src_map.image + channel_at(&g->src_map, part->group * p->group_cin + lane);
+    } else {
+        const int64_t y0 = chunk0 * g->chunk_rows, y1 = least(p->hout, chunk1 * g->chunk_rows);
+        for (int64_t i = 0; i < images; i++) {
+            load_panel(g, job->src + (image + i) * g->src_map.image, part->group, lane, lanes, y0, y1, part->panel + i * g->panel_image);
         }
+        /* Where row 0 would be: an integer, for it may lie outside. */
+        args.right = (const float *)((uintptr_t)part->panel - (uintptr_t)((g->by_output ? y0 : panel_origin(g, y0)) * g->panel_row) * sizeof(float));
     }
-    for (int64_t r = 0; r < rows; r++) {
-        float *out = job->grad_weight + ((o + r) * p->group_cin + block * g->lanes) * g->taps;
-        store_sums(g, sums + r * g->lanes, rows * g->lanes, g->taps, args.channels, out, g->taps);
+    for (int64_t o = part->o0; o < part->o1; o += args.rows) {
+        float *const out = job->grad_weight + o * g->columns * g->outer;
+        args.rows = tile_rows(g, o, part->o1);
+        args.left = job->grad_dst + image * g->dst_map.image + channel_at(&g->dst_map, o);
+        args.sums = direct  ? out + lane
+                    : waits ? part->sums + ((block - part->block0) * (part->o1 - part->o0) + o - part->o0) * g->outer * g->tile
+                            : part->sums;
+        args.sums_list = args.rows * g->tile;
+        for (int64_t chunk = chunk0; chunk < chunk1; chunk++) {
+            const int64_t list = images == g->chunk_images ? chunk : g->chunks;
+            args.counts = g->counts + list * g->outer;
+            args.segments = g->segments + g->first[list];
+            args.resume = !begins || chunk != chunk0;
+            args.soon = ends && chunk == chunk1 - 1 && (!direct || !args.resume) ? out + lane * g->outer : NULL;
+            g->kernel->product(&args);
+        }
+        if (ends && !direct) {
+            const struct dc_weave_args weave = {
+                .sums = args.sums,
+                .sums_list = args.sums_list,
+                .sums_row = g->tile,
+                .lists = g->outer,
+                .rows = args.rows,
+                .lanes = lanes,
+                .dst = out + lane * g->outer,
+                .dst_row = g->columns * g->outer,
+            };
+            g->kernel->weave(&weave);
+        }
     }
 }
 
-static void taps_task(void *arg, int index)
+static void product_task(void *arg, int index)
 {
     const struct job *job = arg;
     const struct dc_weight_gradient *g = job->g;
     const struct dc_problem *p = &g->problem;
-    float *const strip = job->tasks + index * g->task_floats, *const sums = strip + g->strip_floats;
-    const int64_t units = p->desc.groups * g->blocks * g->splits;
-    int64_t loaded = -1;
+    struct part part = {.panel = job->tasks + index * g->task_floats};
+    part.sums = part.panel + g->panel_floats;
+    const int64_t splits = (int64_t)g->block_parts * g->row_parts, units = p->desc.groups * splits;
     for (int64_t unit = units * index / g->tasks; unit < units * (index + 1) / g->tasks; unit++) {
-        const int64_t split = unit % g->splits, place = unit / g->splits, group = place / g->blocks, block = place % g->blocks;
-        if (loaded != place) {
-            load_lanes(job, group * p->group_cin + block * g->lanes, least(g->lanes, p->group_cin - block * g->lanes), strip);
-            loaded = place;
-        }
-        for (int64_t tile = g->tiles * split / g->splits; tile < g->tiles * (split + 1) / g->splits; tile++) {
-            const int64_t begin = p->group_cout * tile / g->tiles, end = p->group_cout * (tile + 1) / g->tiles;
-            run_tile(job, block, group * p->group_cout + begin, end - begin, strip, sums);
-        }
-    }
-}
-
-/* Rows [k0, k1) of the im2col matrix of a group for output rows [y0, y1) of an image. */
-static void load_columns(const struct job *job, int64_t image, int64_t group, int64_t y0, int64_t y1, int64_t k0, int64_t k1, float *matrix)
-{
-    const struct dc_weight_gradient *g = job->g;
-    const struct dc_problem *p = &g->problem;
-    const doconv_conv_desc *d = &p->desc;
-    for (int64_t k = k0; k < k1; k++) {
-        const int64_t channel = group * p->group_cin + k / g->taps, tap = k % g->taps;
-        const float *plane = job->src + image * g->src_map.image + channel / g->src_map.block_channels * g->src_map.block +
-                             channel % g->src_map.block_channels * g->src_map.channel;
-        const int64_t dx = tap % d->kw * d->dilation_w - d->pad_left;
-        int64_t x0, x1;
-        valid_range(d->w, d->stride_w, dx, p->wout, &x0, &x1);
-        float *to = matrix + (k - k0) * g->pitch;
-        for (int64_t y = y0; y < y1; y++, to += p->wout) {
-            const int64_t row = y * d->stride_h + tap / d->kw * d->dilation_h - d->pad_top;
-            if (row < 0 || row >= d->h || x1 <= x0) {
-                memset(to, 0, (size_t)p->wout * sizeof *to);
-                continue;
-            }
-            const float *from = plane + row * g->src_map.row + (x0 * d->stride_w + dx) * g->src_map.pixel;
-            const ptrdiff_t step = d->stride_w * g->src_map.pixel;
-            memset(to, 0, (size_t)x0 * sizeof *to);
-            memset(to + x1, 0, (size_t)(p->wout - x1) * sizeof *to);
-            if (step == 1) {
-                memcpy(to + x0, from, (size_t)(x1 - x0) * sizeof *to);
-                continue;
-            }
-            for (int64_t x = x0; x < x1; x++) {
-                to[x] = from[(x - x0) * step];
-            }
-        }
-    }
-}
-
-static void columns_task(void *arg, int index)
-{
-    const struct job *job = arg;
-    const struct dc_weight_gradient *g = job->g;
-    const struct dc_problem *p = &g->problem;
-    const doconv_conv_desc *d = &p->desc;
-    const int64_t most_rows = divide_up(g->tiles, g->splits) * g->tile;
-    float *const strip = job->tasks + index * g->task_floats, *const sums = strip + divide_up(g->strip_floats, 16) * 16;
-    float *const matrix = sums + g->sums_floats;
-    const int64_t units = d->groups * g->splits;
-    for (int64_t unit = units * index / g->tasks; unit < units * (index + 1) / g->tasks; unit++) {
-        const int64_t group = unit / g->splits, split = unit % g->splits;
-        const int64_t tile0 = g->tiles * split / g->splits, tile1 = g->tiles * (split + 1) / g->splits;
-        const int64_t k0 = least(g->columns, tile0 * g->tile), k1 = least(g->columns, tile1 * g->tile);
-        bool first = true;
-        for (int64_t n = 0; n < d->n; n++) {
-            for (int64_t y = 0; y < p->hout; y += g->chunk_rows) {
-                const int64_t y1 = least(p->hout, y + g->chunk_rows);
-                const struct dc_segment segment = {.length = (y1 - y) * p->wout};
-                load_columns(job, n, group, y, y1, k0, k1, matrix);
-                for (int64_t block = 0; block < g->blocks; block++) {
-                    const int64_t channel = group * p->group_cout + block * g->lanes, lanes = least(g->lanes, p->group_cout - block * g->lanes);
-                    const struct dc_load_args load = {
-                        .strip = strip,
-                        .strip_block = DC_CHANNEL_BLOCK,
-                        .strip_row = p->wout * g->lanes,
-                        .strip_pixel = g->lanes,
-                        .channels = lanes,
-                        .rows = y1 - y,
-                        .columns = p->wout,
-                        .src = job->grad_dst + n * g->dst_map.image,
-                        .src_block_channels = g->dst_map.block_channels,
-                        .src_block = g->dst_map.block,
-                        .src_channel = g->dst_map.channel,
-                        .src_row = g->dst_map.row,
-                        .src_pixel = g->dst_map.pixel,
-                        .src_first_channel = channel,
-                        .h = p->hout,
-                        .w = p->wout,
-                        .y0 = y,
-                        .step_x = 1,
-                        .step_y = 1,
-                    };
-                    g->kernel->load(&load);
-                    float *const out = sums + block * (most_rows + DC_TILE_SLACK) * g->lanes;
-                    const struct dc_run_args args = {
-                        .src = matrix,
-                        .src_pixel = g->pitch,
-                        .segments = &segment,
-                        .segment_count = 1,
-                        .weights = strip,
-                        .bias = job->zeros,
-                        .partial_in = first ? NULL : out,
-                        .partial_out = out,
-                        .lines = 1,
-                        .pixels = k1 - k0,
-                        .channels = lanes,
-                    };
-                    g->kernel->run(&args);
+        part.group = unit / splits;
+        const int64_t block_part = unit % splits / g->row_parts, row_part = unit % g->row_parts;
+        part.block0 = g->blocks * block_part / g->block_parts;
+        part.block1 = g->blocks * (block_part + 1) / g->block_parts;
+        part.o0 = part.group * p->group_cout + p->group_cout * row_part / g->row_parts;
+        part.o1 = part.group * p->group_cout + p->group_cout * (row_part + 1) / g->row_parts;
+        for (int64_t image = 0; image < p->desc.n; image += g->chunk_images) {
+            for (int64_t chunk = 0; chunk < g->chunks; chunk += g->panel_chunks) {
+                for (int64_t block = part.block0; block < part.block1; block++) {
+                    run_block(job, &part, block, image, least(g->chunk_images, p->desc.n - image), chunk, least(g->chunks, chunk + g->panel_chunks));
                 }
-                first = false;
             }
-        }
-        for (int64_t block = 0; block < g->blocks && k1 > k0; block++) {
-            const int64_t o = group * p->group_cout + block * g->lanes;
-            store_sums(g, sums + block * (most_rows + DC_TILE_SLACK) * g->lanes, g->lanes, k1 - k0, least(g->lanes, p->group_cout - block * g->lanes),
-                       job->grad_weight + o * g->columns + k0, g->columns);
         }
     }
 }
@@ -678,27 +625,12 @@ static void bias_task(void *arg, int index)
 void dc_weight_gradient_run(const struct dc_weight_gradient *g, const float *src, const float *grad_dst, float *grad_weight, float *grad_bias,
                             char *workspace)
 {
-    const doconv_conv_desc *d = &g->problem.desc;
-    struct job job = {.g = g, .src = src, .grad_dst = grad_dst, .grad_weight = grad_weight, .grad_bias = grad_bias, .rows = grad_dst};
+    struct job job = {.g = g, .src = src, .grad_dst = grad_dst, .grad_weight = grad_weight, .grad_bias = grad_bias, .tasks = (float *)workspace};
     if (grad_bias != NULL) {
-        job.copy_tasks = (int)least(g->ctx->threads, divide_up(d->cout, 16));
+        job.copy_tasks = (int)least(g->ctx->threads, divide_up(g->problem.desc.cout, 16));
         dc_parallel(g->ctx, job.copy_tasks, bias_task, &job);
     }
-    if (grad_weight == NULL) {
-        return;
+    if (grad_weight != NULL) {
+        dc_parallel(g->ctx, g->tasks, g->way == PORTABLE ? portable_task : product_task, &job);
     }
-    if (g->way == PORTABLE) {
-        dc_parallel(g->ctx, g->tasks, portable_task, &job);
-        return;
-    }
-    job.zeros = (float *)workspace;
-    memset(job.zeros, 0, 64 * sizeof(float));
-    job.planes = job.zeros + 64;
-    job.tasks = job.planes + g->plane_floats;
-    if (g->plane_floats != 0) {
-        job.rows = job.planes;
-        job.copy_tasks = (int)least(g->ctx->threads, d->n * divide_up(d->cout, least(g->dst_map.block_channels, DC_CHANNEL_BLOCK)));
-        dc_parallel(g->ctx, job.copy_tasks, planes_task, &job);
-    }
-    dc_parallel(g->ctx, g->tasks, g->way == TAPS ? taps_task : columns_task, &job);
 }

@@ -4,7 +4,7 @@
 
 check_hot_loops.py OBJDUMP LIBRARY ...
 
-Each function direct_tile_P_V (P pixels, V vectors) or planes_tile_P_V (P output channels) must have a loop with exactly 4 * P * V
+Each function direct_tile_P_V (P pixels, V vectors), planes_tile_P_V (P output channels) or product_tile_P_V (P rows) must have a loop with exactly 4 * P * V
 FMAs (four steps) in which no vector touches the stack; each compose_tile_P_R (P taps, R rows) likewise one with P * R; each
 grouped_slide_S_P (stride S, P pixels) one with 3 * P (three taps of a kernel's row). Exits 1 if one has not, or if there is no
 such function at all.
@@ -21,7 +21,7 @@ JUMP = re.compile(r"^(?:j\w+|b(?:\.\w+)?|cbn?z|tbn?z)\b.*?([0-9a-f]+) <")
 
 def expected_fmas(name):
     """The FMAs of a tile function's loop; 0: not a tile function."""
-    match = re.match(r"(?:direct|planes)_tile_(\d+)_(\d+)$", name)
+    match = re.match(r"(?:direct|planes|product)_tile_(\d+)_(\d+)$", name)
     if match:
         return 4 * int(match.group(1)) * int(match.group(2))
     match = re.match(r"compose_tile_(\d+)_(\d+)$", name)

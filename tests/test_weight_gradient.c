@@ -1,0 +1,405 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The gradient of weight and bias against double-precision sums written down from the definition: sampled and chosen shapes, layouts, ISA caps, threads,
+ * memory. Most cases use small integers, whose results are exact in every order of additions, so any difference is an error.
+ */
+#include <math.h>
+
+#include "api_support.h"
+#include "core.h"
+#include "harness.h"
+#include "harness_buffer.h"
+#include "harness_parallel.h"
+#include "oracle.h"
+
+static const doconv_isa caps[] = {
+    DOCONV_ISA_NONE,
+#if defined(__x86_64__)
+    DOCONV_ISA_AVX2,
+    DOCONV_ISA_AVX512,
+#elif defined(__aarch64__)
+    DOCONV_ISA_NEON,
+#endif
+};
+enum { CAPS = sizeof caps / sizeof caps[0] };
+
+static doconv_context *open_with(doconv_isa cap, int threads, struct task_order *order)
+{
+    doconv_context_options options = {.size = sizeof options, .threads = threads, .tune = DOCONV_TUNE_OFF, .max_isa = cap};
+    options.parallel_for = task_run;
+    options.parallel_for_user = order;
+    doconv_context *context = NULL;
+    expect_ok(doconv_context_create(&options, &context));
+    return context;
+}
+
+/* ---- the oracle ---- */
+
+struct expected {
+    double *weight, *magnitude, *bias, *bias_magnitude;
+    size_t weights;
+};
+
+static double *zeros(size_t count)
+{
+    double *memory = calloc(count, sizeof *memory);
+    assert_non_null(memory);
+    return memory;
+}
+
+static struct expected expect_gradient(const struct dc_problem *p, const float *src, const float *grad_dst)
+{
+    const doconv_conv_desc *d = &p->desc;
+    const int64_t taps = d->kh * d->kw, cig = d->cin / d->groups, cog = d->cout / d->groups;
+    struct expected e = {.weights = (size_t)(d->cout * cig * taps)};
+    e.weight = zeros(e.weights);
+    e.magnitude = zeros(e.weights);
+    e.bias = zeros((size_t)d->cout);
+    e.bias_magnitude = zeros((size_t)d->cout);
+    for (int64_t n = 0; n < d->n; n++) {
+        for (int64_t o = 0; o < d->cout; o++) {
+            for (int64_t at = 0; at < p->hout * p->wout; at++) {
+                const int64_t py = at / p->wout, px = at % p->wout;
+                const double grad = (double)grad_dst[oracle_index(d->dst_layout, d->cout, p->hout, p->wout, n, o, py, px)];
+                e.bias[o] += grad;
+                e.bias_magnitude[o] += fabs(grad);
+                for (int64_t m = 0; m < taps; m++) {
+                    const int64_t y = py * d->stride_h + m / d->kw * d->dilation_h - d->pad_top;
+                    const int64_t x = px * d->stride_w + m % d->kw * d->dilation_w - d->pad_left;
+                    if (y < 0 || y >= d->h || x < 0 || x >= d->w) {
+                        continue;
+                    }
+                    for (int64_t i = 0; i < cig; i++) {
+                        const double product = grad * (double)src[oracle_index(d->src_layout, d->cin, d->h, d->w, n, o / cog * cig + i, y, x)];
+                        e.weight[(o * cig + i) * taps + m] += product;
+                        e.magnitude[(o * cig + i) * taps + m] += fabs(product);
+                    }
+                }
+            }
+        }
+    }
+    return e;
+}
+
+static void free_expected(struct expected *e)
+{
+    free(e->weight);
+    free(e->magnitude);
+    free(e->bias);
+    free(e->bias_magnitude);
+}
+
+/* ---- a call in guarded memory ---- */
+
+struct call {
+    const struct dc_weight_gradient *gradient;
+    struct buffer src, grad_dst, grad_weight, grad_bias, workspace;
+    bool weight, bias; /* wanted */
+};
+
+static void run_call(void *arg)
+{
+    struct call *c = arg;
+    dc_weight_gradient_run(c->gradient, c->src.data, c->grad_dst.data, c->weight ? c->grad_weight.data : NULL, c->bias ? c->grad_bias.data : NULL,
+                           c->workspace.data);
+}
+
+/* Channels that a layout stores beside the tensor's stay NaN: nothing of them may reach a result. */
+static void put(struct buffer *buffer, const struct buffer *from)
+{
+    memcpy(buffer->data, from->data, from->bytes);
+}
+
+static void fill(struct buffer *buffer, struct rng *rng, doconv_layout layout, int64_t n, int64_t c, int64_t h, int64_t w, bool integers)
+{
+    buffer_create(buffer, oracle_floats(layout, n, c, h, w) * sizeof(float), BUFFER_CANARIES, 4);
+    for (int64_t i = 0; i < n * c * h * w; i++) {
+        ((float *)buffer->data)[oracle_index(layout, c, h, w, i / w / h / c, i / w / h % c, i / w % h, i % w)] =
+            integers ? (float)rng_range(rng, -2, 2) : (float)(2.0 * rng_unit(rng) - 1.0);
+    }
+}
+
+static void compare(const char *text, const char *where, const char *what, const float *seen, const double *value, const double *magnitude,
+                    size_t count, double unit)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (!(fabs((double)seen[i] - value[i]) <= unit * magnitude[i])) {
+            fail_msg("%s, %s: %s[%zu] is %.9g, must be %.9g", text, where, what, i, (double)seen[i], value[i]);
+        }
+    }
+}
+
+/* Every cap, numbers of threads, and places in memory; all the same bits under a cap. */
+static void check_problem(const char *text, const doconv_conv_desc *desc, struct rng *rng, bool integers)
+{
+    struct dc_problem p;
+    expect_ok(dc_problem_create(NULL, desc, &p));
+    const doconv_conv_desc *d = &p.desc;
+    struct buffer src, grad_dst;
+    fill(&src, rng, d->src_layout, d->n, d->cin, d->h, d->w, integers);
+    fill(&grad_dst, rng, d->dst_layout, d->n, d->cout, p.hout, p.wout, integers);
+    struct expected e = expect_gradient(&p, src.data, grad_dst.data);
+    /* Of a sum of so many products, whatever their order. */
+    const double terms = (double)(d->n * p.hout * p.wout) + 3.0, unit = integers ? 0.0 : terms * ldexp(1.0, -24);
+    for (int cap = 0; cap < CAPS; cap++) {
+        static const struct {
+            int threads;
+            enum buffer_place place;
+            enum task_kind kind;
+        } ways[] = {{1, BUFFER_GUARD_AFTER, TASKS_FORWARD},
+                    {1, BUFFER_GUARD_BEFORE, TASKS_FORWARD},
+                    {2, BUFFER_CANARIES, TASKS_REVERSED},
+                    {3, BUFFER_GUARD_AFTER, TASKS_PTHREADS},
+                    {8, BUFFER_CANARIES, TASKS_SHUFFLED}};
+        struct buffer first_weight = {0}, first_bias = {0};
+        for (size_t way = 0; way < sizeof ways / sizeof ways[0]; way++) {
+            char where[96];
+            snprintf(where, sizeof where, "cap %s, %d threads, place %d", doconv_isa_string(caps[cap]), ways[way].threads, (int)ways[way].place);
+            struct task_order order = {.kind = ways[way].kind};
+            doconv_context *context = open_with(caps[cap], ways[way].threads, &order);
+            struct dc_weight_gradient *gradient = NULL;
+            expect_ok(dc_weight_gradient_create(context, &p, &gradient));
+            /* Guards: tensors end (or start) at a page; the workspace is 64-byte aligned by contract, so its size is rounded to that. */
+            struct call c = {.gradient = gradient, .weight = true, .bias = true};
+            buffer_create(&c.src, src.bytes, ways[way].place, 12);
+            buffer_create(&c.grad_dst, grad_dst.bytes, ways[way].place, 20);
+            buffer_create(&c.grad_weight, e.weights * sizeof(float), ways[way].place, 4);
+            buffer_create(&c.grad_bias, (size_t)d->cout * sizeof(float), ways[way].place, 36);
+            buffer_create(&c.workspace, (dc_weight_gradient_workspace_size(gradient) + 127) / 64 * 64,
+                          ways[way].place == BUFFER_CANARIES ? BUFFER_GUARD_AFTER : ways[way].place, 0);
+            put(&c.src, &src);
+            put(&c.grad_dst, &grad_dst);
+            const void *address = NULL;
+            if (!fault_catch(run_call, &c, &address)) {
+                fail_msg("%s, %s: touches %p", text, where, address);
+            }
+            assert_true(c.src.place != BUFFER_CANARIES ||
+                        (buffer_intact(&c.src) && buffer_intact(&c.grad_dst) && buffer_intact(&c.grad_weight) && buffer_intact(&c.grad_bias)));
+            assert_memory_equal(c.src.data, src.data, src.bytes);
+            assert_memory_equal(c.grad_dst.data, grad_dst.data, grad_dst.bytes);
+            compare(text, where, "weight", c.grad_weight.data, e.weight, e.magnitude, e.weights, unit);
+            compare(text, where, "bias", c.grad_bias.data, e.bias, e.bias_magnitude, (size_t)d->cout, unit);
+            if (way == 0) {
+                first_weight = c.grad_weight;
+                first_bias = c.grad_bias;
+            } else {
+                if (memcmp(first_weight.data, c.grad_weight.data, first_weight.bytes) != 0 ||
+                    memcmp(first_bias.data, c.grad_bias.data, first_bias.bytes) != 0) {
+                    fail_msg("%s, %s: other bits than with one thread", text, where);
+                }
+                buffer_destroy(&c.grad_weight);
+                buffer_destroy(&c.grad_bias);
+            }
+            buffer_destroy(&c.src);
+            buffer_destroy(&c.grad_dst);
+            buffer_destroy(&c.workspace);
+            dc_weight_gradient_destroy(gradient);
+            doconv_context_destroy(context);
+        }
+        buffer_destroy(&first_weight);
+        buffer_destroy(&first_bias);
+    }
+    free_expected(&e);
+    buffer_destroy(&src);
+    buffer_destroy(&grad_dst);
+}
+
+/* Shapes where a way of computing, a chunk or a tile begins or ends. */
+static const char *const shapes[] = {
+    "mb1_ic64ih14oc64kh3ph1",
+    "mb2_ic32ih7oc40kh3ph1",
+    "mb9_ic48ih7oc15kh3ph1",
+    "mb3_ic16ih20iw31oc29kh3ph1",
+    "mb1_ic33ih30oc17kh3ph1",
+    "mb2_ic80ih9oc16kh3ph1sh2",
+    "mb2_ic50ih17oc20kh3ph1sh2dh1dw1",
+    "mb1_ic32ih33oc16kh3ph12dh11dw11",
+    "mb1_ic20ih12oc20kh5ph2",
+    "mb1_ic18ih16oc14kh1kw7ph0pw3",
+    "mb1_ic18ih16oc14kh7kw1ph3pw0",
+    "mb1_ic3ih40oc64kh7ph3sh2",
+    "mb2_ic3ih33oc32kh3ph1",
+    "mb1_ic1ih30oc48kh5ph2",
+    "mb1_ic4ih21oc33kh3ph1sh3",
+    "mb2_ic64ih24oc96kh1",
+    "mb5_ic96ih7oc64kh1",
+    "mb2_ic64ih15oc32kh1sh2",
+    "mb1_ic40ih9oc24kh1ph1",
+    "mb3_ic512ih1oc30kh1",
+    "mb1_ic36ih300iw3oc20kh3ph1",
+    "mb1_ic16ih3iw600oc18kh3ph1",
+    "mb1_ic16ih2oc16kh3ph1",
+    "mb40_ic16ih3oc16kh3ph1",
+    "g2_mb2_ic64ih10oc48kh3ph1",
+    "g4_mb1_ic128ih8oc64kh1",
+    "g3_mb2_ic60ih8oc21kh3ph1sh2",
+    "g2_mb1_ic6ih16oc64kh3ph1",
+    "g32_mb2_ic32ih14oc32kh3ph1",
+    "g40_mb1_ic40ih15oc40kh3ph1sh2",
+    "g24_mb1_ic24ih9iw30oc24kh5ph2",
+    "g20_mb1_ic20ih9oc20kh3ph2dh1dw1",
+    "g16_mb1_ic16ih12oc48kh3ph1",
+    "g17_mb2_ic17ih6oc17kh7ph3",
+    "g16_mb1_ic16ih20oc16kh1kw13ph0pw6",
+    "g8_mb2_ic32ih14oc32kh3ph1",
+    "g8_mb1_ic64ih9oc64kh3ph1sh2",
+    "g4_mb1_ic64ih9oc64kh3ph1",
+    "g16_mb1_ic32ih10oc64kh3ph1",
+    "g8_mb1_ic32ih7oc16kh3ph1",
+    "g6_mb1_ic18ih8oc30kh3ph1",
+    "g16_mb1_ic64ih8oc64kh5ph2sh2",
+};
+
+static void chosen_shapes(void **state)
+{
+    (void)state;
+    static const char *const layouts[] = {"nchw", "nhwc", "nChw8c", "nChw16c"};
+    struct rng rng = rng_from(harness_seed(), "weight gradient chosen");
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        for (size_t l = 0; l < 4; l++) {
+            char text[160];
+            /* Mostly the same layout on both sides; every pair comes up. */
+            snprintf(text, sizeof text, "%s:src=%s,dst=%s", shapes[i], layouts[l], layouts[i % 3 == 0 ? (l + i / 3) % 4 : l]);
+            const doconv_conv_desc desc = problem(text);
+            check_problem(text, &desc, &rng, true);
+        }
+    }
+}
+
+static void sampled_shapes(void **state)
+{
+    (void)state;
+    struct rng rng = rng_from(harness_seed(), "weight gradient sampled");
+    const struct dc_kernel *kernels[3] = {NULL, NULL, NULL}; /* shapes are sampled around the tiles of these */
+    for (int i = 0; dc_builtin_kernels[i] != NULL; i++) {
+        const struct dc_kernel *k = dc_builtin_kernels[i];
+        const int at = k->op == DC_OP_DIRECT ? 0 : k->op == DC_OP_GROUPED ? 1 : k->op == DC_OP_DEPTHWISE ? 2 : -1;
+        if (at >= 0 && kernels[at] == NULL) {
+            kernels[at] = k;
+        }
+    }
+    const int count = harness_scaled(240, 30);
+    for (int index = 0; index < count; index++) {
+        const struct dc_kernel *kernel = kernels[index % 3];
+        if (kernel == NULL) {
+            continue;
+        }
+        doconv_conv_desc desc;
+        harness_sample(kernel, &rng, index / 3, &desc);
+        char text[DOCONV_PROBLEM_TEXT_SIZE];
+        expect_ok(doconv_conv_desc_format(NULL, &desc, text, sizeof text));
+        check_problem(text, &desc, &rng, true);
+    }
+}
+
+/* Values that round: within the bound of the sums. */
+static void real_values(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"mb2_ic32ih28oc48kh3ph1:src=nhwc,dst=nhwc", "g4_mb2_ic64ih30oc64kh3ph1:src=nchw,dst=nchw",
+                                        "g32_mb2_ic32ih40oc32kh3ph1:src=nhwc,dst=nhwc", "mb1_ic3ih64oc24kh7ph3sh2"};
+    struct rng rng = rng_from(harness_seed(), "weight gradient real");
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        const doconv_conv_desc desc = problem(texts[i]);
+        check_problem(texts[i], &desc, &rng, false);
+    }
+}
+
+/* A gradient that nobody wants is not written; the bias alone needs no workspace. */
+static void wanted(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"mb2_ic32ih9oc48kh3ph1:src=nhwc,dst=nhwc", "g32_mb2_ic32ih9oc32kh3ph1:src=nchw,dst=nchw"};
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        doconv_context *context = open_context();
+        const doconv_conv_desc desc = problem(texts[i]);
+        struct dc_problem p;
+        expect_ok(dc_problem_create(context, &desc, &p));
+        struct rng rng = rng_from(1, texts[i]);
+        struct call c = {0};
+        fill(&c.src, &rng, desc.src_layout, desc.n, desc.cin, desc.h, desc.w, true);
+        fill(&c.grad_dst, &rng, desc.dst_layout, desc.n, desc.cout, p.hout, p.wout, true);
+        struct dc_weight_gradient *gradient = NULL;
+        expect_ok(dc_weight_gradient_create(context, &p, &gradient));
+        c.gradient = gradient;
+        struct expected e = expect_gradient(&p, c.src.data, c.grad_dst.data);
+        for (int want = 0; want < 4; want++) {
+            c.weight = (want & 1) != 0;
+            c.bias = (want & 2) != 0;
+            buffer_create(&c.grad_weight, e.weights * sizeof(float), BUFFER_CANARIES, 4);
+            buffer_create(&c.grad_bias, (size_t)desc.cout * sizeof(float), BUFFER_CANARIES, 4);
+            buffer_create(&c.workspace, c.weight ? (dc_weight_gradient_workspace_size(gradient) + 63) / 64 * 64 : 0, BUFFER_GUARD_AFTER, 0);
+            run_call(&c);
+            if (c.weight) {
+                compare(texts[i], "wanted", "weight", c.grad_weight.data, e.weight, e.magnitude, e.weights, 0.0);
+            }
+            if (c.bias) {
+                compare(texts[i], "wanted", "bias", c.grad_bias.data, e.bias, e.bias_magnitude, (size_t)desc.cout, 0.0);
+            }
+            buffer_destroy(&c.grad_weight);
+            buffer_destroy(&c.grad_bias);
+            buffer_destroy(&c.workspace);
+        }
+        free_expected(&e);
+        buffer_destroy(&c.src);
+        buffer_destroy(&c.grad_dst);
+        dc_weight_gradient_destroy(gradient);
+        doconv_context_destroy(context);
+    }
+}
+
+/* Every allocation that fails is told, and leaks nothing (the sanitizers' business). */
+struct failing {
+    int left;
+};
+static void *failing_allocate(void *user, size_t size, size_t alignment)
+{
+    struct failing *f = user;
+    void *memory = NULL;
+    return f->left-- <= 0 || posix_memalign(&memory, alignment < sizeof(void *) ? sizeof(void *) : alignment, size != 0 ? size : 1) != 0 ? NULL
+                                                                                                                                         : memory;
+}
+static void failing_release(void *user, void *memory)
+{
+    (void)user;
+    free(memory);
+}
+
+static void out_of_memory(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"mb2_ic32ih9oc48kh3ph1", "g32_mb2_ic32ih9oc32kh3ph1", "mb1_ic3ih9oc32kh3ph1"};
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        const doconv_conv_desc desc = problem(texts[i]);
+        struct failing failing = {.left = 1000};
+        const doconv_context_options options = {.size = sizeof options,
+                                                .threads = 1,
+                                                .tune = DOCONV_TUNE_OFF,
+                                                .allocate = failing_allocate,
+                                                .release = failing_release,
+                                                .allocate_user = &failing};
+        doconv_context *context = NULL;
+        expect_ok(doconv_context_create(&options, &context));
+        struct dc_problem p;
+        expect_ok(dc_problem_create(context, &desc, &p));
+        doconv_status status = DOCONV_OUT_OF_MEMORY;
+        for (int left = 0; status != DOCONV_OK; left++) {
+            assert_true(left < 20);
+            failing.left = left;
+            struct dc_weight_gradient *gradient = NULL;
+            status = dc_weight_gradient_create(context, &p, &gradient);
+            assert_true(status == DOCONV_OK || (status == DOCONV_OUT_OF_MEMORY && gradient == NULL));
+            dc_weight_gradient_destroy(gradient);
+        }
+        doconv_context_destroy(context);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(chosen_shapes), cmocka_unit_test(sampled_shapes), cmocka_unit_test(real_values),
+        cmocka_unit_test(wanted),        cmocka_unit_test(out_of_memory),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
