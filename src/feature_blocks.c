@@ -986,18 +986,40 @@ static void zero_gradient(const struct job *job, const struct walk *w)
     }
 }
 
+/* Place k of a pixel in W's order, lane by lane: the next part begins where a part's lanes end. */
+struct place {
+    int64_t at, lane, lanes, next;
+};
+
+static struct place first_place(const struct dc_feature *f, int64_t pixel)
+{
+    const int64_t lanes = f->wide->tile_channels;
+    return (struct place){pixel * lanes, 0, lanes, (f->walk_pixels - 1) * lanes};
+}
+
+static int64_t take_place(struct place *place)
+{
+    const int64_t at = place->at++;
+    if (++place->lane == place->lanes) {
+        place->lane = 0;
+        place->at += place->next;
+    }
+    return at;
+}
+
 /* Z by steps becomes Z in W's order. */
 static void order_naturally(const struct dc_feature *f, const struct walk *w)
 {
-    const int64_t lanes = f->wide->tile_channels, all = w->images * w->pixels;
+    const int64_t all = w->images * w->pixels;
     if (w->b.count != LANES) {
         memset(w->z, 0, (size_t)f->walk_floats * sizeof(float));
     }
     for (int64_t pixel = 0; pixel < all; pixel++) {
-        for (int64_t i = 0, k = 0; i < w->b.count; i++) {
+        struct place place = first_place(f, pixel);
+        for (int64_t i = 0; i < w->b.count; i++) {
             const float *from = w->steps + pixel * LANES + i;
-            for (int64_t q = 0; q < f->steps; q++, k++) {
-                w->z[(k / lanes * f->walk_pixels + pixel) * lanes + k % lanes] = from[q * f->walk_pixels * LANES];
+            for (int64_t q = 0; q < f->steps; q++) {
+                w->z[take_place(&place)] = from[q * f->walk_pixels * LANES];
             }
         }
     }
@@ -1006,15 +1028,16 @@ static void order_naturally(const struct dc_feature *f, const struct walk *w)
 /* The gradient of Z in W's order becomes one by steps. */
 static void order_by_steps(const struct dc_feature *f, const struct walk *w)
 {
-    const int64_t lanes = f->wide->tile_channels, all = w->images * w->pixels;
+    const int64_t all = w->images * w->pixels;
     if (w->b.count != LANES) {
         memset(w->steps, 0, (size_t)(f->steps * f->walk_pixels * LANES) * sizeof(float));
     }
     for (int64_t pixel = 0; pixel < all; pixel++) {
-        for (int64_t i = 0, k = 0; i < w->b.count; i++) {
+        struct place place = first_place(f, pixel);
+        for (int64_t i = 0; i < w->b.count; i++) {
             float *to = w->steps + pixel * LANES + i;
-            for (int64_t q = 0; q < f->steps; q++, k++) {
-                to[q * f->walk_pixels * LANES] = w->grad_z[(k / lanes * f->walk_pixels + pixel) * lanes + k % lanes];
+            for (int64_t q = 0; q < f->steps; q++) {
+                to[q * f->walk_pixels * LANES] = w->grad_z[take_place(&place)];
             }
         }
     }
