@@ -9,7 +9,7 @@
 #include "kernel.h"
 
 /* Steps of a tile: their sums, or their factors, stay in registers. */
-#define TAPS_STEPS 9
+#define TAPS_STEPS 10
 
 #define STEPS_1(X) X(0)
 #define STEPS_2(X) STEPS_1(X) X(1)
@@ -20,6 +20,7 @@
 #define STEPS_7(X) STEPS_6(X) X(6)
 #define STEPS_8(X) STEPS_7(X) X(7)
 #define STEPS_9(X) STEPS_8(X) X(8)
+#define STEPS_10(X) STEPS_9(X) X(9)
 
 #define TAPS_POINTER(q) const float *const z##q = args->z + args->steps_at[first + (q)];
 #define TAPS_FACTOR(q) vec f##q = v_load(args->factors + (first + (q)) * args->factors_step);
@@ -61,7 +62,8 @@ TAPS_TILE(6)
 TAPS_TILE(7)
 TAPS_TILE(8)
 TAPS_TILE(9)
-#define TAPS_NAMES(name) name##1, name##2, name##3, name##4, name##5, name##6, name##7, name##8, name##9
+TAPS_TILE(10)
+#define TAPS_NAMES(name) name##1, name##2, name##3, name##4, name##5, name##6, name##7, name##8, name##9, name##10
 
 /* Steps in tiles of nearly equal size. */
 static inline void run_taps(const struct dc_taps_args *args, taps_fn *const table[TAPS_STEPS])

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Feature composition of a DO-Conv layer (arXiv 2006.12030, section 3): Z, D_mul channels for each input channel, is a depthwise convolution of src by D,
- * and dst a contraction of Z by W. Z is made a row at a time and never whole in memory, forward and backward.
+ * and dst a contraction of Z by W. feature_blocks.c does that with kernels. The loops here, for where there are none and for groups of very few outputs, make Z a row
+ * at a time, forward and backward.
  *
  * Backward, a task owns an input channel: everything that it adds to (its gradients of src, W and D) belongs to that channel, so no sum is shared and the order
  * of additions does not depend on threads.

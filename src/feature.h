@@ -23,13 +23,17 @@ struct dc_feature {
     int64_t edge, chunk;                        /* of dc_grouped_args */
     ptrdiff_t factors_floats;                   /* D of a block, packed */
     /* Forward: a unit is a chunk of pixels against a chunk of output blocks. */
-    int64_t pass_blocks;  /* of a pass over the reduction */
-    int64_t images, rows; /* of a chunk: one of them is 1, or rows is all */
-    int64_t chunks_image; /* chunks of an image, or 1 */
-    int64_t chunk_pixels; /* most of a chunk */
+    int64_t pass_blocks;    /* of a pass over the reduction */
+    int64_t images, height; /* of a chunk, in rows: images is 1, or height all of an image */
+    int64_t chunks_image;   /* chunks of an image, or 1 */
+    int64_t chunk_pixels;   /* most of a chunk */
     int64_t out_blocks, out_chunk, out_chunks;
     bool in_place, direct_store;
     ptrdiff_t strip_floats, z_floats, partial_floats, panel_floats, natural_floats, segment_floats;
+    /* Forward for few pixels: rows are those of W, where it is, and lanes are pixels. */
+    const struct dc_kernel *rows; /* NULL: not so */
+    int64_t panels;               /* of tile_channels pixels */
+    ptrdiff_t panel_inputs, panels_floats, sums_floats;
     /* Backward: a task owns blocks, and walks all chunks of pixels. */
     const struct dc_kernel *wide; /* its lanes are those of all steps together */
     int64_t parts;                /* tiles of them */

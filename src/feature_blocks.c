@@ -18,6 +18,9 @@
 #define WALK_PIXELS 256
 /* Vectors of the gradient of Z that all taps of a piece of a row share, in L1. */
 #define PIECE_VECTORS 256
+/* Forward, most pixels of a layer whose W is read in place; and floats of Z of a pass then: they stay in L2. */
+#define ROWS_PIXELS 128
+#define PANELS_FLOATS 65536
 /* Rows of W that are fetched before they are needed. */
 #define ROWS_AHEAD 6
 /* Pixels of a chunk, at most, and floats of its strip: they stay in L2. Packing W costs what a dozen pixels do. */
@@ -77,11 +80,11 @@ static void plan_forward(struct dc_feature *f)
     const int64_t pixels = p->hout * p->wout, tile = f->direct->tile_channels, inputs = f->steps * LANES;
     f->pass_blocks = least(f->blocks, divide_up(PASS_INPUTS, inputs));
     const int64_t most_pixels = most(1, least(CHUNK_PIXELS, CHUNK_FLOATS / (f->pass_blocks * inputs)));
-    f->rows = most(1, least(p->hout, most_pixels / p->wout));
-    f->chunks_image = divide_up(p->hout, f->rows);
-    f->rows = divide_up(p->hout, f->chunks_image);
+    f->height = most(1, least(p->hout, most_pixels / p->wout));
+    f->chunks_image = divide_up(p->hout, f->height);
+    f->height = divide_up(p->hout, f->chunks_image);
     f->images = f->chunks_image > 1 ? 1 : most(1, least(d->n, most_pixels / pixels));
-    f->chunk_pixels = f->images * f->rows * p->wout;
+    f->chunk_pixels = f->images * f->height * p->wout;
     f->out_blocks = divide_up(p->group_cout, tile);
     const int64_t units = divide_up(d->n, f->images) * f->chunks_image * d->groups;
     f->out_chunk = dc_cut_outputs(f->ctx, units, f->out_blocks);
@@ -89,7 +92,7 @@ static void plan_forward(struct dc_feature *f)
     const int64_t dst_block = dc_layout_block(d->dst_layout);
     f->direct_store = f->dst_map.channel == 1 && (d->dst_layout == DOCONV_NHWC ||
                                                   (dst_block % f->direct->vector == 0 && (d->groups == 1 || p->group_cout % f->direct->vector == 0)));
-    const int64_t strip_rows = least(d->h, (f->rows - 1) * d->stride_h + (d->kh - 1) * d->dilation_h + 1);
+    const int64_t strip_rows = least(d->h, (f->height - 1) * d->stride_h + (d->kh - 1) * d->dilation_h + 1);
     const bool copies = !f->in_place || p->group_cin % LANES != 0;
     f->strip_floats = copies ? strip_rows * d->w * LANES : 0;
     f->z_floats = f->pass_blocks * inputs * f->chunk_pixels;
@@ -136,6 +139,57 @@ static void plan_backward(struct dc_feature *f)
     f->backward_tasks = (int)least(f->ctx->threads, d->groups * f->blocks);
 }
 
+/* The direct kernel that takes the fewest cycles for `pixels` lanes. */
+static const struct dc_kernel *find_rows(const doconv_context *ctx, int64_t pixels)
+{
+    const struct dc_kernel *best = NULL;
+    double best_cost = 0.0;
+    for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
+        const struct dc_kernel *k = *row;
+        if (k->op != DC_OP_DIRECT || !dc_isa_usable(k->isa, ctx->isa)) {
+            continue;
+        }
+        const double rate = k->vector == 16 ? dc_cpu_probe()->fma512_per_cycle : 2.0;
+        /* Small tiles wait for their loads; of equals, the one that reads the panel least often. */
+        const double tile = (double)(k->tile_pixels * k->tile_channels / k->vector);
+        const double cost = (double)divide_up(pixels, k->vector) / rate * (tile < 24.0 ? 1.25 : 1.0) + 0.1 / (double)k->tile_pixels;
+        if (best == NULL || cost < best_cost) {
+            best = k;
+            best_cost = cost;
+        }
+    }
+    return best;
+}
+
+/* Packing W takes as long as multiplying it with a dozen pixels: layers of few pixels read it in place, and turn Z round instead. */
+static void plan_rows(struct dc_feature *f)
+{
+    const struct dc_problem *p = &f->problem;
+    const doconv_conv_desc *d = &p->desc;
+    const int64_t pixels = d->n * p->hout * p->wout, inputs = LANES * f->d_mul;
+    if (f->copies > 1 || pixels > ROWS_PIXELS || 2 * pixels > p->group_cout) {
+        return;
+    }
+    f->rows = find_rows(f->ctx, pixels);
+    const int64_t tile = f->rows->tile_channels;
+    f->panels = divide_up(pixels, tile);
+    f->pass_blocks = least(f->blocks, divide_up(PANELS_FLOATS, f->panels * tile * inputs));
+    f->panel_inputs = f->pass_blocks * inputs;
+    f->images = d->n;
+    f->height = p->hout;
+    f->chunk_pixels = pixels;
+    f->out_blocks = divide_up(p->group_cout, LANES);
+    f->out_chunk = dc_cut_outputs(f->ctx, d->groups, f->out_blocks);
+    f->out_chunks = divide_up(f->out_blocks, f->out_chunk);
+    f->z_floats = (f->steps * pixels + DC_TILE_SLACK) * LANES;
+    f->panels_floats = align_floats(f->panels * f->panel_inputs * tile);
+    f->sums_floats = align_floats((f->panels * f->out_chunk * LANES + DC_TILE_SLACK) * tile);
+    const bool copies = !f->in_place || p->group_cin % LANES != 0;
+    f->strip_floats = copies ? d->h * d->w * LANES : 0;
+    f->forward_floats = f->strip_floats + f->z_floats + f->panels_floats + f->sums_floats + f->factors_floats;
+    f->forward_tasks = (int)least(f->ctx->threads, d->groups * f->out_chunks);
+}
+
 void dc_feature_plan_blocks(struct dc_feature *f)
 {
     const struct dc_problem *p = &f->problem;
@@ -161,6 +215,7 @@ void dc_feature_plan_blocks(struct dc_feature *f)
     f->factors_floats = align_floats(f->steps * f->taps * LANES);
     f->in_place = reads_in_place(f, depthwise->vector);
     plan_forward(f);
+    plan_rows(f);
     if (depthwise->correlate != NULL && depthwise->scatter != NULL) {
         f->wide = find_direct(f->ctx, depthwise->isa, f->steps * LANES);
         plan_backward(f);
@@ -516,8 +571,8 @@ static void forward_task(void *arg, int index)
         u.out0 = rest % f->out_chunks * f->out_chunk;
         u.out1 = least(f->out_blocks, u.out0 + f->out_chunk);
         rest /= f->out_chunks;
-        u.y0 = rest % f->chunks_image * f->rows;
-        u.y1 = least(p->hout, u.y0 + f->rows);
+        u.y0 = rest % f->chunks_image * f->height;
+        u.y1 = least(p->hout, u.y0 + f->height);
         rest /= f->chunks_image;
         u.group = rest % p->desc.groups;
         u.image = rest / p->desc.groups * f->images;
@@ -530,11 +585,138 @@ static void forward_task(void *arg, int index)
     }
 }
 
+/* ---- forward, few pixels ---- */
+
+/* Z of a pass's block, its number `number` in it, as panels: [panel][channel, s][pixel]. */
+static void fill_panels(const struct job *job, const struct block *b, int64_t number, float *strip, float *z, float *factors, float *panels)
+{
+    const struct dc_feature *f = job->f;
+    const struct dc_problem *p = &f->problem;
+    const int64_t tile = f->rows->tile_channels, pixels = f->chunk_pixels, image_pixels = p->hout * p->wout;
+    pack_factors(job, b, factors);
+    for (int64_t image = 0; image < p->desc.n; image++) {
+        make_z_of(job, b, factors, image, 0, p->hout, strip, LANES, z + image * image_pixels * LANES, pixels * LANES);
+    }
+    for (int64_t panel = 0; panel < f->panels; panel++) {
+        for (int64_t q = 0; q < f->steps; q++) {
+            const struct dc_store_args args = {
+                .tile = z + (q * pixels + panel * tile) * LANES,
+                .tile_channels = LANES,
+                .pixels = least(tile, pixels - panel * tile),
+                .channels = b->count,
+                .stored = b->count,
+                .dst = panels + (panel * f->panel_inputs + number * LANES * f->d_mul + q) * tile,
+                .dst_block_channels = PTRDIFF_MAX,
+                .dst_channel = f->d_mul * tile,
+                .dst_pixel = 1,
+                .lo = -INFINITY,
+                .hi = INFINITY,
+            };
+            f->direct->store(&args);
+        }
+    }
+}
+
+/* Outputs [o0, o1) of a group, whose sums are [panel][output][pixel], and the zeros past the last of a blocked layout. */
+static void store_panels(const struct job *job, int64_t group, int64_t o0, int64_t o1, ptrdiff_t pitch, const float *sums)
+{
+    const struct dc_feature *f = job->f;
+    const struct dc_problem *p = &f->problem;
+    const int64_t tile = f->rows->tile_channels, image_pixels = p->hout * p->wout;
+    const int64_t channel0 = group * p->group_cout + o0, channel1 = group * p->group_cout + o1;
+    for (int64_t pixel = 0, count; pixel < f->chunk_pixels; pixel += count) {
+        const int64_t panel = pixel / tile, image = pixel / image_pixels;
+        count = least(least(f->chunk_pixels, (panel + 1) * tile), (image + 1) * image_pixels) - pixel;
+        const float *from = sums + panel * pitch + pixel % tile;
+        float *const dst = job->dst + image * f->dst_map.image + pixel % image_pixels * f->dst_map.pixel;
+        if (f->dst_map.channel != 1) {
+            for (int64_t c = channel0; c < channel1; c++) {
+                memcpy(dst + channel_at(&f->dst_map, c), from + (c - channel0) * tile, (size_t)count * sizeof *dst);
+            }
+            continue;
+        }
+        for (int64_t c = channel0, channels; c < channel1; c += channels) {
+            channels = least(channel1 - c, f->dst_map.block_channels - c % f->dst_map.block_channels);
+            const struct dc_store_args args = {
+                .tile = from + (c - channel0) * tile,
+                .tile_channels = tile,
+                .pixels = channels,
+                .channels = count,
+                .stored = count,
+                .dst = dst + channel_at(&f->dst_map, c),
+                .dst_block_channels = PTRDIFF_MAX,
+                .dst_channel = f->dst_map.pixel,
+                .dst_pixel = 1,
+                .lo = -INFINITY,
+                .hi = INFINITY,
+            };
+            f->direct->store(&args);
+        }
+        const int64_t block = dc_layout_block(p->desc.dst_layout);
+        for (int64_t c = p->desc.cout; channel1 == p->desc.cout && c % block != 0; c++) {
+            for (int64_t x = 0; x < count; x++) {
+                dst[channel_at(&f->dst_map, c) + x * f->dst_map.pixel] = 0.0f;
+            }
+        }
+    }
+}
+
+static void rows_task(void *arg, int index)
+{
+    static const float zeros[DC_MAX_TILE_VECTORS * 16] __attribute__((aligned(64)));
+    const struct job *job = arg;
+    const struct dc_feature *f = job->f;
+    const struct dc_problem *p = &f->problem;
+    float *const strip = job->workspace + index * f->forward_floats, *const z = strip + f->strip_floats;
+    float *const panels = z + f->z_floats, *const sums = panels + f->panels_floats, *const factors = sums + f->sums_floats;
+    const int64_t tile = f->rows->tile_channels, step = f->rows->tile_pixels, units = p->desc.groups * f->out_chunks;
+    const ptrdiff_t pitch = f->out_chunk * LANES * tile, row = p->group_cin * f->d_mul;
+    memset(panels, 0, (size_t)f->panels_floats * sizeof(float)); /* lanes past the last pixel are multiplied too */
+    for (int64_t unit = units * index / f->forward_tasks; unit < units * (index + 1) / f->forward_tasks; unit++) {
+        const int64_t group = unit / f->out_chunks, o0 = unit % f->out_chunks * f->out_chunk * LANES;
+        const int64_t o1 = least(p->group_cout, o0 + f->out_chunk * LANES);
+        for (int64_t i = 0; i < f->panels * (o1 - o0); i++) {
+            const int64_t o = o0 + i % (o1 - o0);
+            for (int64_t t = 0; t < tile; t++) {
+                sums[i / (o1 - o0) * pitch + (o - o0) * tile + t] = job->bias != NULL ? job->bias[group * p->group_cout + o] : 0.0f;
+            }
+        }
+        for (int64_t block0 = 0; block0 < f->blocks; block0 += f->pass_blocks) {
+            const int64_t block1 = least(f->blocks, block0 + f->pass_blocks), k0 = block0 * LANES * f->d_mul;
+            for (int64_t number = block0; number < block1; number++) {
+                const struct block b = block_of(f, group, number);
+                fill_panels(job, &b, number - block0, strip, z, factors, panels);
+            }
+            const struct dc_segment segment = {.length = least(row, block1 * LANES * f->d_mul) - k0, .fetch = 1};
+            for (int64_t o = o0; o < o1; o += step) {
+                for (int64_t panel = 0; panel < f->panels; panel++) {
+                    float *const partial = sums + panel * pitch + (o - o0) * tile;
+                    const struct dc_run_args args = {
+                        .src = job->w + (group * p->group_cout + o) * row + k0,
+                        .src_pixel = row,
+                        .segments = &segment,
+                        .segment_count = 1,
+                        .weights = panels + panel * f->panel_inputs * tile,
+                        .bias = zeros,
+                        .partial_in = partial,
+                        .partial_out = partial,
+                        .lines = 1,
+                        .pixels = least(step, o1 - o),
+                        .channels = least(tile, f->chunk_pixels - panel * tile),
+                    };
+                    f->rows->run(&args);
+                }
+            }
+        }
+        store_panels(job, group, o0, o1, pitch, sums);
+    }
+}
+
 void dc_feature_forward_blocks(const struct dc_feature *f, const float *w, const float *d, const float *bias, const float *src, float *dst,
                                char *workspace)
 {
     struct job job = {.f = f, .w = w, .d = d, .bias = bias, .src = src, .dst = dst, .workspace = (float *)workspace};
-    dc_parallel(f->ctx, f->forward_tasks, forward_task, &job);
+    dc_parallel(f->ctx, f->forward_tasks, f->rows != NULL ? rows_task : forward_task, &job);
 }
 
 /* ---- backward ---- */
@@ -804,18 +986,40 @@ static void zero_gradient(const struct job *job, const struct walk *w)
     }
 }
 
+/* Place k of a pixel in W's order, lane by lane: the next part begins where a part's lanes end. */
+struct place {
+    int64_t at, lane, lanes, next;
+};
+
+static struct place first_place(const struct dc_feature *f, int64_t pixel)
+{
+    const int64_t lanes = f->wide->tile_channels;
+    return (struct place){pixel * lanes, 0, lanes, (f->walk_pixels - 1) * lanes};
+}
+
+static int64_t take_place(struct place *place)
+{
+    const int64_t at = place->at++;
+    if (++place->lane == place->lanes) {
+        place->lane = 0;
+        place->at += place->next;
+    }
+    return at;
+}
+
 /* Z by steps becomes Z in W's order. */
 static void order_naturally(const struct dc_feature *f, const struct walk *w)
 {
-    const int64_t lanes = f->wide->tile_channels, all = w->images * w->pixels;
+    const int64_t all = w->images * w->pixels;
     if (w->b.count != LANES) {
         memset(w->z, 0, (size_t)f->walk_floats * sizeof(float));
     }
     for (int64_t pixel = 0; pixel < all; pixel++) {
-        for (int64_t i = 0, k = 0; i < w->b.count; i++) {
+        struct place place = first_place(f, pixel);
+        for (int64_t i = 0; i < w->b.count; i++) {
             const float *from = w->steps + pixel * LANES + i;
-            for (int64_t q = 0; q < f->steps; q++, k++) {
-                w->z[(k / lanes * f->walk_pixels + pixel) * lanes + k % lanes] = from[q * f->walk_pixels * LANES];
+            for (int64_t q = 0; q < f->steps; q++) {
+                w->z[take_place(&place)] = from[q * f->walk_pixels * LANES];
             }
         }
     }
@@ -824,15 +1028,16 @@ static void order_naturally(const struct dc_feature *f, const struct walk *w)
 /* The gradient of Z in W's order becomes one by steps. */
 static void order_by_steps(const struct dc_feature *f, const struct walk *w)
 {
-    const int64_t lanes = f->wide->tile_channels, all = w->images * w->pixels;
+    const int64_t all = w->images * w->pixels;
     if (w->b.count != LANES) {
         memset(w->steps, 0, (size_t)(f->steps * f->walk_pixels * LANES) * sizeof(float));
     }
     for (int64_t pixel = 0; pixel < all; pixel++) {
-        for (int64_t i = 0, k = 0; i < w->b.count; i++) {
+        struct place place = first_place(f, pixel);
+        for (int64_t i = 0; i < w->b.count; i++) {
             float *to = w->steps + pixel * LANES + i;
-            for (int64_t q = 0; q < f->steps; q++, k++) {
-                to[q * f->walk_pixels * LANES] = w->grad_z[(k / lanes * f->walk_pixels + pixel) * lanes + k % lanes];
+            for (int64_t q = 0; q < f->steps; q++) {
+                to[q * f->walk_pixels * LANES] = w->grad_z[take_place(&place)];
             }
         }
     }
