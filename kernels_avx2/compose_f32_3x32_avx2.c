@@ -92,6 +92,7 @@ static __attribute__((noinline)) void nines_out(const float *src, float *dst, pt
 }
 
 #include "body_compose.h"
+#include "body_compose_gradient.h"
 
 COMPOSE_TILES_3(1)
 COMPOSE_TILES_3(2)
@@ -105,6 +106,11 @@ static void compose(const struct dc_compose_args *args)
     run_compose(args, tiles);
 }
 
+static void compose_gradient(const struct dc_compose_gradient_args *args)
+{
+    run_compose_gradient(args, tiles);
+}
+
 const struct dc_kernel dck_compose_f32_3x32_avx2 = {
     .name = "compose_f32_3x32@avx2",
     .revision = 1,
@@ -115,4 +121,5 @@ const struct dc_kernel dck_compose_f32_3x32_avx2 = {
     .vector = V_LENGTH,
     .error_amplification = 1.0f,
     .compose = compose,
+    .compose_gradient = compose_gradient,
 };

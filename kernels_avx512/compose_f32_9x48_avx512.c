@@ -200,6 +200,7 @@ static __attribute__((noinline)) void compose_nines(const float *d, const float 
 }
 
 #include "body_compose.h"
+#include "body_compose_gradient.h"
 
 COMPOSE_TILES_9(1)
 COMPOSE_TILES_9(2)
@@ -212,6 +213,11 @@ static void compose(const struct dc_compose_args *args)
     run_compose(args, tiles);
 }
 
+static void compose_gradient(const struct dc_compose_gradient_args *args)
+{
+    run_compose_gradient(args, tiles);
+}
+
 const struct dc_kernel dck_compose_f32_9x48_avx512 = {
     .name = "compose_f32_9x48@avx512",
     .revision = 1,
@@ -222,4 +228,5 @@ const struct dc_kernel dck_compose_f32_9x48_avx512 = {
     .vector = V_LENGTH,
     .error_amplification = 1.0f,
     .compose = compose,
+    .compose_gradient = compose_gradient,
 };

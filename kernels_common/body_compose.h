@@ -196,12 +196,12 @@ static inline void run_compose(const struct dc_compose_args *args, compose_fn *c
             prepare_taps(args, channels, 0, 9, taps + b * block_floats);
         }
         /* Some rows at a time of each block: many where they are near, few where the rows of neighbouring blocks, which follow each other, come from far. */
-        const ptrdiff_t step = args->row_step * 9, rows = args->fetch != 0 ? 4 : 16;
-        for (ptrdiff_t first = 0; first < args->steps; first += rows) {
-            const ptrdiff_t count = args->steps - first < rows ? args->steps - first : rows;
+        const ptrdiff_t step = args->row_step * 9, pass = args->fetch != 0 ? 4 : 16;
+        for (ptrdiff_t first = 0; first < args->steps; first += pass) {
+            const ptrdiff_t count = args->steps - first < pass ? args->steps - first : pass;
             for (ptrdiff_t b = 0; b < args->blocks; b++) {
                 compose_nines(taps + b * block_floats, blocks[b].w + first * step, step, blocks[b].weight + first * step, step, count,
-                              args->fetch != 0 ? rows * step : 0);
+                              args->fetch != 0 ? pass * step : 0);
             }
         }
         return;

@@ -175,6 +175,29 @@ struct dc_compose_args {
     float *scratch;  /* 64-byte aligned: vector * (blocks * panel * d_mul + tile_channels / vector * (d_mul + panel)) floats */
 };
 
+/* Rows whose products a composing kernel sums before it adds them to those of the rows before. */
+#define DC_COMPOSE_CHUNK 32
+
+/*
+ * The gradient of D, for DC_OP_COMPOSE: with rows and lanes as in dc_compose_args, for one block of channels, grad_d[channels[l]][m][s] becomes the sum over
+ * t in [0, steps) of w[r][s] * g[r][m], g being the gradient of the composed rows. Sums of DC_COMPOSE_CHUNK rows in order, added in order.
+ */
+struct dc_compose_gradient_args {
+    const float *w, *g;
+    float *grad_d;
+    const ptrdiff_t *rows, *channels; /* [vector] */
+    ptrdiff_t row_step, steps;        /* steps >= 1 */
+    ptrdiff_t taps, d_mul;
+    float *scratch; /* 64-byte aligned: see dc_compose_gradient_floats() */
+};
+
+/* Floats of scratch that a kernel with tiles of so many taps and rows of `vector` lanes needs. */
+static inline ptrdiff_t dc_compose_gradient_floats(ptrdiff_t taps, ptrdiff_t d_mul, ptrdiff_t tile_taps, ptrdiff_t tile_rows, ptrdiff_t vector)
+{
+    const ptrdiff_t columns = (d_mul + tile_taps - 1) / tile_taps * tile_taps + (taps + tile_rows - 1) / tile_rows * tile_rows;
+    return vector * (2 * taps * d_mul + (taps > d_mul ? taps : d_mul) + DC_COMPOSE_CHUNK * columns);
+}
+
 /* The whole problem, for DC_OP_REFERENCE: strides of logical axes; blocked layouts through block_channels as above. */
 struct dc_tensor_map {
     ptrdiff_t image, block_channels, block, channel, row, pixel;
@@ -205,8 +228,9 @@ struct dc_kernel {
     void (*planes)(const struct dc_planes_args *args);       /* DC_OP_PLANES only, and so */
     void (*gather)(const struct dc_gather_args *args);       /* this one; then run, load and store are NULL */
     void (*reference)(const struct dc_reference_args *args); /* DC_OP_REFERENCE only, then all others are NULL */
-    void (*compose)(
-        const struct dc_compose_args *args); /* DC_OP_COMPOSE only, then all others are NULL; its tile: taps x rows of a vector of lanes */
+    void (*compose)(const struct dc_compose_args *args);     /* DC_OP_COMPOSE only, and so */
+    void (*compose_gradient)(
+        const struct dc_compose_gradient_args *args); /* this one; then all others are NULL; its tile: taps x rows of a vector of lanes */
 };
 
 #endif

@@ -47,6 +47,7 @@ static inline void nines_out(const float *src, float *dst, ptrdiff_t dst_step, p
 }
 
 #include "body_compose.h"
+#include "body_compose_gradient.h"
 
 COMPOSE_TILES_9(1)
 COMPOSE_TILES_9(2)
@@ -56,6 +57,11 @@ static compose_fn *const tiles[TILE_ROWS][TILE_TAPS] = {{COMPOSE_NAMES_9(1)}, {C
 static void compose(const struct dc_compose_args *args)
 {
     run_compose(args, tiles);
+}
+
+static void compose_gradient(const struct dc_compose_gradient_args *args)
+{
+    run_compose_gradient(args, tiles);
 }
 
 const struct dc_kernel dck_compose_f32_9x8_neon = {
@@ -68,4 +74,5 @@ const struct dc_kernel dck_compose_f32_9x8_neon = {
     .vector = V_LENGTH,
     .error_amplification = 1.0f,
     .compose = compose,
+    .compose_gradient = compose_gradient,
 };

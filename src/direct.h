@@ -54,6 +54,9 @@ int64_t dc_direct_ranges(int64_t size, int64_t pad, int64_t stride, int64_t dila
 
 doconv_status dc_direct_prepare(doconv_plan *plan);
 void dc_direct_pack(const doconv_plan *plan, const struct dc_weight_view *weight, const float *bias, float *packed);
+/* Blocks [first, first + count) of output channels alone, of all groups' blocks. Their bias counts as theirs. */
+void dc_direct_pack_blocks(const doconv_plan *plan, const struct dc_weight_view *weight, const float *bias, float *packed, int64_t first,
+                           int64_t count);
 void dc_direct_execute(const doconv_plan *plan, const float *packed, const float *src, const float *residual, float *dst, char *workspace);
 
 #endif

@@ -277,7 +277,7 @@ struct pack_job {
     const doconv_plan *plan;
     const struct dc_weight_view *weight;
     float *packed;
-    int64_t units; /* (group, output block, 16 input channels) */
+    int64_t first, units; /* (group, output block, 16 input channels): which, and how many */
     int tasks;
 };
 
@@ -353,7 +353,7 @@ static void pack_task(void *arg, int index)
     const struct dc_weight_view *w = job->weight;
     const int64_t nr = s->tile_channels, taps = s->taps, parts = divide_up(s->cin, DC_CHANNEL_BLOCK);
     for (int64_t unit = job->units * index / job->tasks; unit < job->units * (index + 1) / job->tasks; unit++) {
-        const int64_t part = unit % parts, block = unit / parts, group = block / s->out_blocks, first = block % s->out_blocks * nr;
+        const int64_t part = unit % parts, block = job->first + unit / parts, group = block / s->out_blocks, first = block % s->out_blocks * nr;
         const int64_t lanes = least(nr, s->cout - first), start = part * DC_CHANNEL_BLOCK, channels = least(s->cin - start, DC_CHANNEL_BLOCK);
         float *const out = job->packed + s->bias_floats + block * s->block_floats;
         float *const to = out + start * taps * nr, *const end = part == parts - 1 ? out + s->block_floats : to + channels * taps * nr;
@@ -364,15 +364,25 @@ static void pack_task(void *arg, int index)
     }
 }
 
-void dc_direct_pack(const doconv_plan *plan, const struct dc_weight_view *weight, const float *bias, float *packed)
+void dc_direct_pack_blocks(const doconv_plan *plan, const struct dc_weight_view *weight, const float *bias, float *packed, int64_t first,
+                           int64_t count)
 {
     const struct dc_direct_state *s = plan->state;
-    struct pack_job job = {plan, weight, packed, s->groups * s->out_blocks * divide_up(s->cin, DC_CHANNEL_BLOCK), 1};
-    memset(packed, 0, (size_t)s->bias_floats * sizeof *packed);
-    for (int64_t block = 0; block < s->groups * s->out_blocks && bias != NULL; block++) {
-        const int64_t group = block / s->out_blocks, first = block % s->out_blocks * s->tile_channels;
-        memcpy(packed + block * s->tile_channels, bias + group * s->cout + first, (size_t)least(s->tile_channels, s->cout - first) * sizeof *packed);
+    struct pack_job job = {plan, weight, packed, first, count * divide_up(s->cin, DC_CHANNEL_BLOCK), 1};
+    for (int64_t block = first; block < first + count; block++) {
+        const int64_t group = block / s->out_blocks, channel = block % s->out_blocks * s->tile_channels;
+        float *to = packed + block * s->tile_channels;
+        memset(to, 0, (size_t)s->tile_channels * sizeof *to);
+        if (bias != NULL) {
+            memcpy(to, bias + group * s->cout + channel, (size_t)least(s->tile_channels, s->cout - channel) * sizeof *to);
+        }
     }
     job.tasks = (int)least(plan->ctx->threads, job.units);
     dc_parallel(plan->ctx, job.tasks, pack_task, &job);
+}
+
+void dc_direct_pack(const doconv_plan *plan, const struct dc_weight_view *weight, const float *bias, float *packed)
+{
+    const struct dc_direct_state *s = plan->state;
+    dc_direct_pack_blocks(plan, weight, bias, packed, 0, s->groups * s->out_blocks);
 }

@@ -1,42 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Packing weights and running a plan: argument checks, then the solver. */
+/* Running a plan: argument checks, then the solver. */
 #include "core.h"
-
-doconv_status doconv_weights_create(const doconv_plan *plan, const float *weight, const float *bias, doconv_weights **weights)
-{
-    if (weights != NULL) {
-        *weights = NULL;
-    }
-    if (plan == NULL || weights == NULL) {
-        return plan == NULL ? DOCONV_INVALID_ARGUMENT : dc_fail(plan->ctx, DOCONV_INVALID_ARGUMENT, "weights: NULL");
-    }
-    if (weight == NULL || (bias == NULL) == (plan->problem.desc.has_bias != 0)) {
-        return dc_fail(plan->ctx, DOCONV_INVALID_ARGUMENT, "%s",
-                       weight == NULL ? "weight: NULL"
-                       : bias == NULL ? "bias: NULL, but the descriptor has one"
-                                      : "bias: given, but the descriptor has none");
-    }
-    doconv_weights *result = dc_alloc(plan->ctx, sizeof *result);
-    float *data = dc_alloc(plan->ctx, plan->candidate.packed_size);
-    if (result == NULL || data == NULL) {
-        dc_free(plan->ctx, result);
-        dc_free(plan->ctx, data);
-        return dc_fail(plan->ctx, DOCONV_OUT_OF_MEMORY, "weights: no memory for %zu bytes", plan->candidate.packed_size);
-    }
-    *result = (doconv_weights){.ctx = plan->ctx, .packed_layout = plan->packed_layout, .data = data};
-    const struct dc_weight_view view = dc_weight_view(&plan->problem, weight);
-    plan->solver->pack(plan, &view, bias, data);
-    *weights = result;
-    return DOCONV_OK;
-}
-
-void doconv_weights_destroy(doconv_weights *weights)
-{
-    if (weights != NULL) {
-        dc_free(weights->ctx, weights->data);
-        dc_free(weights->ctx, weights);
-    }
-}
 
 doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weights, const float *src, const float *residual, float *dst,
                              void *workspace, size_t workspace_size)

@@ -196,13 +196,6 @@ static void choose(const doconv_context *ctx, struct job *job)
     }
 }
 
-size_t dc_fold_workspace_size(const doconv_context *ctx, const doconv_fold_desc *desc)
-{
-    struct job job = {.desc = desc};
-    choose(ctx, &job);
-    return (size_t)job.tasks * job.scratch_floats * sizeof(float);
-}
-
 void dc_fold_run(const doconv_context *ctx, const doconv_fold_desc *desc, const float *w, const float *d, float *weight, char *workspace)
 {
     struct job job = {.desc = desc, .w = w, .d = d, .weight = weight};
@@ -217,11 +210,15 @@ struct gradient_job {
     const doconv_fold_desc *desc;
     const float *w, *d, *grad_weight;
     float *grad_w, *grad_d;
+    float *turned; /* D's channels with taps and d_mul exchanged, the identity added */
     int tasks;
+    const struct dc_kernel *kernel;
+    float *scratch;
+    ptrdiff_t scratch_floats; /* a task's */
 };
 
 /* A task has whole channels of D: all that meets them is summed there, in order of the outputs. */
-static void gradient_task(void *arg, int index)
+static void gradient_portably(void *arg, int index)
 {
     const struct gradient_job *job = arg;
     const doconv_fold_desc *desc = job->desc;
@@ -252,12 +249,118 @@ static void gradient_task(void *arg, int index)
     }
 }
 
+static void turn_task(void *arg, int index)
+{
+    const struct gradient_job *job = arg;
+    const doconv_fold_desc *desc = job->desc;
+    const int64_t taps = desc->kh * desc->kw, d_mul = desc->d_mul, repeated = desc->add_identity ? d_mul / taps * taps : 0;
+    for (int64_t channel = desc->cin * index / job->tasks; channel < desc->cin * (index + 1) / job->tasks; channel++) {
+        const float *from = job->d + channel * taps * d_mul;
+        float *to = job->turned + channel * taps * d_mul;
+        for (int64_t s = 0; s < d_mul; s++) {
+            for (int64_t m = 0; m < taps; m++) {
+                to[s * taps + m] = from[m * d_mul + s] + (s < repeated && s % taps == m ? 1.0f : 0.0f);
+            }
+        }
+    }
+}
+
+/* Gradients of D: a task has whole vectors of channels. */
+static void grad_d_task(void *arg, int index)
+{
+    const struct gradient_job *job = arg;
+    const doconv_fold_desc *desc = job->desc;
+    const int64_t vector = job->kernel->vector, blocks = divide_up(desc->cin, vector);
+    for (int64_t block = blocks * index / job->tasks; block < blocks * (index + 1) / job->tasks; block++) {
+        ptrdiff_t rows[DC_CHANNEL_BLOCK], channels[DC_CHANNEL_BLOCK];
+        for (int64_t lane = 0; lane < vector; lane++) {
+            channels[lane] = block * vector + lane < desc->cin ? block * vector + lane : block * vector;
+            rows[lane] = rows_of(desc, channels[lane]).first;
+        }
+        const struct dc_compose_gradient_args args = {
+            .w = job->w,
+            .g = job->grad_weight,
+            .grad_d = job->grad_d,
+            .rows = rows,
+            .channels = channels,
+            .row_step = rows_of(desc, 0).step,
+            .steps = desc->cout / desc->groups,
+            .taps = desc->kh * desc->kw,
+            .d_mul = desc->d_mul,
+            .scratch = job->scratch + index * job->scratch_floats,
+        };
+        job->kernel->compose_gradient(&args);
+    }
+}
+
+/* That of W folds grad_weight as if it were W, by D with taps and d_mul exchanged: a fold whose result has d_mul taps. */
+static doconv_fold_desc turned(const doconv_fold_desc *desc)
+{
+    doconv_fold_desc other = *desc;
+    other.kh = desc->d_mul;
+    other.kw = 1;
+    other.d_mul = desc->kh * desc->kw;
+    other.add_identity = 0;
+    return other;
+}
+
+static struct gradient_job plan_gradient(const doconv_context *ctx, const doconv_fold_desc *desc)
+{
+    struct job fold = {.desc = desc};
+    choose(ctx, &fold);
+    struct gradient_job job = {.desc = desc, .kernel = fold.kernel, .tasks = (int)least(ctx->threads, desc->cin)};
+    if (job.kernel != NULL) {
+        job.tasks = (int)least(ctx->threads, divide_up(desc->cin, job.kernel->vector));
+        job.scratch_floats = divide_up(dc_compose_gradient_floats(desc->kh * desc->kw, desc->d_mul, job.kernel->tile_pixels,
+                                                                  job.kernel->tile_channels / job.kernel->vector, job.kernel->vector),
+                                       16) *
+                             16;
+    }
+    return job;
+}
+
+static int64_t turned_floats(const doconv_fold_desc *desc)
+{
+    return divide_up(desc->cin * desc->kh * desc->kw * desc->d_mul, 16) * 16;
+}
+
+size_t dc_fold_workspace_size(const doconv_context *ctx, const doconv_fold_desc *desc)
+{
+    struct job fold = {.desc = desc};
+    choose(ctx, &fold);
+    const struct gradient_job gradient = plan_gradient(ctx, desc);
+    if (gradient.kernel == NULL) {
+        return 0;
+    }
+    const doconv_fold_desc other = turned(desc);
+    struct job back = {.desc = &other};
+    choose(ctx, &back);
+    /* Of as many tasks as there may be: parts of the layer, with fewer outputs, are cut otherwise. */
+    const size_t threads = (size_t)ctx->threads, forward = threads * fold.scratch_floats;
+    const size_t through = (size_t)turned_floats(desc) + threads * back.scratch_floats;
+    const size_t grad_d = (size_t)gradient.tasks * (size_t)gradient.scratch_floats, most = forward > through ? forward : through;
+    return (most > grad_d ? most : grad_d) * sizeof(float);
+}
+
 void dc_fold_gradient_run(const doconv_context *ctx, const doconv_fold_desc *desc, const float *w, const float *d, const float *grad_weight,
                           float *grad_w, float *grad_d, char *workspace)
 {
-    struct gradient_job job = {desc, w, d, grad_weight, grad_w, grad_d, (int)least(ctx->threads, desc->cin)};
-    (void)workspace;
-    dc_parallel(ctx, job.tasks, gradient_task, &job);
+    struct gradient_job job = plan_gradient(ctx, desc);
+    job.w = w, job.d = d, job.grad_weight = grad_weight, job.grad_w = grad_w, job.grad_d = grad_d;
+    if (job.kernel == NULL) {
+        dc_parallel(ctx, job.tasks, gradient_portably, &job);
+        return;
+    }
+    if (grad_w != NULL) {
+        const doconv_fold_desc other = turned(desc);
+        job.turned = (float *)workspace;
+        dc_parallel(ctx, job.tasks, turn_task, &job);
+        dc_fold_run(ctx, &other, grad_weight, job.turned, grad_w, (char *)(job.turned + turned_floats(desc)));
+    }
+    if (grad_d != NULL) {
+        job.scratch = (float *)workspace;
+        dc_parallel(ctx, job.tasks, grad_d_task, &job);
+    }
 }
 
 doconv_status doconv_fold(doconv_context *context, const doconv_fold_desc *desc, const float *w, const float *d, float *weight)

@@ -512,6 +512,143 @@ static void test_arguments(void **state)
     doconv_context_destroy(context);
 }
 
+/* The same convolution, bit for bit, as by a weight that is folded first; and shapes that are not the plan's. */
+static void test_weights(void **state)
+{
+    static const struct {
+        const char *problem;
+        int64_t d_mul;
+        doconv_mapping mapping;
+    } layers[] = {{"mb1_ic40ih9oc70kh3ph1:src=nhwc,dst=nhwc,bias", 9, DOCONV_MAPPING_PAPER},
+                  {"mb1_ic3ih11oc20kh5ph2sh2:src=nchw,dst=nChw16c", 27, DOCONV_MAPPING_PYTORCH},
+                  {"g4_mb1_ic32ih7oc64kh3ph1:src=nhwc,dst=nhwc", 12, DOCONV_MAPPING_TENSORFLOW},
+                  {"g24_mb1_ic24ih8oc24kh3ph1:src=nchw,dst=nchw,bias", 9, DOCONV_MAPPING_PYTORCH},
+                  {"mb1_ic16ih6oc24kh1:src=nchw,dst=nchw", 3, DOCONV_MAPPING_PAPER}};
+    const doconv_isa cap = (doconv_isa)(intptr_t)*state;
+    for (size_t i = 0; i < sizeof layers / sizeof layers[0]; i++) {
+        for (int threads = 1; threads <= 5; threads += 4) {
+            struct task_order order = {.kind = TASKS_SHUFFLED, .seed = i};
+            doconv_context *context = open_with(cap, threads, &order);
+            const doconv_conv_desc conv = problem(layers[i].problem);
+            doconv_fold_desc desc = {.size = sizeof desc,
+                                     .cout = conv.cout,
+                                     .cin = conv.cin,
+                                     .kh = conv.kh,
+                                     .kw = conv.kw,
+                                     .groups = conv.groups,
+                                     .d_mul = layers[i].d_mul,
+                                     .mapping = layers[i].mapping,
+                                     .add_identity = 1};
+            struct rng rng = rng_from(harness_seed(), layers[i].problem);
+            struct tensors_of_fold t = allocate(&desc, (struct memory){BUFFER_GUARD_AFTER, 4});
+            fill(&rng, t.w.data, t.w.bytes / sizeof(float), false);
+            fill(&rng, t.d.data, t.d.bytes / sizeof(float), false);
+            expect_ok(doconv_fold(context, &desc, t.w.data, t.d.data, t.weight.data));
+            struct tensors tensors = tensors_for(&conv);
+            doconv_plan *plan = NULL;
+            expect_ok(doconv_plan_create(context, &conv, NULL, &plan));
+            void *workspace = malloc(doconv_plan_workspace_size(plan) + 1), *expected = malloc(tensors.dst_bytes);
+            doconv_weights *weights = NULL;
+            expect_ok(doconv_weights_create(plan, t.weight.data, tensors.bias, &weights));
+            expect_ok(doconv_execute(plan, weights, tensors.src, NULL, tensors.dst, workspace, doconv_plan_workspace_size(plan)));
+            memcpy(expected, tensors.dst, tensors.dst_bytes);
+            doconv_weights_destroy(weights);
+            memset(tensors.dst, 0xff, tensors.dst_bytes);
+            expect_ok(doconv_weights_fold(plan, &desc, t.w.data, t.d.data, tensors.bias, &weights));
+            expect_ok(doconv_execute(plan, weights, tensors.src, NULL, tensors.dst, workspace, doconv_plan_workspace_size(plan)));
+            assert_memory_equal(tensors.dst, expected, tensors.dst_bytes);
+            doconv_weights_destroy(weights);
+            desc.cout *= 2;
+            expect_status(doconv_weights_fold(plan, &desc, t.w.data, t.d.data, tensors.bias, &weights), DOCONV_MISMATCH);
+            expect_error(context, "cout", NULL);
+            assert_null(weights);
+            desc.cout /= 2;
+            expect_status(doconv_weights_fold(plan, &desc, NULL, t.d.data, tensors.bias, &weights), DOCONV_INVALID_ARGUMENT);
+            expect_status(doconv_weights_fold(plan, &desc, t.w.data, NULL, tensors.bias, &weights), DOCONV_INVALID_ARGUMENT);
+            expect_status(doconv_weights_fold(NULL, &desc, t.w.data, t.d.data, tensors.bias, &weights), DOCONV_INVALID_ARGUMENT);
+            free(workspace);
+            free(expected);
+            free_tensors(&tensors);
+            doconv_plan_destroy(plan);
+            release(&t);
+            doconv_context_destroy(context);
+        }
+    }
+}
+
+/* The gradient: against sums in double, and the same bits for any number of threads. */
+static void check_gradient(doconv_isa cap, const doconv_fold_desc *desc, struct rng *rng)
+{
+    const struct sizes n = sizes_of(desc);
+    struct tensors_of_fold t = allocate(desc, (struct memory){BUFFER_GUARD_AFTER, 4});
+    fill(rng, t.w.data, n.w, true);
+    fill(rng, t.d.data, n.d, true);
+    fill(rng, t.weight.data, n.weight, true);
+    const float *w = t.w.data, *d = t.d.data, *g = t.weight.data;
+    double *grad_w = calloc(n.w, sizeof *grad_w), *grad_d = calloc(n.d, sizeof *grad_d);
+    assert_true(grad_w != NULL && grad_d != NULL);
+    for (int64_t row = 0; row < desc->cout * n.cig; row++) {
+        const int64_t channel = oracle_channel(desc, row / n.cig, row % n.cig);
+        for (int64_t m = 0; m < n.taps; m++) {
+            for (int64_t s = 0; s < desc->d_mul; s++) {
+                const int64_t at = (channel * n.taps + m) * desc->d_mul + s;
+                grad_w[row * desc->d_mul + s] += ((double)d[at] + identity_at(desc, m, s)) * (double)g[row * n.taps + m];
+                grad_d[at] += (double)w[row * desc->d_mul + s] * (double)g[row * n.taps + m];
+            }
+        }
+    }
+    for (int threads = 1; threads <= 5; threads += 2) {
+        struct task_order order = {.kind = TASKS_SHUFFLED, .seed = (uint64_t)threads};
+        doconv_context *context = open_with(cap, threads, &order);
+        struct buffer out_w, out_d;
+        buffer_create(&out_w, n.w * sizeof(float), threads == 1 ? BUFFER_GUARD_BEFORE : BUFFER_GUARD_AFTER, 4);
+        buffer_create(&out_d, n.d * sizeof(float), threads == 1 ? BUFFER_GUARD_BEFORE : BUFFER_GUARD_AFTER, 4);
+        expect_ok(doconv_fold_gradient(context, desc, w, d, g, threads == 3 ? NULL : out_w.data, threads == 5 ? NULL : out_d.data));
+        char text[160];
+        describe(desc, text, sizeof text);
+        for (size_t i = 0; i < n.w && threads != 3; i++) {
+            if ((double)((float *)out_w.data)[i] != grad_w[i]) {
+                fail_msg("%s, %d threads: grad_w[%zu] is %g, expected %g", text, threads, i, (double)((float *)out_w.data)[i], grad_w[i]);
+            }
+        }
+        for (size_t i = 0; i < n.d && threads != 5; i++) {
+            if ((double)((float *)out_d.data)[i] != grad_d[i]) {
+                fail_msg("%s, %d threads: grad_d[%zu] is %g, expected %g", text, threads, i, (double)((float *)out_d.data)[i], grad_d[i]);
+            }
+        }
+        buffer_destroy(&out_w);
+        buffer_destroy(&out_d);
+        doconv_context_destroy(context);
+    }
+    free(grad_w);
+    free(grad_d);
+    release(&t);
+}
+
+static void test_gradient(void **state)
+{
+    static const int64_t shapes[][6] = {{32, 48, 3, 3, 1, 9}, {70, 33, 3, 3, 1, 9}, {5, 3, 7, 7, 1, 49},   {40, 20, 3, 3, 1, 12},
+                                        {24, 16, 5, 1, 1, 3}, {64, 64, 3, 3, 4, 9}, {48, 24, 3, 3, 24, 9}, {36, 12, 3, 3, 3, 18},
+                                        {1, 1, 2, 2, 1, 1},   {33, 17, 1, 1, 1, 5}};
+    const doconv_isa cap = (doconv_isa)(intptr_t)*state;
+    struct rng rng = rng_from(harness_seed(), "gradient");
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
+        const int64_t *s = shapes[i];
+        for (int mapping = 0; mapping <= (s[4] > 1 ? DOCONV_MAPPING_TENSORFLOW : 0); mapping++) {
+            const doconv_fold_desc desc = {.size = sizeof desc,
+                                           .cout = s[0],
+                                           .cin = s[1],
+                                           .kh = s[2],
+                                           .kw = s[3],
+                                           .groups = s[4],
+                                           .d_mul = s[5],
+                                           .mapping = (doconv_mapping)mapping,
+                                           .add_identity = (int)(i % 2)};
+            check_gradient(cap, &desc, &rng);
+        }
+    }
+}
+
 int main(void)
 {
     static const struct {
@@ -519,7 +656,8 @@ int main(void)
         CMUnitTestFunction function;
     } each_cap[] = {{"shapes", test_shapes},       {"grid", test_grid},       {"large", test_large},
                     {"threads", test_threads},     {"special", test_special}, {"memory", test_context_memory},
-                    {"no_memory", test_no_memory}, {"no_d", test_no_d}};
+                    {"no_memory", test_no_memory}, {"no_d", test_no_d},       {"gradient", test_gradient},
+                    {"weights", test_weights}};
     enum { EACH = sizeof each_cap / sizeof each_cap[0] };
     static struct CMUnitTest tests[CAPS * EACH + 1];
     static char names[CAPS * EACH][32];

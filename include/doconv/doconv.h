@@ -371,12 +371,20 @@ DOCONV_API doconv_status doconv_fold(doconv_context *context, const doconv_fold_
 /**
  * Hands the gradient of a loss back through doconv_fold(): from grad_weight, its gradient by weight (Cout x Cin/groups x KH x KW), to those by W and D,
  *   grad_w[o][i][s] = sum over m of (D + I)[channel(o, i)][m][s] * grad_weight[o][i][m]
- *   grad_d[channel][m][s] = sum over the (o, i) that meet it, in order, of W[o][i][s] * grad_weight[o][i][m]
+ *   grad_d[channel][m][s] = sum over the (o, i) that meet it of W[o][i][s] * grad_weight[o][i][m]
  * I only if desc->add_identity. Shapes and errors are doconv_fold()'s; a layer without D (d NULL) has no grad_d, and grad_w is grad_weight. grad_w, grad_d:
  * NULL where not wanted; they overlap nothing else. The result does not depend on threads.
  */
 DOCONV_API doconv_status doconv_fold_gradient(doconv_context *context, const doconv_fold_desc *desc, const float *w, const float *d,
                                               const float *grad_weight, float *grad_w, float *grad_d);
+
+/**
+ * doconv_fold() straight into the packed weights of a plan, whose convolution desc's shape must be (MISMATCH otherwise): the same bits as doconv_weights_create()
+ * makes of the folded weight, which is never whole in memory where one block of output channels after the other will do. bias as for
+ * doconv_weights_create(), other errors as for doconv_fold(). The caller owns the result: doconv_weights_destroy().
+ */
+DOCONV_API doconv_status doconv_weights_fold(const doconv_plan *plan, const doconv_fold_desc *desc, const float *w, const float *d, const float *bias,
+                                             doconv_weights **weights);
 
 /** A layer of a checkpoint as it is folded. */
 typedef struct doconv_folded_layer {

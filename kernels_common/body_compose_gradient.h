@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The gradient of D through folding: grad_d[channel][m][s] = sum over rows that meet the channel of w[row][s] * g[row][m]. Lanes are channels as in
+ * body_compose.h, which the including file has included, and its tiles do the work with rows as their reduction: columns of W for taps, columns of g for rows.
+ */
+#ifndef DOCONV_BODY_COMPOSE_GRADIENT_H
+#define DOCONV_BODY_COMPOSE_GRADIENT_H
+
+#include "body_compose.h"
+
+/* Columns of a row of each lane, transposed, into tiles of `most` columns or fewer: tile i at to + i * tile_floats, [row][column of the tile][lane]. */
+static inline void columns_in(const float *base, const ptrdiff_t *lanes, int nines, ptrdiff_t columns, ptrdiff_t most, ptrdiff_t row, float *line,
+                              float *to, ptrdiff_t tile_floats)
+{
+    if (nines) {
+        nines_in(base, 0, 1, line);
+    } else {
+        rows_in(base, lanes, columns, line, V_LENGTH);
+    }
+    const ptrdiff_t tiles = (columns + most - 1) / most, least = columns / tiles, larger = columns % tiles;
+    for (ptrdiff_t i = 0, j = 0; i < tiles; i++, to += tile_floats) {
+        const ptrdiff_t size = least + (i < larger);
+        float *at = to + row * size * V_LENGTH;
+        for (ptrdiff_t c = 0; c < size; c++, j++) {
+            v_store(at + c * V_LENGTH, v_load(line + j * V_LENGTH));
+        }
+    }
+}
+
+/* A row's floats of all lanes, which may lie outside of the tensor: rows are far apart, which is too much for hardware to follow. */
+static inline void fetch_row(const float *row, ptrdiff_t floats)
+{
+    for (uintptr_t at = (uintptr_t)row, end = at + (uintptr_t)floats * sizeof(float); at < end; at += 64) {
+        __builtin_prefetch((const void *)at, 0, 3);
+    }
+}
+
+/* Rows ahead of the one that is transposed. */
+#define ROWS_AHEAD 8
+
+static inline void add_vectors(float *to, const float *from, ptrdiff_t count)
+{
+    for (ptrdiff_t i = 0; i < count * V_LENGTH; i += V_LENGTH) {
+        v_store(to + i, v_add(v_load(to + i), v_load(from + i)));
+    }
+}
+
+static inline void run_compose_gradient(const struct dc_compose_gradient_args *args, compose_fn *const table[TILE_ROWS][TILE_TAPS])
+{
+    const ptrdiff_t taps = args->taps, d_mul = args->d_mul, longest = taps > d_mul ? taps : d_mul;
+    const ptrdiff_t s_tiles = (d_mul + TILE_TAPS - 1) / TILE_TAPS, s_least = d_mul / s_tiles, s_larger = d_mul % s_tiles;
+    const ptrdiff_t m_tiles = (taps + TILE_ROWS - 1) / TILE_ROWS, m_least = taps / m_tiles, m_larger = taps % m_tiles;
+    const ptrdiff_t w_floats = DC_COMPOSE_CHUNK * TILE_TAPS * V_LENGTH, g_floats = DC_COMPOSE_CHUNK * TILE_ROWS * V_LENGTH;
+    float *const total = args->scratch, *const sums = total + taps * d_mul * V_LENGTH, *const line = sums + taps * d_mul * V_LENGTH;
+    float *const w_tiles = line + longest * V_LENGTH, *const g_tiles = w_tiles + s_tiles * w_floats;
+    ptrdiff_t w_lanes[V_LENGTH], g_lanes[V_LENGTH], d_lanes[V_LENGTH];
+    int consecutive = 1;
+    for (int i = 0; i < V_LENGTH; i++) {
+        const ptrdiff_t row = args->rows[i] - args->rows[0];
+        w_lanes[i] = row * d_mul;
+        g_lanes[i] = row * taps;
+        d_lanes[i] = args->channels[i] * taps * d_mul;
+        consecutive = consecutive && row == i;
+    }
+    const int w_nines = NINES && consecutive && d_mul == 9, g_nines = NINES && consecutive && taps == 9;
+    for (ptrdiff_t first = 0; first < args->steps; first += DC_COMPOSE_CHUNK) {
+        const ptrdiff_t count = args->steps - first < DC_COMPOSE_CHUNK ? args->steps - first : DC_COMPOSE_CHUNK;
+        for (ptrdiff_t r = 0; r < count; r++) {
+            const ptrdiff_t row = args->rows[0] + (first + r) * args->row_step, later = row + ROWS_AHEAD * args->row_step;
+            if (consecutive) {
+                fetch_row((const float *)((uintptr_t)args->w + (uintptr_t)(later * d_mul) * sizeof(float)), V_LENGTH * d_mul);
+                fetch_row((const float *)((uintptr_t)args->g + (uintptr_t)(later * taps) * sizeof(float)), V_LENGTH * taps);
+            }
+            columns_in(args->w + row * d_mul, w_lanes, w_nines, d_mul, TILE_TAPS, r, line, w_tiles, w_floats);
+            columns_in(args->g + row * taps, g_lanes, g_nines, taps, TILE_ROWS, r, line, g_tiles, g_floats);
+        }
+        float *const to = first == 0 ? total : sums;
+        for (ptrdiff_t i = 0, m = 0; i < m_tiles; i++) {
+            const ptrdiff_t m_size = m_least + (i < m_larger);
+            for (ptrdiff_t j = 0, s = 0; j < s_tiles; j++) {
+                const ptrdiff_t s_size = s_least + (j < s_larger);
+                table[m_size - 1][s_size - 1](w_tiles + j * w_floats, g_tiles + i * g_floats, count, to + (m * d_mul + s) * V_LENGTH,
+                                              d_mul * V_LENGTH);
+                s += s_size;
+            }
+            m += m_size;
+        }
+        if (first != 0) {
+            add_vectors(total, sums, taps * d_mul);
+        }
+    }
+    for (ptrdiff_t m = 0; m < taps; m++) {
+        rows_out(total + m * d_mul * V_LENGTH, d_mul, args->grad_d + m * d_mul, d_lanes);
+    }
+}
+
+#endif
