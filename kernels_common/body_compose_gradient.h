@@ -36,7 +36,7 @@ static inline void fetch_row(const float *row, ptrdiff_t floats)
 }
 
 /* Rows ahead of the one that is transposed. */
-#define ROWS_AHEAD 8
+#define ROWS_AHEAD 4
 
 static inline void add_vectors(float *to, const float *from, ptrdiff_t count)
 {
@@ -45,52 +45,77 @@ static inline void add_vectors(float *to, const float *from, ptrdiff_t count)
     }
 }
 
+struct gradient_block {
+    ptrdiff_t row;   /* the first lane's */
+    int consecutive; /* the rows of its lanes follow each other */
+    ptrdiff_t w_lanes[V_LENGTH], g_lanes[V_LENGTH], d_lanes[V_LENGTH];
+};
+
+static inline void place_gradient_block(const struct dc_compose_gradient_args *args, ptrdiff_t b, struct gradient_block *block)
+{
+    const ptrdiff_t *rows = args->rows + b * V_LENGTH, *channels = args->channels + b * V_LENGTH;
+    block->row = rows[0];
+    block->consecutive = 1;
+    for (int i = 0; i < V_LENGTH; i++) {
+        block->w_lanes[i] = (rows[i] - rows[0]) * args->d_mul;
+        block->g_lanes[i] = (rows[i] - rows[0]) * args->taps;
+        block->d_lanes[i] = channels[i] * args->taps * args->d_mul;
+        block->consecutive = block->consecutive && rows[i] - rows[0] == i;
+    }
+}
+
 static inline void run_compose_gradient(const struct dc_compose_gradient_args *args, compose_fn *const table[TILE_ROWS][TILE_TAPS])
 {
-    const ptrdiff_t taps = args->taps, d_mul = args->d_mul, longest = taps > d_mul ? taps : d_mul;
+    const ptrdiff_t taps = args->taps, d_mul = args->d_mul, longest = taps > d_mul ? taps : d_mul, all = taps * d_mul * V_LENGTH;
     const ptrdiff_t s_tiles = (d_mul + TILE_TAPS - 1) / TILE_TAPS, s_least = d_mul / s_tiles, s_larger = d_mul % s_tiles;
     const ptrdiff_t m_tiles = (taps + TILE_ROWS - 1) / TILE_ROWS, m_least = taps / m_tiles, m_larger = taps % m_tiles;
     const ptrdiff_t w_floats = DC_COMPOSE_CHUNK * TILE_TAPS * V_LENGTH, g_floats = DC_COMPOSE_CHUNK * TILE_ROWS * V_LENGTH;
-    float *const total = args->scratch, *const sums = total + taps * d_mul * V_LENGTH, *const line = sums + taps * d_mul * V_LENGTH;
-    float *const w_tiles = line + longest * V_LENGTH, *const g_tiles = w_tiles + s_tiles * w_floats;
-    ptrdiff_t w_lanes[V_LENGTH], g_lanes[V_LENGTH], d_lanes[V_LENGTH];
-    int consecutive = 1;
-    for (int i = 0; i < V_LENGTH; i++) {
-        const ptrdiff_t row = args->rows[i] - args->rows[0];
-        w_lanes[i] = row * d_mul;
-        g_lanes[i] = row * taps;
-        d_lanes[i] = args->channels[i] * taps * d_mul;
-        consecutive = consecutive && row == i;
+    const ptrdiff_t tiles_floats = s_tiles * w_floats + m_tiles * g_floats;
+    float *const totals = args->scratch, *const sums = totals + args->blocks * all, *const line = sums + all;
+    float *const tiles = line + longest * V_LENGTH;
+    struct gradient_block blocks[DC_COMPOSE_GRADIENT_BLOCKS];
+    for (ptrdiff_t b = 0; b < args->blocks; b++) {
+        place_gradient_block(args, b, &blocks[b]);
     }
-    const int w_nines = NINES && consecutive && d_mul == 9, g_nines = NINES && consecutive && taps == 9;
     for (ptrdiff_t first = 0; first < args->steps; first += DC_COMPOSE_CHUNK) {
         const ptrdiff_t count = args->steps - first < DC_COMPOSE_CHUNK ? args->steps - first : DC_COMPOSE_CHUNK;
         for (ptrdiff_t r = 0; r < count; r++) {
-            const ptrdiff_t row = args->rows[0] + (first + r) * args->row_step, later = row + ROWS_AHEAD * args->row_step;
-            if (consecutive) {
-                fetch_row((const float *)((uintptr_t)args->w + (uintptr_t)(later * d_mul) * sizeof(float)), V_LENGTH * d_mul);
-                fetch_row((const float *)((uintptr_t)args->g + (uintptr_t)(later * taps) * sizeof(float)), V_LENGTH * taps);
+            for (ptrdiff_t b = 0; b < args->blocks; b++) {
+                const struct gradient_block *block = &blocks[b];
+                const ptrdiff_t row = block->row + (first + r) * args->row_step, later = row + ROWS_AHEAD * args->row_step;
+                float *const w_tiles = tiles + b * tiles_floats, *const g_tiles = w_tiles + s_tiles * w_floats;
+                if (block->consecutive) {
+                    fetch_row((const float *)((uintptr_t)args->w + (uintptr_t)(later * d_mul) * sizeof(float)), V_LENGTH * d_mul);
+                    fetch_row((const float *)((uintptr_t)args->g + (uintptr_t)(later * taps) * sizeof(float)), V_LENGTH * taps);
+                }
+                columns_in(args->w + row * d_mul, block->w_lanes, NINES && block->consecutive && d_mul == 9, d_mul, TILE_TAPS, r, line, w_tiles,
+                           w_floats);
+                columns_in(args->g + row * taps, block->g_lanes, NINES && block->consecutive && taps == 9, taps, TILE_ROWS, r, line, g_tiles,
+                           g_floats);
             }
-            columns_in(args->w + row * d_mul, w_lanes, w_nines, d_mul, TILE_TAPS, r, line, w_tiles, w_floats);
-            columns_in(args->g + row * taps, g_lanes, g_nines, taps, TILE_ROWS, r, line, g_tiles, g_floats);
         }
-        float *const to = first == 0 ? total : sums;
-        for (ptrdiff_t i = 0, m = 0; i < m_tiles; i++) {
-            const ptrdiff_t m_size = m_least + (i < m_larger);
-            for (ptrdiff_t j = 0, s = 0; j < s_tiles; j++) {
-                const ptrdiff_t s_size = s_least + (j < s_larger);
-                table[m_size - 1][s_size - 1](w_tiles + j * w_floats, g_tiles + i * g_floats, count, to + (m * d_mul + s) * V_LENGTH,
-                                              d_mul * V_LENGTH);
-                s += s_size;
+        for (ptrdiff_t b = 0; b < args->blocks; b++) {
+            const float *const w_tiles = tiles + b * tiles_floats, *const g_tiles = w_tiles + s_tiles * w_floats;
+            float *const to = first == 0 ? totals + b * all : sums;
+            for (ptrdiff_t i = 0, m = 0; i < m_tiles; i++) {
+                const ptrdiff_t m_size = m_least + (i < m_larger);
+                for (ptrdiff_t j = 0, s = 0; j < s_tiles; j++) {
+                    const ptrdiff_t s_size = s_least + (j < s_larger);
+                    table[m_size - 1][s_size - 1](w_tiles + j * w_floats, g_tiles + i * g_floats, count, to + (m * d_mul + s) * V_LENGTH,
+                                                  d_mul * V_LENGTH);
+                    s += s_size;
+                }
+                m += m_size;
             }
-            m += m_size;
-        }
-        if (first != 0) {
-            add_vectors(total, sums, taps * d_mul);
+            if (first != 0) {
+                add_vectors(totals + b * all, sums, taps * d_mul);
+            }
         }
     }
-    for (ptrdiff_t m = 0; m < taps; m++) {
-        rows_out(total + m * d_mul * V_LENGTH, d_mul, args->grad_d + m * d_mul, d_lanes);
+    for (ptrdiff_t b = 0; b < args->blocks; b++) {
+        for (ptrdiff_t m = 0; m < taps; m++) {
+            rows_out(totals + b * all + m * d_mul * V_LENGTH, d_mul, args->grad_d + m * d_mul, blocks[b].d_lanes);
+        }
     }
 }
 

@@ -194,25 +194,29 @@ struct dc_compose_args {
 
 /* Rows whose products a composing kernel sums before it adds them to those of the rows before. */
 #define DC_COMPOSE_CHUNK 32
+/* Blocks of channels that a call for the gradient of D may have. */
+#define DC_COMPOSE_GRADIENT_BLOCKS 4
 
 /*
- * The gradient of D, for DC_OP_COMPOSE: with rows and lanes as in dc_compose_args, for one block of channels, grad_d[channels[l]][m][s] becomes the sum over
- * t in [0, steps) of w[r][s] * g[r][m], g being the gradient of the composed rows. Sums of DC_COMPOSE_CHUNK rows in order, added in order.
+ * The gradient of D, for DC_OP_COMPOSE: with blocks, rows and lanes as in dc_compose_args, grad_d[channels[l]][m][s] becomes the sum over t in [0, steps) of
+ * w[r][s] * g[r][m], g being the gradient of the composed rows. Sums of DC_COMPOSE_CHUNK rows in order, added in order.
  */
 struct dc_compose_gradient_args {
     const float *w, *g;
     float *grad_d;
-    const ptrdiff_t *rows, *channels; /* [vector] */
+    const ptrdiff_t *rows, *channels; /* [blocks][vector] */
+    ptrdiff_t blocks;                 /* 1..DC_COMPOSE_GRADIENT_BLOCKS: their rows should follow each other in memory */
     ptrdiff_t row_step, steps;        /* steps >= 1 */
     ptrdiff_t taps, d_mul;
-    float *scratch; /* 64-byte aligned: see dc_compose_gradient_floats() */
+    float *scratch; /* 64-byte aligned: dc_compose_gradient_floats() of them */
 };
 
-/* Floats of scratch that a kernel with tiles of so many taps and rows of `vector` lanes needs. */
-static inline ptrdiff_t dc_compose_gradient_floats(ptrdiff_t taps, ptrdiff_t d_mul, ptrdiff_t tile_taps, ptrdiff_t tile_rows, ptrdiff_t vector)
+/* Floats of scratch that a kernel with tiles of so many taps and rows of `vector` lanes needs for so many blocks. */
+static inline ptrdiff_t dc_compose_gradient_floats(ptrdiff_t taps, ptrdiff_t d_mul, ptrdiff_t tile_taps, ptrdiff_t tile_rows, ptrdiff_t vector,
+                                                   ptrdiff_t blocks)
 {
     const ptrdiff_t columns = (d_mul + tile_taps - 1) / tile_taps * tile_taps + (taps + tile_rows - 1) / tile_rows * tile_rows;
-    return vector * (2 * taps * d_mul + (taps > d_mul ? taps : d_mul) + DC_COMPOSE_CHUNK * columns);
+    return vector * ((blocks + 1) * taps * d_mul + (taps > d_mul ? taps : d_mul) + blocks * DC_COMPOSE_CHUNK * columns);
 }
 
 /*
@@ -282,7 +286,7 @@ struct dc_kernel {
     void (*reference)(const struct dc_reference_args *args); /* DC_OP_REFERENCE only, then all others are NULL */
     void (*compose)(const struct dc_compose_args *args);     /* DC_OP_COMPOSE only, and so */
     void (*compose_gradient)(
-        const struct dc_compose_gradient_args *args); /* this one; then all others are NULL; its tile: taps x rows of a vector of lanes */
+        const struct dc_compose_gradient_args *args);    /* this one; then all others are NULL; its tile: taps x rows of a vector of lanes */
     void (*product)(const struct dc_product_args *args); /* DC_OP_PRODUCT only, its tile: rows x lanes; */
     void (*weave)(const struct dc_weave_args *args);     /* and so this one; with load, without run and store */
 };

@@ -158,6 +158,13 @@ static void fold_task(void *arg, int index)
     }
 }
 
+/* Do the rows of W and of the weight come from beyond L2? */
+static bool rows_are_far(const doconv_fold_desc *desc)
+{
+    const double bytes = 4.0 * (double)(desc->cout * (desc->cin / desc->groups)) * (double)(desc->kh * desc->kw + desc->d_mul);
+    return bytes > 0.75 * (double)dc_cpu_probe()->l2_bytes;
+}
+
 /* The kernel of the best usable ISA, and how to cut the work for it: so that transposed rows of D stay in L1 over all the rows that meet them, or in L2. */
 static void choose(const doconv_context *ctx, struct job *job)
 {
@@ -179,8 +186,7 @@ static void choose(const doconv_context *ctx, struct job *job)
     job->panel = least(taps, fitting < tile ? tile : fitting);
     const int64_t in_l1 = cpu->l1d_bytes * 2 / 3 / (int64_t)sizeof(float) / (job->panel * tap_floats);
     job->blocks_a_call = in_l1 < 1 ? 1 : least(least(in_l1, DC_COMPOSE_BLOCKS), job->blocks);
-    const double bytes = 4.0 * (double)(desc->cout * (desc->cin / desc->groups)) * (double)(taps + desc->d_mul);
-    job->fetch = bytes > 0.75 * (double)cpu->l2_bytes;
+    job->fetch = rows_are_far(desc);
     const int64_t rows = job->kernel->tile_channels / vector;
     job->scratch_floats = (size_t)(vector * (job->blocks_a_call * job->panel * desc->d_mul + rows * (desc->d_mul + job->panel)) + 15) / 16 * 16;
     /* Parts of rows balance better where there are few blocks, but each transposes D again, which costs about as much as eight rows. */
@@ -249,6 +255,12 @@ static void gradient_portably(void *arg, int index)
     }
 }
 
+/* Blocks of channels of a call for the gradient of D: rows of several follow each other in memory, which pays where they are far and leaves L1. */
+static int64_t gradient_blocks(const doconv_fold_desc *desc)
+{
+    return rows_are_far(desc) && desc->kh * desc->kw * desc->d_mul <= 256 ? DC_COMPOSE_GRADIENT_BLOCKS : 1;
+}
+
 static void turn_task(void *arg, int index)
 {
     const struct gradient_job *job = arg;
@@ -265,16 +277,18 @@ static void turn_task(void *arg, int index)
     }
 }
 
-/* Gradients of D: a task has whole vectors of channels. */
+/* Gradients of D: a task has whole vectors of channels, some of them a call. */
 static void grad_d_task(void *arg, int index)
 {
     const struct gradient_job *job = arg;
     const doconv_fold_desc *desc = job->desc;
-    const int64_t vector = job->kernel->vector, blocks = divide_up(desc->cin, vector);
-    for (int64_t block = blocks * index / job->tasks; block < blocks * (index + 1) / job->tasks; block++) {
-        ptrdiff_t rows[DC_CHANNEL_BLOCK], channels[DC_CHANNEL_BLOCK];
-        for (int64_t lane = 0; lane < vector; lane++) {
-            channels[lane] = block * vector + lane < desc->cin ? block * vector + lane : block * vector;
+    const int64_t vector = job->kernel->vector, blocks = divide_up(desc->cin, vector), end = blocks * (index + 1) / job->tasks;
+    for (int64_t block = blocks * index / job->tasks, count; block < end; block += count) {
+        ptrdiff_t rows[DC_COMPOSE_GRADIENT_BLOCKS * DC_CHANNEL_BLOCK], channels[DC_COMPOSE_GRADIENT_BLOCKS * DC_CHANNEL_BLOCK];
+        count = least(gradient_blocks(desc), end - block);
+        for (int64_t lane = 0; lane < count * vector; lane++) {
+            const int64_t channel = block * vector + lane;
+            channels[lane] = channel < desc->cin ? channel : (block + lane / vector) * vector; /* past the last: the block's first again */
             rows[lane] = rows_of(desc, channels[lane]).first;
         }
         const struct dc_compose_gradient_args args = {
@@ -283,6 +297,7 @@ static void grad_d_task(void *arg, int index)
             .grad_d = job->grad_d,
             .rows = rows,
             .channels = channels,
+            .blocks = count,
             .row_step = rows_of(desc, 0).step,
             .steps = desc->cout / desc->groups,
             .taps = desc->kh * desc->kw,
@@ -311,10 +326,11 @@ static struct gradient_job plan_gradient(const doconv_context *ctx, const doconv
     struct gradient_job job = {.desc = desc, .kernel = fold.kernel, .tasks = (int)least(ctx->threads, desc->cin)};
     if (job.kernel != NULL) {
         job.tasks = (int)least(ctx->threads, divide_up(desc->cin, job.kernel->vector));
-        job.scratch_floats = divide_up(dc_compose_gradient_floats(desc->kh * desc->kw, desc->d_mul, job.kernel->tile_pixels,
-                                                                  job.kernel->tile_channels / job.kernel->vector, job.kernel->vector),
-                                       16) *
-                             16;
+        job.scratch_floats =
+            divide_up(dc_compose_gradient_floats(desc->kh * desc->kw, desc->d_mul, job.kernel->tile_pixels,
+                                                 job.kernel->tile_channels / job.kernel->vector, job.kernel->vector, gradient_blocks(desc)),
+                      16) *
+            16;
     }
     return job;
 }
