@@ -7,6 +7,8 @@
  * - inner = 1: lanes are channels, taken in place or copied; all taps share them, and those in the padding are left out.
  * - inner = all taps (im2col): full lanes for few channels, one segment, and sums that lie as the gradient does.
  *
+ * Depthwise convolutions and narrow groups have kernels of their own, whose lanes are output channels and whose sums are taps.
+ *
  * The order of an output's additions depends on the problem and the kernel alone: pixels in order, in each lane.
  */
 #include <limits.h>
@@ -18,7 +20,7 @@
 /* Pixels between a tile's loading and storing its sums: few enough for its rows, and the lanes, to stay near over all taps. */
 #define CHUNK_PIXELS 256
 
-enum way { PORTABLE, PRODUCT };
+enum way { PORTABLE, PRODUCT, CORRELATE };
 
 struct dc_weight_gradient {
     doconv_context *ctx;
@@ -43,6 +45,10 @@ struct dc_weight_gradient {
     int tasks, block_parts, row_parts;
     int64_t part_blocks, part_rows; /* most of them */
     ptrdiff_t sums_floats, task_floats;
+    /* Narrow groups: vectors of output channels; copies of the rows of a call, where a vector isn't contiguous. */
+    int64_t vectors, call_rows;
+    ptrdiff_t src_strip, grad_strip;
+    int32_t *lanes;
 };
 
 /* ---- portable ---- */
@@ -207,7 +213,9 @@ static void plan_taps(struct dc_weight_gradient *g, int64_t inner)
     g->chunk_rows = divide_up(p->hout, g->chunks);
     g->chunks = divide_up(p->hout, g->chunk_rows);
     g->chunk_images = g->chunks > 1 ? 1 : most(1, least(d->n, CHUNK_PIXELS / pixels));
-    g->in_place = inner == 1 && g->src_map.channel == 1 && p->group_cin % g->kernel->vector == 0 &&
+    /* A tile that multiplies little for each vector needs its lanes in L1, and pixels far apart evict one another from there. */
+    const bool near = g->kernel->vector == 16 && d->stride_w * g->src_map.pixel < (g->taps == 1 ? 1024 : 512);
+    g->in_place = near && inner == 1 && g->src_map.channel == 1 && p->group_cin % g->kernel->vector == 0 &&
                   (g->src_map.block == 0 || (g->src_map.block_channels % g->tile == 0 && p->group_cin % g->tile == 0));
     g->by_output = inner == g->taps || d->kh == 1;
     g->panel_chunks = 1;
@@ -268,6 +276,78 @@ static double estimate(const struct dc_weight_gradient *g, int64_t inner)
     return lists * vectors * (double)p->group_cout / rate + copy * (double)(p->group_cin * inner);
 }
 
+/* ---- narrow groups: geometry ---- */
+
+/* The first input channel that the vector of outputs from `channel` on sees, and how many it sees (none past the last). */
+static int64_t first_input(const struct dc_problem *p, int64_t channel)
+{
+    return channel / p->group_cout * p->group_cin;
+}
+
+static int64_t inputs_seen(const struct dc_problem *p, int64_t vector, int64_t channel)
+{
+    const int64_t groups = p->group_cout < vector ? vector / p->group_cout : 1;
+    return least(groups * p->group_cin, p->desc.cin - first_input(p, channel));
+}
+
+/* Can the kernel read a vector of a tensor's channels, from `first` on, where it is? */
+static bool reads_in_place(const struct dc_tensor_map *map, int64_t vector, int64_t first, int64_t channels)
+{
+    return map->channel == 1 && first % map->block_channels + vector <= (map->block != 0 ? map->block_channels : channels);
+}
+
+/* The kernel for groups that are too narrow for lanes of input channels, or NULL. */
+static const struct dc_kernel *find_correlate(const doconv_context *ctx, const struct dc_problem *p)
+{
+    const int deals = p->group_cin != 1 || p->group_cout != 1;
+    for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
+        const int64_t vector = (*row)->vector;
+        if ((*row)->op != DC_OP_CORRELATE || !dc_isa_usable((*row)->isa, ctx->isa) || (*row)->deals != deals) {
+            continue;
+        }
+        const bool ends_inside = vector % p->group_cout != 0 && p->group_cout % vector != 0;
+        const int64_t seen = p->group_cout < vector ? vector / p->group_cout * p->group_cin : p->group_cin;
+        return p->desc.groups == 1 || p->group_cin >= DC_CHANNEL_BLOCK || ends_inside || seen > vector ? NULL : *row;
+    }
+    return NULL;
+}
+
+static doconv_status plan_narrow(struct dc_weight_gradient *g)
+{
+    const struct dc_problem *p = &g->problem;
+    const doconv_conv_desc *d = &p->desc;
+    const int64_t vector = g->kernel->vector, planes = p->group_cin;
+    g->vectors = divide_up(d->cout, vector);
+    bool src_copies = false, grad_copies = false;
+    for (int64_t v = 0; v < g->vectors; v++) {
+        src_copies = src_copies || !reads_in_place(&g->src_map, vector, first_input(p, v * vector), d->cin);
+        grad_copies = grad_copies || !reads_in_place(&g->dst_map, vector, v * vector, d->cout);
+    }
+    /* Rows that are read once are read at once; else a few, that stay near from pass to pass. */
+    const bool once = planes == 1 && d->kh <= 3 && d->kw <= 3 && !src_copies && !grad_copies;
+    g->call_rows = once ? p->hout : most(1, least(p->hout, 2 * CHUNK_PIXELS / p->wout));
+    g->src_strip = src_copies ? least(d->h, (g->call_rows - 1) * d->stride_h + (d->kh - 1) * d->dilation_h + 1) * d->w * vector : 0;
+    g->grad_strip = grad_copies ? g->call_rows * p->wout * vector : 0;
+    g->src_strip = divide_up(g->src_strip, 16) * 16;
+    g->grad_strip = divide_up(g->grad_strip, 16) * 16;
+    g->sums_floats = planes * g->taps * vector;
+    g->task_floats = divide_up(g->src_strip + g->grad_strip + g->sums_floats, 16) * 16 + 16;
+    g->tasks = (int)least(g->ctx->threads, g->vectors);
+    if (!g->kernel->deals) {
+        return DOCONV_OK;
+    }
+    g->lanes = dc_alloc(g->ctx, (size_t)(planes * vector) * sizeof *g->lanes);
+    if (g->lanes == NULL) {
+        return dc_fail(g->ctx, DOCONV_OUT_OF_MEMORY, "training: out of memory");
+    }
+    for (int64_t i = 0; i < planes; i++) {
+        for (int64_t o = 0; o < vector; o++) {
+            g->lanes[i * vector + o] = (int32_t)(p->group_cout < vector ? o / p->group_cout * planes + i : i);
+        }
+    }
+    return DOCONV_OK;
+}
+
 doconv_status dc_weight_gradient_create(doconv_context *ctx, const struct dc_problem *problem, struct dc_weight_gradient **gradient)
 {
     const doconv_conv_desc *d = &problem->desc;
@@ -290,7 +370,12 @@ doconv_status dc_weight_gradient_create(doconv_context *ctx, const struct dc_pro
     const double extent = (double)d->kh * (double)d->dilation_h + (double)d->stride_h * 2.0 * CHUNK_PIXELS;
     const bool small = row * extent < 1e10 && taps * (double)(problem->hout + CHUNK_PIXELS) < 1e7 && taps * (double)d->cin * (double)d->cout < 1e10;
     doconv_status status = DOCONV_OK;
-    if (g->kernel != NULL && small && problem->group_cin * g->taps >= g->kernel->vector / 2) {
+    const struct dc_kernel *narrow = find_correlate(ctx, problem);
+    if (narrow != NULL && small) {
+        g->way = CORRELATE;
+        g->kernel = narrow;
+        status = plan_narrow(g);
+    } else if (g->kernel != NULL && small && problem->group_cin * g->taps >= g->kernel->vector / 2) {
         g->way = PRODUCT;
         plan_taps(g, estimate(g, g->taps) < estimate(g, 1) ? g->taps : 1);
         plan_tasks(g);
@@ -310,6 +395,7 @@ void dc_weight_gradient_destroy(struct dc_weight_gradient *gradient)
         dc_free(gradient->ctx, gradient->counts);
         dc_free(gradient->ctx, gradient->first);
         dc_free(gradient->ctx, gradient->segments);
+        dc_free(gradient->ctx, gradient->lanes);
         dc_free(gradient->ctx, gradient);
     }
 }
@@ -559,6 +645,109 @@ static void product_task(void *arg, int index)
     }
 }
 
+/* Rows [first, first + rows) of channels [channel, channel + channels) of an image, `width` columns, become a strip of vectors. */
+static void load_strip(const struct dc_weight_gradient *g, const struct dc_tensor_map *map, const float *image, int64_t channel, int64_t channels,
+                       int64_t first, int64_t rows, int64_t width, float *strip)
+{
+    const struct dc_load_args load = {
+        .strip = strip,
+        .strip_row = width * g->kernel->vector,
+        .strip_pixel = g->kernel->vector,
+        .channels = channels,
+        .rows = rows,
+        .columns = width,
+        .src = image,
+        .src_block_channels = map->block_channels,
+        .src_block = map->block,
+        .src_channel = map->channel,
+        .src_row = map->row,
+        .src_pixel = map->pixel,
+        .src_first_channel = channel,
+        .h = first + rows,
+        .w = width,
+        .y0 = first,
+        .step_x = 1,
+        .step_y = 1,
+    };
+    if (rows > 0) {
+        g->kernel->load(&load);
+    }
+}
+
+static void run_vector(const struct job *job, int64_t v, float *src_strip)
+{
+    const struct dc_weight_gradient *g = job->g;
+    const struct dc_problem *p = &g->problem;
+    const doconv_conv_desc *d = &p->desc;
+    const int64_t vector = g->kernel->vector, channel = v * vector, count = least(vector, d->cout - channel), input = first_input(p, channel);
+    const bool src_in_place = reads_in_place(&g->src_map, vector, input, d->cin);
+    const bool grad_in_place = reads_in_place(&g->dst_map, vector, channel, d->cout);
+    float *const grad_strip = src_strip + g->src_strip, *const sums = grad_strip + g->grad_strip;
+    struct dc_correlate_args args = {
+        .lanes = g->lanes,
+        .planes = p->group_cin,
+        .kh = d->kh,
+        .kw = d->kw,
+        .stride_h = d->stride_h,
+        .stride_w = d->stride_w,
+        .dilation_h = d->dilation_h,
+        .dilation_w = d->dilation_w,
+        .pad_left = d->pad_left,
+        .w = d->w,
+        .wout = p->wout,
+        .sums = sums,
+    };
+    memset(sums, 0, (size_t)g->sums_floats * sizeof *sums);
+    for (int64_t n = 0; n < d->n; n++) {
+        const float *const src = job->src + n * g->src_map.image, *const grad = job->grad_dst + n * g->dst_map.image;
+        for (args.y0 = 0; args.y0 < p->hout; args.y0 = args.y1) {
+            args.y1 = least(p->hout, args.y0 + g->call_rows);
+            if (grad_in_place) {
+                args.grad = grad + channel_at(&g->dst_map, channel) + args.y0 * g->dst_map.row;
+                args.grad_row = g->dst_map.row;
+                args.grad_pixel = g->dst_map.pixel;
+            } else {
+                load_strip(g, &g->dst_map, grad, channel, count, args.y0, args.y1 - args.y0, p->wout, grad_strip);
+                args.grad = grad_strip;
+                args.grad_row = p->wout * vector;
+                args.grad_pixel = vector;
+            }
+            if (src_in_place) {
+                args.src = src + channel_at(&g->src_map, input);
+                args.src_row = g->src_map.row;
+                args.src_pixel = g->src_map.pixel;
+                args.h = d->h;
+                args.pad_top = d->pad_top;
+            } else {
+                const int64_t first = least(d->h, most(0, args.y0 * d->stride_h - d->pad_top));
+                const int64_t end = most(first, least(d->h, (args.y1 - 1) * d->stride_h - d->pad_top + (d->kh - 1) * d->dilation_h + 1));
+                load_strip(g, &g->src_map, src, input, inputs_seen(p, vector, channel), first, end - first, d->w, src_strip);
+                args.src = src_strip;
+                args.src_row = d->w * vector;
+                args.src_pixel = vector;
+                args.h = end - first;
+                args.pad_top = d->pad_top + first;
+            }
+            g->kernel->correlate(&args);
+        }
+    }
+    const int64_t row = p->group_cin * g->taps;
+    for (int64_t c = 0; c < count; c++) {
+        for (int64_t i = 0; i < row; i++) {
+            job->grad_weight[(channel + c) * row + i] = sums[i * vector + c];
+        }
+    }
+}
+
+static void correlate_task(void *arg, int index)
+{
+    const struct job *job = arg;
+    const struct dc_weight_gradient *g = job->g;
+    for (int64_t v = g->vectors * index / g->tasks; v < g->vectors * (index + 1) / g->tasks; v++) {
+        run_vector(job, v, job->tasks + index * g->task_floats);
+    }
+}
+
 static void portable_task(void *arg, int index)
 {
     const struct job *job = arg;
@@ -631,6 +820,6 @@ void dc_weight_gradient_run(const struct dc_weight_gradient *g, const float *src
         dc_parallel(g->ctx, job.copy_tasks, bias_task, &job);
     }
     if (grad_weight != NULL) {
-        dc_parallel(g->ctx, g->tasks, g->way == PORTABLE ? portable_task : product_task, &job);
+        dc_parallel(g->ctx, g->tasks, g->way == PORTABLE ? portable_task : g->way == PRODUCT ? product_task : correlate_task, &job);
     }
 }
