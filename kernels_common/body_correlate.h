@@ -33,27 +33,27 @@
 #define AT_TAP(k, t) ((const float *)(x + (uintptr_t)((k)*row) + (uintptr_t)((t)*tap)))
 #define CORRELATE_START(k, t) vec a##k##_##t = v_load(sums + ((k)*args->kw + (t)) * V_LENGTH);
 #define CORRELATE_END(k, t) v_store(sums + ((k)*args->kw + (t)) * V_LENGTH, a##k##_##t);
-#define CORRELATE_IF_COLUMN(k, t)                                                                                                                    \
+#define CORRELATE_COLUMN(t, k) CORRELATE_TAP(k, t)
+#define CORRELATE_COLUMN_0(X, k) X(0, k)
+#define CORRELATE_COLUMN_1(X, k) X(1, k)
+#define CORRELATE_COLUMN_2(X, k) X(2, k)
+#define CORRELATE_IF(Y, t)                                                                                                                           \
     if ((size_t)(column + (t)*args->dilation_w) < width) {                                                                                           \
-        CORRELATE_TAP(k, t)                                                                                                                          \
+        KY_##Y(CORRELATE_COLUMN_##t, CORRELATE_COLUMN)                                                                                               \
     }
-#define CORRELATE_IF_ROW(L, k)                                                                                                                       \
-    if ((size_t)(top + (k)*args->dilation_h) < (size_t)args->h) {                                                                                    \
-        L(CORRELATE_IF_COLUMN, k)                                                                                                                    \
-    }
-#define KY_IF_1(L) CORRELATE_IF_ROW(L, 0)
-#define KY_IF_2(L) KY_IF_1(L) CORRELATE_IF_ROW(L, 1)
-#define KY_IF_3(L) KY_IF_2(L) CORRELATE_IF_ROW(L, 2)
+#define CORRELATE_IF_1(Y) CORRELATE_IF(Y, 0)
+#define CORRELATE_IF_2(Y) CORRELATE_IF_1(Y) CORRELATE_IF(Y, 1)
+#define CORRELATE_IF_3(Y) CORRELATE_IF_2(Y) CORRELATE_IF(Y, 2)
 
 #define CORRELATE_NEXT                                                                                                                               \
     x += (uintptr_t)step;                                                                                                                            \
     at += args->grad_pixel;
 
-/* A pixel at the border. */
+/* A pixel at the left or right border. */
 #define CORRELATE_EDGE(Y, X)                                                                                                                         \
     {                                                                                                                                                \
         const vec g = v_load(at);                                                                                                                    \
-        KY_IF_##Y(KX_##X) CORRELATE_NEXT column += args->stride_w;                                                                                   \
+        CORRELATE_IF_##X(Y) CORRELATE_NEXT column += args->stride_w;                                                                                 \
     }
 
 #if SLIDES
@@ -84,10 +84,11 @@
 #define CORRELATE_SLIDE_3(Y)
 #endif
 
-/* Taps [ky, ky + Y) x [kx, kx + X) of a plane over all rows. Pointers are integers: taps in the padding lie where nothing is read. */
-typedef void correlate_fn(const struct dc_correlate_args *args, ptrdiff_t plane, ptrdiff_t ky, ptrdiff_t kx);
+/* Taps [ky, ky + Y) x [kx, kx + X) of a plane over rows [y0, y1), which have these kernel rows inside. Pointers are integers: taps in the padding lie anywhere. */
+typedef void correlate_fn(const struct dc_correlate_args *args, ptrdiff_t plane, ptrdiff_t ky, ptrdiff_t kx, ptrdiff_t y0, ptrdiff_t y1);
 #define CORRELATE_TILE(Y, X)                                                                                                                         \
-    static void correlate_tile_##Y##_##X(const struct dc_correlate_args *args, ptrdiff_t plane, ptrdiff_t ky, ptrdiff_t kx)                          \
+    static void correlate_tile_##Y##_##X(const struct dc_correlate_args *args, ptrdiff_t plane, ptrdiff_t ky, ptrdiff_t kx, ptrdiff_t y0,            \
+                                         ptrdiff_t y1)                                                                                               \
     {                                                                                                                                                \
         const ptrdiff_t row = args->dilation_h * args->src_row * (ptrdiff_t)sizeof(float);                                                           \
         const ptrdiff_t tap = args->dilation_w * args->src_pixel * (ptrdiff_t)sizeof(float);                                                         \
@@ -99,22 +100,15 @@ typedef void correlate_fn(const struct dc_correlate_args *args, ptrdiff_t plane,
         /* All columns of taps lie inside for pixels [begin, end). */                                                                                \
         const ptrdiff_t right = args->w - 1 - left - ((X)-1) * args->dilation_w;                                                                     \
         ptrdiff_t begin = left >= 0 ? 0 : (-left + args->stride_w - 1) / args->stride_w, end = right < 0 ? 0 : right / args->stride_w + 1;           \
-        begin = begin < args->wout ? begin : args->wout;                                                                                             \
         end = end < args->wout ? end : args->wout;                                                                                                   \
-        for (ptrdiff_t y = args->y0; y < args->y1; y++) {                                                                                            \
-            const ptrdiff_t top = y * args->stride_h - args->pad_top + ky * args->dilation_h, bottom = top + ((Y)-1) * args->dilation_h;             \
-            if (bottom < 0 || top >= args->h) {                                                                                                      \
-                continue;                                                                                                                            \
-            }                                                                                                                                        \
-            const bool inside = top >= 0 && bottom < args->h && begin < end;                                                                         \
+        begin = begin < end ? begin : end; /* none: all pixels are at the right border */                                                            \
+        for (ptrdiff_t y = y0; y < y1; y++) {                                                                                                        \
+            const ptrdiff_t top = y * args->stride_h - args->pad_top + ky * args->dilation_h;                                                        \
             const float *at = args->grad + (y - args->y0) * args->grad_row;                                                                          \
             uintptr_t x = (uintptr_t)args->src + (uintptr_t)((top * args->src_row + left * args->src_pixel) * (ptrdiff_t)sizeof(float));             \
             ptrdiff_t column = left;                                                                                                                 \
-            for (ptrdiff_t count = inside ? begin : args->wout; count > 0; count--) {                                                                \
+            for (ptrdiff_t count = begin; count > 0; count--) {                                                                                      \
                 CORRELATE_EDGE(Y, X)                                                                                                                 \
-            }                                                                                                                                        \
-            if (!inside) {                                                                                                                           \
-                continue;                                                                                                                            \
             }                                                                                                                                        \
             ptrdiff_t count = end - begin;                                                                                                           \
             column += count * args->stride_w;                                                                                                        \
@@ -140,6 +134,18 @@ CORRELATE_TILE(3, 1)
 CORRELATE_TILE(3, 2)
 CORRELATE_TILE(3, 3)
 
+/* Kernel rows [*first, *end) of [ky, ky + 3) lie inside the image for output row y. */
+static inline void correlate_rows(const struct dc_correlate_args *args, ptrdiff_t ky, ptrdiff_t y, ptrdiff_t *first, ptrdiff_t *end)
+{
+    *end = ky + 3 < args->kh ? ky + 3 : args->kh;
+    const ptrdiff_t top = y * args->stride_h - args->pad_top;
+    for (; ky < *end && top + ky * args->dilation_h < 0; ky++) {
+    }
+    *first = ky;
+    for (; *end > ky && top + (*end - 1) * args->dilation_h >= args->h; --*end) {
+    }
+}
+
 static void correlate(const struct dc_correlate_args *args)
 {
     static correlate_fn *const tiles[3][3] = {{correlate_tile_1_1, correlate_tile_1_2, correlate_tile_1_3},
@@ -147,9 +153,20 @@ static void correlate(const struct dc_correlate_args *args)
                                               {correlate_tile_3_1, correlate_tile_3_2, correlate_tile_3_3}};
     for (ptrdiff_t plane = 0; plane < args->planes; plane++) {
         for (ptrdiff_t ky = 0; ky < args->kh; ky += 3) {
-            for (ptrdiff_t kx = 0; kx < args->kw; kx += 3) {
-                const ptrdiff_t rows = args->kh - ky < 3 ? args->kh - ky : 3, columns = args->kw - kx < 3 ? args->kw - kx : 3;
-                tiles[rows - 1][columns - 1](args, plane, ky, kx);
+            ptrdiff_t after;
+            for (ptrdiff_t y = args->y0; y < args->y1; y = after) {
+                /* Rows that have the same kernel rows inside. */
+                ptrdiff_t first, end, next_first, next_end;
+                correlate_rows(args, ky, y, &first, &end);
+                for (after = y + 1; after < args->y1; after++) {
+                    correlate_rows(args, ky, after, &next_first, &next_end);
+                    if (next_first != first || next_end != end) {
+                        break;
+                    }
+                }
+                for (ptrdiff_t kx = 0; kx < args->kw && first < end; kx += 3) {
+                    tiles[end - first - 1][(args->kw - kx < 3 ? args->kw - kx : 3) - 1](args, plane, first, kx, y, after);
+                }
             }
         }
     }

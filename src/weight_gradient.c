@@ -83,13 +83,21 @@ static void add_portably(const struct dc_weight_gradient *g, const float *src, c
 /* ---- geometry ---- */
 
 /* The best usable kernel. */
-static const struct dc_kernel *find_kernel(const doconv_context *ctx)
+static const struct dc_kernel *find_kernel(const doconv_context *ctx, int64_t channels)
 {
-    const struct dc_kernel *const *row = ctx->kernels;
-    while (*row != NULL && ((*row)->op != DC_OP_PRODUCT || !dc_isa_usable((*row)->isa, ctx->isa))) {
-        row++;
+    const struct dc_kernel *best = NULL;
+    for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
+        const struct dc_kernel *k = *row;
+        if (k->op != DC_OP_PRODUCT || !dc_isa_usable(k->isa, ctx->isa)) {
+            continue;
+        }
+        /* Where 512-bit FMAs are no faster, two short vectors share each broadcast that one long one would need for itself. */
+        const bool better = best != NULL && best->vector == 16 && k->vector == 8 && channels <= 16 && dc_cpu_probe()->fma512_per_cycle < 1.5;
+        if (best == NULL || better) {
+            best = k;
+        }
     }
-    return *row;
+    return best;
 }
 
 /* Where x * stride + offset lies in [0, size): [*begin, *end). */
@@ -290,10 +298,14 @@ static int64_t inputs_seen(const struct dc_problem *p, int64_t vector, int64_t c
     return least(groups * p->group_cin, p->desc.cin - first_input(p, channel));
 }
 
-/* Can the kernel read a vector of a tensor's channels, from `first` on, where it is? */
-static bool reads_in_place(const struct dc_tensor_map *map, int64_t vector, int64_t first, int64_t channels)
+/*
+ * Can the kernel read a vector of a tensor's channels, from `first` on, where it is? Should it: channels of a group are passes over the pixels, which pixels far
+ * apart push out of L1.
+ */
+static bool reads_in_place(const struct dc_problem *p, const struct dc_tensor_map *map, int64_t vector, int64_t first, int64_t channels)
 {
-    return map->channel == 1 && first % map->block_channels + vector <= (map->block != 0 ? map->block_channels : channels);
+    const bool near = p->group_cin < 4 || map->pixel < 128;
+    return near && map->channel == 1 && first % map->block_channels + vector <= (map->block != 0 ? map->block_channels : channels);
 }
 
 /* The kernel for groups that are too narrow for lanes of input channels, or NULL. */
@@ -320,8 +332,8 @@ static doconv_status plan_narrow(struct dc_weight_gradient *g)
     g->vectors = divide_up(d->cout, vector);
     bool src_copies = false, grad_copies = false;
     for (int64_t v = 0; v < g->vectors; v++) {
-        src_copies = src_copies || !reads_in_place(&g->src_map, vector, first_input(p, v * vector), d->cin);
-        grad_copies = grad_copies || !reads_in_place(&g->dst_map, vector, v * vector, d->cout);
+        src_copies = src_copies || !reads_in_place(p, &g->src_map, vector, first_input(p, v * vector), d->cin);
+        grad_copies = grad_copies || !reads_in_place(p, &g->dst_map, vector, v * vector, d->cout);
     }
     /* Rows that are read once are read at once; else a few, that stay near from pass to pass. */
     const bool once = planes == 1 && d->kh <= 3 && d->kw <= 3 && !src_copies && !grad_copies;
@@ -362,7 +374,7 @@ doconv_status dc_weight_gradient_create(doconv_context *ctx, const struct dc_pro
         .src_map = dc_tensor_map(d->src_layout, d->cin, d->h, d->w),
         .dst_map = dc_tensor_map(d->dst_layout, d->cout, problem->hout, problem->wout),
         .taps = d->kh * d->kw,
-        .kernel = find_kernel(ctx),
+        .kernel = find_kernel(ctx, problem->group_cin * (problem->group_cin < 16 ? d->kh * d->kw : 1)),
         .tasks = (int)least(ctx->threads, d->cout),
     };
     /* In double: what would overflow, or need absurd copies, is left to the loop without any. */
@@ -680,8 +692,8 @@ static void run_vector(const struct job *job, int64_t v, float *src_strip)
     const struct dc_problem *p = &g->problem;
     const doconv_conv_desc *d = &p->desc;
     const int64_t vector = g->kernel->vector, channel = v * vector, count = least(vector, d->cout - channel), input = first_input(p, channel);
-    const bool src_in_place = reads_in_place(&g->src_map, vector, input, d->cin);
-    const bool grad_in_place = reads_in_place(&g->dst_map, vector, channel, d->cout);
+    const bool src_in_place = reads_in_place(p, &g->src_map, vector, input, d->cin);
+    const bool grad_in_place = reads_in_place(p, &g->dst_map, vector, channel, d->cout);
     float *const grad_strip = src_strip + g->src_strip, *const sums = grad_strip + g->grad_strip;
     struct dc_correlate_args args = {
         .lanes = g->lanes,
