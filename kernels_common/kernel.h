@@ -199,13 +199,13 @@ struct dc_product_args {
     ptrdiff_t soon_row;
 };
 
-/* DC_OP_PRODUCT: weaves finished sums: dst[row * dst_row + lane * lists + list] = sums[list * sums_list + row * sums_row + lane]. */
+/* DC_OP_PRODUCT: weaves finished sums: dst[row * dst_row + lane * dst_lane + list] = sums[list * sums_list + row * sums_row + lane]. */
 struct dc_weave_args {
     const float *sums;
     ptrdiff_t sums_list, sums_row;
     ptrdiff_t lists, rows, lanes;
     float *dst;
-    ptrdiff_t dst_row;
+    ptrdiff_t dst_row, dst_lane;
 };
 
 /*
