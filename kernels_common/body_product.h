@@ -109,7 +109,7 @@ static inline void weave_square(const struct dc_weave_args *a, const float *sums
 {
     side r[V_TRANSPOSE];
     transpose_load(sums + list * a->sums_list, a->sums_list, r);
-#define PUT(i) side_store(dst + (i)*a->lists + list, r[i]);
+#define PUT(i) side_store(dst + (i)*a->dst_lane + list, r[i]);
     SIDES(PUT)
 #undef PUT
 }
@@ -120,7 +120,7 @@ static void weave(const struct dc_weave_args *a)
         const float *sums = a->sums + row * a->sums_row;
         float *dst = a->dst + row * a->dst_row;
         ptrdiff_t lane = 0;
-        for (; lane + V_TRANSPOSE <= a->lanes; lane += V_TRANSPOSE, sums += V_TRANSPOSE, dst += V_TRANSPOSE * a->lists) {
+        for (; lane + V_TRANSPOSE <= a->lanes; lane += V_TRANSPOSE, sums += V_TRANSPOSE, dst += V_TRANSPOSE * a->dst_lane) {
             ptrdiff_t list = 0;
             for (; list + V_TRANSPOSE <= a->lists; list += V_TRANSPOSE) {
                 weave_square(a, sums, dst, list);
@@ -131,12 +131,12 @@ static void weave(const struct dc_weave_args *a)
                 list = a->lists;
             }
             for (; list < a->lists; list++) {
-#define PUT(i) dst[(i)*a->lists + list] = sums[list * a->sums_list + (i)];
+#define PUT(i) dst[(i)*a->dst_lane + list] = sums[list * a->sums_list + (i)];
                 SIDES(PUT)
 #undef PUT
             }
         }
-        for (; lane < a->lanes; lane++, sums++, dst += a->lists) {
+        for (; lane < a->lanes; lane++, sums++, dst += a->dst_lane) {
             for (ptrdiff_t list = 0; list < a->lists; list++) {
                 dst[list] = sums[list * a->sums_list];
             }

@@ -19,8 +19,8 @@
 /* The channel block of strips and of packed weights. */
 #define DC_CHANNEL_BLOCK 16
 
-/* Those that convolve, and those that have no solver: DC_OP_COMPOSE folds, DC_OP_PRODUCT computes gradients of weights. */
-enum dc_op { DC_OP_REFERENCE, DC_OP_DIRECT, DC_OP_DEPTHWISE, DC_OP_GROUPED, DC_OP_PLANES, DC_OP_COMPOSE, DC_OP_PRODUCT };
+/* Those that convolve, and those that have no solver: DC_OP_COMPOSE folds, DC_OP_PRODUCT and DC_OP_CORRELATE compute gradients of weights. */
+enum dc_op { DC_OP_REFERENCE, DC_OP_DIRECT, DC_OP_DEPTHWISE, DC_OP_GROUPED, DC_OP_PLANES, DC_OP_COMPOSE, DC_OP_PRODUCT, DC_OP_CORRELATE };
 
 /* Columns that a tile of a grouped kernel may have outside of the image on a side, where it takes taps side by side. */
 #define DC_GROUPED_EDGE 3
@@ -243,13 +243,31 @@ struct dc_product_args {
     ptrdiff_t soon_row;
 };
 
-/* DC_OP_PRODUCT: weaves finished sums: dst[row * dst_row + lane * lists + list] = sums[list * sums_list + row * sums_row + lane]. */
+/* DC_OP_PRODUCT: weaves finished sums: dst[row * dst_row + lane * dst_lane + list] = sums[list * sums_list + row * sums_row + lane]. */
 struct dc_weave_args {
     const float *sums;
     ptrdiff_t sums_list, sums_row;
     ptrdiff_t lists, rows, lanes;
     float *dst;
-    ptrdiff_t dst_row;
+    ptrdiff_t dst_row, dst_lane;
+};
+
+/*
+ * DC_OP_CORRELATE: the gradient of the weights of one vector of output channels in narrow groups, over rows [y0, y1) of an image:
+ *   sums[i][ky][kx][c] += sum over y, x: grad[(y - y0) * grad_row + x * grad_pixel + c] * src[(y * stride_h - pad_top + ky * dilation_h) * src_row +
+ *                         (x * stride_w - pad_left + kx * dilation_w) * src_pixel + lanes[i][c]], where row and column lie inside [0, h) x [0, w).
+ * Whole vectors are read on both sides.
+ */
+struct dc_correlate_args {
+    const float *src; /* row 0, column 0 */
+    ptrdiff_t src_row, src_pixel, h, w;
+    const float *grad; /* row y0, pixel 0 */
+    ptrdiff_t grad_row, grad_pixel;
+    const int32_t *lanes; /* [planes][vector], each in [0, vector); NULL if in order, as in each of a depthwise convolution's */
+    ptrdiff_t planes;
+    ptrdiff_t kh, kw, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
+    ptrdiff_t y0, y1, wout;
+    float *sums; /* [planes][kh][kw][vector] */
 };
 
 /* The whole problem, for DC_OP_REFERENCE: strides of logical axes; blocked layouts through block_channels as above. */
@@ -286,9 +304,11 @@ struct dc_kernel {
     void (*reference)(const struct dc_reference_args *args); /* DC_OP_REFERENCE only, then all others are NULL */
     void (*compose)(const struct dc_compose_args *args);     /* DC_OP_COMPOSE only, and so */
     void (*compose_gradient)(
-        const struct dc_compose_gradient_args *args);    /* this one; then all others are NULL; its tile: taps x rows of a vector of lanes */
-    void (*product)(const struct dc_product_args *args); /* DC_OP_PRODUCT only, its tile: rows x lanes; */
-    void (*weave)(const struct dc_weave_args *args);     /* and so this one; with load, without run and store */
+        const struct dc_compose_gradient_args *args);        /* this one; then all others are NULL; its tile: taps x rows of a vector of lanes */
+    void (*correlate)(const struct dc_correlate_args *args); /* DC_OP_CORRELATE only, with load; then run and store are NULL */
+    int deals;                                               /* of DC_OP_CORRELATE; other than 0: it takes lanes; else they must be NULL */
+    void (*product)(const struct dc_product_args *args);     /* DC_OP_PRODUCT only, its tile: rows x lanes; */
+    void (*weave)(const struct dc_weave_args *args);         /* and so this one; with load, without run and store */
 };
 
 #endif

@@ -314,7 +314,7 @@ doconv_status doconv_kernel_get(const doconv_context *context, int index, doconv
 {
     static const char *const operations[] = {
         [DC_OP_REFERENCE] = "reference", [DC_OP_DIRECT] = "direct",   [DC_OP_DEPTHWISE] = "depthwise", [DC_OP_GROUPED] = "grouped",
-        [DC_OP_PLANES] = "planes",       [DC_OP_COMPOSE] = "compose", [DC_OP_PRODUCT] = "product"};
+        [DC_OP_PLANES] = "planes",       [DC_OP_COMPOSE] = "compose", [DC_OP_PRODUCT] = "product",     [DC_OP_CORRELATE] = "correlate"};
     if (context == NULL || info == NULL || index < 0 || index >= doconv_kernel_count(context)) {
         return DOCONV_INVALID_ARGUMENT;
     }

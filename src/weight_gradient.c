@@ -7,6 +7,8 @@
  * - inner = 1: lanes are channels, taken in place or copied; all taps share them, and those in the padding are left out.
  * - inner = all taps (im2col): full lanes for few channels, one segment, and sums that lie as the gradient does.
  *
+ * Depthwise convolutions and narrow groups have kernels of their own, whose lanes are output channels and whose sums are taps.
+ *
  * The order of an output's additions depends on the problem and the kernel alone: pixels in order, in each lane.
  */
 #include <limits.h>
@@ -18,7 +20,14 @@
 /* Pixels between a tile's loading and storing its sums: few enough for its rows, and the lanes, to stay near over all taps. */
 #define CHUNK_PIXELS 256
 
-enum way { PORTABLE, PRODUCT };
+enum way { PORTABLE, PRODUCT, CORRELATE };
+
+/* A tensor of a product: output pixel (y, x) and tap (ky, kx) meet its row y * stride_h + ky * dilation_h - pad_top, and so on. */
+struct operand {
+    struct dc_tensor_map map;
+    int64_t channels; /* of a group */
+    int64_t h, w, stride_h, stride_w, pad_top, pad_left;
+};
 
 struct dc_weight_gradient {
     doconv_context *ctx;
@@ -26,6 +35,9 @@ struct dc_weight_gradient {
     enum way way;
     const struct dc_kernel *kernel;
     struct dc_tensor_map src_map, dst_map;
+    /* Rows are left's channels, lanes are right's: dst's gradient and src, or, for 1x1 kernels, the other way round if that spares copying. */
+    struct operand left, right;
+    bool swapped;
     int64_t taps, inner, outer; /* inner * outer = taps */
     int64_t tile;               /* lanes of the kernel */
     int64_t columns, blocks;    /* lanes of a group; blocks of them */
@@ -38,11 +50,15 @@ struct dc_weight_gradient {
     bool in_place;
     bool by_output; /* panel rows are output rows; else rows of src */
     int64_t panel_chunks;
-    ptrdiff_t right_step, panel_row, panel_image, panel_floats;
-    /* A task: some blocks of lanes and some output channels of a group. */
+    ptrdiff_t left_step, right_step, panel_row, panel_image, panel_floats;
+    /* A task: some blocks of lanes and some rows of a group. */
     int tasks, block_parts, row_parts;
     int64_t part_blocks, part_rows; /* most of them */
     ptrdiff_t sums_floats, task_floats;
+    /* Narrow groups: vectors of output channels; copies of the rows of a call, where a vector isn't contiguous. */
+    int64_t vectors, call_rows;
+    ptrdiff_t src_strip, grad_strip;
+    int32_t *lanes;
 };
 
 /* ---- portable ---- */
@@ -77,13 +93,21 @@ static void add_portably(const struct dc_weight_gradient *g, const float *src, c
 /* ---- geometry ---- */
 
 /* The best usable kernel. */
-static const struct dc_kernel *find_kernel(const doconv_context *ctx)
+static const struct dc_kernel *find_kernel(const doconv_context *ctx, int64_t channels)
 {
-    const struct dc_kernel *const *row = ctx->kernels;
-    while (*row != NULL && ((*row)->op != DC_OP_PRODUCT || !dc_isa_usable((*row)->isa, ctx->isa))) {
-        row++;
+    const struct dc_kernel *best = NULL;
+    for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
+        const struct dc_kernel *k = *row;
+        if (k->op != DC_OP_PRODUCT || !dc_isa_usable(k->isa, ctx->isa)) {
+            continue;
+        }
+        /* Where 512-bit FMAs are no faster, two short vectors share each broadcast that one long one would need for itself. */
+        const bool better = best != NULL && best->vector == 16 && k->vector == 8 && channels <= 16 && dc_cpu_probe()->fma512_per_cycle < 1.5;
+        if (best == NULL || better) {
+            best = k;
+        }
     }
-    return *row;
+    return best;
 }
 
 /* Where x * stride + offset lies in [0, size): [*begin, *end). */
@@ -96,16 +120,16 @@ static void valid_range(int64_t size, int64_t stride, int64_t offset, int64_t ou
 /* The source row of the panel's first row, if the panel's first output row is y. */
 static int64_t panel_origin(const struct dc_weight_gradient *g, int64_t y)
 {
-    const doconv_conv_desc *d = &g->problem.desc;
-    const int64_t row = y * d->stride_h - d->pad_top;
-    return g->by_output ? row : least(d->h, most(0, row));
+    const int64_t row = y * g->right.stride_h - g->right.pad_top;
+    return g->by_output ? row : least(g->right.h, most(0, row));
 }
 
 /* Rows of the panel of output rows [y0, y1). */
 static int64_t panel_rows(const struct dc_weight_gradient *g, int64_t y0, int64_t y1)
 {
     const doconv_conv_desc *d = &g->problem.desc;
-    const int64_t first = panel_origin(g, y0), end = least(d->h, (y1 - 1) * d->stride_h - d->pad_top + (d->kh - 1) * d->dilation_h + 1);
+    const struct operand *r = &g->right;
+    const int64_t first = panel_origin(g, y0), end = least(r->h, (y1 - 1) * r->stride_h - r->pad_top + (d->kh - 1) * d->dilation_h + 1);
     return g->by_output ? y1 - y0 : most(0, end - first);
 }
 
@@ -118,29 +142,30 @@ static ptrdiff_t list_tap(const struct dc_weight_gradient *g, int64_t m, int64_t
 {
     const struct dc_problem *p = &g->problem;
     const doconv_conv_desc *d = &p->desc;
+    const struct operand *l = &g->left, *r = &g->right;
     const int64_t ky = g->inner == 1 ? m / d->kw : m, kx = g->inner == 1 ? m % d->kw : 0;
-    const int64_t dy = ky * d->dilation_h - d->pad_top, dx = kx * d->dilation_w - d->pad_left;
+    const int64_t dy = ky * d->dilation_h - r->pad_top, dx = kx * d->dilation_w - r->pad_left;
     int64_t x0 = 0, x1 = p->wout, y0 = 0, y1 = p->hout;
     if (g->inner == 1) {
-        valid_range(d->w, d->stride_w, dx, p->wout, &x0, &x1);
+        valid_range(r->w, r->stride_w, dx, p->wout, &x0, &x1);
     }
     if (g->inner != g->taps || g->taps == 1) {
-        valid_range(d->h, d->stride_h, dy, p->hout, &y0, &y1);
+        valid_range(r->h, r->stride_h, dy, p->hout, &y0, &y1);
     }
     if (x1 <= x0) {
         return count;
     }
     for (int64_t y = most(y0, row0); y < least(y1, row1); y++) {
-        const int64_t row = g->by_output ? y : y * d->stride_h + dy;
-        struct dc_segment s = {.src_offset = image * g->dst_map.image + y * g->dst_map.row + x0 * g->dst_map.pixel, .length = x1 - x0};
+        const int64_t row = g->by_output ? y : y * r->stride_h + dy;
+        struct dc_segment s = {.src_offset = image * l->map.image + y * l->stride_h * l->map.row + x0 * g->left_step, .length = x1 - x0};
         if (g->in_place) {
-            s.weight_offset = image * g->src_map.image + (y * d->stride_h + dy) * g->src_map.row + (x0 * d->stride_w + dx) * g->src_map.pixel;
+            s.weight_offset = image * r->map.image + (y * r->stride_h + dy) * r->map.row + (x0 * r->stride_w + dx) * r->map.pixel;
         } else {
-            const int64_t column = g->inner != 1 || d->kw == 1 ? x0 : x0 * d->stride_w + dx;
+            const int64_t column = g->inner != 1 || d->kw == 1 ? x0 : x0 * r->stride_w + dx;
             s.weight_offset = image * g->panel_image + row * g->panel_row + column * g->tile;
         }
         struct dc_segment *last = segments != NULL && count != 0 ? segments + count - 1 : NULL;
-        if (last != NULL && last->src_offset + last->length * g->dst_map.pixel == s.src_offset &&
+        if (last != NULL && last->src_offset + last->length * g->left_step == s.src_offset &&
             last->weight_offset + last->length * g->right_step == s.weight_offset) {
             last->length += s.length;
             continue;
@@ -183,10 +208,10 @@ static doconv_status list_taps(struct dc_weight_gradient *g)
     return DOCONV_OK;
 }
 
-/* Rows of the tile of output channels from o on: they end where the layout's block does, and are nearly as many as those of the tiles that follow. */
+/* Rows of the tile from channel o of left on: they end where the layout's block does, and are nearly as many as those of the tiles that follow. */
 static int64_t tile_rows(const struct dc_weight_gradient *g, int64_t o, int64_t end)
 {
-    const int64_t limit = g->dst_map.block == 0 ? end : least(end, (o / g->dst_map.block_channels + 1) * g->dst_map.block_channels);
+    const int64_t limit = g->left.map.block == 0 ? end : least(end, (o / g->left.map.block_channels + 1) * g->left.map.block_channels);
     return divide_up(limit - o, divide_up(limit - o, g->kernel->tile_pixels));
 }
 
@@ -196,30 +221,34 @@ static void plan_taps(struct dc_weight_gradient *g, int64_t inner)
     const struct dc_problem *p = &g->problem;
     const doconv_conv_desc *d = &p->desc;
     const struct dc_cpu *cpu = dc_cpu_probe();
+    const struct operand *r = &g->right;
     const int64_t pixels = p->hout * p->wout;
     g->inner = inner;
     g->outer = g->taps / inner;
     g->tile = g->kernel->tile_channels;
-    g->columns = p->group_cin * inner;
+    g->columns = r->channels * inner;
     g->blocks = divide_up(g->columns, g->tile);
     g->chunk_rows = most(1, least(p->hout, CHUNK_PIXELS / p->wout));
     g->chunks = divide_up(p->hout, g->chunk_rows);
     g->chunk_rows = divide_up(p->hout, g->chunks);
     g->chunks = divide_up(p->hout, g->chunk_rows);
     g->chunk_images = g->chunks > 1 ? 1 : most(1, least(d->n, CHUNK_PIXELS / pixels));
-    g->in_place = inner == 1 && g->src_map.channel == 1 && p->group_cin % g->kernel->vector == 0 &&
-                  (g->src_map.block == 0 || (g->src_map.block_channels % g->tile == 0 && p->group_cin % g->tile == 0));
+    /* A tile that multiplies little for each vector needs its lanes in L1, and pixels far apart evict one another from there. */
+    const bool near = g->kernel->vector == 16 && r->stride_w * r->map.pixel < (g->taps == 1 ? 1024 : 512);
+    g->in_place = near && inner == 1 && r->map.channel == 1 && r->channels % g->kernel->vector == 0 &&
+                  (r->map.block == 0 || (r->map.block_channels % g->tile == 0 && r->channels % g->tile == 0));
+    g->left_step = g->left.stride_w * g->left.map.pixel;
     g->by_output = inner == g->taps || d->kh == 1;
     g->panel_chunks = 1;
     if (g->in_place) {
-        g->right_step = d->stride_w * g->src_map.pixel;
+        g->right_step = r->stride_w * r->map.pixel;
         g->panel_floats = 0;
     } else {
-        g->right_step = inner != 1 || d->kw == 1 ? g->tile : d->stride_w * g->tile;
-        g->panel_row = (inner != 1 || d->kw == 1 ? p->wout : d->w) * g->tile;
+        g->right_step = inner != 1 || d->kw == 1 ? g->tile : r->stride_w * g->tile;
+        g->panel_row = (inner != 1 || d->kw == 1 ? p->wout : r->w) * g->tile;
     }
     /* Panels of several chunks copy fewer rows twice. */
-    const int64_t floats = cpu->l2_bytes / 2 / (int64_t)sizeof(float), row_floats = p->wout * (p->group_cout + g->tile);
+    const int64_t floats = cpu->l2_bytes / 2 / (int64_t)sizeof(float), row_floats = p->wout * (g->left.channels + g->tile);
     if (g->chunk_images == 1) {
         g->panel_chunks = most(1, least(g->chunks, floats / row_floats / g->chunk_rows));
     }
@@ -241,8 +270,8 @@ static void plan_tasks(struct dc_weight_gradient *g)
     double best = 0.0;
     for (int64_t parts = 1; parts <= least(splits, g->blocks); parts++) {
         /* A panel costs about as much as some rows. */
-        const int64_t row_parts = least(p->group_cout, most(1, splits / parts));
-        const double cost = (double)divide_up(g->blocks, parts) * (double)(divide_up(p->group_cout, row_parts) + 16);
+        const int64_t row_parts = least(g->left.channels, most(1, splits / parts));
+        const double cost = (double)divide_up(g->blocks, parts) * (double)(divide_up(g->left.channels, row_parts) + 16);
         if (parts == 1 || cost < best) {
             best = cost;
             g->block_parts = (int)parts;
@@ -250,12 +279,34 @@ static void plan_tasks(struct dc_weight_gradient *g)
         }
     }
     g->part_blocks = divide_up(g->blocks, g->block_parts);
-    g->part_rows = divide_up(p->group_cout, g->row_parts);
+    g->part_rows = divide_up(g->left.channels, g->row_parts);
     g->tasks = (int)least(g->ctx->threads, p->desc.groups * g->block_parts * g->row_parts);
     const bool waits = g->chunks > 1 || g->chunk_images < p->desc.n; /* sums between chunks */
     const int64_t blocks = waits ? g->part_blocks : 1, rows = waits ? g->part_rows : least(g->part_rows, g->kernel->tile_pixels);
     g->sums_floats = blocks * rows * g->outer * g->tile + DC_TILE_SLACK * g->kernel->tile_pixels * g->tile;
     g->task_floats = divide_up(g->panel_floats + g->sums_floats, 16) * 16 + 16;
+}
+
+/* Whose channels are lanes. */
+static void plan_operands(struct dc_weight_gradient *g)
+{
+    const struct dc_problem *p = &g->problem;
+    const doconv_conv_desc *d = &p->desc;
+    const struct operand src = {.map = g->src_map,
+                                .channels = p->group_cin,
+                                .h = d->h,
+                                .w = d->w,
+                                .stride_h = d->stride_h,
+                                .stride_w = d->stride_w,
+                                .pad_top = d->pad_top,
+                                .pad_left = d->pad_left};
+    const struct operand grad = {.map = g->dst_map, .channels = p->group_cout, .h = p->hout, .w = p->wout, .stride_h = 1, .stride_w = 1};
+    /* Planes are transposed to be lanes, so the fewer the better, if there are pixels enough to pay for the sums, which are transposed then. */
+    const bool inside = d->pad_top == 0 && d->pad_left == 0 && (p->hout - 1) * d->stride_h < d->h && (p->wout - 1) * d->stride_w < d->w;
+    const bool pays = 3 * p->group_cout <= p->group_cin && d->n * p->hout * p->wout > 10 * p->group_cout;
+    g->swapped = g->taps == 1 && inside && pays && g->src_map.pixel == 1 && g->dst_map.pixel == 1 && p->group_cout % g->kernel->tile_channels == 0;
+    g->left = g->swapped ? src : grad;
+    g->right = g->swapped ? grad : src;
 }
 
 /* Cycles an output pixel and group, roughly, with `inner` taps in a lane: what is multiplied, and what is copied. */
@@ -266,6 +317,82 @@ static double estimate(const struct dc_weight_gradient *g, int64_t inner)
     const double vectors = (double)divide_up(p->group_cin * inner, g->kernel->vector), lists = (double)(g->taps / inner);
     const double copy = inner == 1 ? 0.5 : g->src_map.pixel == 1 ? 0.7 : 1.3;
     return lists * vectors * (double)p->group_cout / rate + copy * (double)(p->group_cin * inner);
+}
+
+/* ---- narrow groups: geometry ---- */
+
+/* The first input channel that the vector of outputs from `channel` on sees, and how many it sees (none past the last). */
+static int64_t first_input(const struct dc_problem *p, int64_t channel)
+{
+    return channel / p->group_cout * p->group_cin;
+}
+
+static int64_t inputs_seen(const struct dc_problem *p, int64_t vector, int64_t channel)
+{
+    const int64_t groups = p->group_cout < vector ? vector / p->group_cout : 1;
+    return least(groups * p->group_cin, p->desc.cin - first_input(p, channel));
+}
+
+/*
+ * Can the kernel read a vector of a tensor's channels, from `first` on, where it is? Should it: channels of a group are passes over the pixels, which pixels far
+ * apart push out of L1.
+ */
+static bool reads_in_place(const struct dc_problem *p, const struct dc_tensor_map *map, int64_t vector, int64_t first, int64_t channels)
+{
+    const bool near = p->group_cin < 4 || map->pixel < 128;
+    return near && map->channel == 1 && first % map->block_channels + vector <= (map->block != 0 ? map->block_channels : channels);
+}
+
+/* The kernel for groups that are too narrow for lanes of input channels, or NULL. */
+static const struct dc_kernel *find_correlate(const doconv_context *ctx, const struct dc_problem *p)
+{
+    const int deals = p->group_cin != 1 || p->group_cout != 1;
+    for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
+        const int64_t vector = (*row)->vector;
+        if ((*row)->op != DC_OP_CORRELATE || !dc_isa_usable((*row)->isa, ctx->isa) || (*row)->deals != deals) {
+            continue;
+        }
+        const bool ends_inside = vector % p->group_cout != 0 && p->group_cout % vector != 0;
+        const int64_t seen = p->group_cout < vector ? vector / p->group_cout * p->group_cin : p->group_cin;
+        return p->desc.groups == 1 || p->group_cin >= DC_CHANNEL_BLOCK || ends_inside || seen > vector ? NULL : *row;
+    }
+    return NULL;
+}
+
+static doconv_status plan_narrow(struct dc_weight_gradient *g)
+{
+    const struct dc_problem *p = &g->problem;
+    const doconv_conv_desc *d = &p->desc;
+    const int64_t vector = g->kernel->vector, planes = p->group_cin;
+    g->vectors = divide_up(d->cout, vector);
+    bool src_copies = false, grad_copies = false;
+    for (int64_t v = 0; v < g->vectors; v++) {
+        src_copies = src_copies || !reads_in_place(p, &g->src_map, vector, first_input(p, v * vector), d->cin);
+        grad_copies = grad_copies || !reads_in_place(p, &g->dst_map, vector, v * vector, d->cout);
+    }
+    /* Rows that are read once are read at once; else a few, that stay near from pass to pass. */
+    const bool once = planes == 1 && d->kh <= 3 && d->kw <= 3 && !src_copies && !grad_copies;
+    g->call_rows = once ? p->hout : most(1, least(p->hout, 2 * CHUNK_PIXELS / p->wout));
+    g->src_strip = src_copies ? least(d->h, (g->call_rows - 1) * d->stride_h + (d->kh - 1) * d->dilation_h + 1) * d->w * vector : 0;
+    g->grad_strip = grad_copies ? g->call_rows * p->wout * vector : 0;
+    g->src_strip = divide_up(g->src_strip, 16) * 16;
+    g->grad_strip = divide_up(g->grad_strip, 16) * 16;
+    g->sums_floats = planes * g->taps * vector;
+    g->task_floats = divide_up(g->src_strip + g->grad_strip + g->sums_floats, 16) * 16 + 16;
+    g->tasks = (int)least(g->ctx->threads, g->vectors);
+    if (!g->kernel->deals) {
+        return DOCONV_OK;
+    }
+    g->lanes = dc_alloc(g->ctx, (size_t)(planes * vector) * sizeof *g->lanes);
+    if (g->lanes == NULL) {
+        return dc_fail(g->ctx, DOCONV_OUT_OF_MEMORY, "training: out of memory");
+    }
+    for (int64_t i = 0; i < planes; i++) {
+        for (int64_t o = 0; o < vector; o++) {
+            g->lanes[i * vector + o] = (int32_t)(p->group_cout < vector ? o / p->group_cout * planes + i : i);
+        }
+    }
+    return DOCONV_OK;
 }
 
 doconv_status dc_weight_gradient_create(doconv_context *ctx, const struct dc_problem *problem, struct dc_weight_gradient **gradient)
@@ -282,7 +409,7 @@ doconv_status dc_weight_gradient_create(doconv_context *ctx, const struct dc_pro
         .src_map = dc_tensor_map(d->src_layout, d->cin, d->h, d->w),
         .dst_map = dc_tensor_map(d->dst_layout, d->cout, problem->hout, problem->wout),
         .taps = d->kh * d->kw,
-        .kernel = find_kernel(ctx),
+        .kernel = find_kernel(ctx, problem->group_cin * (problem->group_cin < 16 ? d->kh * d->kw : 1)),
         .tasks = (int)least(ctx->threads, d->cout),
     };
     /* In double: what would overflow, or need absurd copies, is left to the loop without any. */
@@ -290,8 +417,14 @@ doconv_status dc_weight_gradient_create(doconv_context *ctx, const struct dc_pro
     const double extent = (double)d->kh * (double)d->dilation_h + (double)d->stride_h * 2.0 * CHUNK_PIXELS;
     const bool small = row * extent < 1e10 && taps * (double)(problem->hout + CHUNK_PIXELS) < 1e7 && taps * (double)d->cin * (double)d->cout < 1e10;
     doconv_status status = DOCONV_OK;
-    if (g->kernel != NULL && small && problem->group_cin * g->taps >= g->kernel->vector / 2) {
+    const struct dc_kernel *narrow = find_correlate(ctx, problem);
+    if (narrow != NULL && small) {
+        g->way = CORRELATE;
+        g->kernel = narrow;
+        status = plan_narrow(g);
+    } else if (g->kernel != NULL && small && problem->group_cin * g->taps >= g->kernel->vector / 2) {
         g->way = PRODUCT;
+        plan_operands(g);
         plan_taps(g, estimate(g, g->taps) < estimate(g, 1) ? g->taps : 1);
         plan_tasks(g);
         status = list_taps(g);
@@ -310,6 +443,7 @@ void dc_weight_gradient_destroy(struct dc_weight_gradient *gradient)
         dc_free(gradient->ctx, gradient->counts);
         dc_free(gradient->ctx, gradient->first);
         dc_free(gradient->ctx, gradient->segments);
+        dc_free(gradient->ctx, gradient->lanes);
         dc_free(gradient->ctx, gradient);
     }
 }
@@ -423,8 +557,9 @@ static void load_panel(const struct dc_weight_gradient *g, const float *image, i
                        float *panel)
 {
     const doconv_conv_desc *d = &g->problem.desc;
-    const int64_t rows = panel_rows(g, y0, y1), origin = panel_origin(g, y0), step_y = g->by_output ? d->stride_h : 1;
-    const int64_t channel = group * g->problem.group_cin;
+    const struct operand *from = &g->right;
+    const int64_t rows = panel_rows(g, y0, y1), origin = panel_origin(g, y0), step_y = g->by_output ? from->stride_h : 1;
+    const int64_t channel = group * from->channels;
     if (rows == 0) {
         return;
     }
@@ -436,19 +571,19 @@ static void load_panel(const struct dc_weight_gradient *g, const float *image, i
             .strip_pixel = g->tile,
             .channels = lanes,
             .rows = rows,
-            .columns = d->kw == 1 ? g->problem.wout : d->w,
+            .columns = d->kw == 1 ? g->problem.wout : from->w,
             .src = image,
-            .src_block_channels = g->src_map.block_channels,
-            .src_block = g->src_map.block,
-            .src_channel = g->src_map.channel,
-            .src_row = g->src_map.row,
-            .src_pixel = g->src_map.pixel,
+            .src_block_channels = from->map.block_channels,
+            .src_block = from->map.block,
+            .src_channel = from->map.channel,
+            .src_row = from->map.row,
+            .src_pixel = from->map.pixel,
             .src_first_channel = channel + lane,
-            .h = d->h,
-            .w = d->w,
-            .x0 = d->kw == 1 ? -d->pad_left : 0,
+            .h = from->h,
+            .w = from->w,
+            .x0 = d->kw == 1 ? -from->pad_left : 0,
             .y0 = origin,
-            .step_x = d->kw == 1 ? d->stride_w : 1,
+            .step_x = d->kw == 1 ? from->stride_w : 1,
             .step_y = step_y,
         };
         g->kernel->load(&args);
@@ -469,9 +604,9 @@ static void load_panel(const struct dc_weight_gradient *g, const float *image, i
     }
 }
 
-/* What a task does: blocks [block0, block1) of lanes, output channels [o0, o1). */
+/* What a task does: blocks [block0, block1) of lanes, rows [row0, row1): channels of left. */
 struct part {
-    int64_t group, block0, block1, o0, o1;
+    int64_t group, block0, block1, row0, row1;
     float *panel, *sums;
 };
 
@@ -484,30 +619,33 @@ static void run_block(const struct job *job, const struct part *part, int64_t bl
     const bool waits = g->chunks > 1 || g->chunk_images < p->desc.n, begins = image == 0 && chunk0 == 0;
     const bool ends = image + images == p->desc.n && chunk1 == g->chunks;
     /* Sums that lie as the gradient does are summed there. */
-    const bool direct = g->outer == 1 && lanes % g->kernel->vector == 0;
-    struct dc_product_args args = {.left_step = g->dst_map.pixel,
-                                   .left_row = g->dst_map.channel,
+    const bool direct = g->outer == 1 && lanes % g->kernel->vector == 0 && !g->swapped;
+    const float *const left = (g->swapped ? job->src : job->grad_dst) + image * g->left.map.image;
+    const float *const right = (g->swapped ? job->grad_dst : job->src) + image * g->right.map.image;
+    const ptrdiff_t filter = p->group_cin * g->taps;
+    struct dc_product_args args = {.left_step = g->left_step,
+                                   .left_row = g->left.map.channel,
                                    .right_step = g->right_step,
                                    .lanes = lanes,
                                    .lists = g->outer,
                                    .sums_row = direct ? g->columns : g->tile,
-                                   .soon_row = g->columns * g->outer};
+                                   .soon_row = filter};
     if (g->in_place) {
-        args.right = job->src + image * g->src_map.image + channel_at(&g->src_map, part->group * p->group_cin + lane);
+        args.right = right + channel_at(&g->right.map, part->group * g->right.channels + lane);
     } else {
         const int64_t y0 = chunk0 * g->chunk_rows, y1 = least(p->hout, chunk1 * g->chunk_rows);
         for (int64_t i = 0; i < images; i++) {
-            load_panel(g, job->src + (image + i) * g->src_map.image, part->group, lane, lanes, y0, y1, part->panel + i * g->panel_image);
+            load_panel(g, right + i * g->right.map.image, part->group, lane, lanes, y0, y1, part->panel + i * g->panel_image);
         }
         /* Where row 0 would be: an integer, for it may lie outside. */
         args.right = (const float *)((uintptr_t)part->panel - (uintptr_t)((g->by_output ? y0 : panel_origin(g, y0)) * g->panel_row) * sizeof(float));
     }
-    for (int64_t o = part->o0; o < part->o1; o += args.rows) {
-        float *const out = job->grad_weight + o * g->columns * g->outer;
-        args.rows = tile_rows(g, o, part->o1);
-        args.left = job->grad_dst + image * g->dst_map.image + channel_at(&g->dst_map, o);
-        args.sums = direct  ? out + lane
-                    : waits ? part->sums + ((block - part->block0) * (part->o1 - part->o0) + o - part->o0) * g->outer * g->tile
+    for (int64_t row = part->row0; row < part->row1; row += args.rows) {
+        float *const out = job->grad_weight + row * filter + lane * g->outer; /* of one row after another, if rows are output channels */
+        args.rows = tile_rows(g, row, part->row1);
+        args.left = left + channel_at(&g->left.map, row);
+        args.sums = direct  ? out
+                    : waits ? part->sums + ((block - part->block0) * (part->row1 - part->row0) + row - part->row0) * g->outer * g->tile
                             : part->sums;
         args.sums_list = args.rows * g->tile;
         for (int64_t chunk = chunk0; chunk < chunk1; chunk++) {
@@ -515,22 +653,32 @@ static void run_block(const struct job *job, const struct part *part, int64_t bl
             args.counts = g->counts + list * g->outer;
             args.segments = g->segments + g->first[list];
             args.resume = !begins || chunk != chunk0;
-            args.soon = ends && chunk == chunk1 - 1 && (!direct || !args.resume) ? out + lane * g->outer : NULL;
+            args.soon = ends && chunk == chunk1 - 1 && !g->swapped && (!direct || !args.resume) ? out : NULL;
             g->kernel->product(&args);
         }
-        if (ends && !direct) {
-            const struct dc_weave_args weave = {
-                .sums = args.sums,
-                .sums_list = args.sums_list,
-                .sums_row = g->tile,
-                .lists = g->outer,
-                .rows = args.rows,
-                .lanes = lanes,
-                .dst = out + lane * g->outer,
-                .dst_row = g->columns * g->outer,
-            };
-            g->kernel->weave(&weave);
+        if (!ends || direct) {
+            continue;
         }
+        struct dc_weave_args weave = {
+            .sums = args.sums,
+            .sums_list = args.sums_list,
+            .sums_row = g->tile,
+            .lists = g->outer,
+            .rows = args.rows,
+            .lanes = lanes,
+            .dst = out,
+            .dst_row = filter,
+            .dst_lane = g->outer,
+        };
+        if (g->swapped) {
+            /* Lanes are output channels: rows, which are inputs, lie side by side. */
+            weave.sums_list = g->tile;
+            weave.lists = args.rows;
+            weave.rows = 1;
+            weave.dst = job->grad_weight + (part->group * p->group_cout + lane) * filter + row - part->group * p->group_cin;
+            weave.dst_lane = filter;
+        }
+        g->kernel->weave(&weave);
     }
 }
 
@@ -547,8 +695,8 @@ static void product_task(void *arg, int index)
         const int64_t block_part = unit % splits / g->row_parts, row_part = unit % g->row_parts;
         part.block0 = g->blocks * block_part / g->block_parts;
         part.block1 = g->blocks * (block_part + 1) / g->block_parts;
-        part.o0 = part.group * p->group_cout + p->group_cout * row_part / g->row_parts;
-        part.o1 = part.group * p->group_cout + p->group_cout * (row_part + 1) / g->row_parts;
+        part.row0 = part.group * g->left.channels + g->left.channels * row_part / g->row_parts;
+        part.row1 = part.group * g->left.channels + g->left.channels * (row_part + 1) / g->row_parts;
         for (int64_t image = 0; image < p->desc.n; image += g->chunk_images) {
             for (int64_t chunk = 0; chunk < g->chunks; chunk += g->panel_chunks) {
                 for (int64_t block = part.block0; block < part.block1; block++) {
@@ -556,6 +704,109 @@ static void product_task(void *arg, int index)
                 }
             }
         }
+    }
+}
+
+/* Rows [first, first + rows) of channels [channel, channel + channels) of an image, `width` columns, become a strip of vectors. */
+static void load_strip(const struct dc_weight_gradient *g, const struct dc_tensor_map *map, const float *image, int64_t channel, int64_t channels,
+                       int64_t first, int64_t rows, int64_t width, float *strip)
+{
+    const struct dc_load_args load = {
+        .strip = strip,
+        .strip_row = width * g->kernel->vector,
+        .strip_pixel = g->kernel->vector,
+        .channels = channels,
+        .rows = rows,
+        .columns = width,
+        .src = image,
+        .src_block_channels = map->block_channels,
+        .src_block = map->block,
+        .src_channel = map->channel,
+        .src_row = map->row,
+        .src_pixel = map->pixel,
+        .src_first_channel = channel,
+        .h = first + rows,
+        .w = width,
+        .y0 = first,
+        .step_x = 1,
+        .step_y = 1,
+    };
+    if (rows > 0) {
+        g->kernel->load(&load);
+    }
+}
+
+static void run_vector(const struct job *job, int64_t v, float *src_strip)
+{
+    const struct dc_weight_gradient *g = job->g;
+    const struct dc_problem *p = &g->problem;
+    const doconv_conv_desc *d = &p->desc;
+    const int64_t vector = g->kernel->vector, channel = v * vector, count = least(vector, d->cout - channel), input = first_input(p, channel);
+    const bool src_in_place = reads_in_place(p, &g->src_map, vector, input, d->cin);
+    const bool grad_in_place = reads_in_place(p, &g->dst_map, vector, channel, d->cout);
+    float *const grad_strip = src_strip + g->src_strip, *const sums = grad_strip + g->grad_strip;
+    struct dc_correlate_args args = {
+        .lanes = g->lanes,
+        .planes = p->group_cin,
+        .kh = d->kh,
+        .kw = d->kw,
+        .stride_h = d->stride_h,
+        .stride_w = d->stride_w,
+        .dilation_h = d->dilation_h,
+        .dilation_w = d->dilation_w,
+        .pad_left = d->pad_left,
+        .w = d->w,
+        .wout = p->wout,
+        .sums = sums,
+    };
+    memset(sums, 0, (size_t)g->sums_floats * sizeof *sums);
+    for (int64_t n = 0; n < d->n; n++) {
+        const float *const src = job->src + n * g->src_map.image, *const grad = job->grad_dst + n * g->dst_map.image;
+        for (args.y0 = 0; args.y0 < p->hout; args.y0 = args.y1) {
+            args.y1 = least(p->hout, args.y0 + g->call_rows);
+            if (grad_in_place) {
+                args.grad = grad + channel_at(&g->dst_map, channel) + args.y0 * g->dst_map.row;
+                args.grad_row = g->dst_map.row;
+                args.grad_pixel = g->dst_map.pixel;
+            } else {
+                load_strip(g, &g->dst_map, grad, channel, count, args.y0, args.y1 - args.y0, p->wout, grad_strip);
+                args.grad = grad_strip;
+                args.grad_row = p->wout * vector;
+                args.grad_pixel = vector;
+            }
+            if (src_in_place) {
+                args.src = src + channel_at(&g->src_map, input);
+                args.src_row = g->src_map.row;
+                args.src_pixel = g->src_map.pixel;
+                args.h = d->h;
+                args.pad_top = d->pad_top;
+            } else {
+                const int64_t first = least(d->h, most(0, args.y0 * d->stride_h - d->pad_top));
+                const int64_t end = most(first, least(d->h, (args.y1 - 1) * d->stride_h - d->pad_top + (d->kh - 1) * d->dilation_h + 1));
+                load_strip(g, &g->src_map, src, input, inputs_seen(p, vector, channel), first, end - first, d->w, src_strip);
+                args.src = src_strip;
+                args.src_row = d->w * vector;
+                args.src_pixel = vector;
+                args.h = end - first;
+                args.pad_top = d->pad_top + first;
+            }
+            g->kernel->correlate(&args);
+        }
+    }
+    const int64_t row = p->group_cin * g->taps;
+    for (int64_t c = 0; c < count; c++) {
+        for (int64_t i = 0; i < row; i++) {
+            job->grad_weight[(channel + c) * row + i] = sums[i * vector + c];
+        }
+    }
+}
+
+static void correlate_task(void *arg, int index)
+{
+    const struct job *job = arg;
+    const struct dc_weight_gradient *g = job->g;
+    for (int64_t v = g->vectors * index / g->tasks; v < g->vectors * (index + 1) / g->tasks; v++) {
+        run_vector(job, v, job->tasks + index * g->task_floats);
     }
 }
 
@@ -631,6 +882,6 @@ void dc_weight_gradient_run(const struct dc_weight_gradient *g, const float *src
         dc_parallel(g->ctx, job.copy_tasks, bias_task, &job);
     }
     if (grad_weight != NULL) {
-        dc_parallel(g->ctx, g->tasks, g->way == PORTABLE ? portable_task : product_task, &job);
+        dc_parallel(g->ctx, g->tasks, g->way == PORTABLE ? portable_task : g->way == PRODUCT ? product_task : correlate_task, &job);
     }
 }

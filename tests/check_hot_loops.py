@@ -7,7 +7,7 @@ check_hot_loops.py OBJDUMP LIBRARY ...
 Each function direct_tile_P_V (P pixels, V vectors), planes_tile_P_V (P output channels) or product_tile_P_V (P rows) must have a loop with exactly 4 * P * V
 FMAs (four steps) in which no vector touches the stack; each compose_tile_P_R (P taps, R rows) likewise one with P * R; each
 grouped_slide_S_P (stride S, P pixels) one with 3 * P (three taps of a kernel's row), each taps_correlate_Q and taps_scatter_Q one
-with Q. Exits 1 if one has not, or if there is no
+with Q, each correlate_tile_3_3 one with 9. Exits 1 if one has not, or if there is no
 such function at all.
 """
 import re
@@ -31,6 +31,8 @@ def expected_fmas(name):
     match = re.match(r"taps_(?:correlate|scatter)_(\d+)$", name)
     if match:
         return int(match.group(1))
+    if name == "correlate_tile_3_3":
+        return 9
     match = re.match(r"grouped_slide_\d+_(\d+)$", name)
     return 3 * int(match.group(1)) if match and match.group(1) != "1" else 0  # one pixel fills no registers, and its loop may be unrolled
 

@@ -143,6 +143,8 @@ static void test_registry(void **state)
         } else if (kernel->op == DC_OP_COMPOSE) {
             assert_non_null(kernel->compose);
             assert_true(kernel->vector <= DC_CHANNEL_BLOCK);
+        } else if (kernel->op == DC_OP_CORRELATE) {
+            assert_true(kernel->correlate != NULL && kernel->load != NULL);
         } else if (kernel->op == DC_OP_PRODUCT) {
             assert_true(kernel->product != NULL && kernel->weave != NULL && kernel->load != NULL);
         } else {

@@ -222,6 +222,8 @@ static const char *const shapes[] = {
     "mb1_ic1ih30oc48kh5ph2",
     "mb1_ic4ih21oc33kh3ph1sh3",
     "mb2_ic64ih24oc96kh1",
+    "mb3_ic100ih25oc32kh1",
+    "g2_mb2_ic200ih31oc64kh1sh2",
     "mb5_ic96ih7oc64kh1",
     "mb2_ic64ih15oc32kh1sh2",
     "mb1_ic40ih9oc24kh1ph1",

@@ -158,7 +158,7 @@ DOCONV_API const char *doconv_isa_string(doconv_isa isa);
 typedef struct doconv_kernel_info {
     size_t size;           /**< in: sizeof(doconv_kernel_info) */
     const char *name;      /**< unique, e.g. "direct_f32_14x32@avx512" */
-    const char *operation; /**< "direct", "depthwise", "grouped", "reference"; "compose" and "product" (folding, gradients) are no candidates of a plan */
+    const char *operation; /**< "direct", "depthwise", "grouped", "reference"; "compose", "product", "correlate": no candidates of a plan */
     doconv_isa isa;
     unsigned revision;
     int tile_pixels, tile_channels;

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: MIT */
+/* Gradients of weights, 9 taps x 1 vector of channels: groups of a vector or less, and depthwise with a multiplier. */
+#include "vec_avx2.h"
+
+#define PERMUTES 1
+#define SLIDES 0
+#include "body_correlate.h"
+#include "body_load.h"
+
+const struct dc_kernel dck_correlate_grouped_f32_9x8_avx2 = {
+    .name = "correlate_grouped_f32_9x8@avx2",
+    .revision = 1,
+    .op = DC_OP_CORRELATE,
+    .isa = DC_ISA_AVX2,
+    .tile_pixels = 9,
+    .tile_channels = V_LENGTH,
+    .vector = V_LENGTH,
+    .error_amplification = 1.0f,
+    .load = load_strip,
+    .correlate = correlate,
+    .deals = PERMUTES,
+};

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: MIT */
+/* Gradients of weights, 9 taps x 1 vector of channels: each input channel with its output channel. */
+#include "vec_avx512.h"
+
+#define PERMUTES 0
+#define SLIDES 1
+#include "body_correlate.h"
+#include "body_load.h"
+
+const struct dc_kernel dck_correlate_depthwise_f32_9x16_avx512 = {
+    .name = "correlate_depthwise_f32_9x16@avx512",
+    .revision = 1,
+    .op = DC_OP_CORRELATE,
+    .isa = DC_ISA_AVX512,
+    .tile_pixels = 9,
+    .tile_channels = V_LENGTH,
+    .vector = V_LENGTH,
+    .error_amplification = 1.0f,
+    .load = load_strip,
+    .correlate = correlate,
+    .deals = PERMUTES,
+};
