@@ -196,7 +196,7 @@ void dc_feature_plan_blocks(struct dc_feature *f)
     const doconv_conv_desc *d = &p->desc;
     /* Few outputs a group fill no tiles; and in double, what would need absurd copies is left to the loops without any. */
     const double strip = (double)d->h * (double)d->w * 64.0, z = (double)p->wout * (double)f->d_mul * 64.0;
-    if (p->group_cout < 4 || strip > 1e10 || z > 1e9 || (double)f->d_mul * (double)f->taps * 64.0 > 1e9) {
+    if (p->group_cout < 4 || strip > 1e9 || z > 1e9 || (double)f->d_mul * (double)f->taps * 64.0 > 1e9) {
         return;
     }
     const struct dc_kernel *depthwise = find_depthwise(f->ctx);
