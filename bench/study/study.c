@@ -126,36 +126,41 @@ static int run_study(const struct study *study, const struct options *o, doconv_
     return status;
 }
 
-int main(int argc, char **argv)
+/* The command line is read: does what it says. */
+static int do_study(const struct options *o, char **argv)
 {
-    struct options o;
     struct study study;
-    if (read_options(argc, argv, &o) != 0) {
-        return 2;
-    }
-    if (o.help) {
-        print_help();
-        return 0;
-    }
-    int status = 2;
-    if (make_study(&o, &study) != 0) {
-        free_study(&study);
-        return 2;
-    }
     doconv_context *context = NULL;
     struct pytorch *pytorch = NULL;
     char why[WHY_SIZE];
-    if (o.list) {
+    int status = 2;
+    if (make_study(o, &study) != 0) {
+        /* told already, as is what binding and the context have against it */
+    } else if (o->list) {
         print_cases(&study);
         status = 0;
-    } else if (bind_threads(o.threads, argv) != 0 || (context = make_context(&o)) == NULL) {
+    } else if (bind_threads(o->threads, argv) != 0 || (context = make_context(o)) == NULL) {
         status = 2;
-    } else if (o.pytorch != NULL && (pytorch = pytorch_start(o.pytorch, o.threads, why)) == NULL) {
+    } else if (o->pytorch != NULL && (pytorch = pytorch_start(o->pytorch, o->threads, why)) == NULL) {
         fprintf(stderr, "doconv-study: --pytorch: %s\n", why);
     } else {
-        status = run_study(&study, &o, context, pytorch);
+        status = run_study(&study, o, context, pytorch);
     }
     doconv_context_destroy(context);
     free_study(&study);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    struct options o;
+    int status = 2;
+    if (read_options(argc, argv, &o) == 0) {
+        status = o.help ? 0 : do_study(&o, argv);
+        if (o.help) {
+            print_help();
+        }
+    }
+    free_options(&o);
     return status;
 }

@@ -52,10 +52,13 @@ struct options {
     const char *pytorch; /* the Python that has it; NULL: doconv alone */
     const char *json;    /* NULL: none */
     bool list, help;
+    char **texts; /* copies of the arguments' values, which the pointers above lead into */
+    int text_count;
 };
 
-/* Returns 0, or -1 after a message on stderr. Its texts live as long as the program. */
+/* Returns 0, or -1 after a message on stderr; free_options() in both cases. */
 int read_options(int argc, char **argv, struct options *o);
+void free_options(struct options *o);
 void print_help(void);
 
 /* ---- study_layers.c ---- */

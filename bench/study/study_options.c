@@ -188,6 +188,11 @@ int read_options(int argc, char **argv, struct options *o)
                           .tune = DOCONV_TUNE_TUNE,
                           .seconds = 1};
     memcpy(o->networks, default_networks, sizeof default_networks);
+    o->texts = calloc((size_t)argc, sizeof *o->texts);
+    if (o->texts == NULL) {
+        fprintf(stderr, "doconv-study: out of memory\n");
+        return -1;
+    }
     for (int i = 1; i < argc; i++) {
         char *argument = argv[i];
         if (strcmp(argument, "--help") == 0 || strcmp(argument, "-h") == 0) {
@@ -225,16 +230,25 @@ int read_options(int argc, char **argv, struct options *o)
             fprintf(stderr, "doconv-study: %s: a value is missing, as in %s=VALUE (see --help)\n", flag, flag);
             return -1;
         }
-        /* The program may start itself anew with its arguments: lists are cut in a copy, which lives as long as the program. */
+        /* The program may start itself anew with its arguments: lists are cut in a copy. */
         char *value = malloc(strlen(equal + 1) + 1);
         if (value == NULL) {
             fprintf(stderr, "doconv-study: out of memory\n");
             return -1;
         }
         strcpy(value, equal + 1);
+        o->texts[o->text_count++] = value;
         if (read_value(o, flag, value) != 0) {
             return -1;
         }
     }
     return 0;
+}
+
+void free_options(struct options *o)
+{
+    for (int i = 0; i < o->text_count; i++) {
+        free(o->texts[i]);
+    }
+    free(o->texts);
 }
