@@ -29,8 +29,8 @@ const struct dc_kernel dck_depthwise_f32_14x16_avx512 = {
     .vector = V_LENGTH,
     .error_amplification = 1.0f,
     .grouped = grouped,
-    .correlate = taps_correlate,
-    .scatter = taps_scatter,
+    .taps_correlate = taps_correlate,
+    .taps_scatter = taps_scatter,
     .load = load_strip,
     .store = store_tile,
 };

@@ -124,16 +124,16 @@ struct dc_grouped_args {
 /*
  * A tap of a depthwise convolution with `steps` outputs a channel, backward, over a rectangle of output pixels (DC_OP_DEPTHWISE). A lane is a channel; with
  * z(step, y, p) = z + steps_at[step] + y * z_row + p * z_pixel, the gradient of an output, and x(y, p) = x + y * x_row + p * x_pixel, what the tap reads:
- *   correlate: factors[step * factors_step] += sum over y, p of z(step, y, p) * x(y, p)
- *   scatter: x(y, p) += sum over steps of factors[step * factors_step] * z(step, y, p)
+ *   taps_correlate: factors[step * factors_step] += sum over y, p of z(step, y, p) * x(y, p)
+ *   taps_scatter: x(y, p) += sum over steps of factors[step * factors_step] * z(step, y, p)
  */
 struct dc_taps_args {
     const float *z;
     const ptrdiff_t *steps_at;
     ptrdiff_t z_row, z_pixel;
-    float *x; /* only read by correlate */
+    float *x; /* only read by taps_correlate */
     ptrdiff_t x_row, x_pixel;
-    float *factors; /* only read by scatter */
+    float *factors; /* only read by taps_scatter */
     ptrdiff_t factors_step;
     ptrdiff_t steps, rows, pixels; /* >= 1 */
 };
@@ -297,8 +297,8 @@ struct dc_kernel {
     void (*load)(const struct dc_load_args *args);
     void (*store)(const struct dc_store_args *args);
     void (*grouped)(const struct dc_grouped_args *args);     /* DC_OP_DEPTHWISE and DC_OP_GROUPED only, then run is NULL */
-    void (*correlate)(const struct dc_taps_args *args);      /* DC_OP_DEPTHWISE only, as is */
-    void (*scatter)(const struct dc_taps_args *args);        /* this one */
+    void (*taps_correlate)(const struct dc_taps_args *args); /* DC_OP_DEPTHWISE only, as is */
+    void (*taps_scatter)(const struct dc_taps_args *args);   /* this one */
     void (*planes)(const struct dc_planes_args *args);       /* DC_OP_PLANES only, and so */
     void (*gather)(const struct dc_gather_args *args);       /* this one; then run, load and store are NULL */
     void (*reference)(const struct dc_reference_args *args); /* DC_OP_REFERENCE only, then all others are NULL */

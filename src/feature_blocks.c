@@ -216,7 +216,7 @@ void dc_feature_plan_blocks(struct dc_feature *f)
     f->in_place = reads_in_place(f, depthwise->vector);
     plan_forward(f);
     plan_rows(f);
-    if (depthwise->correlate != NULL && depthwise->scatter != NULL) {
+    if (depthwise->taps_correlate != NULL && depthwise->taps_scatter != NULL) {
         f->wide = find_direct(f->ctx, depthwise->isa, f->steps * LANES);
         plan_backward(f);
     }
@@ -1219,12 +1219,12 @@ static void hand_back(const struct job *job, const struct walk *w, int64_t image
                 if (job->grad_d != NULL) {
                     args.x = (float *)src + at;
                     args.factors = w->factor_sums + q * args.factors_step + factor;
-                    f->depthwise->correlate(&args);
+                    f->depthwise->taps_correlate(&args);
                 }
                 if (grad_src != NULL) {
                     args.x = grad_src + at;
                     args.factors = w->factors + q * args.factors_step + factor;
-                    f->depthwise->scatter(&args);
+                    f->depthwise->taps_scatter(&args);
                 }
             }
         }
