@@ -405,6 +405,9 @@ static const struct {
     {"mb1_ic40ih3oc64kh1:src=nhwc,dst=nhwc,bias", 2, 1, 0},
     {"mb1_ic8ih4oc40kh3ph1:src=nchw,dst=nhwc", 1, 1, 0},
     {"mb1_ic300ih1oc130kh3ph1:src=nhwc,dst=nhwc,bias", 9, 1, 0},
+    /* The same, but with copies of few input channels side by side. */
+    {"mb1_ic5ih3oc40kh3ph1:src=nhwc,dst=nhwc,bias", 9, 1, 0},
+    {"g2_mb1_ic12ih4oc50kh3ph1:src=nchw,dst=nchw", 10, 0, 0},
     /* First layers. */
     {"mb1_ic3ih43iw45oc64kh7ph3sh2:src=nchw,dst=nhwc,bias", 49, 1, ROUNDED | WANTED},
     {"mb2_ic1ih30oc20kh5ph2:src=nhwc,dst=nchw", 25, 1, 0},
