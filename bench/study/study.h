@@ -195,6 +195,8 @@ void describe(const struct study_case *c, const struct result *r, bool pytorch, 
 
 /* Binds one thread to its core, or starts the program anew with OpenMP's threads bound. Returns 0, or -1 after a message on stderr. */
 int bind_threads(int count, char **argv);
+/* Gives a child that brings threads of its own the CPUs that the process had before. */
+void unbind_thread(void);
 double wall_seconds(void);
 double cpu_seconds(void);
 double available_memory(void); /* bytes; 0: unknown */

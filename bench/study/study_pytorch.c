@@ -176,6 +176,9 @@ struct pytorch *pytorch_start(const char *python, int threads, char *why)
         close(to[0]);
         close(from[1]);
         signal(SIGPIPE, SIG_DFL);
+        if (threads > 1) {
+            unbind_thread();
+        }
         execlp(python, python, script(), count, (char *)NULL);
         printf("no %s can't be started: %s\n", python, strerror(errno));
         fflush(stdout);

@@ -13,14 +13,38 @@
 /* What the OpenMP runtimes read about places. A user who sets one of them has decided. */
 static const char *const place_variables[] = {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY"};
 
+/* CPUs of the process before a runtime bound its first thread to one of them. */
+#define CPUS_VARIABLE "DOCONV_STUDY_CPUS"
+
+static void remember_cpus(const cpu_set_t *set)
+{
+    char text[CPU_SETSIZE + 1];
+    int size = 0;
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        text[cpu] = CPU_ISSET(cpu, set) ? '1' : '0';
+        size = CPU_ISSET(cpu, set) ? cpu + 1 : size;
+    }
+    text[size] = '\0';
+    setenv(CPUS_VARIABLE, text, 1);
+}
+
+void unbind_thread(void)
+{
+    const char *text = getenv(CPUS_VARIABLE);
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (text == NULL || *text == '1') {
+            CPU_SET(cpu, &set);
+        }
+        text += text != NULL && *text != '\0';
+    }
+    sched_setaffinity(0, sizeof set, &set); /* those that don't exist, or that the process may not have, are left out */
+}
+
 int bind_threads(int count, char **argv)
 {
     cpu_set_t set;
-    CPU_ZERO(&set);
-    if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) < count) {
-        fprintf(stderr, "doconv-study: --threads: \"%d\": this process may run on %d CPUs\n", count, CPU_COUNT(&set));
-        return -1;
-    }
     if (count == 1) {
         const int core = sched_getcpu();
         CPU_ZERO(&set);
@@ -35,9 +59,16 @@ int bind_threads(int count, char **argv)
     /* The runtime reads its variables before main() begins, hence anew; PyTorch's inherits them. */
     for (size_t i = 0; i < sizeof place_variables / sizeof place_variables[0]; i++) {
         if (getenv(place_variables[i]) != NULL) {
-            return 0;
+            return 0; /* the user's, or those from below: the runtime has bound this thread to one place by now */
         }
     }
+    CPU_ZERO(&set);
+    if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) < count) {
+        fprintf(stderr, "doconv-study: --threads: \"%d\": this process may run on %d CPU%s\n", count, CPU_COUNT(&set),
+                CPU_COUNT(&set) == 1 ? "" : "s");
+        return -1;
+    }
+    remember_cpus(&set);
     setenv("OMP_PLACES", "cores", 1);
     setenv("OMP_PROC_BIND", "close", 1);
     execv("/proc/self/exe", argv);

@@ -31,6 +31,8 @@ if mode == "silent":
     sys.exit(3)
 if mode == "babble":
     print("hello", flush=True)
+if mode == "cpus":
+    print(f"may run on {{len(os.sched_getaffinity(0))}} CPUs", file=sys.stderr)
 print("doconv-study-pytorch 1 9.9", flush=True)
 for line in sys.stdin:
     verb = line.split()[0]
@@ -125,6 +127,16 @@ with tempfile.TemporaryDirectory() as directory:
     with open(json_file, encoding="utf-8") as file:
         rows = json.load(file)
     check("MACs of groups", rows[0]["kernel_macs"] == 2 * 12 * 9 * (9 + 36) and rows[0]["feature_macs"] == 8 * 9 * 36 * (9 + 3), rows)
+
+    if not wrapper and len(os.sched_getaffinity(0)) >= 2:
+        result = run(*small, "--batch=1", "--layers=8->24", "--threads=2")
+        check("two threads", result.returncode == 0 and "2 threads" in result.stderr, result.stdout + result.stderr)
+        program = os.path.join(directory, "python")
+        with open(program, "w", encoding="utf-8") as file:
+            file.write(STAND_IN.format(python=sys.executable, mode="cpus"))
+        os.chmod(program, 0o755)
+        result = run(*small, "--batch=1", "--layers=8->24", "--threads=2", "--pytorch=" + program)
+        check("two threads of PyTorch's", f"may run on {len(os.sched_getaffinity(0))} CPUs" in result.stderr, result.stdout + result.stderr)
 
     result = run(*small, "--batch=1", "--layers=8->24", "--memory=1e-6")
     check("what holds too much is skipped with a reason", result.returncode == 1 and "--memory" in result.stderr, result.stdout + result.stderr)
