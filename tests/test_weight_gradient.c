@@ -47,37 +47,56 @@ static double *zeros(size_t count)
     return memory;
 }
 
-static struct expected expect_gradient(const struct dc_problem *p, const float *src, const float *grad_dst)
+/* A tensor in NCHW order. */
+static float *planes_of(doconv_layout layout, int64_t n, int64_t c, int64_t h, int64_t w, const float *data)
+{
+    float *planes = malloc((size_t)(n * c * h * w) * sizeof *planes);
+    assert_non_null(planes);
+    for (int64_t i = 0; i < n * c * h * w; i++) {
+        planes[i] = data[oracle_index(layout, c, h, w, i / w / h / c, i / w / h % c, i / w % h, i % w)];
+    }
+    return planes;
+}
+
+static struct expected expect_gradient(const struct dc_problem *p, const float *src_data, const float *grad_data)
 {
     const doconv_conv_desc *d = &p->desc;
-    const int64_t taps = d->kh * d->kw, cig = d->cin / d->groups, cog = d->cout / d->groups;
+    const int64_t taps = d->kh * d->kw, cig = d->cin / d->groups, cog = d->cout / d->groups, pixels = p->hout * p->wout;
     struct expected e = {.weights = (size_t)(d->cout * cig * taps)};
     e.weight = zeros(e.weights);
     e.magnitude = zeros(e.weights);
     e.bias = zeros((size_t)d->cout);
     e.bias_magnitude = zeros((size_t)d->cout);
-    for (int64_t n = 0; n < d->n; n++) {
-        for (int64_t o = 0; o < d->cout; o++) {
-            for (int64_t at = 0; at < p->hout * p->wout; at++) {
-                const int64_t py = at / p->wout, px = at % p->wout;
-                const double grad = (double)grad_dst[oracle_index(d->dst_layout, d->cout, p->hout, p->wout, n, o, py, px)];
-                e.bias[o] += grad;
-                e.bias_magnitude[o] += fabs(grad);
-                for (int64_t m = 0; m < taps; m++) {
-                    const int64_t y = py * d->stride_h + m / d->kw * d->dilation_h - d->pad_top;
-                    const int64_t x = px * d->stride_w + m % d->kw * d->dilation_w - d->pad_left;
-                    if (y < 0 || y >= d->h || x < 0 || x >= d->w) {
-                        continue;
-                    }
-                    for (int64_t i = 0; i < cig; i++) {
-                        const double product = grad * (double)src[oracle_index(d->src_layout, d->cin, d->h, d->w, n, o / cog * cig + i, y, x)];
-                        e.weight[(o * cig + i) * taps + m] += product;
-                        e.magnitude[(o * cig + i) * taps + m] += fabs(product);
+    float *src = planes_of(d->src_layout, d->n, d->cin, d->h, d->w, src_data);
+    float *grad_dst = planes_of(d->dst_layout, d->n, d->cout, p->hout, p->wout, grad_data);
+    for (int64_t plane = 0; plane < d->n * d->cout; plane++) {
+        const int64_t n = plane / d->cout, o = plane % d->cout;
+        const float *grad = grad_dst + plane * pixels;
+        for (int64_t at = 0; at < pixels; at++) {
+            e.bias[o] += (double)grad[at];
+            e.bias_magnitude[o] += fabs((double)grad[at]);
+        }
+        for (int64_t at = 0; at < cig * taps; at++) {
+            const int64_t ky = at % taps / d->kw, kx = at % d->kw;
+            const float *in = src + (n * d->cin + o / cog * cig + at / taps) * d->h * d->w;
+            double sum = 0.0, magnitude = 0.0;
+            for (int64_t y = 0; y < p->hout; y++) {
+                const int64_t row = y * d->stride_h + ky * d->dilation_h - d->pad_top;
+                for (int64_t x = 0; x < p->wout && row >= 0 && row < d->h; x++) {
+                    const int64_t column = x * d->stride_w + kx * d->dilation_w - d->pad_left;
+                    if (column >= 0 && column < d->w) {
+                        const double product = (double)grad[y * p->wout + x] * (double)in[row * d->w + column];
+                        sum += product;
+                        magnitude += fabs(product);
                     }
                 }
             }
+            e.weight[o * cig * taps + at] += sum;
+            e.magnitude[o * cig * taps + at] += magnitude;
         }
     }
+    free(src);
+    free(grad_dst);
     return e;
 }
 
@@ -259,6 +278,9 @@ static void chosen_shapes(void **state)
     struct rng rng = rng_from(harness_seed(), "weight gradient chosen");
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         for (size_t l = 0; l < 4; l++) {
+            if (l != i % 4 && harness_scaled(100, 1) < 100) {
+                continue;
+            }
             char text[160];
             /* Mostly the same layout on both sides; every pair comes up. */
             snprintf(text, sizeof text, "%s:src=%s,dst=%s", shapes[i], layouts[l], layouts[i % 3 == 0 ? (l + i / 3) % 4 : l]);
