@@ -9,6 +9,7 @@
 #define TILE_VECTORS 1
 #include "body_direct.h"
 #include "body_load.h"
+#include "body_pack.h"
 #include "body_store.h"
 
 DIRECT_TILES_12(1)
@@ -34,4 +35,5 @@ const struct dc_kernel dck_direct_f32_12x8_avx2 = {
     .run = run,
     .load = load_strip,
     .store = store_tile,
+    .pack = pack_tile,
 };

@@ -6,6 +6,7 @@
 #define TILE_VECTORS 2
 #include "body_direct.h"
 #include "body_load.h"
+#include "body_pack.h"
 #include "body_store.h"
 
 DIRECT_TILES_6(1)
@@ -33,4 +34,5 @@ const struct dc_kernel dck_direct_f32_6x16_avx2 = {
     .run = run,
     .load = load_strip,
     .store = store_tile,
+    .pack = pack_tile,
 };

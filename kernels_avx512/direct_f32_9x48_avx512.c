@@ -6,6 +6,7 @@
 #define TILE_VECTORS 3
 #include "body_direct.h"
 #include "body_load.h"
+#include "body_pack.h"
 #include "body_store.h"
 
 DIRECT_TILES_9(1)
@@ -35,4 +36,5 @@ const struct dc_kernel dck_direct_f32_9x48_avx512 = {
     .run = run,
     .load = load_strip,
     .store = store_tile,
+    .pack = pack_tile,
 };

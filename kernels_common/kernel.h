@@ -98,6 +98,23 @@ struct dc_store_args {
     float lo, hi;
 };
 
+/* Lanes that a call of a packing kernel may have: no tile has more channels. */
+#define DC_PACK_LANES 64
+
+/*
+ * DC_OP_DIRECT: packs weights. For lane < lanes and each j < columns with place[j] >= 0: to[place[j] + lane] = src[lane * lane_step + j]. Columns that no
+ * place is for are read all the same.
+ */
+struct dc_pack_args {
+    const float *src;
+    ptrdiff_t lane_step, lanes;
+    const ptrdiff_t *place;
+    ptrdiff_t columns;
+    float *to;
+    const float *soon; /* what will be packed next, to be fetched: rows of floats */
+    ptrdiff_t soon_rows, soon_step, soon_floats;
+};
+
 /*
  * Rows [y0, y1) of one vector of output channels of an image, for DC_OP_DEPTHWISE and DC_OP_GROUPED: every output channel c sees `planes` input channels,
  *   acc[y][x][c] = bias[c] + sum over ky, i, kx: src[(y * stride_h - pad_top + ky * dilation_h) * src_row +
@@ -296,6 +313,7 @@ struct dc_kernel {
     void (*run)(const struct dc_run_args *args);
     void (*load)(const struct dc_load_args *args);
     void (*store)(const struct dc_store_args *args);
+    void (*pack)(const struct dc_pack_args *args);           /* DC_OP_DIRECT only */
     void (*grouped)(const struct dc_grouped_args *args);     /* DC_OP_DEPTHWISE and DC_OP_GROUPED only, then run is NULL */
     void (*taps_correlate)(const struct dc_taps_args *args); /* DC_OP_DEPTHWISE only, as is */
     void (*taps_scatter)(const struct dc_taps_args *args);   /* this one */

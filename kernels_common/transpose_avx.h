@@ -59,7 +59,7 @@ static inline side side_clamp(side r, side lo, side hi)
 }
 
 /* From rows that hold columns 0..3 (or 4..7) of source rows k and k + 4 in their halves: only shuffles inside halves are left. */
-static inline void transpose_halves(const side low[4], const side high[4], side to[V_TRANSPOSE])
+static inline __attribute__((always_inline)) void transpose_halves(const side low[4], const side high[4], side to[V_TRANSPOSE])
 {
 #define HALF(from, k)                                                                                                                                \
     {                                                                                                                                                \
@@ -76,7 +76,7 @@ static inline void transpose_halves(const side low[4], const side high[4], side 
 }
 
 /* Lane j of to[i] is src[j * stride + i]. */
-static inline void transpose_load(const float *src, ptrdiff_t stride, side to[V_TRANSPOSE])
+static inline __attribute__((always_inline)) void transpose_load(const float *src, ptrdiff_t stride, side to[V_TRANSPOSE])
 {
     side low[4], high[4];
 #define PAIR(at) _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(at)), _mm_loadu_ps((at) + 4 * stride), 1)

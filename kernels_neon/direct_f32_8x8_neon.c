@@ -9,6 +9,7 @@
 #define TILE_VECTORS 2
 #include "body_direct.h"
 #include "body_load.h"
+#include "body_pack.h"
 #include "body_store.h"
 
 /* Used as the list of PIXELS_n, whose other argument it leaves alone. */
@@ -92,4 +93,5 @@ const struct dc_kernel dck_direct_f32_8x8_neon = {
     .run = run,
     .load = load_strip,
     .store = store_tile,
+    .pack = pack_tile,
 };

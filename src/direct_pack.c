@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: MIT */
+/* Packed weights of direct plans: [biases][group][output block][16-channel block][tap][channel][tile_channels], zeros where channels end. */
+#include <string.h>
+
+#include "direct.h"
+
+/* Columns of a call of the packing kernel, and the most that a filter may span for it: 11 x 11 taps of 16 channels fit. */
+#define MOST_COLUMNS 2048
+
+struct job {
+    const doconv_plan *plan;
+    const struct dc_weight_view *weight;
+    float *packed;
+    int64_t first, units; /* (group, output block, 16 input channels): which, and how many */
+    int tasks;
+    int64_t low, span;  /* taps lie from `low` on in `span` floats, from an input's first */
+    bool inputs_follow; /* the inputs of an output follow each other in memory, so that many are packed in a call */
+};
+
+/* A unit: lanes outputs and channels inputs of a block, and where they begin. */
+struct unit {
+    const float *from;
+    float *to;
+    int64_t lanes, channels;
+};
+
+static struct unit unit_of(const struct job *job, int64_t number)
+{
+    const struct dc_direct_state *s = job->plan->state;
+    const struct dc_weight_view *w = job->weight;
+    const int64_t parts = divide_up(s->cin, DC_CHANNEL_BLOCK), part = number % parts, block = job->first + number / parts;
+    const int64_t group = block / s->out_blocks, first = block % s->out_blocks * s->tile_channels, start = part * DC_CHANNEL_BLOCK;
+    return (struct unit){
+        .from = w->data + group * w->group + first * w->out + start * w->in,
+        .to = job->packed + s->bias_floats + block * s->block_floats + start * s->taps * s->tile_channels,
+        .lanes = least(s->tile_channels, s->cout - first),
+        .channels = least(s->cin - start, DC_CHANNEL_BLOCK),
+    };
+}
+
+/* Filters that span more than a call has columns, or that lie as no kernel expects. */
+static void pack_portably(const struct job *job, const struct unit *u)
+{
+    const struct dc_direct_state *s = job->plan->state;
+    const struct dc_weight_view *w = job->weight;
+    const doconv_conv_desc *d = &job->plan->problem.desc;
+    for (int64_t c = 0; c < u->channels; c++) {
+        for (int64_t o = 0; o < u->lanes; o++) {
+            const float *at = u->from + c * w->in + o * w->out;
+            float *to = u->to + c * s->tile_channels + o;
+            for (int64_t y = 0; y < d->kh; y++, at += w->row) {
+                for (int64_t x = 0; x < d->kw; x++, to += u->channels * s->tile_channels) {
+                    *to = at[x * w->column];
+                }
+            }
+        }
+    }
+}
+
+/* Where the columns of `channels` inputs of an output go. */
+static void map_columns(const struct job *job, int64_t channels, int64_t of, ptrdiff_t columns, ptrdiff_t *place)
+{
+    const struct dc_direct_state *s = job->plan->state;
+    const struct dc_weight_view *w = job->weight;
+    const doconv_conv_desc *d = &job->plan->problem.desc;
+    for (ptrdiff_t j = 0; j < columns; j++) {
+        place[j] = -1;
+    }
+    for (int64_t c = 0; c < channels; c++) {
+        for (int64_t y = 0; y < d->kh; y++) {
+            for (int64_t x = 0; x < d->kw; x++) {
+                place[c * w->in + y * w->row + x * w->column - job->low] = ((y * d->kw + x) * of + c) * s->tile_channels;
+            }
+        }
+    }
+}
+
+static void pack_task(void *arg, int index)
+{
+    const struct job *job = arg;
+    const struct dc_direct_state *s = job->plan->state;
+    const struct dc_weight_view *w = job->weight;
+    const struct dc_kernel *kernel = job->plan->candidate.kernel;
+    const int64_t nr = s->tile_channels, last = job->units * (index + 1) / job->tasks;
+    ptrdiff_t place[MOST_COLUMNS];
+    int64_t mapped = 0; /* the channels that place is for */
+    for (int64_t number = job->units * index / job->tasks; number < last; number++) {
+        const struct unit u = unit_of(job, number), next = number + 1 < last ? unit_of(job, number + 1) : u;
+        const bool ends = (number + 1) % divide_up(s->cin, DC_CHANNEL_BLOCK) == 0;
+        if (u.lanes < nr || ends) {
+            const float *const end = u.to + (ends ? s->block_floats - (s->cin - u.channels) * s->taps * nr : u.channels * s->taps * nr);
+            memset(u.to, 0, (size_t)(end - u.to) * sizeof *u.to);
+        }
+        if (job->span > MOST_COLUMNS) {
+            pack_portably(job, &u);
+            continue;
+        }
+        const int64_t together = job->inputs_follow ? u.channels : 1;
+        struct dc_pack_args args = {
+            .src = u.from + job->low,
+            .lane_step = w->out,
+            .lanes = u.lanes,
+            .place = place,
+            .columns = (together - 1) * w->in + job->span,
+            .to = u.to,
+            .soon = next.from + job->low,
+            .soon_rows = job->inputs_follow ? next.lanes : 1,
+            .soon_step = w->out,
+            .soon_floats = job->inputs_follow ? (next.channels - 1) * w->in + job->span : (next.lanes - 1) * w->out + job->span,
+        };
+        if (mapped != u.channels) {
+            map_columns(job, together, u.channels, args.columns, place);
+            mapped = u.channels;
+        }
+        for (int64_t c = 0; c < u.channels; c += together) {
+            kernel->pack(&args);
+            args.src += w->in;
+            args.to += nr;
+            args.soon += c + 1 < next.channels ? w->in : 0;
+        }
+    }
+}
+
+void dc_direct_pack_blocks(const doconv_plan *plan, const struct dc_weight_view *weight, const float *bias, float *packed, int64_t first,
+                           int64_t count)
+{
+    const struct dc_direct_state *s = plan->state;
+    const doconv_conv_desc *d = &plan->problem.desc;
+    for (int64_t block = first; block < first + count; block++) {
+        const int64_t group = block / s->out_blocks, channel = block % s->out_blocks * s->tile_channels;
+        float *to = packed + block * s->tile_channels;
+        memset(to, 0, (size_t)s->tile_channels * sizeof *to);
+        if (bias != NULL) {
+            memcpy(to, bias + group * s->cout + channel, (size_t)least(s->tile_channels, s->cout - channel) * sizeof *to);
+        }
+    }
+    struct job job = {plan, weight, packed, first, count * divide_up(s->cin, DC_CHANNEL_BLOCK), 1, 0, 0, false};
+    const int64_t rows = (d->kh - 1) * weight->row, columns = (d->kw - 1) * weight->column;
+    job.low = least(rows, 0) + least(columns, 0);
+    job.span = most(rows, 0) + most(columns, 0) - job.low + 1;
+    job.inputs_follow = weight->in < weight->out && (DC_CHANNEL_BLOCK - 1) * weight->in + job.span <= MOST_COLUMNS;
+    job.tasks = (int)least(plan->ctx->threads, job.units);
+    dc_parallel(plan->ctx, job.tasks, pack_task, &job);
+}
+
+void dc_direct_pack(const doconv_plan *plan, const struct dc_weight_view *weight, const float *bias, float *packed)
+{
+    const struct dc_direct_state *s = plan->state;
+    dc_direct_pack_blocks(plan, weight, bias, packed, 0, s->groups * s->out_blocks);
+}
