@@ -182,7 +182,7 @@ static __attribute__((noinline)) void compose_nines(const float *d, const float 
     for (; rows > 0; rows--) {
         if (ahead != 0) {
             for (uintptr_t line = 0; line < 9 * 64; line += 64) {
-                __builtin_prefetch((const void *)((uintptr_t)(w + ahead) + line), 0, 3);
+                __builtin_prefetch((const void *)((uintptr_t)(w + ahead) + line), 0, 2);
                 __builtin_prefetch((const void *)((uintptr_t)(weight + ahead) + line), 1, 3);
             }
         }

@@ -189,7 +189,7 @@ struct dc_gather_args {
 };
 
 /* Blocks of channels that a call of a composing kernel may have. */
-#define DC_COMPOSE_BLOCKS 8
+#define DC_COMPOSE_BLOCKS 32
 
 /*
  * Folding, for DC_OP_COMPOSE. W is rows of d_mul floats, D is channels of taps x d_mul, the result is rows of taps floats, one a row of W. A lane of a vector

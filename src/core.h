@@ -107,6 +107,7 @@ struct dc_problem {
     int64_t group_cin, group_cout;
     float lo, hi; /* ReLU and clamp in one */
     double macs;
+    bool fresh_weights; /* they are packed in each call: only candidates depend on it */
     size_t src_bytes, dst_bytes, weight_bytes;
 };
 doconv_status dc_problem_create(doconv_context *ctx, const doconv_conv_desc *desc, struct dc_problem *problem);
@@ -126,10 +127,18 @@ enum dc_source {
     DC_SOURCE_FLAT     /* strip with a copy for each kernel column, so that pixels run on across rows */
 };
 
+/* What a direct plan goes over first. */
+enum dc_order {
+    DC_ORDER_PIXELS,  /* all weights for some pixels, then the next pixels */
+    DC_ORDER_WEIGHTS, /* all pixels for a block of weights, then the next block */
+    DC_ORDER_PACK     /* the same, where dc_fresh_run() makes each block just before its use */
+};
+
 /* A kernel with its parameters; text and struct are one to one. */
 struct dc_candidate {
     const struct dc_kernel *kernel;
     enum dc_source source;
+    enum dc_order order;
     int rows;    /* output rows of a task */
     int k_block; /* input channels of a pass over the reduction; 0: all */
     int pixels;  /* planes: output pixels of a unit */
@@ -156,6 +165,16 @@ struct dc_weight_view {
 };
 struct dc_weight_view dc_weight_view(const struct dc_problem *problem, const float *weight); /* OIHW */
 
+/* Weights that change with each call: where they lie, or what they are folded from. */
+struct dc_weight_source {
+    struct dc_weight_view view;
+    const float *bias; /* or NULL */
+    /* fold NULL: the weight is there. Else it is folded into `folded`, which is what view sees. */
+    const doconv_fold_desc *fold;
+    const float *w, *d;
+    float *folded;
+};
+
 struct dc_solver {
     const char *name;
     enum dc_op op;
@@ -168,6 +187,10 @@ struct dc_solver {
     void (*pack)(const doconv_plan *plan, const struct dc_weight_view *weight, const float *bias, float *packed);
     /* workspace: 64-byte aligned. */
     void (*execute)(const doconv_plan *plan, const float *packed, const float *src, const float *residual, float *dst, char *workspace);
+    /* For DC_ORDER_PACK, then not NULL: execute, weights made on the way. Bytes of workspace in all. */
+    void (*execute_fresh)(const doconv_plan *plan, const struct dc_weight_source *source, const float *src, const float *residual, float *dst,
+                          char *workspace);
+    size_t (*fresh_workspace_size)(const doconv_plan *plan, const doconv_fold_desc *fold);
 };
 
 extern const struct dc_solver dc_solver_direct, dc_solver_depthwise, dc_solver_grouped, dc_solver_planes, dc_solver_reference;
@@ -212,6 +235,12 @@ doconv_status dc_plan_options_check(doconv_context *ctx, const doconv_plan_optio
 /* The cache's key: the problem and everything else that the best choice depends on. size >= DC_KEY_SIZE. */
 void dc_plan_key(const doconv_context *ctx, const struct dc_problem *problem, const doconv_plan_options *options, char *key, size_t size);
 
+/* ----------------------------------------------------------------------------------------------- fresh.c */
+/* Executes a plan with weights that are made in the call: packed, and folded first if they have a fold (NULL: none). workspace: 64-byte aligned. */
+size_t dc_fresh_workspace_size(const doconv_plan *plan, const doconv_fold_desc *fold);
+void dc_fresh_run(const doconv_plan *plan, const struct dc_weight_source *source, const float *src, const float *residual, float *dst,
+                  char *workspace);
+
 /* --------------------------------------------------------------------------------------- input_gradient.c */
 struct dc_input_gradient;
 /* problem: the forward convolution. options: of choosing its kernels, or NULL. */
@@ -238,6 +267,13 @@ doconv_status dc_fold_check(doconv_context *ctx, const doconv_fold_desc *desc);
 size_t dc_fold_workspace_size(const doconv_context *ctx, const doconv_fold_desc *desc);
 /* doconv_fold() of a valid descriptor whose layer has a D. */
 void dc_fold_run(const doconv_context *ctx, const doconv_fold_desc *desc, const float *w, const float *d, float *weight, char *workspace);
+/*
+ * The part of a layer of one group with outputs [out, out + outs) and inputs [in, in + ins), on the calling thread; `in` is a multiple of DC_CHANNEL_BLOCK.
+ * Bitwise what dc_fold_run() gives. scratch: 64-byte aligned.
+ */
+size_t dc_fold_part_floats(const doconv_context *ctx, const doconv_fold_desc *desc);
+void dc_fold_part(const doconv_context *ctx, const doconv_fold_desc *desc, const float *w, const float *d, int64_t out, int64_t outs, int64_t in,
+                  int64_t ins, float *weight, float *scratch);
 /* doconv_fold_gradient() likewise. */
 void dc_fold_gradient_run(const doconv_context *ctx, const doconv_fold_desc *desc, const float *w, const float *d, const float *grad_weight,
                           float *grad_w, float *grad_d, char *workspace);

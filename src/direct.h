@@ -17,8 +17,9 @@ struct dc_direct_segments {
 
 /* Channels are seen as `groups` groups of cin inputs and cout outputs. */
 struct dc_direct_state {
-    bool flat;         /* pixels run on across rows; every row meets every tap, those in the padding as zeros */
-    bool direct_store; /* runs write dst themselves */
+    bool flat;          /* pixels run on across rows; every row meets every tap, those in the padding as zeros */
+    bool direct_store;  /* runs write dst themselves */
+    bool weights_first; /* units that follow each other share their output blocks, not their pixels */
     int64_t groups, cin, cout;
     int64_t tile_channels, out_blocks, taps;
     int64_t k_block, k_blocks;     /* input channels of a pass; passes */
@@ -57,6 +58,13 @@ void dc_direct_pack(const doconv_plan *plan, const struct dc_weight_view *weight
 /* Blocks [first, first + count) of output channels alone, of all groups' blocks. Their bias counts as theirs. */
 void dc_direct_pack_blocks(const doconv_plan *plan, const struct dc_weight_view *weight, const float *bias, float *packed, int64_t first,
                            int64_t count);
+/* One block, on the calling thread, folded first if the source has a fold: then scratch is 64-byte aligned and has dc_fold_part_floats(). */
+void dc_direct_make_block(const doconv_plan *plan, const struct dc_weight_source *source, int64_t index, float *bias, float *block, float *scratch);
+/* May a layer be folded block by block? Groups other than the paper's mix outputs of many blocks. */
+bool dc_direct_folds_blocks(const doconv_fold_desc *fold);
 void dc_direct_execute(const doconv_plan *plan, const float *packed, const float *src, const float *residual, float *dst, char *workspace);
+void dc_direct_execute_fresh(const doconv_plan *plan, const struct dc_weight_source *source, const float *src, const float *residual, float *dst,
+                             char *workspace);
+size_t dc_direct_fresh_workspace_size(const doconv_plan *plan, const doconv_fold_desc *fold);
 
 #endif

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Running a direct plan. Units (image, group, row block, chunk of output blocks) are dealt out to tasks in contiguous ranges; a unit
- * loads its strip, then takes each output block over all its runs of pixels. The additions of an output come in the same order however
- * units, passes and runs are cut: results don't depend on threads.
+ * loads its strip, then takes each output block over all its runs of pixels. Neighbours share their pixels or, in the other orders, their weights. The
+ * additions of an output come in the same order however units, passes and runs are cut: results don't depend on threads.
  */
 #include "direct.h"
 
@@ -16,10 +16,14 @@ struct job {
     float *dst;
     char *workspace;
     int64_t units;
+    /* Weights that are made on the way: */
+    const struct dc_weight_source *source; /* NULL: they are packed */
+    ptrdiff_t block_floats, task_floats;   /* of a task: its packed block, and that with the rest of its part of the workspace */
 };
 
 struct unit {
     int64_t n, group, row_block, chunk;
+    int64_t place; /* of all (image, group, row block) */
     int64_t row0, rows, pixels;
     int64_t pass, channel0, channels; /* channels of the pass, from the group's first */
     float *strip, *partial;
@@ -160,6 +164,33 @@ static void run_rectangle(const struct job *job, const struct unit *u, const str
     run_lines(job, &b, slot);
 }
 
+/* Where unit `number` is; false: past the last. */
+static bool find_unit(const struct job *job, int64_t number, struct unit *u)
+{
+    const struct dc_direct_state *s = job->s;
+    int64_t rest = number;
+    if (s->weights_first) {
+        u->row_block = rest % s->row_blocks;
+        rest /= s->row_blocks;
+        u->n = rest % s->images;
+        rest /= s->images;
+        u->chunk = rest % s->out_chunks;
+        u->group = rest / s->out_chunks;
+    } else {
+        u->chunk = rest % s->out_chunks;
+        rest /= s->out_chunks;
+        u->row_block = rest % s->row_blocks;
+        rest /= s->row_blocks;
+        u->group = rest % s->groups;
+        u->n = rest / s->groups;
+    }
+    u->place = (u->n * s->groups + u->group) * s->row_blocks + u->row_block;
+    u->row0 = u->row_block * s->rows;
+    u->rows = least(s->rows, s->hout - u->row0);
+    u->pixels = u->rows * job->plan->problem.wout;
+    return number < job->units;
+}
+
 /* An output block's weights for a pass. */
 static const float *block_weights(const struct job *job, int64_t group, int64_t ob, int64_t pass)
 {
@@ -167,21 +198,21 @@ static const float *block_weights(const struct job *job, int64_t group, int64_t 
     return job->packed + s->bias_floats + (group * s->out_blocks + ob) * s->block_floats + pass * s->k_block * s->taps * s->tile_channels;
 }
 
-static void run_block(const struct job *job, const struct unit *u, int64_t ob, const float *next, ptrdiff_t next_floats)
+static void run_block(const struct job *job, const struct unit *u, int64_t ob, const float *weights, const float *bias, const float *next,
+                      ptrdiff_t next_floats)
 {
     const struct dc_direct_state *s = job->s;
     const struct dc_problem *p = &job->plan->problem;
     const doconv_conv_desc *d = &p->desc;
     const struct dc_kernel *kernel = job->plan->candidate.kernel;
     const int64_t nr = s->tile_channels, in_group = ob * nr, channel = u->group * s->cout + in_group;
-    const int64_t index = u->group * s->out_blocks + ob;
     struct block b = {.first = u->pass == 0, .last = u->pass == s->k_blocks - 1};
     struct dc_run_args *args = &b.args;
-    args->weights = block_weights(job, u->group, ob, u->pass);
+    args->weights = weights;
     b.pixels = u->pixels;
     b.next = next;
     b.next_floats = next_floats;
-    args->bias = job->packed + index * nr;
+    args->bias = bias;
     args->channels = least(least(nr, s->cout - in_group), d->cout - channel);
     /* The block that ends the tensor also writes the zeros of a blocked layout's last block. */
     const int64_t layout_block = dc_layout_block(d->dst_layout);
@@ -252,48 +283,49 @@ static void run_block(const struct job *job, const struct unit *u, int64_t ob, c
     }
 }
 
+/* A unit whose weights are packed. `follows`: a unit follows, at `next`. */
+static void run_packed(const struct job *job, struct unit *u, const struct unit *next, bool follows, int64_t *loaded)
+{
+    const struct dc_direct_state *s = job->s;
+    const int64_t begin = u->chunk * s->out_chunk, end = least(s->out_blocks, begin + s->out_chunk);
+    /* After its first unit a task finds weights as small as these in L2. */
+    const bool small = *loaded >= 0 && s->groups * s->out_blocks * s->block_floats <= SMALL_WEIGHTS;
+    for (u->pass = 0; u->pass < s->k_blocks; u->pass++) {
+        u->channel0 = u->pass * s->k_block;
+        u->channels = least(s->k_block, s->cin - u->channel0);
+        if (s->strip_floats != 0 && *loaded != u->place * s->k_blocks + u->pass) {
+            load_strip(job, u);
+        }
+        *loaded = u->place * s->k_blocks + u->pass;
+        for (int64_t ob = begin; ob < end; ob++) {
+            /* What comes next: the pass's next block, the next pass's first, the next unit's first. */
+            int64_t group = u->group, block = ob + 1, pass = u->pass;
+            if (block == end) {
+                pass = (pass + 1) % s->k_blocks;
+                block = pass != 0 || !follows ? begin : next->chunk * s->out_chunk;
+                group = pass != 0 || !follows ? group : next->group;
+            }
+            const bool same = group == u->group && block == ob && pass == u->pass;
+            const int64_t floats = least(s->k_block, s->cin - pass * s->k_block) * s->taps * s->tile_channels;
+            run_block(job, u, ob, block_weights(job, u->group, ob, u->pass), job->packed + (u->group * s->out_blocks + ob) * s->tile_channels,
+                      block_weights(job, group, block, pass), small || same ? 0 : floats);
+        }
+    }
+}
+
 static void run_task(void *arg, int index)
 {
     const struct job *job = arg;
     const struct dc_direct_state *s = job->s;
-    float *const strip = (float *)job->workspace + index * s->task_floats;
+    float *const strip = (float *)job->workspace + index * job->task_floats;
     struct unit u = {.strip = strip, .partial = strip + s->strip_floats};
+    const int64_t last = job->units * (index + 1) / s->tasks;
     int64_t loaded = -1; /* the strip's unit and pass */
-    const int64_t first = job->units * index / s->tasks;
-    for (int64_t i = first; i < job->units * (index + 1) / s->tasks; i++) {
-        int64_t rest = i;
-        u.chunk = rest % s->out_chunks;
-        rest /= s->out_chunks;
-        const int64_t place = rest;
-        u.row_block = rest % s->row_blocks;
-        rest /= s->row_blocks;
-        u.group = rest % s->groups;
-        u.n = rest / s->groups;
-        u.row0 = u.row_block * s->rows;
-        u.rows = least(s->rows, s->hout - u.row0);
-        u.pixels = u.rows * job->plan->problem.wout;
-        for (u.pass = 0; u.pass < s->k_blocks; u.pass++) {
-            u.channel0 = u.pass * s->k_block;
-            u.channels = least(s->k_block, s->cin - u.channel0);
-            if (s->strip_floats != 0 && loaded != place * s->k_blocks + u.pass) {
-                load_strip(job, &u);
-                loaded = place * s->k_blocks + u.pass;
-            }
-            const int64_t begin = u.chunk * s->out_chunk, end = least(s->out_blocks, begin + s->out_chunk);
-            for (int64_t ob = begin; ob < end; ob++) {
-                /* What comes next: the pass's next block, the next pass's first, the next unit's first. */
-                int64_t group = u.group, next = ob + 1, pass = u.pass;
-                if (next == end) {
-                    pass = (pass + 1) % s->k_blocks;
-                    next = pass != 0 ? begin : (i + 1) % s->out_chunks * s->out_chunk;
-                    group = pass != 0 ? group : (i + 1) / s->out_chunks / s->row_blocks % s->groups;
-                }
-                /* After its first unit a task finds weights as small as these in L2. */
-                const bool skip = i > first && s->groups * s->out_blocks * s->block_floats <= SMALL_WEIGHTS;
-                const int64_t floats = least(s->k_block, s->cin - pass * s->k_block) * s->taps * s->tile_channels;
-                run_block(job, &u, ob, block_weights(job, group, next, pass), skip ? 0 : floats);
-            }
-        }
+    for (int64_t i = job->units * index / s->tasks; i < last; i++) {
+        struct unit next;
+        find_unit(job, i, &u);
+        const bool follows = find_unit(job, i + 1, &next);
+        run_packed(job, &u, &next, follows, &loaded);
     }
 }
 
@@ -309,6 +341,69 @@ void dc_direct_execute(const doconv_plan *plan, const float *packed, const float
         .dst = dst,
         .workspace = workspace,
         .units = s->images * s->groups * s->row_blocks * s->out_chunks,
+        .task_floats = s->task_floats,
     };
     dc_parallel(plan->ctx, s->tasks, run_task, &job);
+}
+
+/* ---- weights that are made on the way ---- */
+
+/* One pass, one output block a unit: dc_direct_geometry() sees to that. */
+static void fresh_task(void *arg, int index)
+{
+    const struct job *job = arg;
+    const struct dc_direct_state *s = job->s;
+    float *const strip = (float *)job->workspace + index * job->task_floats, *const block = strip + s->task_floats;
+    float *const bias = block + s->block_floats, *const scratch = block + job->block_floats;
+    struct unit u = {.strip = strip, .partial = strip + s->strip_floats, .channels = s->cin};
+    int64_t loaded = -1, packed = -1;
+    for (int64_t i = job->units * index / s->tasks; i < job->units * (index + 1) / s->tasks; i++) {
+        find_unit(job, i, &u);
+        if (packed != u.group * s->out_blocks + u.chunk) {
+            packed = u.group * s->out_blocks + u.chunk;
+            dc_direct_make_block(job->plan, job->source, packed, bias, block, scratch);
+        }
+        if (s->strip_floats != 0 && loaded != u.place) {
+            load_strip(job, &u);
+            loaded = u.place;
+        }
+        run_block(job, &u, u.chunk, block, bias, block, 0);
+    }
+}
+
+/* Floats of a packed block with its bias. */
+static ptrdiff_t fresh_block_floats(const struct dc_direct_state *s)
+{
+    return s->block_floats + divide_up(s->tile_channels, 16) * 16;
+}
+
+static ptrdiff_t fresh_task_floats(const doconv_plan *plan, const doconv_fold_desc *fold)
+{
+    const struct dc_direct_state *s = plan->state;
+    return s->task_floats + fresh_block_floats(s) + (fold != NULL ? (ptrdiff_t)dc_fold_part_floats(plan->ctx, fold) : 0);
+}
+
+size_t dc_direct_fresh_workspace_size(const doconv_plan *plan, const doconv_fold_desc *fold)
+{
+    const struct dc_direct_state *s = plan->state;
+    return (size_t)s->tasks * (size_t)fresh_task_floats(plan, fold) * sizeof(float);
+}
+
+void dc_direct_execute_fresh(const doconv_plan *plan, const struct dc_weight_source *source, const float *src, const float *residual, float *dst,
+                             char *workspace)
+{
+    const struct dc_direct_state *s = plan->state;
+    struct job job = {
+        .plan = plan,
+        .s = s,
+        .source = source,
+        .src = src,
+        .residual = residual,
+        .dst = dst,
+        .workspace = workspace,
+        .units = s->images * s->groups * s->row_blocks * s->out_chunks,
+        .block_floats = fresh_block_floats(s),
+        .task_floats = fresh_task_floats(plan, source->fold),
+    };
+    dc_parallel(plan->ctx, s->tasks, fresh_task, &job);
 }

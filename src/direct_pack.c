@@ -6,12 +6,14 @@
 
 /* Columns of a call of the packing kernel, and the most that a filter may span for it: 11 x 11 taps of 16 channels fit. */
 #define MOST_COLUMNS 2048
+/* Units that are folded before they are packed. */
+#define FOLDED_UNITS 8
 
 struct job {
     const doconv_plan *plan;
     const struct dc_weight_view *weight;
-    float *packed;
-    int64_t first, units; /* (group, output block, 16 input channels): which, and how many */
+    int64_t first, units; /* (group, output block, 16 input channels): the first one's block, and how many */
+    float *blocks;        /* packed, from the first on */
     int tasks;
     int64_t low, span;  /* taps lie from `low` on in `span` floats, from an input's first */
     bool inputs_follow; /* the inputs of an output follow each other in memory, so that many are packed in a call */
@@ -32,7 +34,7 @@ static struct unit unit_of(const struct job *job, int64_t number)
     const int64_t group = block / s->out_blocks, first = block % s->out_blocks * s->tile_channels, start = part * DC_CHANNEL_BLOCK;
     return (struct unit){
         .from = w->data + group * w->group + first * w->out + start * w->in,
-        .to = job->packed + s->bias_floats + block * s->block_floats + start * s->taps * s->tile_channels,
+        .to = job->blocks + (block - job->first) * s->block_floats + start * s->taps * s->tile_channels,
         .lanes = least(s->tile_channels, s->cout - first),
         .channels = least(s->cin - start, DC_CHANNEL_BLOCK),
     };
@@ -75,16 +77,15 @@ static void map_columns(const struct job *job, int64_t channels, int64_t of, ptr
     }
 }
 
-static void pack_task(void *arg, int index)
+static void pack_units(const struct job *job, int64_t begin, int64_t last)
 {
-    const struct job *job = arg;
     const struct dc_direct_state *s = job->plan->state;
     const struct dc_weight_view *w = job->weight;
     const struct dc_kernel *kernel = job->plan->candidate.kernel;
-    const int64_t nr = s->tile_channels, last = job->units * (index + 1) / job->tasks;
+    const int64_t nr = s->tile_channels;
     ptrdiff_t place[MOST_COLUMNS];
     int64_t mapped = 0; /* the channels that place is for */
-    for (int64_t number = job->units * index / job->tasks; number < last; number++) {
+    for (int64_t number = begin; number < last; number++) {
         const struct unit u = unit_of(job, number), next = number + 1 < last ? unit_of(job, number + 1) : u;
         const bool ends = (number + 1) % divide_up(s->cin, DC_CHANNEL_BLOCK) == 0;
         if (u.lanes < nr || ends) {
@@ -121,30 +122,66 @@ static void pack_task(void *arg, int index)
     }
 }
 
-void dc_direct_pack_blocks(const doconv_plan *plan, const struct dc_weight_view *weight, const float *bias, float *packed, int64_t first,
-                           int64_t count)
+static void pack_task(void *arg, int index)
+{
+    const struct job *job = arg;
+    pack_units(job, job->units * index / job->tasks, job->units * (index + 1) / job->tasks);
+}
+
+static struct job create_job(const doconv_plan *plan, const struct dc_weight_view *weight, int64_t first, int64_t count, float *blocks)
 {
     const struct dc_direct_state *s = plan->state;
     const doconv_conv_desc *d = &plan->problem.desc;
-    for (int64_t block = first; block < first + count; block++) {
-        const int64_t group = block / s->out_blocks, channel = block % s->out_blocks * s->tile_channels;
-        float *to = packed + block * s->tile_channels;
-        memset(to, 0, (size_t)s->tile_channels * sizeof *to);
-        if (bias != NULL) {
-            memcpy(to, bias + group * s->cout + channel, (size_t)least(s->tile_channels, s->cout - channel) * sizeof *to);
-        }
-    }
-    struct job job = {plan, weight, packed, first, count * divide_up(s->cin, DC_CHANNEL_BLOCK), 1, 0, 0, false};
+    struct job job = {.plan = plan, .weight = weight, .first = first, .blocks = blocks};
     const int64_t rows = (d->kh - 1) * weight->row, columns = (d->kw - 1) * weight->column;
+    job.units = count * divide_up(s->cin, DC_CHANNEL_BLOCK);
+    job.tasks = (int)least(plan->ctx->threads, job.units);
     job.low = least(rows, 0) + least(columns, 0);
     job.span = most(rows, 0) + most(columns, 0) - job.low + 1;
     job.inputs_follow = weight->in < weight->out && (DC_CHANNEL_BLOCK - 1) * weight->in + job.span <= MOST_COLUMNS;
-    job.tasks = (int)least(plan->ctx->threads, job.units);
-    dc_parallel(plan->ctx, job.tasks, pack_task, &job);
+    return job;
+}
+
+/* A block's biases; bias: all of them, or NULL. */
+static void pack_bias(const doconv_plan *plan, int64_t block, const float *bias, float *to)
+{
+    const struct dc_direct_state *s = plan->state;
+    const int64_t group = block / s->out_blocks, channel = block % s->out_blocks * s->tile_channels;
+    memset(to, 0, (size_t)s->tile_channels * sizeof *to);
+    if (bias != NULL) {
+        memcpy(to, bias + group * s->cout + channel, (size_t)least(s->tile_channels, s->cout - channel) * sizeof *to);
+    }
 }
 
 void dc_direct_pack(const doconv_plan *plan, const struct dc_weight_view *weight, const float *bias, float *packed)
 {
     const struct dc_direct_state *s = plan->state;
-    dc_direct_pack_blocks(plan, weight, bias, packed, 0, s->groups * s->out_blocks);
+    const int64_t blocks = s->groups * s->out_blocks;
+    for (int64_t block = 0; block < blocks; block++) {
+        pack_bias(plan, block, bias, packed + block * s->tile_channels);
+    }
+    struct job job = create_job(plan, weight, 0, blocks, packed + s->bias_floats);
+    dc_parallel(plan->ctx, job.tasks, pack_task, &job);
+}
+
+bool dc_direct_folds_blocks(const doconv_fold_desc *fold)
+{
+    return fold->groups == 1;
+}
+
+void dc_direct_make_block(const doconv_plan *plan, const struct dc_weight_source *source, int64_t index, float *bias, float *block, float *scratch)
+{
+    const struct dc_direct_state *s = plan->state;
+    const struct job job = create_job(plan, &source->view, index, 1, block);
+    pack_bias(plan, index, source->bias, bias);
+    /* What is folded is packed while it is in L1 or L2. */
+    const int64_t piece = source->fold != NULL ? FOLDED_UNITS : job.units, first = index * s->tile_channels;
+    for (int64_t unit = 0; unit < job.units; unit += piece) {
+        if (source->fold != NULL) {
+            const int64_t in = unit * DC_CHANNEL_BLOCK, ins = least(piece * DC_CHANNEL_BLOCK, s->cin - in);
+            dc_fold_part(plan->ctx, source->fold, source->w, source->d, first, least(s->tile_channels, s->cout - first), in, ins, source->folded,
+                         scratch);
+        }
+        pack_units(&job, unit, least(unit + piece, job.units));
+    }
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Geometry of a direct plan: strips, runs, segments, tasks, and the packed weights. */
+/* Geometry of a direct plan: strips, runs, segments, tasks. */
 #include <limits.h>
 #include <math.h>
 #include <string.h>
@@ -139,7 +139,11 @@ const char *dc_direct_geometry(const doconv_context *ctx, const struct dc_proble
     }
     s->y_count = s->flat ? 1 : dc_direct_ranges(d->h, d->pad_top, d->stride_h, d->dilation_h, d->kh, p->hout, NULL);
     const int64_t units = s->images * s->groups * s->row_blocks;
-    s->out_chunk = dc_cut_outputs(ctx, units, s->out_blocks);
+    s->weights_first = candidate->order != DC_ORDER_PIXELS;
+    if (s->weights_first && (s->k_blocks > 1 || (s->strip_floats != 0 && s->images * s->row_blocks > 1))) {
+        return "with weights first, a pass has all channels, and pixels are read in place";
+    }
+    s->out_chunk = s->weights_first ? 1 : dc_cut_outputs(ctx, units, s->out_blocks);
     s->out_chunks = divide_up(s->out_blocks, s->out_chunk);
     s->tasks = (int)least(ctx->threads, units * s->out_chunks);
     if ((double)s->rows * (double)p->wout * (double)(s->out_chunk * nr) > 1e15) {

@@ -72,14 +72,14 @@ static struct row_series rows_of(const doconv_fold_desc *desc, int64_t channel)
     }
 }
 
-/* Channels [first, end) of D without a kernel. */
-static void fold_portably(const struct job *job, int64_t first, int64_t end)
+/* Channels [first, end) of D, and rows [start, stop) of those that meet each, without a kernel. */
+static void fold_portably(const struct job *job, int64_t first, int64_t end, int64_t start, int64_t stop)
 {
     const doconv_fold_desc *desc = job->desc;
     const int64_t taps = desc->kh * desc->kw, d_mul = desc->d_mul, repeated = desc->add_identity ? d_mul / taps * taps : 0;
     for (int64_t channel = first; channel < end; channel++) {
         const struct row_series rows = rows_of(desc, channel);
-        for (int64_t t = 0; t < desc->cout / desc->groups; t++) {
+        for (int64_t t = start; t < stop; t++) {
             const float *w = job->w + (rows.first + t * rows.step) * d_mul;
             const float *d = job->d + channel * taps * d_mul;
             float *out = job->weight + (rows.first + t * rows.step) * taps;
@@ -130,20 +130,11 @@ static void compose(const struct job *job, float *scratch, int64_t first, int64_
     job->kernel->compose(&args);
 }
 
-static void fold_task(void *arg, int index)
+/* Blocks [block, last) of channels of D with a kernel, and rows [start, end) of those that meet each. */
+static void fold_blocks(const struct job *job, float *scratch, int64_t block, int64_t last, int64_t start, int64_t end)
 {
-    const struct job *job = arg;
     const doconv_fold_desc *desc = job->desc;
-    if (job->kernel == NULL) {
-        fold_portably(job, desc->cin * index / job->tasks, desc->cin * (index + 1) / job->tasks);
-        return;
-    }
-    const int64_t vector = job->kernel->vector, full = desc->cin / vector, group_cout = desc->cout / desc->groups;
-    const int row_parts = job->tasks / job->block_parts, block_part = index / row_parts, row_part = index % row_parts;
-    const int64_t start = group_cout * row_part / row_parts, end = group_cout * (row_part + 1) / row_parts;
-    const int64_t last = job->blocks * (block_part + 1) / job->block_parts;
-    float *scratch = job->scratch + (size_t)index * job->scratch_floats;
-    int64_t block = job->blocks * block_part / job->block_parts;
+    const int64_t vector = job->kernel->vector, full = desc->cin / vector;
     while (block < least(full, last)) {
         const int64_t blocks = least(job->blocks_a_call, least(full, last) - block);
         compose(job, scratch, block * vector, blocks, vector, start, 1, end - start);
@@ -158,6 +149,20 @@ static void fold_task(void *arg, int index)
     }
 }
 
+static void fold_task(void *arg, int index)
+{
+    const struct job *job = arg;
+    const doconv_fold_desc *desc = job->desc;
+    const int64_t group_cout = desc->cout / desc->groups;
+    if (job->kernel == NULL) {
+        fold_portably(job, desc->cin * index / job->tasks, desc->cin * (index + 1) / job->tasks, 0, group_cout);
+        return;
+    }
+    const int row_parts = job->tasks / job->block_parts, block_part = index / row_parts, row_part = index % row_parts;
+    fold_blocks(job, job->scratch + (size_t)index * job->scratch_floats, job->blocks * block_part / job->block_parts,
+                job->blocks * (block_part + 1) / job->block_parts, group_cout * row_part / row_parts, group_cout * (row_part + 1) / row_parts);
+}
+
 /* Do the rows of W and of the weight come from beyond L2? */
 static bool rows_are_far(const doconv_fold_desc *desc)
 {
@@ -165,7 +170,10 @@ static bool rows_are_far(const doconv_fold_desc *desc)
     return bytes > 0.75 * (double)dc_cpu_probe()->l2_bytes;
 }
 
-/* The kernel of the best usable ISA, and how to cut the work for it: so that transposed rows of D stay in L1 over all the rows that meet them, or in L2. */
+/*
+ * The kernel of the best usable ISA, and how to cut the work for it: so that transposed rows of D stay in L1 over all the rows that meet them; or in L2, where
+ * rows come from far: blocks of neighbouring channels follow each other in a row, and memory is fast only where it is read on and on.
+ */
 static void choose(const doconv_context *ctx, struct job *job)
 {
     for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL && job->kernel == NULL; row++) {
@@ -184,9 +192,9 @@ static void choose(const doconv_context *ctx, struct job *job)
     const int64_t fitting = cpu->l2_bytes / 4 / (int64_t)sizeof(float) / tap_floats, tile = job->kernel->tile_pixels;
     job->blocks = (desc->cin + vector - 1) / vector;
     job->panel = least(taps, fitting < tile ? tile : fitting);
-    const int64_t in_l1 = cpu->l1d_bytes * 2 / 3 / (int64_t)sizeof(float) / (job->panel * tap_floats);
-    job->blocks_a_call = in_l1 < 1 ? 1 : least(least(in_l1, DC_COMPOSE_BLOCKS), job->blocks);
     job->fetch = rows_are_far(desc);
+    const int64_t room = job->fetch ? cpu->l2_bytes / 3 : cpu->l1d_bytes * 2 / 3, fit = room / (int64_t)sizeof(float) / (job->panel * tap_floats);
+    job->blocks_a_call = fit < 1 ? 1 : least(least(fit, DC_COMPOSE_BLOCKS), job->blocks);
     const int64_t rows = job->kernel->tile_channels / vector;
     job->scratch_floats = (size_t)(vector * (job->blocks_a_call * job->panel * desc->d_mul + rows * (desc->d_mul + job->panel)) + 15) / 16 * 16;
     /* Parts of rows balance better where there are few blocks, but each transposes D again, which costs about as much as eight rows. */
@@ -208,6 +216,25 @@ void dc_fold_run(const doconv_context *ctx, const doconv_fold_desc *desc, const 
     choose(ctx, &job);
     job.scratch = (float *)workspace;
     dc_parallel(ctx, job.tasks, fold_task, &job);
+}
+
+size_t dc_fold_part_floats(const doconv_context *ctx, const doconv_fold_desc *desc)
+{
+    struct job job = {.desc = desc};
+    choose(ctx, &job);
+    return job.scratch_floats;
+}
+
+void dc_fold_part(const doconv_context *ctx, const doconv_fold_desc *desc, const float *w, const float *d, int64_t out, int64_t outs, int64_t in,
+                  int64_t ins, float *weight, float *scratch)
+{
+    struct job job = {.desc = desc, .w = w, .d = d, .weight = weight};
+    choose(ctx, &job);
+    if (job.kernel == NULL) {
+        fold_portably(&job, in, in + ins, out, out + outs);
+        return;
+    }
+    fold_blocks(&job, scratch, in / job.kernel->vector, divide_up(in + ins, job.kernel->vector), out, out + outs);
 }
 
 /* ---- the gradient ---- */

@@ -27,7 +27,7 @@ struct dc_input_gradient {
     doconv_context *ctx;
     struct dc_problem problem;                            /* the forward one */
     bool in_place;                                        /* one class, which writes the gradient itself */
-    size_t plan_size, crop_size, class_size, packed_size; /* of the workspace's parts */
+    size_t plan_size, crop_size, class_size; /* of the workspace's parts */
     int classes;
     struct gradient_class items[];
 };
@@ -214,8 +214,7 @@ doconv_status dc_input_gradient_create(doconv_context *ctx, const struct dc_prob
                     dc_input_gradient_destroy(g);
                     return status;
                 }
-                grow(&g->plan_size, (c.plan->candidate.workspace_size + 63) / 64 * 64);
-                grow(&g->packed_size, (c.plan->candidate.packed_size + 63) / 64 * 64);
+                grow(&g->plan_size, dc_fresh_workspace_size(c.plan, NULL));
                 grow(&g->crop_size, c.crop ? tensor_size(d->dst_layout, d->n, d->cout, c.y.size, c.x.size) : 0);
                 grow(&g->class_size, ys * xs > 1 ? tensor_size(d->src_layout, d->n, d->cin, c.y.count, c.x.count) : 0);
             }
@@ -239,7 +238,7 @@ void dc_input_gradient_destroy(struct dc_input_gradient *gradient)
 
 size_t dc_input_gradient_workspace_size(const struct dc_input_gradient *g)
 {
-    return g->plan_size + g->crop_size + g->class_size + g->packed_size;
+    return g->plan_size + g->crop_size + g->class_size;
 }
 
 void dc_input_gradient_run(const struct dc_input_gradient *g, const float *weight, const float *grad_dst, float *grad_src, char *workspace)
@@ -247,7 +246,6 @@ void dc_input_gradient_run(const struct dc_input_gradient *g, const float *weigh
     const struct dc_problem *p = &g->problem;
     const doconv_conv_desc *d = &p->desc;
     char *const plan_space = workspace, *const crop_space = plan_space + g->plan_size, *const class_space = crop_space + g->crop_size;
-    float *const packed = (float *)(class_space + g->class_size);
     const struct view whole = view_of(d->src_layout, grad_src, d->cin, d->h, d->w);
     for (int i = 0; i < g->classes; i++) {
         const struct gradient_class *c = &g->items[i];
@@ -257,8 +255,7 @@ void dc_input_gradient_run(const struct dc_input_gradient *g, const float *weigh
         out.to.row *= d->stride_h;
         out.to.pixel *= d->stride_w;
         if (c->plan != NULL) {
-            const struct dc_weight_view view = exchanged(p, c, weight);
-            c->plan->solver->pack(c->plan, &view, NULL, packed);
+            const struct dc_weight_source source = {.view = exchanged(p, c, weight)};
             const float *src = grad_dst;
             if (c->crop) {
                 struct copy in = {.from = view_of(d->dst_layout, (float *)grad_dst, d->cout, p->hout, p->wout),
@@ -271,7 +268,7 @@ void dc_input_gradient_run(const struct dc_input_gradient *g, const float *weigh
                 src = (const float *)crop_space;
             }
             float *const dst = g->in_place ? grad_src : (float *)class_space;
-            c->plan->solver->execute(c->plan, packed, src, NULL, dst, plan_space);
+            dc_fresh_run(c->plan, &source, src, NULL, dst, plan_space);
             if (g->in_place) {
                 continue;
             }

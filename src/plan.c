@@ -21,6 +21,9 @@ doconv_status dc_plan_options_check(doconv_context *ctx, const doconv_plan_optio
     if (options->cold_weights != 0 && options->cold_weights != 1) {
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.cold_weights: %d is not in 0..1", options->cold_weights);
     }
+    if (options->fresh_weights != 0 && options->fresh_weights != 1) {
+        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.fresh_weights: %d is not in 0..1", options->fresh_weights);
+    }
     return DOCONV_OK;
 }
 
@@ -28,8 +31,9 @@ void dc_plan_key(const doconv_context *ctx, const struct dc_problem *problem, co
 {
     dc_problem_format(problem, key, size);
     const size_t used = strlen(key);
-    snprintf(key + used, size - used, " threads=%d runner=%s workspace=%zu weights=%s", ctx->threads, ctx->own_threads ? "caller" : "default",
-             options != NULL ? options->workspace_limit : 0, options != NULL && options->cold_weights ? "cold" : "warm");
+    const bool cold = options != NULL && options->cold_weights != 0, fresh = options != NULL && options->fresh_weights != 0;
+    snprintf(key + used, size - used, " threads=%d runner=%s workspace=%zu weights=%s%s", ctx->threads, ctx->own_threads ? "caller" : "default",
+             options != NULL ? options->workspace_limit : 0, cold ? "cold" : "warm", fresh ? ",fresh" : "");
 }
 
 /* The accepted candidate of this text, or NULL. */

@@ -77,9 +77,11 @@ static int by_estimate(const void *a, const void *b)
     return strcmp(x->text, y->text); /* a total order: the same list on every C library */
 }
 
-doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *problem, const doconv_plan_options *options, struct dc_candidate_list *list)
+doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *asked, const doconv_plan_options *options, struct dc_candidate_list *list)
 {
     *list = (struct dc_candidate_list){0};
+    struct dc_problem problem = *asked;
+    problem.fresh_weights = options != NULL && options->fresh_weights != 0;
     const char *variant = options != NULL ? options->variant : NULL;
     const size_t limit = options != NULL && options->workspace_limit != 0 ? options->workspace_limit : SIZE_MAX;
     for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
@@ -91,7 +93,7 @@ doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *problem
         const int first = list->count;
         const char *refused = "this CPU or the ISA cap does not allow it";
         if (dc_isa_usable(kernel->isa, ctx->isa)) {
-            refused = solver->enumerate(ctx, problem, kernel, list);
+            refused = solver->enumerate(ctx, &problem, kernel, list);
         }
         if (refused != NULL) {
             struct dc_candidate none = {.kernel = kernel, .refused = refused};

@@ -10,6 +10,8 @@
 
 static const char *const source_names[] = {[DC_SOURCE_INPLACE] = "inplace", [DC_SOURCE_ROWS] = "rows", [DC_SOURCE_FLAT] = "flat"};
 
+static const char *const order_texts[] = {[DC_ORDER_PIXELS] = "", [DC_ORDER_WEIGHTS] = ",order=weights", [DC_ORDER_PACK] = ",order=pack"};
+
 /* Bytes a cycle that a core gets from where a working set of this size lives. Rates of current x86 cores, a little under their best. */
 static double rate(const struct dc_cpu *cpu, double working_set)
 {
@@ -74,8 +76,14 @@ static double estimate(const struct dc_problem *p, const struct dc_candidate *c,
     cycles *= (double)s->groups;
     /* All panels come in once a row block, the input once a panel; loads ahead hide half of that. */
     const double weights = 4.0 * (double)s->block_floats * (double)s->groups * (double)s->out_blocks;
-    cycles += 0.3 * row_blocks * weights / rate(cpu, weights + input);
-    cycles += 0.3 * (double)(s->groups * s->out_blocks) * k_blocks * row_blocks * input / rate(cpu, input + panel);
+    const double places = row_blocks * (double)s->images, pixels_first = c->order == DC_ORDER_PIXELS ? 1.0 : 0.0;
+    cycles += 0.3 * (pixels_first != 0.0 ? row_blocks : 1.0 / (double)s->images) * weights / rate(cpu, weights + input);
+    cycles +=
+        0.3 * (double)(s->groups * s->out_blocks) * k_blocks * row_blocks * input / rate(cpu, (pixels_first != 0.0 ? 1.0 : places) * input + panel);
+    if (p->fresh_weights) {
+        /* Packing reads them once; what isn't used at once goes through memory, and back. */
+        cycles += weights / rate(cpu, 2.0 * weights) * (c->order == DC_ORDER_PACK ? 1.0 : 2.5) / (double)s->images;
+    }
     if (s->strip_floats != 0) {
         const double bytes = 4.0 * (double)s->strip_floats * row_blocks * k_blocks * (double)(s->groups * s->out_chunks);
         cycles += bytes / (s->src_map.channel == 1 ? 12.0 : 5.0);
@@ -120,8 +128,9 @@ static const char *offer(const doconv_context *ctx, const struct dc_problem *p, 
     c->estimated_seconds = estimate(p, c, &s);
     int used = snprintf(c->text, sizeof c->text, "%s:%s:src=%s,rows=%d", solver, c->kernel->name, source_names[c->source], c->rows);
     if (c->k_block != 0) {
-        snprintf(c->text + used, sizeof c->text - (size_t)used, ",kc=%d", c->k_block);
+        used += snprintf(c->text + used, sizeof c->text - (size_t)used, ",kc=%d", c->k_block);
     }
+    snprintf(c->text + used, sizeof c->text - (size_t)used, "%s", order_texts[c->order]);
     dc_candidate_append(ctx, list, c);
     return NULL;
 }
@@ -158,9 +167,17 @@ static const char *enumerate(const doconv_context *ctx, const struct dc_problem 
                     continue;
                 }
                 last = rows;
-                struct dc_candidate c = {.kernel = kernel, .source = source, .rows = rows, .k_block = k_blocks[i]};
-                const char *reason = offer(ctx, p, &c, solver, list);
-                refused = reason != NULL ? reason : refused;
+                for (enum dc_order order = DC_ORDER_PIXELS; order <= DC_ORDER_PACK; order++) {
+                    /* Going over all pixels for each block of weights pays where these leave L2 between pixels, or are made for it. */
+                    const bool large = (double)p->weight_bytes > 0.5 * (double)cpu->l2_bytes, many = d->n > 1 || rows < hout;
+                    if ((order != DC_ORDER_PIXELS && k_blocks[i] != 0) || (order == DC_ORDER_WEIGHTS && !(large && many && !p->fresh_weights)) ||
+                        (order == DC_ORDER_PACK && !p->fresh_weights)) {
+                        continue;
+                    }
+                    struct dc_candidate c = {.kernel = kernel, .source = source, .order = order, .rows = rows, .k_block = k_blocks[i]};
+                    const char *reason = offer(ctx, p, &c, solver, list);
+                    refused = reason != NULL ? reason : refused;
+                }
             }
         }
     }
@@ -183,4 +200,6 @@ const struct dc_solver dc_solver_direct = {
     .prepare = dc_direct_prepare,
     .pack = dc_direct_pack,
     .execute = dc_direct_execute,
+    .execute_fresh = dc_direct_execute_fresh,
+    .fresh_workspace_size = dc_direct_fresh_workspace_size,
 };

@@ -18,7 +18,7 @@ struct doconv_training {
     struct dc_input_gradient *input;
     struct dc_weight_gradient *weight;
     size_t weight_size; /* of the folded weight in the workspace: 0 for a plain layer */
-    size_t packed_size, fold_size;
+    size_t fold_size;
     size_t workspace_size; /* without the bytes that align it */
 };
 
@@ -87,12 +87,12 @@ static doconv_status create_convolutions(doconv_training *t, const doconv_plan_o
     if (status != DOCONV_OK) {
         return status;
     }
-    if (t->fold.d_mul != 0) {
+    const bool composed = t->fold.d_mul != 0;
+    if (composed) {
         t->weight_size = aligned(t->problem.weight_bytes);
         t->fold_size = aligned(dc_fold_workspace_size(ctx, &t->fold));
     }
-    t->packed_size = aligned(t->forward->candidate.packed_size);
-    const size_t forward = t->packed_size + aligned(t->forward->candidate.workspace_size);
+    const size_t forward = dc_fresh_workspace_size(t->forward, composed ? &t->fold : NULL);
     const size_t backward = larger(dc_input_gradient_workspace_size(t->input), aligned(dc_weight_gradient_workspace_size(t->weight)));
     /* Folding, and handing its gradient back, are over before (or begin after) the others need room; only the weight or its gradient stays. */
     t->workspace_size = t->weight_size + larger(larger(forward, backward), t->fold_size);
@@ -109,7 +109,11 @@ static doconv_status create(doconv_training *t, const doconv_conv_desc *desc, co
     if (status != DOCONV_OK) {
         return status;
     }
-    const doconv_plan_options plans = {.size = sizeof plans, .rigor = options != NULL ? options->rigor : DOCONV_RIGOR_DEFAULT};
+    const doconv_plan_options plans = {
+        .size = sizeof plans,
+        .rigor = options != NULL ? options->rigor : DOCONV_RIGOR_DEFAULT,
+        .fresh_weights = 1,
+    };
     status = dc_plan_options_check(ctx, &plans);
     if (status == DOCONV_OK && desc->d_mul > 0) {
         t->fold = (doconv_fold_desc){
@@ -238,17 +242,15 @@ doconv_status doconv_training_forward(const doconv_training *t, const doconv_par
         dc_feature_forward(t->feature, parameters->weight, parameters->d, parameters->bias, src, dst, space);
         return DOCONV_OK;
     }
-    const float *weight = parameters->weight;
-    char *const rest = space + t->weight_size;
+    struct dc_weight_source source = {.bias = parameters->bias};
     if (t->fold.d_mul != 0) {
-        float *folded = saved != NULL ? saved : (float *)space;
-        dc_fold_run(t->ctx, &t->fold, weight, parameters->d, folded, rest);
-        weight = folded;
+        source.fold = &t->fold;
+        source.w = parameters->weight;
+        source.d = parameters->d;
+        source.folded = saved != NULL ? saved : (float *)space;
     }
-    float *const packed = (float *)rest;
-    const struct dc_weight_view view = dc_weight_view(&t->problem, weight);
-    t->forward->solver->pack(t->forward, &view, parameters->bias, packed);
-    t->forward->solver->execute(t->forward, packed, src, NULL, dst, rest + t->packed_size);
+    source.view = dc_weight_view(&t->problem, source.fold != NULL ? source.folded : parameters->weight);
+    dc_fresh_run(t->forward, &source, src, NULL, dst, space + t->weight_size);
     return DOCONV_OK;
 }
 

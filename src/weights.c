@@ -69,21 +69,66 @@ static doconv_status check_fold(const doconv_plan *plan, const doconv_fold_desc 
     return DOCONV_OK;
 }
 
-/*
- * A layer of one group for the direct kernels: a block of output channels at a time, whose kernel stays in L2 between being folded and being packed. The
- * rows of W that belong to a block are those of a layer with fewer outputs.
- */
-static void fold_blocks(const doconv_plan *plan, const doconv_fold_desc *fold, const float *w, const float *d, const float *bias, float *weight,
-                        char *workspace, float *packed)
+/* A layer for the direct kernels: an output block at a time, of which only the part in cache is ever unpacked. */
+struct fold_job {
+    const doconv_plan *plan;
+    const doconv_fold_desc *fold;
+    const float *w, *d, *bias;
+    float *packed, *space; /* a task's folded block, then its scratch */
+    ptrdiff_t block_floats, task_floats;
+    int tasks;
+};
+
+static void fold_task(void *arg, int index)
 {
-    const int64_t step = plan->candidate.kernel->tile_channels, row = fold->cin * fold->kh * fold->kw;
-    for (int64_t first = 0; first < fold->cout; first += step) {
-        doconv_fold_desc part = *fold;
-        part.cout = least(step, fold->cout - first);
-        dc_fold_run(plan->ctx, &part, w + first * fold->cin * fold->d_mul, d, weight, workspace);
-        const struct dc_weight_view view = dc_weight_view(&plan->problem, weight - first * row);
-        dc_direct_pack_blocks(plan, &view, bias, packed, first / step, 1);
+    const struct fold_job *job = arg;
+    const struct dc_direct_state *s = job->plan->state;
+    float *const space = job->space + index * job->task_floats;
+    for (int64_t block = s->out_blocks * index / job->tasks; block < s->out_blocks * (index + 1) / job->tasks; block++) {
+        /* As if the block were in its place among all. */
+        float *const folded = space - block * job->block_floats;
+        const struct dc_weight_source source = {
+            .view = dc_weight_view(&job->plan->problem, folded),
+            .bias = job->bias,
+            .fold = job->fold,
+            .w = job->w,
+            .d = job->d,
+            .folded = folded,
+        };
+        dc_direct_make_block(job->plan, &source, block, job->packed + block * s->tile_channels,
+                             job->packed + s->bias_floats + block * s->block_floats, space + divide_up(job->block_floats, 16) * 16);
     }
+}
+
+static doconv_status fold_blocks(struct fold_job *job)
+{
+    doconv_context *ctx = job->plan->ctx;
+    const struct dc_direct_state *s = job->plan->state;
+    job->tasks = (int)least(ctx->threads, s->out_blocks);
+    job->block_floats = s->tile_channels * s->cin * s->taps;
+    job->task_floats = divide_up(job->block_floats, 16) * 16 + divide_up((ptrdiff_t)dc_fold_part_floats(ctx, job->fold), 16) * 16;
+    job->space = dc_alloc(ctx, (size_t)job->tasks * (size_t)job->task_floats * sizeof *job->space);
+    if (job->space == NULL) {
+        return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "fold: out of memory");
+    }
+    dc_parallel(ctx, job->tasks, fold_task, job);
+    dc_free(ctx, job->space);
+    return DOCONV_OK;
+}
+
+static doconv_status fold_whole(const struct fold_job *job)
+{
+    doconv_context *ctx = job->plan->ctx;
+    const size_t floats = (job->plan->problem.weight_bytes / sizeof(float) + 15) / 16 * 16;
+    float *const weight = dc_alloc(ctx, floats * sizeof *weight + dc_fold_workspace_size(ctx, job->fold));
+    if (weight == NULL) {
+        return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "fold: out of memory");
+    }
+    dc_fold_run(ctx, job->fold, job->w, job->d, weight, (char *)(weight + floats));
+    const struct dc_weight_view view = dc_weight_view(&job->plan->problem, weight);
+    job->plan->solver->pack(job->plan, &view, job->bias, job->packed);
+    dc_free(ctx, weight);
+    return DOCONV_OK;
 }
 
 doconv_status doconv_weights_fold(const doconv_plan *plan, const doconv_fold_desc *desc, const float *w, const float *d, const float *bias,
@@ -115,24 +160,16 @@ doconv_status doconv_weights_fold(const doconv_plan *plan, const doconv_fold_des
         }
         return doconv_weights_create(plan, w, bias, weights);
     }
-    const bool by_blocks = plan->solver == &dc_solver_direct && desc->groups == 1;
-    doconv_fold_desc part = *desc;
-    part.cout = by_blocks ? least(plan->candidate.kernel->tile_channels, desc->cout) : desc->cout;
-    const size_t floats = (size_t)(part.cout * (desc->cin / desc->groups) * desc->kh * desc->kw + 15) / 16 * 16;
-    const size_t space = dc_fold_workspace_size(ctx, &part);
-    float *const weight = dc_alloc(ctx, floats * sizeof *weight + space);
-    if (weight == NULL) {
-        return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "fold: out of memory");
-    }
     status = allocate(plan, weights);
-    if (status == DOCONV_OK && by_blocks) {
-        fold_blocks(plan, desc, w, d, bias, weight, (char *)(weight + floats), (*weights)->data);
-    } else if (status == DOCONV_OK) {
-        dc_fold_run(ctx, desc, w, d, weight, (char *)(weight + floats));
-        const struct dc_weight_view view = dc_weight_view(&plan->problem, weight);
-        plan->solver->pack(plan, &view, bias, (*weights)->data);
+    if (status != DOCONV_OK) {
+        return status;
     }
-    dc_free(ctx, weight);
+    struct fold_job job = {.plan = plan, .fold = desc, .w = w, .d = d, .bias = bias, .packed = (*weights)->data};
+    status = plan->solver == &dc_solver_direct && dc_direct_folds_blocks(desc) ? fold_blocks(&job) : fold_whole(&job);
+    if (status != DOCONV_OK) {
+        doconv_weights_destroy(*weights);
+        *weights = NULL;
+    }
     return status;
 }
 

@@ -43,13 +43,16 @@ static size_t flush_size(const doconv_context *ctx)
     return bytes < (double)FLUSH_BYTES ? (size_t)bytes : FLUSH_BYTES;
 }
 
-doconv_status measure_set_create(doconv_context *ctx, const struct dc_problem *problem, bool cold, int capacity, struct measure_set *set)
+doconv_status measure_set_create(doconv_context *ctx, const struct dc_problem *problem, const doconv_plan_options *options, int capacity,
+                                 struct measure_set *set)
 {
     const doconv_conv_desc *d = &problem->desc;
+    const bool cold = options != NULL && options->cold_weights != 0, fresh = options != NULL && options->fresh_weights != 0;
     *set = (struct measure_set){
         .ctx = ctx,
         .problem = *problem,
         .cold = cold,
+        .fresh = fresh,
         .src = create_values(ctx, problem->src_bytes, 1),
         .weight = create_values(ctx, problem->weight_bytes, 2),
         .bias = d->has_bias ? create_values(ctx, (size_t)d->cout * sizeof(float), 3) : NULL,
@@ -105,16 +108,16 @@ doconv_status measure_set_add(struct measure_set *set, const doconv_plan_options
     if (status != DOCONV_OK) {
         return status;
     }
-    for (int i = 0; i < set->count && item.weights == NULL; i++) {
+    for (int i = 0; i < set->count && item.weights == NULL && !set->fresh; i++) {
         if (set->items[i].plan->packed_layout == item.plan->packed_layout) {
             item.weights = set->items[i].weights;
             item.owns_weights = false;
         }
     }
-    if (item.weights == NULL) {
+    if (item.weights == NULL && !set->fresh) {
         status = doconv_weights_create(item.plan, set->weight, set->bias, &item.weights);
     }
-    const size_t needed = doconv_plan_workspace_size(item.plan);
+    const size_t needed = set->fresh ? dc_fresh_workspace_size(item.plan, NULL) : doconv_plan_workspace_size(item.plan);
     if (status == DOCONV_OK && needed > set->workspace_size) {
         char *workspace = dc_alloc(set->ctx, needed);
         if (workspace != NULL) {
@@ -140,6 +143,11 @@ doconv_status measure_set_add(struct measure_set *set, const doconv_plan_options
 
 void measure_run(const struct measure_set *set, const struct measured *m)
 {
+    if (set->fresh) {
+        const struct dc_weight_source source = {.view = dc_weight_view(&set->problem, set->weight), .bias = set->bias};
+        dc_fresh_run(m->plan, &source, set->src, set->residual, set->dst, set->workspace);
+        return;
+    }
     m->plan->solver->execute(m->plan, m->weights->data, set->src, set->residual, set->dst, set->workspace);
 }
 

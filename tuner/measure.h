@@ -28,7 +28,8 @@ struct measured {
 struct measure_set {
     doconv_context *ctx;
     struct dc_problem problem;
-    bool cold; /* weights are not in cache when an execute starts */
+    bool cold;  /* weights are not in cache when an execute starts */
+    bool fresh; /* weights are packed in each run */
     /* Tensors with reproducible values in [-0.5, 0.5); NULL where the problem has none. */
     float *src, *weight, *bias, *residual, *dst;
     char *workspace; /* shared by all */
@@ -40,10 +41,11 @@ struct measure_set {
 };
 
 /*
- * Tensors and room for capacity candidates. OUT_OF_MEMORY with its detail; measure_set_destroy() is right for a set of zeros, and
+ * Tensors and room for capacity candidates; options: those of their plans, or NULL. OUT_OF_MEMORY with its detail; measure_set_destroy() is right for a set of zeros, and
  * after any failure.
  */
-doconv_status measure_set_create(doconv_context *ctx, const struct dc_problem *problem, bool cold, int capacity, struct measure_set *set);
+doconv_status measure_set_create(doconv_context *ctx, const struct dc_problem *problem, const doconv_plan_options *options, int capacity,
+                                 struct measure_set *set);
 void measure_set_destroy(struct measure_set *set);
 
 /*
@@ -67,7 +69,7 @@ struct measure_limits {
  */
 void measure(struct measure_set *set, const struct measure_limits *limits);
 
-/* Runs an item once. Past doconv_execute(): a verbose context would log thousands of executes, and the log would be timed. */
+/* Runs an item once, packing first if weights are fresh. Past doconv_execute(): a verbose context would log thousands of executes, and the log would be timed. */
 void measure_run(const struct measure_set *set, const struct measured *item);
 
 /*

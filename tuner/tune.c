@@ -164,7 +164,7 @@ static doconv_status tune(doconv_context *ctx, const struct dc_problem *problem,
                        variant != NULL ? " called " : "", variant != NULL ? variant : "");
     }
     struct measure_set set;
-    doconv_status status = measure_set_create(ctx, problem, plan_options != NULL && plan_options->cold_weights, count, &set);
+    doconv_status status = measure_set_create(ctx, problem, plan_options, count, &set);
     if (status != DOCONV_OK) {
         return status;
     }

@@ -276,6 +276,7 @@ typedef struct doconv_plan_options {
     const char *variant;    /**< a full variant text, or a kernel's name: only such candidates; NULL: all */
     size_t workspace_limit; /**< bytes; candidates that need more are refused; 0: no limit */
     int cold_weights;       /**< 1: tune for weights that are not in cache when execute starts */
+    int fresh_weights;      /**< 1: tune for weights that change with each call, so that packing them counts; doconv_training_create() does */
 } doconv_plan_options;
 
 /** The longest variant text, with its NUL. */

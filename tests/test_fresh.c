@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Plans whose weights are made in the call, and plans that go over weights first: every candidate of some problems, in guarded memory and on several threads,
+ * against the double-precision oracle. Values are small integers, whose results are exact in every order of additions: any difference is an error.
+ */
+#include "api_support.h"
+#include "core.h"
+#include "harness.h"
+#include "harness_buffer.h"
+#include "harness_parallel.h"
+#include "oracle.h"
+
+static const char *const problems[] = {
+    "ic19ih5oc21kh3ph1:src=nhwc,dst=nhwc,bias",          "mb2_ic40ih4oc70kh3ph1:src=nhwc,dst=nhwc,bias", "mb3_ic130ih3oc100kh3ph1:src=nhwc,dst=nhwc",
+    "mb2_ic136ih3oc112kh3ph1sh2:src=nChw16c,dst=nChw8c", "ic24ih9oc48kh1:src=nhwc,dst=nhwc,bias",        "ic33ih6oc35kh2kw3pw1:src=nchw,dst=nchw",
+    "g2ic40ih5oc36kh3ph1:src=nhwc,dst=nhwc,bias",        "g6ic12ih5oc12kh3ph1:src=nhwc,dst=nhwc",
+};
+enum { PROBLEMS = sizeof problems / sizeof problems[0] };
+
+static const doconv_isa caps[] = {
+    DOCONV_ISA_NONE,
+#if defined(__x86_64__)
+    DOCONV_ISA_AVX2,
+    DOCONV_ISA_AVX512,
+#elif defined(__aarch64__)
+    DOCONV_ISA_NEON,
+#endif
+};
+enum { CAPS = sizeof caps / sizeof caps[0] };
+
+static float small_integer(uint64_t *state)
+{
+    *state = *state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return (float)(int)(*state >> 61) - 3.0f;
+}
+
+static float *create_integers(struct buffer *buffer, size_t floats, uint64_t seed)
+{
+    buffer_create(buffer, floats * sizeof(float), BUFFER_GUARD_AFTER, 0);
+    float *data = buffer->data;
+    for (size_t i = 0; i < floats; i++) {
+        data[i] = small_integer(&seed);
+    }
+    return data;
+}
+
+/* A problem with its tensors; the weight is folded from w and d in double. */
+struct rig {
+    doconv_context *context;
+    struct dc_problem problem;
+    doconv_fold_desc fold;
+    struct buffer buffers[5];
+    float *src, *weight, *w, *d, *bias;
+    double *expected, *magnitude;
+};
+
+static void fold_exactly(struct rig *rig)
+{
+    const int64_t taps = rig->fold.kh * rig->fold.kw, group_cin = rig->problem.group_cin, d_mul = rig->fold.d_mul;
+    for (int64_t row = 0; row < rig->fold.cout * group_cin; row++) {
+        const int64_t channel = row / group_cin / rig->problem.group_cout * group_cin + row % group_cin;
+        for (int64_t m = 0; m < taps; m++) {
+            double sum = 0.0;
+            for (int64_t s = 0; s < d_mul; s++) {
+                sum += (double)rig->d[(channel * taps + m) * d_mul + s] * (double)rig->w[row * d_mul + s];
+            }
+            rig->weight[row * taps + m] = (float)sum;
+        }
+    }
+}
+
+static void rig_create(struct rig *rig, const char *text, doconv_isa cap, int threads, struct task_order *order)
+{
+    const doconv_context_options options = {
+        .size = sizeof options, .threads = threads, .tune = DOCONV_TUNE_OFF, .max_isa = cap, .parallel_for = task_run, .parallel_for_user = order};
+    expect_ok(doconv_context_create(&options, &rig->context));
+    doconv_conv_desc desc;
+    expect_ok(doconv_conv_desc_parse(rig->context, text, &desc));
+    expect_ok(dc_problem_create(rig->context, &desc, &rig->problem));
+    const doconv_conv_desc *p = &rig->problem.desc;
+    const int64_t taps = p->kh * p->kw, d_mul = taps == 1 ? 2 : taps;
+    rig->fold =
+        (doconv_fold_desc){.size = sizeof rig->fold, .cout = p->cout, .cin = p->cin, .kh = p->kh, .kw = p->kw, .groups = p->groups, .d_mul = d_mul};
+    rig->src = create_integers(&rig->buffers[0], rig->problem.src_bytes / sizeof(float), 1);
+    rig->weight = create_integers(&rig->buffers[1], rig->problem.weight_bytes / sizeof(float), 2);
+    rig->w = create_integers(&rig->buffers[2], (size_t)(p->cout * rig->problem.group_cin * d_mul), 3);
+    rig->d = create_integers(&rig->buffers[3], (size_t)(p->cin * taps * d_mul), 4);
+    rig->bias = create_integers(&rig->buffers[4], (size_t)p->cout, 5);
+    fold_exactly(rig);
+    rig->expected = malloc((size_t)(p->n * p->cout * rig->problem.hout * rig->problem.wout) * sizeof(double));
+    rig->magnitude = malloc((size_t)(p->n * p->cout * rig->problem.hout * rig->problem.wout) * sizeof(double));
+    assert_true(rig->expected != NULL && rig->magnitude != NULL);
+    const size_t pixels = (size_t)(p->h * p->w), planes = (size_t)(p->n * p->cin);
+    float *src = malloc(planes * pixels * sizeof *src);
+    assert_non_null(src);
+    for (size_t i = 0; i < planes * pixels; i++) {
+        const int64_t plane = (int64_t)(i / pixels), pixel = (int64_t)(i % pixels);
+        src[i] = rig->src[oracle_index(p->src_layout, p->cin, p->h, p->w, plane / p->cin, plane % p->cin, pixel / p->w, pixel % p->w)];
+    }
+    oracle_convolve(p, src, rig->weight, p->has_bias ? rig->bias : NULL, NULL, rig->expected, rig->magnitude);
+    free(src);
+}
+
+static void rig_destroy(struct rig *rig)
+{
+    for (size_t i = 0; i < sizeof rig->buffers / sizeof rig->buffers[0]; i++) {
+        buffer_destroy(&rig->buffers[i]);
+    }
+    free(rig->expected);
+    free(rig->magnitude);
+    doconv_context_destroy(rig->context);
+}
+
+static void expect_result(const struct rig *rig, const float *dst, const char *variant, const char *how)
+{
+    const doconv_conv_desc *d = &rig->problem.desc;
+    const int64_t h = rig->problem.hout, w = rig->problem.wout;
+    for (int64_t i = 0; i < d->n * d->cout * h * w; i++) {
+        const float seen = dst[oracle_index(d->dst_layout, d->cout, h, w, i / w / h / d->cout, i / w / h % d->cout, i / w % h, i % w)];
+        if ((double)seen != rig->expected[i]) {
+            fail_msg("%s, %s: element %" PRId64 " is %g, not %g", variant, how, i, (double)seen, rig->expected[i]);
+        }
+    }
+}
+
+/* One candidate: with the weight as it is, with one that is folded on the way, and by doconv_execute() with packed weights. */
+static void run_candidate(const struct rig *rig, const char *variant)
+{
+    const doconv_plan_options options = {.size = sizeof options, .variant = variant, .fresh_weights = 1};
+    const doconv_conv_desc *d = &rig->problem.desc;
+    const float *const bias = d->has_bias ? rig->bias : NULL;
+    doconv_plan *plan;
+    expect_ok(dc_plan_create(rig->context, d, &options, &plan));
+    struct buffer dst, workspace, folded;
+    for (int folds = 0; folds < 2; folds++) {
+        buffer_create(&dst, rig->problem.dst_bytes, BUFFER_GUARD_AFTER, 0);
+        buffer_create(&workspace, dc_fresh_workspace_size(plan, folds ? &rig->fold : NULL), BUFFER_GUARD_AFTER, 0);
+        buffer_create(&folded, rig->problem.weight_bytes, BUFFER_GUARD_AFTER, 0);
+        struct dc_weight_source source = {.view = dc_weight_view(&rig->problem, folds ? folded.data : rig->weight), .bias = bias};
+        if (folds) {
+            source.fold = &rig->fold;
+            source.w = rig->w;
+            source.d = rig->d;
+            source.folded = folded.data;
+        }
+        assert_int_equal((uintptr_t)workspace.data % 64, 0);
+        dc_fresh_run(plan, &source, rig->src, NULL, dst.data, workspace.data);
+        expect_result(rig, dst.data, variant, folds ? "folded" : "packed in the call");
+        if (folds) {
+            assert_memory_equal(folded.data, rig->weight, rig->problem.weight_bytes);
+        }
+        buffer_destroy(&dst);
+        buffer_destroy(&workspace);
+        buffer_destroy(&folded);
+    }
+    doconv_weights *weights;
+    expect_ok(doconv_weights_create(plan, rig->weight, bias, &weights));
+    buffer_create(&dst, rig->problem.dst_bytes, BUFFER_GUARD_AFTER, 0);
+    buffer_create(&workspace, doconv_plan_workspace_size(plan), BUFFER_GUARD_AFTER, 0);
+    expect_ok(doconv_execute(plan, weights, rig->src, NULL, dst.data, workspace.data, workspace.bytes));
+    expect_result(rig, dst.data, variant, "packed before");
+    buffer_destroy(&dst);
+    buffer_destroy(&workspace);
+    doconv_weights_destroy(weights);
+    doconv_plan_destroy(plan);
+}
+
+static void every_candidate(void **state)
+{
+    (void)state;
+    int pack_orders = 0;
+    for (size_t i = 0; i < (size_t)PROBLEMS * CAPS; i++) {
+        struct task_order order = {.kind = i % 2 == 0 ? TASKS_SHUFFLED : TASKS_PTHREADS, .seed = i};
+        struct rig rig;
+        rig_create(&rig, problems[i % PROBLEMS], caps[i / PROBLEMS], 1 + (int)(i % 3), &order);
+        const doconv_plan_options options = {.size = sizeof options, .fresh_weights = 1};
+        struct dc_candidate_list list;
+        expect_ok(dc_enumerate(rig.context, &rig.problem, &options, &list));
+        for (int c = 0; c < list.count; c++) {
+            if (list.items[c].refused == NULL) {
+                run_candidate(&rig, list.items[c].text);
+                pack_orders += list.items[c].order == DC_ORDER_PACK;
+            }
+        }
+        dc_free(rig.context, list.items);
+        rig_destroy(&rig);
+    }
+    assert_true(CAPS == 1 || pack_orders > 0);
+}
+
+/* Weights larger than L2 that go first, packed beforehand. */
+static void weights_first(void **state)
+{
+    (void)state;
+    struct task_order order = {.kind = TASKS_SHUFFLED};
+    struct rig rig;
+    char text[DOCONV_PROBLEM_TEXT_SIZE];
+    /* The library offers that order where the weight takes half of L2. */
+    int64_t channels = 64;
+    while (channels * channels * 9 * (int64_t)sizeof(float) <= dc_cpu_probe()->l2_bytes && channels < 1024) {
+        channels += 64;
+    }
+    snprintf(text, sizeof text, "mb2_ic%" PRId64 "ih2oc%" PRId64 "kh3ph1:src=nhwc,dst=nhwc,bias", channels, channels);
+    rig_create(&rig, text, DOCONV_ISA_DEFAULT, 3, &order);
+    struct dc_candidate_list list;
+    expect_ok(dc_enumerate(rig.context, &rig.problem, NULL, &list));
+    int found = 0;
+    for (int c = 0; c < list.count && found < 3; c++) {
+        if (list.items[c].refused == NULL && list.items[c].order == DC_ORDER_WEIGHTS) {
+            const doconv_plan_options options = {.size = sizeof options, .variant = list.items[c].text};
+            doconv_plan *plan;
+            doconv_weights *weights;
+            expect_ok(doconv_plan_create(rig.context, &rig.problem.desc, &options, &plan));
+            expect_ok(doconv_weights_create(plan, rig.weight, rig.bias, &weights));
+            struct buffer dst, workspace;
+            buffer_create(&dst, rig.problem.dst_bytes, BUFFER_GUARD_AFTER, 0);
+            buffer_create(&workspace, doconv_plan_workspace_size(plan), BUFFER_GUARD_AFTER, 0);
+            expect_ok(doconv_execute(plan, weights, rig.src, NULL, dst.data, workspace.data, workspace.bytes));
+            expect_result(&rig, dst.data, list.items[c].text, "packed before");
+            buffer_destroy(&dst);
+            buffer_destroy(&workspace);
+            doconv_weights_destroy(weights);
+            doconv_plan_destroy(plan);
+            found++;
+        }
+    }
+    const bool direct = list.count > 0 && list.items[0].kernel->op == DC_OP_DIRECT;
+    dc_free(rig.context, list.items);
+    rig_destroy(&rig);
+    assert_true(found > 0 || !direct);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_candidate),
+        cmocka_unit_test(weights_first),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
