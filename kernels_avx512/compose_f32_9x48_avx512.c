@@ -164,9 +164,22 @@ static __attribute__((noinline)) void nines_out(const float *src, float *dst, pt
 #define NINE_BETWEEN(s, x) NINE_FENCE(x) NINE_STEP(s)
 #define NINE_ALONE(s, x)
 
+/* The columns of a row, their lanes turned: three to each of `to`, to + third and to + 2 * third. */
+static inline void nines_columns(const float *src, float *to, ptrdiff_t third)
+{
+    NINES_MASKS
+    vec x0, x1, x2, x3, x4, x5, x6, x7, x8;
+    NINE_COLUMNS(x, src, NINE_ALONE)
+    v_store(to, x0), v_store(to + 16, x1), v_store(to + 2 * 16, x2);
+    to += third;
+    v_store(to, x3), v_store(to + 16, x4), v_store(to + 2 * 16, x5);
+    to += third;
+    v_store(to, x6), v_store(to + 16, x7), v_store(to + 2 * 16, x8);
+}
+
 /*
  * While a row is multiplied, the sums of the row before it leave and the columns of the next are made, in stages between the steps: neither needs the units
- * that multiply. `ahead`: floats to the row whose places are prefetched while this one is composed; 0: none.
+ * that multiply. `ahead`: how many rows on the one is whose places are prefetched while this one is composed; 0: none.
  */
 static __attribute__((noinline)) void compose_nines(const float *d, const float *w, ptrdiff_t w_step, float *weight, ptrdiff_t weight_step,
                                                     ptrdiff_t rows, ptrdiff_t ahead)
@@ -182,8 +195,8 @@ static __attribute__((noinline)) void compose_nines(const float *d, const float 
     for (; rows > 0; rows--) {
         if (ahead != 0) {
             for (uintptr_t line = 0; line < 9 * 64; line += 64) {
-                __builtin_prefetch((const void *)((uintptr_t)(w + ahead) + line), 0, 2);
-                __builtin_prefetch((const void *)((uintptr_t)(weight + ahead) + line), 1, 3);
+                __builtin_prefetch((const void *)((uintptr_t)w + (uintptr_t)(ahead * w_step) * sizeof(float) + line), 0, 2);
+                __builtin_prefetch((const void *)((uintptr_t)weight + (uintptr_t)(ahead * weight_step) * sizeof(float) + line), 1, 3);
             }
         }
         __asm__("" : "+r"(d)); /* D stays in memory: there are no registers for it */

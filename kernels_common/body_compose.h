@@ -159,19 +159,20 @@ struct compose_block {
     ptrdiff_t w_lanes[V_LENGTH], weight_lanes[V_LENGTH];
 };
 
-static inline void place_block(const struct dc_compose_args *args, const ptrdiff_t *rows, struct compose_block *block)
+static inline void place_block(const struct dc_compose_args *args, const ptrdiff_t *rows, const ptrdiff_t *results, struct compose_block *block)
 {
-    int consecutive = 1;
+    int rows_follow = 1, results_follow = 1;
     for (int i = 0; i < V_LENGTH; i++) {
-        const ptrdiff_t row = rows[i] - rows[0];
+        const ptrdiff_t row = rows[i] - rows[0], result = results[i] - results[0];
         block->w_lanes[i] = row * args->d_mul;
-        block->weight_lanes[i] = row * args->taps;
-        consecutive = consecutive && row == i;
+        block->weight_lanes[i] = result * args->taps;
+        rows_follow = rows_follow && row == i;
+        results_follow = results_follow && result == i;
     }
     block->w = args->w + rows[0] * args->d_mul;
-    block->weight = args->weight + rows[0] * args->taps;
-    block->nines_in = NINES && consecutive && args->d_mul == 9;
-    block->nines_out = NINES && consecutive && args->taps == 9 && args->panel == 9;
+    block->weight = args->weight + results[0] * args->taps;
+    block->nines_in = NINES && rows_follow && args->d_mul == 9;
+    block->nines_out = NINES && results_follow && args->taps == 9 && args->panel == 9;
 }
 
 static inline void run_compose(const struct dc_compose_args *args, compose_fn *const table[TILE_ROWS][TILE_TAPS])
@@ -180,7 +181,7 @@ static inline void run_compose(const struct dc_compose_args *args, compose_fn *c
     float *const taps = args->scratch, *const rows = taps + args->blocks * block_floats, *const sums = rows + TILE_ROWS * d_mul * V_LENGTH;
     struct compose_block blocks[DC_COMPOSE_BLOCKS];
     for (ptrdiff_t b = 0; b < args->blocks; b++) {
-        place_block(args, args->rows + b * V_LENGTH, &blocks[b]);
+        place_block(args, args->rows + b * V_LENGTH, args->results + b * V_LENGTH, &blocks[b]);
     }
 #ifdef NINES_TILE
     int all_nines = 1;
@@ -196,12 +197,12 @@ static inline void run_compose(const struct dc_compose_args *args, compose_fn *c
             prepare_taps(args, channels, 0, 9, taps + b * block_floats);
         }
         /* Some rows at a time of each block: many where they are near, few where the rows of neighbouring blocks, which follow each other, come from far. */
-        const ptrdiff_t step = args->row_step * 9, pass = args->fetch != 0 ? 4 : 16;
+        const ptrdiff_t step = args->row_step * 9, weight_step = args->result_step * 9, pass = args->fetch != 0 ? 4 : 16;
         for (ptrdiff_t first = 0; first < args->steps; first += pass) {
             const ptrdiff_t count = args->steps - first < pass ? args->steps - first : pass;
             for (ptrdiff_t b = 0; b < args->blocks; b++) {
-                compose_nines(taps + b * block_floats, blocks[b].w + first * step, step, blocks[b].weight + first * step, step, count,
-                              args->fetch != 0 ? pass * step : 0);
+                compose_nines(taps + b * block_floats, blocks[b].w + first * step, step, blocks[b].weight + first * weight_step, weight_step, count,
+                              args->fetch != 0 ? pass : 0);
             }
         }
         return;
@@ -219,7 +220,7 @@ static inline void run_compose(const struct dc_compose_args *args, compose_fn *c
             for (ptrdiff_t b = 0; b < args->blocks; b++) {
                 const struct compose_block *block = &blocks[b];
                 const float *w = block->w + step * args->row_step * d_mul;
-                float *weight = block->weight + step * args->row_step * args->taps + m0;
+                float *weight = block->weight + step * args->result_step * args->taps + m0;
                 if (block->nines_in) {
                     nines_in(w, args->row_step * d_mul, group, rows);
                 } else {
@@ -235,10 +236,10 @@ static inline void run_compose(const struct dc_compose_args *args, compose_fn *c
                     m += size;
                 }
                 if (block->nines_out) {
-                    nines_out(sums, weight, args->row_step * args->taps, group);
+                    nines_out(sums, weight, args->result_step * args->taps, group);
                 } else {
                     for (ptrdiff_t r = 0; r < group; r++) {
-                        rows_out(sums + r * count * V_LENGTH, count, weight + r * args->row_step * args->taps, block->weight_lanes);
+                        rows_out(sums + r * count * V_LENGTH, count, weight + r * args->result_step * args->taps, block->weight_lanes);
                     }
                 }
             }

@@ -28,9 +28,9 @@ static inline void columns_in(const float *base, const ptrdiff_t *lanes, int nin
 }
 
 /* A row's floats of all lanes, which may lie outside of the tensor: rows are far apart, which is too much for hardware to follow. */
-static inline void fetch_row(const float *row, ptrdiff_t floats)
+static inline void fetch_row(const float *base, ptrdiff_t offset, ptrdiff_t floats)
 {
-    for (uintptr_t at = (uintptr_t)row, end = at + (uintptr_t)floats * sizeof(float); at < end; at += 64) {
+    for (uintptr_t at = (uintptr_t)base + (uintptr_t)offset * sizeof(float), end = at + (uintptr_t)floats * sizeof(float); at < end; at += 64) {
         __builtin_prefetch((const void *)at, 0, 3);
     }
 }
@@ -46,21 +46,36 @@ static inline void add_vectors(float *to, const float *from, ptrdiff_t count)
 }
 
 struct gradient_block {
-    ptrdiff_t row;   /* the first lane's */
-    int consecutive; /* the rows of its lanes follow each other */
+    ptrdiff_t row, g_row;      /* the first lane's */
+    int rows_follow, g_follow; /* the rows of its lanes follow each other */
+    int nines;                 /* nine columns of both are turned as NINES_ORDER says */
     ptrdiff_t w_lanes[V_LENGTH], g_lanes[V_LENGTH], d_lanes[V_LENGTH];
 };
 
 static inline void place_gradient_block(const struct dc_compose_gradient_args *args, ptrdiff_t b, struct gradient_block *block)
 {
-    const ptrdiff_t *rows = args->rows + b * V_LENGTH, *channels = args->channels + b * V_LENGTH;
+    const ptrdiff_t *rows = args->rows + b * V_LENGTH, *g_rows = args->g_rows + b * V_LENGTH, *channels = args->channels + b * V_LENGTH;
     block->row = rows[0];
-    block->consecutive = 1;
+    block->g_row = g_rows[0];
+    block->rows_follow = block->g_follow = 1;
     for (int i = 0; i < V_LENGTH; i++) {
         block->w_lanes[i] = (rows[i] - rows[0]) * args->d_mul;
-        block->g_lanes[i] = (rows[i] - rows[0]) * args->taps;
-        block->d_lanes[i] = channels[i] * args->taps * args->d_mul;
-        block->consecutive = block->consecutive && rows[i] - rows[0] == i;
+        block->g_lanes[i] = (g_rows[i] - g_rows[0]) * args->taps;
+        block->rows_follow = block->rows_follow && rows[i] - rows[0] == i;
+        block->g_follow = block->g_follow && g_rows[i] - g_rows[0] == i;
+    }
+#ifdef NINES_TILE
+    block->nines = block->rows_follow && block->g_follow && args->taps == 9 && args->d_mul == 9;
+#else
+    block->nines = 0;
+#endif
+    for (int i = 0; i < V_LENGTH; i++) {
+#ifdef NINES_TILE
+        const int lane = block->nines ? NINES_ORDER(i) : i;
+#else
+        const int lane = i;
+#endif
+        block->d_lanes[i] = channels[lane] * args->taps * args->d_mul;
     }
 }
 
@@ -79,24 +94,34 @@ static inline void run_compose_gradient(const struct dc_compose_gradient_args *a
     }
     for (ptrdiff_t first = 0; first < args->steps; first += DC_COMPOSE_CHUNK) {
         const ptrdiff_t count = args->steps - first < DC_COMPOSE_CHUNK ? args->steps - first : DC_COMPOSE_CHUNK;
+        const int begins = first == 0 && args->resumes == 0;
         for (ptrdiff_t r = 0; r < count; r++) {
             for (ptrdiff_t b = 0; b < args->blocks; b++) {
                 const struct gradient_block *block = &blocks[b];
-                const ptrdiff_t row = block->row + (first + r) * args->row_step, later = row + ROWS_AHEAD * args->row_step;
+                const ptrdiff_t row = block->row + (first + r) * args->row_step, g_row = block->g_row + (first + r) * args->g_step;
                 float *const w_tiles = tiles + b * tiles_floats, *const g_tiles = w_tiles + s_tiles * w_floats;
-                if (block->consecutive) {
-                    fetch_row((const float *)((uintptr_t)args->w + (uintptr_t)(later * d_mul) * sizeof(float)), V_LENGTH * d_mul);
-                    fetch_row((const float *)((uintptr_t)args->g + (uintptr_t)(later * taps) * sizeof(float)), V_LENGTH * taps);
+                if (block->rows_follow) {
+                    fetch_row(args->w, (row + ROWS_AHEAD * args->row_step) * d_mul, V_LENGTH * d_mul);
                 }
-                columns_in(args->w + row * d_mul, block->w_lanes, NINES && block->consecutive && d_mul == 9, d_mul, TILE_TAPS, r, line, w_tiles,
+                if (block->g_follow) {
+                    fetch_row(args->g, (g_row + ROWS_AHEAD * args->g_step) * taps, V_LENGTH * taps);
+                }
+#ifdef NINES_TILE
+                if (block->nines) {
+                    nines_columns(args->w + row * 9, w_tiles + r * 9 * V_LENGTH, 3 * V_LENGTH);
+                    nines_columns(args->g + g_row * 9, g_tiles + r * 3 * V_LENGTH, g_floats);
+                    continue;
+                }
+#endif
+                columns_in(args->w + row * d_mul, block->w_lanes, NINES && block->rows_follow && d_mul == 9, d_mul, TILE_TAPS, r, line, w_tiles,
                            w_floats);
-                columns_in(args->g + row * taps, block->g_lanes, NINES && block->consecutive && taps == 9, taps, TILE_ROWS, r, line, g_tiles,
+                columns_in(args->g + g_row * taps, block->g_lanes, NINES && block->g_follow && taps == 9, taps, TILE_ROWS, r, line, g_tiles,
                            g_floats);
             }
         }
         for (ptrdiff_t b = 0; b < args->blocks; b++) {
             const float *const w_tiles = tiles + b * tiles_floats, *const g_tiles = w_tiles + s_tiles * w_floats;
-            float *const to = first == 0 ? totals + b * all : sums;
+            float *const to = begins ? totals + b * all : sums;
             for (ptrdiff_t i = 0, m = 0; i < m_tiles; i++) {
                 const ptrdiff_t m_size = m_least + (i < m_larger);
                 for (ptrdiff_t j = 0, s = 0; j < s_tiles; j++) {
@@ -107,12 +132,12 @@ static inline void run_compose_gradient(const struct dc_compose_gradient_args *a
                 }
                 m += m_size;
             }
-            if (first != 0) {
+            if (!begins) {
                 add_vectors(totals + b * all, sums, taps * d_mul);
             }
         }
     }
-    for (ptrdiff_t b = 0; b < args->blocks; b++) {
+    for (ptrdiff_t b = 0; b < args->blocks && args->goes_on == 0; b++) {
         for (ptrdiff_t m = 0; m < taps; m++) {
             rows_out(totals + b * all + m * d_mul * V_LENGTH, d_mul, args->grad_d + m * d_mul, blocks[b].d_lanes);
         }

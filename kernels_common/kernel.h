@@ -194,15 +194,16 @@ struct dc_gather_args {
 /*
  * Folding, for DC_OP_COMPOSE. W is rows of d_mul floats, D is channels of taps x d_mul, the result is rows of taps floats, one a row of W. A lane of a vector
  * is a channel of D with every row of W that meets it: for each lane l of each block, t in [0, steps), m in [0, taps), with r = rows[l] + t * row_step,
- *   weight[r][m] = sum over s in [0, d_mul), in order, of (d[channels[l]][m][s] + (s < repeated && s % taps == m ? 1 : 0)) * w[r][s]
+ *   weight[results[l] + t * result_step][m] =
+ *       sum over s in [0, d_mul), in order, of (d[channels[l]][m][s] + (s < repeated && s % taps == m ? 1 : 0)) * w[r][s]
  * Lanes may repeat one another: they write the same bits to the same place. Blocks share transposed rows of D, so all of them should fit in L1.
  */
 struct dc_compose_args {
     const float *w, *d;
     float *weight;
-    const ptrdiff_t *rows, *channels; /* [blocks][vector] */
-    ptrdiff_t blocks;                 /* 1..DC_COMPOSE_BLOCKS */
-    ptrdiff_t row_step, steps;        /* steps >= 1 */
+    const ptrdiff_t *rows, *results, *channels; /* [blocks][vector] */
+    ptrdiff_t blocks;                           /* 1..DC_COMPOSE_BLOCKS */
+    ptrdiff_t row_step, result_step, steps;     /* steps >= 1 */
     ptrdiff_t taps, d_mul, repeated;
     ptrdiff_t panel; /* taps whose D is transposed at a time, 1..taps */
     ptrdiff_t fetch; /* other than 0: rows may come from far, prefetch them */
@@ -216,14 +217,16 @@ struct dc_compose_args {
 
 /*
  * The gradient of D, for DC_OP_COMPOSE: with blocks, rows and lanes as in dc_compose_args, grad_d[channels[l]][m][s] becomes the sum over t in [0, steps) of
- * w[r][s] * g[r][m], g being the gradient of the composed rows. Sums of DC_COMPOSE_CHUNK rows in order, added in order.
+ * w[rows[l] + t * row_step][s] * g[g_rows[l] + t * g_step][m], g being the gradient of the composed rows. Sums of DC_COMPOSE_CHUNK rows in order, added in
+ * order. Calls may share the rows out, all but the last having multiples of DC_COMPOSE_CHUNK of them: sums wait in the scratch.
  */
 struct dc_compose_gradient_args {
     const float *w, *g;
     float *grad_d;
-    const ptrdiff_t *rows, *channels; /* [blocks][vector] */
-    ptrdiff_t blocks;                 /* 1..DC_COMPOSE_GRADIENT_BLOCKS: their rows should follow each other in memory */
-    ptrdiff_t row_step, steps;        /* steps >= 1 */
+    const ptrdiff_t *rows, *g_rows, *channels; /* [blocks][vector] */
+    ptrdiff_t blocks;                          /* 1..DC_COMPOSE_GRADIENT_BLOCKS: their rows should follow each other in memory */
+    ptrdiff_t row_step, g_step, steps;         /* steps >= 1 */
+    int resumes, goes_on;                      /* other than 0: a call came before this one; one will come, and grad_d isn't written yet */
     ptrdiff_t taps, d_mul;
     float *scratch; /* 64-byte aligned: dc_compose_gradient_floats() of them */
 };

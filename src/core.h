@@ -260,6 +260,13 @@ size_t dc_weight_gradient_workspace_size(const struct dc_weight_gradient *gradie
 /* OIHW, and Cout sums; NULL: not wanted. workspace: 64-byte aligned. */
 void dc_weight_gradient_run(const struct dc_weight_gradient *gradient, const float *src, const float *grad_dst, float *grad_weight, float *grad_bias,
                             char *workspace);
+/*
+ * The weight's gradient of a layer that is composed by kernel, handed back to W and D as it comes, a part that stays in L2 at a time; bitwise what
+ * dc_weight_gradient_run() and dc_fold_gradient_run() give. Its workspace's bytes, 0: not for this layer.
+ */
+size_t dc_weight_gradient_fold_workspace_size(const struct dc_weight_gradient *gradient, const doconv_fold_desc *fold);
+void dc_weight_gradient_fold(const struct dc_weight_gradient *gradient, const doconv_fold_desc *fold, const float *w, const float *d,
+                             const float *src, const float *grad_dst, float *grad_w, float *grad_d, char *workspace);
 
 /* ------------------------------------------------------------------------------------------------ fold.c */
 doconv_status dc_fold_check(doconv_context *ctx, const doconv_fold_desc *desc);
@@ -267,16 +274,29 @@ doconv_status dc_fold_check(doconv_context *ctx, const doconv_fold_desc *desc);
 size_t dc_fold_workspace_size(const doconv_context *ctx, const doconv_fold_desc *desc);
 /* doconv_fold() of a valid descriptor whose layer has a D. */
 void dc_fold_run(const doconv_context *ctx, const doconv_fold_desc *desc, const float *w, const float *d, float *weight, char *workspace);
-/*
- * The part of a layer of one group with outputs [out, out + outs) and inputs [in, in + ins), on the calling thread; `in` is a multiple of DC_CHANNEL_BLOCK.
- * Bitwise what dc_fold_run() gives. scratch: 64-byte aligned.
- */
+/* Outputs [out, out + outs) and inputs [in, in + ins) of a layer of one group; `in` is a multiple of DC_CHANNEL_BLOCK. */
+struct dc_fold_part {
+    int64_t out, outs, in, ins;
+};
+/* A part of dc_fold_run(), bitwise, on the calling thread. scratch: 64-byte aligned. */
 size_t dc_fold_part_floats(const doconv_context *ctx, const doconv_fold_desc *desc);
-void dc_fold_part(const doconv_context *ctx, const doconv_fold_desc *desc, const float *w, const float *d, int64_t out, int64_t outs, int64_t in,
-                  int64_t ins, float *weight, float *scratch);
+void dc_fold_part(const doconv_context *ctx, const doconv_fold_desc *desc, const struct dc_fold_part *part, const float *w, const float *d,
+                  float *weight, float *scratch);
 /* doconv_fold_gradient() likewise. */
 void dc_fold_gradient_run(const doconv_context *ctx, const doconv_fold_desc *desc, const float *w, const float *d, const float *grad_weight,
                           float *grad_w, float *grad_d, char *workspace);
+
+/*
+ * The same a part at a time, on the calling thread: for some inputs, all outputs in order, DC_COMPOSE_CHUNK or a multiple of them (the last may be fewer) in
+ * each call, with the same scratch, 64-byte aligned; d_turned is what dc_fold_gradient_turn() makes of D before. grad_weight has the part alone: outs x ins
+ * x taps. grad_w or grad_d NULL: not wanted. Bitwise what dc_fold_gradient_run() gives.
+ */
+int64_t dc_fold_gradient_part_inputs(const doconv_context *ctx, const doconv_fold_desc *desc); /* most that a part has; 0: no parts */
+size_t dc_fold_gradient_part_floats(const doconv_context *ctx, const doconv_fold_desc *desc);
+size_t dc_fold_gradient_turned_floats(const doconv_fold_desc *desc);
+void dc_fold_gradient_turn(const doconv_context *ctx, const doconv_fold_desc *desc, const float *d, float *d_turned);
+void dc_fold_gradient_part(const doconv_context *ctx, const doconv_fold_desc *desc, const struct dc_fold_part *part, const float *w,
+                           const float *d_turned, const float *grad_weight, float *grad_w, float *grad_d, float *scratch);
 
 /* --------------------------------------------------------------------------------------------- feature.c */
 struct dc_feature;

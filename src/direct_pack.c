@@ -178,9 +178,10 @@ void dc_direct_make_block(const doconv_plan *plan, const struct dc_weight_source
     const int64_t piece = source->fold != NULL ? FOLDED_UNITS : job.units, first = index * s->tile_channels;
     for (int64_t unit = 0; unit < job.units; unit += piece) {
         if (source->fold != NULL) {
-            const int64_t in = unit * DC_CHANNEL_BLOCK, ins = least(piece * DC_CHANNEL_BLOCK, s->cin - in);
-            dc_fold_part(plan->ctx, source->fold, source->w, source->d, first, least(s->tile_channels, s->cout - first), in, ins, source->folded,
-                         scratch);
+            const int64_t in = unit * DC_CHANNEL_BLOCK;
+            const struct dc_fold_part part = {
+                .out = first, .outs = least(s->tile_channels, s->cout - first), .in = in, .ins = least(piece * DC_CHANNEL_BLOCK, s->cin - in)};
+            dc_fold_part(plan->ctx, source->fold, &part, source->w, source->d, source->folded, scratch);
         }
         pack_units(&job, unit, least(unit + piece, job.units));
     }

@@ -52,6 +52,8 @@ struct job {
     ptrdiff_t panel, fetch;  /* of dc_compose_args */
     float *scratch;
     size_t scratch_floats; /* a task's */
+    /* inputs 0: W and the weight have all rows. Else w has those of some outputs and inputs only. */
+    int64_t out, in, inputs;
 };
 
 /* The rows of W (one for an output and in-group input) that meet a channel of D: Cout/groups of them, `step` apart. */
@@ -104,11 +106,12 @@ static void compose(const struct job *job, float *scratch, int64_t first, int64_
 {
     const doconv_fold_desc *desc = job->desc;
     const int64_t vector = job->kernel->vector, taps = desc->kh * desc->kw;
-    ptrdiff_t rows[DC_COMPOSE_BLOCKS * DC_CHANNEL_BLOCK], lanes[DC_COMPOSE_BLOCKS * DC_CHANNEL_BLOCK];
+    ptrdiff_t rows[DC_COMPOSE_BLOCKS * DC_CHANNEL_BLOCK], results[DC_COMPOSE_BLOCKS * DC_CHANNEL_BLOCK], lanes[DC_COMPOSE_BLOCKS * DC_CHANNEL_BLOCK];
     for (int64_t i = 0; i < blocks * vector; i++) {
         const int64_t lane = i % vector < channels * copies ? i % vector : 0, channel = first + i / vector * vector + lane % channels;
         const struct row_series series = rows_of(desc, channel);
-        rows[i] = series.first + (start + lane / channels) * series.step;
+        results[i] = series.first + (start + lane / channels) * series.step;
+        rows[i] = job->inputs == 0 ? results[i] : (start + lane / channels - job->out) * job->inputs + channel - job->in;
         lanes[i] = channel;
     }
     const struct dc_compose_args args = {
@@ -116,9 +119,11 @@ static void compose(const struct job *job, float *scratch, int64_t first, int64_
         .d = job->d,
         .weight = job->weight,
         .rows = rows,
+        .results = results,
         .channels = lanes,
         .blocks = blocks,
-        .row_step = copies * rows_of(desc, first).step,
+        .row_step = copies * (job->inputs == 0 ? rows_of(desc, first).step : job->inputs),
+        .result_step = copies * rows_of(desc, first).step,
         .steps = steps,
         .taps = taps,
         .d_mul = desc->d_mul,
@@ -225,16 +230,17 @@ size_t dc_fold_part_floats(const doconv_context *ctx, const doconv_fold_desc *de
     return job.scratch_floats;
 }
 
-void dc_fold_part(const doconv_context *ctx, const doconv_fold_desc *desc, const float *w, const float *d, int64_t out, int64_t outs, int64_t in,
-                  int64_t ins, float *weight, float *scratch)
+void dc_fold_part(const doconv_context *ctx, const doconv_fold_desc *desc, const struct dc_fold_part *part, const float *w, const float *d,
+                  float *weight, float *scratch)
 {
     struct job job = {.desc = desc, .w = w, .d = d, .weight = weight};
     choose(ctx, &job);
+    const int64_t in_end = part->in + part->ins, out_end = part->out + part->outs;
     if (job.kernel == NULL) {
-        fold_portably(&job, in, in + ins, out, out + outs);
+        fold_portably(&job, part->in, in_end, part->out, out_end);
         return;
     }
-    fold_blocks(&job, scratch, in / job.kernel->vector, divide_up(in + ins, job.kernel->vector), out, out + outs);
+    fold_blocks(&job, scratch, part->in / job.kernel->vector, divide_up(in_end, job.kernel->vector), part->out, out_end);
 }
 
 /* ---- the gradient ---- */
@@ -248,6 +254,8 @@ struct gradient_job {
     const struct dc_kernel *kernel;
     float *scratch;
     ptrdiff_t scratch_floats; /* a task's */
+    /* inputs 0: grad_weight has all rows. Else it has those of some inputs only, and begins with the outputs of the call. */
+    int64_t in, inputs;
 };
 
 /* A task has whole channels of D: all that meets them is summed there, in order of the outputs. */
@@ -304,34 +312,50 @@ static void turn_task(void *arg, int index)
     }
 }
 
+/* Outputs [start, end) of a layer, of the paper's mapping or one group, in the gradient of D for blocks [block, block + count) of channels. */
+static void add_to_grad_d(const struct gradient_job *job, int64_t block, int64_t count, int64_t start, int64_t end, float *scratch)
+{
+    const doconv_fold_desc *desc = job->desc;
+    const int64_t vector = job->kernel->vector, rows_a_channel = desc->cout / desc->groups;
+    ptrdiff_t rows[DC_COMPOSE_GRADIENT_BLOCKS * DC_CHANNEL_BLOCK], g_rows[DC_COMPOSE_GRADIENT_BLOCKS * DC_CHANNEL_BLOCK];
+    ptrdiff_t channels[DC_COMPOSE_GRADIENT_BLOCKS * DC_CHANNEL_BLOCK];
+    for (int64_t lane = 0; lane < count * vector; lane++) {
+        const int64_t channel = block * vector + lane;
+        channels[lane] = channel < desc->cin ? channel : (block + lane / vector) * vector; /* past the last: the block's first again */
+        const struct row_series series = rows_of(desc, channels[lane]);
+        rows[lane] = series.first + start * series.step;
+        g_rows[lane] = job->inputs == 0 ? rows[lane] : channels[lane] - job->in;
+    }
+    const ptrdiff_t step = rows_of(desc, 0).step;
+    const struct dc_compose_gradient_args args = {
+        .w = job->w,
+        .g = job->grad_weight,
+        .grad_d = job->grad_d,
+        .rows = rows,
+        .g_rows = g_rows,
+        .channels = channels,
+        .blocks = count,
+        .row_step = step,
+        .g_step = job->inputs == 0 ? step : job->inputs,
+        .steps = end - start,
+        .resumes = start != 0,
+        .goes_on = end != rows_a_channel,
+        .taps = desc->kh * desc->kw,
+        .d_mul = desc->d_mul,
+        .scratch = scratch,
+    };
+    job->kernel->compose_gradient(&args);
+}
+
 /* Gradients of D: a task has whole vectors of channels, some of them a call. */
 static void grad_d_task(void *arg, int index)
 {
     const struct gradient_job *job = arg;
     const doconv_fold_desc *desc = job->desc;
-    const int64_t vector = job->kernel->vector, blocks = divide_up(desc->cin, vector), end = blocks * (index + 1) / job->tasks;
+    const int64_t blocks = divide_up(desc->cin, job->kernel->vector), end = blocks * (index + 1) / job->tasks;
     for (int64_t block = blocks * index / job->tasks, count; block < end; block += count) {
-        ptrdiff_t rows[DC_COMPOSE_GRADIENT_BLOCKS * DC_CHANNEL_BLOCK], channels[DC_COMPOSE_GRADIENT_BLOCKS * DC_CHANNEL_BLOCK];
         count = least(gradient_blocks(desc), end - block);
-        for (int64_t lane = 0; lane < count * vector; lane++) {
-            const int64_t channel = block * vector + lane;
-            channels[lane] = channel < desc->cin ? channel : (block + lane / vector) * vector; /* past the last: the block's first again */
-            rows[lane] = rows_of(desc, channels[lane]).first;
-        }
-        const struct dc_compose_gradient_args args = {
-            .w = job->w,
-            .g = job->grad_weight,
-            .grad_d = job->grad_d,
-            .rows = rows,
-            .channels = channels,
-            .blocks = count,
-            .row_step = rows_of(desc, 0).step,
-            .steps = desc->cout / desc->groups,
-            .taps = desc->kh * desc->kw,
-            .d_mul = desc->d_mul,
-            .scratch = job->scratch + index * job->scratch_floats,
-        };
-        job->kernel->compose_gradient(&args);
+        add_to_grad_d(job, block, count, 0, desc->cout / desc->groups, job->scratch + index * job->scratch_floats);
     }
 }
 
@@ -403,6 +427,66 @@ void dc_fold_gradient_run(const doconv_context *ctx, const doconv_fold_desc *des
     if (grad_d != NULL) {
         job.scratch = (float *)workspace;
         dc_parallel(ctx, job.tasks, grad_d_task, &job);
+    }
+}
+
+/* ---- the gradient of parts, as they come ---- */
+
+int64_t dc_fold_gradient_part_inputs(const doconv_context *ctx, const doconv_fold_desc *desc)
+{
+    const struct gradient_job job = plan_gradient(ctx, desc);
+    const bool fits = desc->kh * desc->kw * desc->d_mul <= 256;
+    return job.kernel == NULL || desc->groups != 1 || !fits ? 0 : DC_COMPOSE_GRADIENT_BLOCKS * job.kernel->vector;
+}
+
+size_t dc_fold_gradient_turned_floats(const doconv_fold_desc *desc)
+{
+    return (size_t)turned_floats(desc);
+}
+
+void dc_fold_gradient_turn(const doconv_context *ctx, const doconv_fold_desc *desc, const float *d, float *d_turned)
+{
+    struct gradient_job job = plan_gradient(ctx, desc);
+    job.d = d;
+    job.turned = d_turned;
+    dc_parallel(ctx, job.tasks, turn_task, &job);
+}
+
+/* The sums of the gradient of D, which wait from part to part, and the scratch of its calls. */
+static ptrdiff_t grad_d_floats(const doconv_fold_desc *desc, const struct dc_kernel *kernel)
+{
+    return divide_up(dc_compose_gradient_floats(desc->kh * desc->kw, desc->d_mul, kernel->tile_pixels, kernel->tile_channels / kernel->vector,
+                                                kernel->vector, DC_COMPOSE_GRADIENT_BLOCKS),
+                     16) *
+           16;
+}
+
+size_t dc_fold_gradient_part_floats(const doconv_context *ctx, const doconv_fold_desc *desc)
+{
+    const doconv_fold_desc other = turned(desc);
+    struct job back = {.desc = &other};
+    choose(ctx, &back);
+    return (size_t)grad_d_floats(desc, back.kernel) + back.scratch_floats;
+}
+
+void dc_fold_gradient_part(const doconv_context *ctx, const doconv_fold_desc *desc, const struct dc_fold_part *part, const float *w,
+                           const float *d_turned, const float *grad_weight, float *grad_w, float *grad_d, float *scratch)
+{
+    const doconv_fold_desc other = turned(desc);
+    struct job back = {.desc = &other, .w = grad_weight, .d = d_turned, .weight = grad_w};
+    back.out = part->out;
+    back.in = part->in;
+    back.inputs = part->ins;
+    choose(ctx, &back);
+    const int64_t block = part->in / back.kernel->vector, end = divide_up(part->in + part->ins, back.kernel->vector);
+    if (grad_d != NULL) {
+        struct gradient_job job = {.desc = desc, .w = w, .grad_weight = grad_weight, .grad_d = grad_d, .kernel = back.kernel};
+        job.in = part->in;
+        job.inputs = part->ins;
+        add_to_grad_d(&job, block, end - block, part->out, part->out + part->outs, scratch);
+    }
+    if (grad_w != NULL) {
+        fold_blocks(&back, scratch + grad_d_floats(desc, back.kernel), block, end, part->out, part->out + part->outs);
     }
 }
 

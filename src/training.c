@@ -17,9 +17,9 @@ struct doconv_training {
     doconv_plan *forward;
     struct dc_input_gradient *input;
     struct dc_weight_gradient *weight;
-    size_t weight_size; /* of the folded weight in the workspace: 0 for a plain layer */
-    size_t fold_size;
-    size_t workspace_size; /* without the bytes that align it */
+    size_t weight_size;           /* of the folded weight in the workspace: 0 for a plain layer */
+    size_t fold_size, parts_size; /* parts_size 0: the gradient of the folded weight isn't handed back in parts */
+    size_t workspace_size;        /* without the bytes that align it */
 };
 
 static size_t aligned(size_t bytes)
@@ -93,7 +93,11 @@ static doconv_status create_convolutions(doconv_training *t, const doconv_plan_o
         t->fold_size = aligned(dc_fold_workspace_size(ctx, &t->fold));
     }
     const size_t forward = dc_fresh_workspace_size(t->forward, composed ? &t->fold : NULL);
-    const size_t backward = larger(dc_input_gradient_workspace_size(t->input), aligned(dc_weight_gradient_workspace_size(t->weight)));
+    if (composed) {
+        t->parts_size = aligned(dc_weight_gradient_fold_workspace_size(t->weight, &t->fold));
+    }
+    const size_t weight = larger(aligned(dc_weight_gradient_workspace_size(t->weight)), t->parts_size);
+    const size_t backward = larger(dc_input_gradient_workspace_size(t->input), weight);
     /* Folding, and handing its gradient back, are over before (or begin after) the others need room; only the weight or its gradient stays. */
     t->workspace_size = t->weight_size + larger(larger(forward, backward), t->fold_size);
     return DOCONV_OK;
@@ -297,6 +301,11 @@ doconv_status doconv_training_backward(const doconv_training *t, const doconv_pa
     }
     const bool wants_weight = gradients->weight != NULL || gradients->d != NULL;
     if (!wants_weight && gradients->bias == NULL) {
+        return DOCONV_OK;
+    }
+    if (t->parts_size != 0 && wants_weight) {
+        dc_weight_gradient_run(t->weight, src, grad_dst, NULL, gradients->bias, rest);
+        dc_weight_gradient_fold(t->weight, &t->fold, parameters->weight, parameters->d, src, grad_dst, gradients->weight, gradients->d, rest);
         return DOCONV_OK;
     }
     float *const folded = composed ? (float *)space : gradients->weight; /* the gradient of the weight that convolves */

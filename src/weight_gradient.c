@@ -608,6 +608,8 @@ static void load_panel(const struct dc_weight_gradient *g, const float *image, i
 struct part {
     int64_t group, block0, block1, row0, row1;
     float *panel, *sums;
+    float *out; /* the gradient of the first row's first lane */
+    ptrdiff_t out_row;
 };
 
 /* Chunks [chunk0, chunk1) of `images` images from `image` on, one block, all tiles. */
@@ -622,13 +624,13 @@ static void run_block(const struct job *job, const struct part *part, int64_t bl
     const bool direct = g->outer == 1 && lanes % g->kernel->vector == 0 && !g->swapped;
     const float *const left = (g->swapped ? job->src : job->grad_dst) + image * g->left.map.image;
     const float *const right = (g->swapped ? job->grad_dst : job->src) + image * g->right.map.image;
-    const ptrdiff_t filter = p->group_cin * g->taps;
+    const ptrdiff_t filter = part->out_row;
     struct dc_product_args args = {.left_step = g->left_step,
                                    .left_row = g->left.map.channel,
                                    .right_step = g->right_step,
                                    .lanes = lanes,
                                    .lists = g->outer,
-                                   .sums_row = direct ? g->columns : g->tile,
+                                   .sums_row = direct ? filter : g->tile,
                                    .soon_row = filter};
     if (g->in_place) {
         args.right = right + channel_at(&g->right.map, part->group * g->right.channels + lane);
@@ -641,7 +643,8 @@ static void run_block(const struct job *job, const struct part *part, int64_t bl
         args.right = (const float *)((uintptr_t)part->panel - (uintptr_t)((g->by_output ? y0 : panel_origin(g, y0)) * g->panel_row) * sizeof(float));
     }
     for (int64_t row = part->row0; row < part->row1; row += args.rows) {
-        float *const out = job->grad_weight + row * filter + lane * g->outer; /* of one row after another, if rows are output channels */
+        /* Of one row after another, if rows are output channels. */
+        float *const out = part->out + (row - part->row0) * filter + (block - part->block0) * g->tile * g->outer;
         args.rows = tile_rows(g, row, part->row1);
         args.left = left + channel_at(&g->left.map, row);
         args.sums = direct  ? out
@@ -682,6 +685,19 @@ static void run_block(const struct job *job, const struct part *part, int64_t bl
     }
 }
 
+static void run_part(const struct job *job, const struct part *part)
+{
+    const struct dc_weight_gradient *g = job->g;
+    const int64_t n = g->problem.desc.n;
+    for (int64_t image = 0; image < n; image += g->chunk_images) {
+        for (int64_t chunk = 0; chunk < g->chunks; chunk += g->panel_chunks) {
+            for (int64_t block = part->block0; block < part->block1; block++) {
+                run_block(job, part, block, image, least(g->chunk_images, n - image), chunk, least(g->chunks, chunk + g->panel_chunks));
+            }
+        }
+    }
+}
+
 static void product_task(void *arg, int index)
 {
     const struct job *job = arg;
@@ -697,15 +713,101 @@ static void product_task(void *arg, int index)
         part.block1 = g->blocks * (block_part + 1) / g->block_parts;
         part.row0 = part.group * g->left.channels + g->left.channels * row_part / g->row_parts;
         part.row1 = part.group * g->left.channels + g->left.channels * (row_part + 1) / g->row_parts;
-        for (int64_t image = 0; image < p->desc.n; image += g->chunk_images) {
-            for (int64_t chunk = 0; chunk < g->chunks; chunk += g->panel_chunks) {
-                for (int64_t block = part.block0; block < part.block1; block++) {
-                    run_block(job, &part, block, image, least(g->chunk_images, p->desc.n - image), chunk, least(g->chunks, chunk + g->panel_chunks));
-                }
-            }
+        part.out_row = p->group_cin * g->taps;
+        part.out = job->grad_weight + part.row0 * part.out_row + part.block0 * g->tile * g->outer;
+        run_part(job, &part);
+    }
+}
+
+/* ---- for folded weights ---- */
+
+/* Output channels of a part: DC_COMPOSE_CHUNK or a multiple. */
+#define PART_ROWS (2 * DC_COMPOSE_CHUNK)
+
+struct fold_job {
+    struct job job;
+    const doconv_fold_desc *fold;
+    const float *w, *d_turned;
+    float *grad_w, *grad_d;
+    int64_t part_blocks, parts; /* blocks of lanes of a part; parts of all */
+    int tasks;
+    ptrdiff_t sums_floats, out_floats, task_floats;
+};
+
+/* How the work is cut, without pointers; false: not for this layer. */
+static bool plan_fold(const struct dc_weight_gradient *g, const doconv_fold_desc *fold, struct fold_job *f)
+{
+    const int64_t inputs = dc_fold_gradient_part_inputs(g->ctx, fold);
+    *f = (struct fold_job){.fold = fold};
+    /* Lanes are inputs, and inputs of a part begin where the fold's blocks do. */
+    if (g->way != PRODUCT || g->problem.desc.groups != 1 || g->inner != 1 || g->swapped || inputs == 0 || inputs % g->tile != 0) {
+        return false;
+    }
+    /* Parts as wide as the fold likes, or narrower where threads would be idle. */
+    f->part_blocks = inputs / g->tile;
+    while (f->part_blocks > 1 && divide_up(g->blocks, f->part_blocks) % g->ctx->threads != 0) {
+        f->part_blocks--;
+    }
+    f->parts = divide_up(g->blocks, f->part_blocks);
+    f->tasks = (int)least(g->ctx->threads, f->parts);
+    if (2 * f->tasks <= least(g->ctx->threads, g->tasks)) {
+        return false; /* too few parts: output channels have to be shared out */
+    }
+    const int64_t rows = least(PART_ROWS, g->left.channels);
+    f->sums_floats = divide_up(f->part_blocks * rows * g->outer * g->tile + DC_TILE_SLACK * g->kernel->tile_pixels * g->tile, 16) * 16;
+    f->out_floats = divide_up(rows * f->part_blocks * g->tile * g->taps, 16) * 16;
+    f->task_floats = divide_up(g->panel_floats, 16) * 16 + f->sums_floats + f->out_floats +
+                     divide_up((ptrdiff_t)dc_fold_gradient_part_floats(g->ctx, fold), 16) * 16;
+    return true;
+}
+
+size_t dc_weight_gradient_fold_workspace_size(const struct dc_weight_gradient *g, const doconv_fold_desc *fold)
+{
+    struct fold_job f;
+    const bool can = plan_fold(g, fold, &f);
+    return can ? (size_t)(f.tasks * f.task_floats) * sizeof(float) + dc_fold_gradient_turned_floats(fold) * sizeof(float) : 0;
+}
+
+static void fold_task(void *arg, int index)
+{
+    const struct fold_job *f = arg;
+    const struct dc_weight_gradient *g = f->job.g;
+    float *const sums = f->job.tasks + index * f->task_floats, *const out = sums + f->sums_floats, *const scratch = out + f->out_floats;
+    const int64_t scratch_floats = divide_up((ptrdiff_t)dc_fold_gradient_part_floats(g->ctx, f->fold), 16) * 16;
+    for (int64_t part = f->parts * index / f->tasks; part < f->parts * (index + 1) / f->tasks; part++) {
+        struct part p = {.block0 = part * f->part_blocks, .sums = sums, .panel = scratch + scratch_floats, .out = out};
+        p.block1 = least(g->blocks, p.block0 + f->part_blocks);
+        struct dc_fold_part folded = {.in = p.block0 * g->tile};
+        folded.ins = least(p.block1 * g->tile, g->columns) - folded.in;
+        p.out_row = folded.ins * g->taps;
+        for (p.row0 = 0; p.row0 < g->left.channels; p.row0 = p.row1) {
+            p.row1 = least(g->left.channels, p.row0 + PART_ROWS);
+            run_part(&f->job, &p);
+            folded.out = p.row0;
+            folded.outs = p.row1 - p.row0;
+            dc_fold_gradient_part(g->ctx, f->fold, &folded, f->w, f->d_turned, out, f->grad_w, f->grad_d, scratch);
         }
     }
 }
+
+void dc_weight_gradient_fold(const struct dc_weight_gradient *g, const doconv_fold_desc *fold, const float *w, const float *d, const float *src,
+                             const float *grad_dst, float *grad_w, float *grad_d, char *workspace)
+{
+    struct fold_job f;
+    plan_fold(g, fold, &f);
+    float *const d_turned = (float *)workspace;
+    f.job = (struct job){.g = g, .src = src, .grad_dst = grad_dst, .tasks = d_turned + dc_fold_gradient_turned_floats(fold)};
+    f.w = w;
+    f.d_turned = d_turned;
+    f.grad_w = grad_w;
+    f.grad_d = grad_d;
+    if (grad_w != NULL) {
+        dc_fold_gradient_turn(g->ctx, fold, d, d_turned);
+    }
+    dc_parallel(g->ctx, f.tasks, fold_task, &f);
+}
+
+/* ---- depthwise and narrow groups ---- */
 
 /* Rows [first, first + rows) of channels [channel, channel + channels) of an image, `width` columns, become a strip of vectors. */
 static void load_strip(const struct dc_weight_gradient *g, const struct dc_tensor_map *map, const float *image, int64_t channel, int64_t channels,

@@ -419,11 +419,73 @@ static void out_of_memory(void **state)
     }
 }
 
+/* A folded weight's gradient handed back in parts is bitwise the same as the whole one handed back, for any number of threads. */
+static void handed_back(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {
+        "mb3_ic100ih6oc150kh3ph1:src=nhwc,dst=nhwc", "mb2_ic64ih9oc70kh3ph1sh2:src=nChw16c,dst=nChw16c",
+        "ic33ih20iw17oc21kh3ph1:src=nchw,dst=nhwc",  "ic20ih5oc130kh2:src=nhwc,dst=nchw",
+        "mb2_ic40ih6oc40kh1:src=nhwc,dst=nhwc",
+    };
+    enum { TEXTS = sizeof texts / sizeof texts[0] };
+    int handed = 0;
+    for (size_t i = 0; i < (size_t)TEXTS * CAPS * 3; i++) {
+        const char *text = texts[i % TEXTS];
+        struct task_order order = {.kind = TASKS_SHUFFLED, .seed = i};
+        doconv_context *context = open_with(caps[i / TEXTS % CAPS], 1 + (int)(i / TEXTS / CAPS), &order);
+        const doconv_conv_desc desc = problem(text);
+        struct dc_problem p;
+        expect_ok(dc_problem_create(context, &desc, &p));
+        const int64_t taps = desc.kh * desc.kw, d_mul = taps == 1 ? 3 : i % 2 == 0 ? taps : taps + 2;
+        const doconv_fold_desc fold = {
+            .size = sizeof fold, .cout = desc.cout, .cin = desc.cin, .kh = desc.kh, .kw = desc.kw, .groups = 1, .d_mul = d_mul, .add_identity = 1};
+        struct dc_weight_gradient *gradient = NULL;
+        expect_ok(dc_weight_gradient_create(context, &p, &gradient));
+        const size_t parts = dc_weight_gradient_fold_workspace_size(gradient, &fold);
+        if (parts != 0) {
+            handed++;
+            struct rng rng = rng_from(i, text);
+            struct buffer src, grad_dst, w, d, whole, workspace, grad_w[2], grad_d[2];
+            fill(&src, &rng, desc.src_layout, desc.n, desc.cin, desc.h, desc.w, false);
+            fill(&grad_dst, &rng, desc.dst_layout, desc.n, desc.cout, p.hout, p.wout, false);
+            fill(&w, &rng, DOCONV_NCHW, desc.cout, desc.cin, 1, d_mul, false);
+            fill(&d, &rng, DOCONV_NCHW, desc.cin, taps, 1, d_mul, false);
+            for (int k = 0; k < 2; k++) {
+                buffer_create(&grad_w[k], w.bytes, BUFFER_GUARD_AFTER, 0);
+                buffer_create(&grad_d[k], d.bytes, BUFFER_GUARD_AFTER, 0);
+            }
+            buffer_create(&whole, p.weight_bytes, BUFFER_GUARD_AFTER, 0);
+            const size_t sizes[] = {dc_weight_gradient_workspace_size(gradient), dc_fold_workspace_size(context, &fold)};
+            buffer_create(&workspace, ((sizes[0] > sizes[1] ? sizes[0] : sizes[1]) + 63) / 64 * 64, BUFFER_GUARD_AFTER, 0);
+            dc_weight_gradient_run(gradient, src.data, grad_dst.data, whole.data, NULL, workspace.data);
+            dc_fold_gradient_run(context, &fold, w.data, d.data, whole.data, grad_w[0].data, grad_d[0].data, workspace.data);
+            buffer_destroy(&workspace);
+            buffer_create(&workspace, (parts + 63) / 64 * 64, BUFFER_GUARD_AFTER, 0);
+            dc_weight_gradient_fold(gradient, &fold, w.data, d.data, src.data, grad_dst.data, grad_w[1].data, grad_d[1].data, workspace.data);
+            assert_memory_equal(grad_w[0].data, grad_w[1].data, w.bytes);
+            assert_memory_equal(grad_d[0].data, grad_d[1].data, d.bytes);
+            /* One of them alone. */
+            dc_weight_gradient_fold(gradient, &fold, w.data, d.data, src.data, grad_dst.data, grad_w[0].data, NULL, workspace.data);
+            dc_weight_gradient_fold(gradient, &fold, w.data, d.data, src.data, grad_dst.data, NULL, grad_d[0].data, workspace.data);
+            assert_memory_equal(grad_w[0].data, grad_w[1].data, w.bytes);
+            assert_memory_equal(grad_d[0].data, grad_d[1].data, d.bytes);
+            struct buffer *const all[] = {&src, &grad_dst, &w, &d, &whole, &workspace, &grad_w[0], &grad_w[1], &grad_d[0], &grad_d[1]};
+            for (size_t k = 0; k < sizeof all / sizeof all[0]; k++) {
+                buffer_destroy(all[k]);
+            }
+        }
+        dc_weight_gradient_destroy(gradient);
+        doconv_context_destroy(context);
+    }
+    assert_true(CAPS == 1 || handed >= TEXTS);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(chosen_shapes), cmocka_unit_test(sampled_shapes), cmocka_unit_test(real_values),
-        cmocka_unit_test(wanted),        cmocka_unit_test(out_of_memory),
+        cmocka_unit_test(wanted),        cmocka_unit_test(handed_back),    cmocka_unit_test(out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
