@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Feature composition of a DO-Conv layer (arXiv 2006.12030, section 3): Z, D_mul channels for each input channel, is a depthwise convolution of src by D,
- * and dst a contraction of Z by W. feature_blocks.c does that with kernels. The loops here, for where there are none and for groups of very few outputs, make Z a row
- * at a time, forward and backward.
+ * Feature composition of a DO-Conv layer (arXiv 2006.12030, section 3): Z, D_mul channels for each input channel, is a depthwise convolution of src
+ * by D, and dst a contraction of Z by W. feature_forward.c and feature_backward.c do that with kernels, as feature_plan.c decides. The loops here,
+ * for where there are none and for groups of very few outputs, make Z a row at a time, forward and backward.
  *
  * Backward, a task owns an input channel: everything that it adds to (its gradients of src, W and D) belongs to that channel, so no sum is shared and the order
  * of additions does not depend on threads.
@@ -61,11 +61,6 @@ struct job {
     float *dst, *grad_src, *grad_w, *grad_d;
     float *workspace;
 };
-
-static ptrdiff_t channel_at(const struct dc_tensor_map *map, int64_t channel)
-{
-    return channel / map->block_channels * map->block + channel % map->block_channels * map->channel;
-}
 
 /* A tap of an output row: the row of src that it reads and the outputs [x0, x1) whose column is inside. False if there is none. */
 struct tap {

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What the files of feature composition share: feature.c, which chooses and has the portable loops, and feature_blocks.c, which calls the kernels. */
+/*
+ * What the files of feature composition share: feature.c, which has the portable loops, feature_plan.c, which chooses kernels and block sizes, and
+ * those that call the kernels: feature_forward.c, feature_backward.c, and feature_pack.c for both.
+ */
 #ifndef DOCONV_FEATURE_H
 #define DOCONV_FEATURE_H
 
@@ -45,6 +48,11 @@ struct dc_feature {
     ptrdiff_t image_floats, walk_floats, weight_floats, map_floats, group_segment_floats;
     ptrdiff_t planes_floats, pixels_floats; /* shared by the tasks */
 };
+
+static inline ptrdiff_t channel_at(const struct dc_tensor_map *map, int64_t channel)
+{
+    return channel / map->block_channels * map->block + channel % map->block_channels * map->channel;
+}
 
 void dc_feature_plan_blocks(struct dc_feature *feature);
 void dc_feature_forward_blocks(const struct dc_feature *feature, const float *w, const float *d, const float *bias, const float *src, float *dst,

@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Feature composition with kernels, what both passes make of a block of input channels: D and W packed, and their gradients brought back, src's
+ * channels as a strip, and Z.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "feature_blocks.h"
+
+/* Rows of W that are fetched before they are needed. */
+#define ROWS_AHEAD 6
+
+void dc_feature_pack_factors(const struct dc_feature_job *job, const struct dc_feature_block *b, float *factors)
+{
+    const struct dc_feature *f = job->f;
+    const doconv_conv_desc *d = &f->problem.desc;
+    const int64_t vector = f->depthwise->vector;
+    for (int64_t q = 0; q < f->steps; q++) {
+        for (int64_t lane = 0; lane < LANES; lane++) {
+            const int64_t s = s_of(f, b, q, lane);
+            float *out = factors + (q * LANES + lane / vector * vector) * f->taps + lane % vector;
+            if (s >= f->d_mul) {
+                for (int64_t m = 0; m < f->taps; m++) {
+                    out[m * vector] = 0.0f;
+                }
+                continue;
+            }
+            const float *from = job->d + (b->first + lane % b->count) * f->taps * f->d_mul + s;
+            const int64_t ones = s < f->repeated ? s % f->taps : -1;
+            for (int64_t x0 = 0; x0 < d->kw; x0 += f->chunk) {
+                const int64_t x1 = least(d->kw, x0 + f->chunk);
+                for (int64_t y = 0; y < d->kh; y++) {
+                    for (int64_t x = x0; x < x1; x++) {
+                        const int64_t m = y * d->kw + x;
+                        *out = from[m * f->d_mul] + (m == ones ? 1.0f : 0.0f);
+                        out += vector;
+                    }
+                }
+            }
+        }
+    }
+}
+
+void dc_feature_store_factors(const struct dc_feature_job *job, const struct dc_feature_block *b, const float *factor_sums)
+{
+    const struct dc_feature *f = job->f;
+    const int64_t vector = f->depthwise->vector;
+    for (int64_t q = 0; q < f->steps; q++) {
+        for (int64_t lane = 0; lane < LANES; lane++) {
+            const int64_t s = s_of(f, b, q, lane);
+            const float *from = factor_sums + (q * LANES + lane / vector * vector) * f->taps + lane % vector;
+            float *out = job->grad_d + (b->first + lane % b->count) * f->taps * f->d_mul + s;
+            for (int64_t m = 0; m < f->taps && s < f->d_mul; m++) {
+                out[m * f->d_mul] = from[tap_place(f, m) * vector];
+            }
+        }
+    }
+}
+
+void dc_feature_load_block(const struct dc_feature_job *job, const struct dc_feature_block *b, int64_t image, int64_t y0, int64_t rows, float *strip)
+{
+    const struct dc_feature *f = job->f;
+    const doconv_conv_desc *d = &f->problem.desc;
+    const struct dc_load_args load = {
+        .strip = strip,
+        .strip_row = d->w * LANES,
+        .strip_pixel = LANES,
+        .channels = b->count,
+        .rows = rows,
+        .columns = d->w,
+        .src = job->src + image * f->src_map.image,
+        .src_block_channels = f->src_map.block_channels,
+        .src_block = f->src_map.block,
+        .src_channel = f->src_map.channel,
+        .src_row = f->src_map.row,
+        .src_pixel = f->src_map.pixel,
+        .src_first_channel = b->first,
+        .h = d->h,
+        .w = d->w,
+        .y0 = y0,
+        .step_x = 1,
+        .step_y = 1,
+    };
+    if (rows > 0) {
+        f->direct->load(&load);
+    }
+    for (int64_t x = 0; x < rows * d->w && f->copies > 1; x++) {
+        float *at = strip + x * LANES;
+        for (int64_t lane = b->count; lane < b->count * f->copies; lane++) {
+            at[lane] = at[lane - b->count];
+        }
+    }
+}
+
+void dc_feature_make_z(const struct dc_feature *f, const float *factors, const float *src, ptrdiff_t src_row, ptrdiff_t src_pixel,
+                       const ptrdiff_t *vectors, int64_t row0, int64_t row1, int64_t y0, int64_t y1, int64_t lanes, float *z, ptrdiff_t z_block)
+{
+    static const float zeros[LANES] __attribute__((aligned(64)));
+    const doconv_conv_desc *d = &f->problem.desc;
+    const int64_t vector = f->depthwise->vector;
+    struct dc_grouped_args args = {
+        .src_row = src_row,
+        .src_pixel = src_pixel,
+        .h = row1 - row0,
+        .w = d->w,
+        .bias = zeros,
+        .planes = 1,
+        .kh = d->kh,
+        .kw = d->kw,
+        .stride_h = d->stride_h,
+        .stride_w = d->stride_w,
+        .dilation_h = d->dilation_h,
+        .dilation_w = d->dilation_w,
+        .pad_top = d->pad_top + row0,
+        .pad_left = d->pad_left,
+        .chunk = f->chunk,
+        .edge = f->edge,
+        .y0 = y0,
+        .y1 = y1,
+        .wout = f->problem.wout,
+        .dst_row = f->problem.wout * lanes,
+        .dst_pixel = lanes,
+        .channels = vector,
+        .stored = vector,
+        .lo = -INFINITY,
+        .hi = INFINITY,
+    };
+    for (int64_t e = 0; e < f->steps * LANES; e += vector) {
+        args.src = src + vectors[e % LANES / vector];
+        args.weights = factors + e * f->taps;
+        args.dst = z + e / lanes * z_block + e % lanes;
+        f->depthwise->grouped(&args);
+    }
+}
+
+void dc_feature_pack_panel(const struct dc_feature_job *job, const struct dc_feature_block *b, int64_t o, int64_t count, float *natural, float *panel)
+{
+    const struct dc_feature *f = job->f;
+    const struct dc_problem *p = &f->problem;
+    const int64_t tile = f->direct->tile_channels, inputs = b->count * f->d_mul, row = p->group_cin * f->d_mul;
+    const float *w = job->w + (b->group * p->group_cout + o) * row + b->number * LANES * f->d_mul;
+    /* The kernel transposes whole squares; what is left over is little. */
+    const int64_t channels = inputs / 8 * 8, outputs = count / 8 * 8;
+    if (channels != 0 && outputs != 0) {
+        const struct dc_store_args args = {
+            .tile = w,
+            .tile_channels = row,
+            .pixels = outputs,
+            .channels = channels,
+            .stored = channels,
+            .dst = natural,
+            .dst_block_channels = PTRDIFF_MAX,
+            .dst_channel = tile,
+            .dst_pixel = 1,
+            .lo = -INFINITY,
+            .hi = INFINITY,
+        };
+        f->direct->store(&args);
+    }
+    for (int64_t k = 0; k < inputs; k++) {
+        for (int64_t t = k < channels ? outputs : 0; t < tile; t++) {
+            natural[k * tile + t] = t < count ? w[t * row + k] : 0.0f;
+        }
+    }
+    for (int64_t q = 0; q < f->steps; q++) {
+        for (int64_t lane = 0; lane < LANES; lane++) {
+            const int64_t s = s_of(f, b, q, lane);
+            float *out = panel + (q * LANES + lane) * tile;
+            if (s < f->d_mul) {
+                memcpy(out, natural + (lane % b->count * f->d_mul + s) * tile, (size_t)tile * sizeof *out);
+            } else {
+                memset(out, 0, (size_t)tile * sizeof *out);
+            }
+        }
+    }
+}
+
+void dc_feature_map_lanes(const struct dc_feature *f, const struct dc_feature_block *b, int32_t *map)
+{
+    if (f->natural) {
+        return;
+    }
+    for (int64_t e = 0; e < f->parts * f->wide->tile_channels; e++) {
+        const int64_t s = e < f->steps * LANES ? s_of(f, b, e / LANES, e % LANES) : f->d_mul;
+        map[e] = s < f->d_mul ? (int32_t)(e % LANES % b->count * f->d_mul + s) : -1;
+    }
+}
+
+/* Lanes that lie together in every part. */
+#define RUN 8
+
+void dc_feature_pack_weights(const struct dc_feature_job *job, const struct dc_feature_block *b, const int32_t *map, float *weights)
+{
+    const struct dc_feature *f = job->f;
+    const int64_t lanes = f->wide->tile_channels, cout = f->problem.group_cout, d_mul = f->d_mul, inputs = b->count * d_mul;
+    const ptrdiff_t row = f->problem.group_cin * d_mul;
+    const bool whole = b->count == LANES && f->copies == 1;
+    for (int64_t o = 0; o < cout; o++) {
+        const float *from = job->w + weight_at(f, b, o);
+        if (o + ROWS_AHEAD < cout) {
+            fetch_row(from + ROWS_AHEAD * row, inputs);
+        }
+        for (int64_t part = 0; part < f->parts && f->natural; part++) {
+            const int64_t valid = most(0, least(lanes, inputs - part * lanes));
+            float *out = weights + (part * cout + o) * lanes;
+            memcpy(out, from + part * lanes, (size_t)valid * sizeof *out);
+            memset(out + valid, 0, (size_t)(lanes - valid) * sizeof *out);
+        }
+        for (int64_t part = 0; part < f->parts && !f->natural; part++) {
+            const int32_t *places = map + part * lanes;
+            float *out = weights + (part * cout + o) * lanes;
+            for (int64_t j = 0; j < lanes; j += RUN) {
+                if (whole && places[j] >= 0) {
+                    for (int64_t i = 0; i < RUN; i++) {
+                        out[j + i] = from[places[j] + i * d_mul];
+                    }
+                    continue;
+                }
+                for (int64_t i = 0; i < RUN; i++) {
+                    out[j + i] = places[j + i] >= 0 ? from[places[j + i]] : 0.0f;
+                }
+            }
+        }
+    }
+}
+
+void dc_feature_store_weights(const struct dc_feature_job *job, const struct dc_feature_block *b, const int32_t *map, const float *sums)
+{
+    const struct dc_feature *f = job->f;
+    const int64_t lanes = f->wide->tile_channels, cout = f->problem.group_cout, d_mul = f->d_mul, inputs = b->count * d_mul;
+    const ptrdiff_t row = f->problem.group_cin * d_mul;
+    const bool whole = b->count == LANES && f->copies == 1;
+    for (int64_t o = 0; o < cout; o++) {
+        float *out = job->grad_w + weight_at(f, b, o);
+        if (o + ROWS_AHEAD < cout) {
+            fetch_row_to_write(out + ROWS_AHEAD * row, inputs);
+        }
+        for (int64_t part = 0; part < f->parts && f->natural; part++) {
+            const int64_t valid = most(0, least(lanes, inputs - part * lanes));
+            memcpy(out + part * lanes, sums + (part * cout + o) * lanes, (size_t)valid * sizeof *out);
+        }
+        for (int64_t part = 0; part < f->parts && !f->natural; part++) {
+            const int32_t *places = map + part * lanes;
+            const float *from = sums + (part * cout + o) * lanes;
+            for (int64_t j = 0; j < lanes; j += RUN) {
+                if (whole && places[j] >= 0) {
+                    for (int64_t i = 0; i < RUN; i++) {
+                        out[places[j] + i * d_mul] = from[j + i];
+                    }
+                    continue;
+                }
+                for (int64_t i = 0; i < RUN; i++) {
+                    if (places[j + i] >= 0) {
+                        out[places[j + i]] = from[j + i];
+                    }
+                }
+            }
+        }
+    }
+}
