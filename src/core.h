@@ -118,6 +118,10 @@ void dc_problem_format(const struct dc_problem *problem, char *text, size_t size
 /* Strides of a tensor in a layout. Blocked: channel c is at c / block_channels * block + c % block_channels * channel. */
 struct dc_tensor_map dc_tensor_map(doconv_layout layout, int64_t c, int64_t h, int64_t w);
 int64_t dc_layout_block(doconv_layout layout); /* 8, 16, or 1 */
+static inline ptrdiff_t channel_at(const struct dc_tensor_map *map, int64_t channel)
+{
+    return channel / map->block_channels * map->block + channel % map->block_channels * map->channel;
+}
 
 /* ------------------------------------------------------------------------------------- solvers, planner.c */
 /* Where a direct run finds its input. */
@@ -251,7 +255,7 @@ size_t dc_input_gradient_workspace_size(const struct dc_input_gradient *gradient
 /* grad_src, in src_layout, from grad_dst, in dst_layout, and the forward weight (OIHW). workspace: 64-byte aligned. */
 void dc_input_gradient_run(const struct dc_input_gradient *gradient, const float *weight, const float *grad_dst, float *grad_src, char *workspace);
 
-/* -------------------------------------------------------------------------------------- weight_gradient.c */
+/* ------------------------------------------------------------- weight_gradient_plan.c, weight_gradient.c */
 struct dc_weight_gradient;
 /* problem: the forward convolution. */
 doconv_status dc_weight_gradient_create(doconv_context *ctx, const struct dc_problem *problem, struct dc_weight_gradient **gradient);

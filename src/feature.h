@@ -49,11 +49,6 @@ struct dc_feature {
     ptrdiff_t planes_floats, pixels_floats; /* shared by the tasks */
 };
 
-static inline ptrdiff_t channel_at(const struct dc_tensor_map *map, int64_t channel)
-{
-    return channel / map->block_channels * map->block + channel % map->block_channels * map->channel;
-}
-
 void dc_feature_plan_blocks(struct dc_feature *feature);
 void dc_feature_forward_blocks(const struct dc_feature *feature, const float *w, const float *d, const float *bias, const float *src, float *dst,
                                char *workspace);
