@@ -2,7 +2,7 @@
 /*
  * Feature composition of a DO-Conv layer (arXiv 2006.12030, section 3): Z, D_mul channels for each input channel, is a depthwise convolution of src
  * by D, and dst a contraction of Z by W. feature_forward.c and feature_backward.c do that with kernels, as feature_plan.c decides. The loops here,
- * for where there are none and for groups of very few outputs, make Z a row at a time, forward and backward.
+ * for where there are none and for narrow groups of very few outputs, make Z a row at a time, forward and backward.
  *
  * Backward, a task owns an input channel: everything that it adds to (its gradients of src, W and D) belongs to that channel, so no sum is shared and the order
  * of additions does not depend on threads.

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What the files of feature composition share: feature.c, which has the portable loops, feature_plan.c, which chooses kernels and block sizes, and
- * those that call the kernels: feature_forward.c, feature_backward.c, and feature_pack.c for both.
+ * those that call the kernels: feature_forward.c, feature_backward.c, feature_depthwise.c for depthwise layers, and feature_pack.c for all.
  */
 #ifndef DOCONV_FEATURE_H
 #define DOCONV_FEATURE_H
@@ -23,6 +23,8 @@ struct dc_feature {
     /* With kernels: */
     const struct dc_kernel *depthwise, *direct; /* NULL: the portable loops */
     int64_t copies, steps, blocks;              /* blocks: of a group */
+    int64_t multiplier;                         /* of a depthwise layer, whose blocks are of all groups; 0: another layer */
+    int64_t groups, group_cin;                  /* that blocks are of: for a depthwise layer one, with all channels */
     int64_t edge, chunk;                        /* of dc_grouped_args */
     ptrdiff_t factors_floats;                   /* D of a block, packed */
     /* Forward: a unit is a chunk of pixels against a chunk of output blocks. */

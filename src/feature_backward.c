@@ -222,7 +222,7 @@ static void make_walk_z(const struct dc_feature_job *job, const struct walk *w)
                               z_block);
         }
     }
-    if (f->natural) {
+    if (f->natural && f->multiplier == 0) {
         order_naturally(f, w);
     }
 }
@@ -465,6 +465,49 @@ static void walk_block(const struct dc_feature_job *job, struct walk *w)
     }
 }
 
+/* The same for a depthwise layer: z has a chunk of dst's gradient, steps have Z, then its gradient. */
+static void walk_depthwise_block(const struct dc_feature_job *job, struct walk *w)
+{
+    const struct dc_feature *f = job->f;
+    const struct dc_problem *p = &f->problem;
+    const doconv_conv_desc *d = &p->desc;
+    dc_feature_pack_factors(job, &w->b, w->factors);
+    dc_feature_depthwise_pack_weights(job, &w->b, w->weights);
+    memset(w->factor_sums, 0, (size_t)f->factors_floats * sizeof(float));
+    memset(w->sums, 0, (size_t)f->weight_floats * sizeof(float));
+    w->images = 1;
+    for (w->image = 0; w->image < d->n; w->image++) {
+        if (!w->in_place) {
+            dc_feature_load_block(job, &w->b, w->image, 0, d->h, w->strip);
+        }
+        if (job->grad_src != NULL) {
+            zero_gradient(job, w);
+        }
+        for (w->y0 = 0; w->y0 < p->hout; w->y0 = w->y1) {
+            w->y1 = least(p->hout, w->y0 + f->walk_rows);
+            w->pixels = (w->y1 - w->y0) * p->wout;
+            dc_feature_depthwise_load(job, &w->b, w->image, w->y0, w->y1, w->z);
+            if (job->grad_w != NULL) {
+                make_walk_z(job, w);
+                dc_feature_depthwise_add_weights(f, w->steps, w->z, w->pixels, w->sums);
+            }
+            if (job->grad_d != NULL || job->grad_src != NULL) {
+                dc_feature_depthwise_grad_z(f, w->z, w->weights, w->pixels, w->steps);
+                hand_back_chunk(job, w);
+            }
+        }
+        if (job->grad_src != NULL && !w->in_place) {
+            store_strip(job, w);
+        }
+    }
+    if (job->grad_w != NULL) {
+        dc_feature_depthwise_store_weights(job, &w->b, w->sums);
+    }
+    if (job->grad_d != NULL) {
+        dc_feature_store_factors(job, &w->b, w->factor_sums);
+    }
+}
+
 static void backward_task(void *arg, int index)
 {
     const struct dc_feature_job *job = arg;
@@ -481,11 +524,11 @@ static void backward_task(void *arg, int index)
     w.map = (int32_t *)(void *)(w.factor_sums + f->factors_floats);
     w.group_segments = (struct dc_segment *)(void *)((float *)(void *)w.map + f->map_floats);
     w.image_segments = (struct dc_segment *)(void *)((float *)(void *)w.group_segments + f->group_segment_floats);
-    const int64_t units = f->problem.desc.groups * f->blocks;
+    const int64_t units = f->groups * f->blocks;
     for (int64_t i = units * index / f->backward_tasks; i < units * (index + 1) / f->backward_tasks; i++) {
         w.b = block_of(f, i / f->blocks, i % f->blocks);
         w.in_place = block_in_place(f, &w.b);
-        walk_block(job, &w);
+        (f->multiplier != 0 ? walk_depthwise_block : walk_block)(job, &w);
     }
 }
 

@@ -34,7 +34,7 @@ struct dc_feature_block {
 
 static inline struct dc_feature_block block_of(const struct dc_feature *f, int64_t group, int64_t number)
 {
-    const int64_t cin = f->problem.group_cin;
+    const int64_t cin = f->group_cin;
     return (struct dc_feature_block){group, number, group * cin + number * LANES, least(LANES, cin - number * LANES)};
 }
 
@@ -92,6 +92,10 @@ void dc_feature_load_block(const struct dc_feature_job *job, const struct dc_fea
 void dc_feature_make_z(const struct dc_feature *f, const float *factors, const float *src, ptrdiff_t src_row, ptrdiff_t src_pixel,
                        const ptrdiff_t *vectors, int64_t row0, int64_t row1, int64_t y0, int64_t y1, int64_t lanes, float *z, ptrdiff_t z_block);
 
+/* The same from src itself, or from a copy of the rows in `strip`. */
+void dc_feature_make_z_of(const struct dc_feature_job *job, const struct dc_feature_block *b, const float *factors, int64_t image, int64_t y0,
+                          int64_t y1, float *strip, int64_t lanes, float *z, ptrdiff_t z_block);
+
 /*
  * W of a block for the outputs [o, o + count) of its group: panel[step][lane][output], zeros past the last. natural: room for it in the order of
  * memory.
@@ -106,5 +110,19 @@ void dc_feature_pack_weights(const struct dc_feature_job *job, const struct dc_f
 void dc_feature_store_weights(const struct dc_feature_job *job, const struct dc_feature_block *b, const int32_t *map, const float *sums);
 /* The gradient of D, which lies as dc_feature_pack_factors() packs D. */
 void dc_feature_store_factors(const struct dc_feature_job *job, const struct dc_feature_block *b, const float *factor_sums);
+
+/* ---- depthwise layers ---- */
+
+/* Forward, a dc_parallel() task of a job. */
+void dc_feature_depthwise_task(void *job, int index);
+/* W of a block, [t][s][16] for the multiplier's outputs t, and its gradient, which lies likewise, back to W's order. */
+void dc_feature_depthwise_pack_weights(const struct dc_feature_job *job, const struct dc_feature_block *b, float *weights);
+void dc_feature_depthwise_store_weights(const struct dc_feature_job *job, const struct dc_feature_block *b, const float *sums);
+/* Rows [y0, y1) of an image of dst's gradient: [t][walk_pixels][16]. */
+void dc_feature_depthwise_load(const struct dc_feature_job *job, const struct dc_feature_block *b, int64_t image, int64_t y0, int64_t y1,
+                               float *grad);
+/* From that and Z, [s][walk_pixels][16]: what they add to the gradient of W. And from that and W: the gradient of Z, which lies as Z does. */
+void dc_feature_depthwise_add_weights(const struct dc_feature *f, const float *z, float *grad, int64_t pixels, float *sums);
+void dc_feature_depthwise_grad_z(const struct dc_feature *f, const float *grad, float *weights, int64_t pixels, float *grad_z);
 
 #endif

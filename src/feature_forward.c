@@ -8,37 +8,6 @@
 
 #include "feature_blocks.h"
 
-/* Rows of src that outputs [y0, y1) read: [*begin, *end). */
-static void rows_read(const doconv_conv_desc *d, int64_t y0, int64_t y1, int64_t *begin, int64_t *end)
-{
-    *begin = least(d->h, most(0, y0 * d->stride_h - d->pad_top));
-    *end = most(*begin, least(d->h, (y1 - 1) * d->stride_h - d->pad_top + (d->kh - 1) * d->dilation_h + 1));
-}
-
-/* dc_feature_make_z() from src itself, or from a copy of the rows in `strip`. */
-static void make_z_of(const struct dc_feature_job *job, const struct dc_feature_block *b, const float *factors, int64_t image, int64_t y0, int64_t y1,
-                      float *strip, int64_t lanes, float *z, ptrdiff_t z_block)
-{
-    const struct dc_feature *f = job->f;
-    const int64_t vector = f->depthwise->vector;
-    ptrdiff_t vectors[LANES];
-    if (block_in_place(f, b)) {
-        for (int64_t v = 0; v * vector < LANES; v++) {
-            vectors[v] = channel_at(&f->src_map, b->first + v * vector);
-        }
-        dc_feature_make_z(f, factors, job->src + image * f->src_map.image, f->src_map.row, f->src_map.pixel, vectors, 0, f->problem.desc.h, y0, y1,
-                          lanes, z, z_block);
-        return;
-    }
-    for (int64_t v = 0; v * vector < LANES; v++) {
-        vectors[v] = v * vector;
-    }
-    int64_t row0, row1;
-    rows_read(&f->problem.desc, y0, y1, &row0, &row1);
-    dc_feature_load_block(job, b, image, row0, row1 - row0, strip);
-    dc_feature_make_z(f, factors, strip, f->problem.desc.w * LANES, LANES, vectors, row0, row1, y0, y1, lanes, z, z_block);
-}
-
 /* ---- many pixels ---- */
 
 struct unit {
@@ -124,8 +93,8 @@ static void run_pass(const struct dc_feature_job *job, struct unit *u)
         const int64_t first = (number - u->block0) * f->steps;
         dc_feature_pack_factors(job, &b, u->factors);
         for (int64_t image = 0; image < u->images; image++) {
-            make_z_of(job, &b, u->factors, u->image + image, u->y0, u->y1, u->strip, LANES, u->z + first * z_block + image * u->pixels * LANES,
-                      z_block);
+            dc_feature_make_z_of(job, &b, u->factors, u->image + image, u->y0, u->y1, u->strip, LANES,
+                                 u->z + first * z_block + image * u->pixels * LANES, z_block);
         }
         for (int64_t q = first; q < first + f->steps; q++) {
             u->segments[u->segment_count++] = (struct dc_segment){
@@ -186,7 +155,7 @@ static void fill_panels(const struct dc_feature_job *job, const struct dc_featur
     const int64_t tile = f->rows->tile_channels, pixels = f->chunk_pixels, image_pixels = p->hout * p->wout;
     dc_feature_pack_factors(job, b, factors);
     for (int64_t image = 0; image < p->desc.n; image++) {
-        make_z_of(job, b, factors, image, 0, p->hout, strip, LANES, z + image * image_pixels * LANES, pixels * LANES);
+        dc_feature_make_z_of(job, b, factors, image, 0, p->hout, strip, LANES, z + image * image_pixels * LANES, pixels * LANES);
     }
     for (int64_t panel = 0; panel < f->panels; panel++) {
         for (int64_t q = 0; q < f->steps; q++) {
@@ -307,5 +276,5 @@ void dc_feature_forward_blocks(const struct dc_feature *f, const float *w, const
                                char *workspace)
 {
     struct dc_feature_job job = {.f = f, .w = w, .d = d, .bias = bias, .src = src, .dst = dst, .workspace = (float *)workspace};
-    dc_parallel(f->ctx, f->forward_tasks, f->rows != NULL ? rows_task : forward_task, &job);
+    dc_parallel(f->ctx, f->forward_tasks, f->multiplier != 0 ? dc_feature_depthwise_task : f->rows != NULL ? rows_task : forward_task, &job);
 }

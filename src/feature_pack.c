@@ -134,6 +134,36 @@ void dc_feature_make_z(const struct dc_feature *f, const float *factors, const f
     }
 }
 
+/* Rows of src that outputs [y0, y1) read: [*begin, *end). */
+static void rows_read(const doconv_conv_desc *d, int64_t y0, int64_t y1, int64_t *begin, int64_t *end)
+{
+    *begin = least(d->h, most(0, y0 * d->stride_h - d->pad_top));
+    *end = most(*begin, least(d->h, (y1 - 1) * d->stride_h - d->pad_top + (d->kh - 1) * d->dilation_h + 1));
+}
+
+void dc_feature_make_z_of(const struct dc_feature_job *job, const struct dc_feature_block *b, const float *factors, int64_t image, int64_t y0,
+                          int64_t y1, float *strip, int64_t lanes, float *z, ptrdiff_t z_block)
+{
+    const struct dc_feature *f = job->f;
+    const int64_t vector = f->depthwise->vector;
+    ptrdiff_t vectors[LANES];
+    if (block_in_place(f, b)) {
+        for (int64_t v = 0; v * vector < LANES; v++) {
+            vectors[v] = channel_at(&f->src_map, b->first + v * vector);
+        }
+        dc_feature_make_z(f, factors, job->src + image * f->src_map.image, f->src_map.row, f->src_map.pixel, vectors, 0, f->problem.desc.h, y0, y1,
+                          lanes, z, z_block);
+        return;
+    }
+    for (int64_t v = 0; v * vector < LANES; v++) {
+        vectors[v] = v * vector;
+    }
+    int64_t row0, row1;
+    rows_read(&f->problem.desc, y0, y1, &row0, &row1);
+    dc_feature_load_block(job, b, image, row0, row1 - row0, strip);
+    dc_feature_make_z(f, factors, strip, f->problem.desc.w * LANES, LANES, vectors, row0, row1, y0, y1, lanes, z, z_block);
+}
+
 void dc_feature_pack_panel(const struct dc_feature_job *job, const struct dc_feature_block *b, int64_t o, int64_t count, float *natural, float *panel)
 {
     const struct dc_feature *f = job->f;

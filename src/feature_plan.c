@@ -57,9 +57,9 @@ static const struct dc_kernel *find_depthwise(const doconv_context *ctx)
 /* Can the kernel read every full block of input channels where it is? */
 static bool reads_in_place(const struct dc_feature *f, int64_t vector)
 {
-    const int64_t group_cin = f->problem.group_cin, block = f->src_map.block_channels;
-    return f->src_map.channel == 1 && (block % vector == 0 || block == PTRDIFF_MAX) && group_cin >= LANES &&
-           (block == PTRDIFF_MAX || f->problem.desc.groups == 1 || group_cin % block == 0);
+    const int64_t block = f->src_map.block_channels;
+    return f->src_map.channel == 1 && (block % vector == 0 || block == PTRDIFF_MAX) && f->group_cin >= LANES &&
+           (block == PTRDIFF_MAX || f->groups == 1 || f->group_cin % block == 0);
 }
 
 static void plan_forward(struct dc_feature *f)
@@ -179,13 +179,41 @@ static void plan_rows(struct dc_feature *f)
     f->forward_tasks = (int)least(f->ctx->threads, d->groups * f->out_chunks);
 }
 
+/* A block's unit is a chunk of rows: its Z, and its sums, stay in L2. */
+static void plan_depthwise(struct dc_feature *f)
+{
+    const struct dc_problem *p = &f->problem;
+    const doconv_conv_desc *d = &p->desc;
+    f->wide = f->direct;
+    f->natural = true; /* Z by steps */
+    f->walk_rows = f->height = most(1, least(p->hout, WALK_PIXELS / p->wout));
+    f->walk_images = f->images = 1;
+    f->walk_pixels = f->chunk_pixels = f->height * p->wout;
+    f->chunks_image = divide_up(p->hout, f->height);
+    const bool copies = !f->in_place || f->group_cin % LANES != 0;
+    const int64_t strip_rows = least(d->h, (f->height - 1) * d->stride_h + (d->kh - 1) * d->dilation_h + 1);
+    f->strip_floats = copies ? strip_rows * d->w * LANES : 0;
+    f->z_floats = f->steps * f->chunk_pixels * LANES;
+    f->partial_floats = (f->chunk_pixels + DC_TILE_SLACK) * LANES;
+    f->panel_floats = f->multiplier * f->d_mul * LANES;
+    f->forward_floats = f->strip_floats + f->z_floats + f->partial_floats + f->panel_floats + f->factors_floats;
+    f->forward_tasks = (int)least(f->ctx->threads, f->blocks * d->n * f->chunks_image);
+    f->planes_in_place = f->pixels_in_place = true; /* neither is needed */
+    f->image_floats = copies ? (d->h * d->w + DC_TILE_SLACK) * LANES : 0;
+    f->walk_floats = f->multiplier * f->walk_pixels * LANES; /* dst's gradient */
+    f->weight_floats = f->panel_floats;
+    f->backward_floats = 2 * f->image_floats + 2 * f->walk_floats + f->z_floats + 2 * f->weight_floats + 2 * f->factors_floats;
+    f->backward_tasks = (int)least(f->ctx->threads, f->blocks);
+}
+
 void dc_feature_plan_blocks(struct dc_feature *f)
 {
     const struct dc_problem *p = &f->problem;
     const doconv_conv_desc *d = &p->desc;
+    const bool depthwise_layer = p->group_cin == 1 && d->groups > 1;
     /* Few outputs a group fill no tiles; and in double, what would need absurd copies is left to the loops without any. */
     const double strip = (double)d->h * (double)d->w * 64.0, z = (double)p->wout * (double)f->d_mul * 64.0;
-    if (p->group_cout < 4 || strip > 1e9 || z > 1e9 || (double)f->d_mul * (double)f->taps * 64.0 > 1e9) {
+    if ((p->group_cout < 4 && !depthwise_layer) || strip > 1e9 || z > 1e9 || (double)f->d_mul * (double)f->taps * 64.0 > 1e9) {
         return;
     }
     const struct dc_kernel *depthwise = find_depthwise(f->ctx);
@@ -195,14 +223,21 @@ void dc_feature_plan_blocks(struct dc_feature *f)
     }
     f->depthwise = depthwise;
     f->direct = direct;
-    f->copies = most(1, least(f->d_mul, LANES / p->group_cin));
+    f->multiplier = depthwise_layer && depthwise->taps_scatter != NULL ? p->group_cout : 0;
+    f->groups = f->multiplier != 0 ? 1 : d->groups;
+    f->group_cin = f->multiplier != 0 ? d->cin : p->group_cin;
+    f->copies = f->multiplier != 0 ? 1 : most(1, least(f->d_mul, LANES / p->group_cin));
     f->steps = divide_up(f->d_mul, f->copies);
-    f->blocks = divide_up(p->group_cin, LANES);
+    f->blocks = divide_up(f->group_cin, LANES);
     const int64_t right = (p->wout - 1) * d->stride_w - d->pad_left + (d->kw - 1) * d->dilation_w - (d->w - 1);
     f->edge = most(d->pad_left, right);
     f->chunk = d->dilation_w == 1 && d->stride_w <= 2 && f->edge <= DC_GROUPED_EDGE ? 3 : 1;
     f->factors_floats = align_floats(f->steps * f->taps * LANES);
     f->in_place = reads_in_place(f, depthwise->vector);
+    if (f->multiplier != 0) {
+        plan_depthwise(f);
+        return;
+    }
     plan_forward(f);
     plan_rows(f);
     if (depthwise->taps_correlate != NULL && depthwise->taps_scatter != NULL) {

@@ -430,6 +430,11 @@ static const struct {
     {"g4_mb3_ic64ih6oc100kh3ph1sh2:src=nchw,dst=nhwc", 10, 0, 0},
     {"g5_mb1_ic85ih5oc20kh3ph1:src=nhwc,dst=nChw16c", 9, 1, 0},
     {"g2_mb1_ic36ih16oc6kh3ph1:src=nhwc,dst=nhwc", 9, 1, 0},
+    /* Depthwise layers: blocks across groups, some outputs of each. */
+    {"g20_mb3_ic20ih11iw9oc20kh3ph1:src=nchw,dst=nChw16c,bias", 9, 1, ROUNDED | FOLDED | WANTED},
+    {"g40_mb2_ic40ih30oc80kh3ph1sh2:src=nChw8c,dst=nChw8c,bias", 10, 0, WANTED},
+    {"g17_mb1_ic17ih20oc51kh5ph2:src=nhwc,dst=nchw", 70, 1, 0},
+    {"g48_mb2_ic48ih9oc48kh3ph2dh1:src=nhwc,dst=nhwc,bias", 3, 1, FOLDED},
 };
 
 static void exact_values(void **state)

@@ -36,6 +36,10 @@ static void test_bad_options(void **state)
         options.cold_weights = values[i];
         expect_status(doconv_plan_create(context, &desc, &options, &plan), DOCONV_INVALID_ARGUMENT);
         expect_error(context, "cold_weights", value);
+        options = plan_options();
+        options.fresh_weights = values[i];
+        expect_status(doconv_plan_create(context, &desc, &options, &plan), DOCONV_INVALID_ARGUMENT);
+        expect_error(context, "fresh_weights", value);
     }
     doconv_context_destroy(context);
 }

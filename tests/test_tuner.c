@@ -282,6 +282,28 @@ static void test_cold_weights(void **state)
     doconv_context_destroy(ctx);
 }
 
+/* Each candidate is measured with its packing, those that pack block by block among them, and the winner is checked. */
+static void test_fresh_weights(void **state)
+{
+    struct fixture *f = *state;
+    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
+    const doconv_conv_desc desc = fixture_problem("mb1_ic40ih6oc96kh3ph1:src=nhwc,dst=nhwc,bias");
+    const doconv_plan_options options = {.size = sizeof options, .fresh_weights = 1};
+    doconv_tune_report *report = fixture_tune(ctx, &desc, &options, true);
+    int in_order_pack = 0;
+    for (int i = 0; i < doconv_tune_report_count(report); i++) {
+        doconv_tune_entry entry = {.size = sizeof entry};
+        assert_int_equal(doconv_tune_report_get(report, i, &entry), DOCONV_OK);
+        in_order_pack += strstr(entry.variant, ",order=pack") != NULL;
+    }
+    const bool direct = strncmp(fixture_summary(report).variant, "reference", 9) != 0;
+    assert_true(in_order_pack > 0 || !direct);
+    assert_true(fixture_summary(report).max_rel_error < 1e-5);
+    doconv_tune_report_destroy(report);
+    assert_int_equal(f->log.errors, 0);
+    doconv_context_destroy(ctx);
+}
+
 /* Works, says so once, stores nothing on disk; memory serves this context. */
 static void test_unwritable_directory(void **state)
 {
@@ -635,6 +657,7 @@ int main(void)
         WITH_FIXTURE(test_restricted),
         WITH_FIXTURE(test_many_problems),
         WITH_FIXTURE(test_cold_weights),
+        WITH_FIXTURE(test_fresh_weights),
         WITH_FIXTURE(test_unwritable_directory),
         WITH_FIXTURE(test_wrong_kernels_are_caught),
         WITH_FIXTURE(test_wrong_kernel_never_wins),

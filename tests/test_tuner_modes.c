@@ -108,8 +108,10 @@ static void test_never_served_elsewhere(void **state)
     }
     const doconv_plan_options limited = {.size = sizeof limited, .workspace_limit = (size_t)1 << 30};
     const doconv_plan_options cold = {.size = sizeof cold, .cold_weights = 1};
+    const doconv_plan_options fresh = {.size = sizeof fresh, .fresh_weights = 1};
     fixture_assert_origin(ctx, &desc, &limited, "");
     fixture_assert_origin(ctx, &desc, &cold, "");
+    fixture_assert_origin(ctx, &desc, &fresh, "");
     fixture_plant(ctx, &desc, &limited, NULL);
     fixture_assert_origin(ctx, &desc, &limited, "cache");
     fixture_assert_origin(ctx, &desc, &cold, "");
