@@ -63,6 +63,9 @@ struct row_series {
 
 static struct row_series rows_of(const doconv_fold_desc *desc, int64_t channel)
 {
+    if (desc->groups == 1) {
+        return (struct row_series){.first = channel, .step = desc->cin}; /* whatever the mapping, and without its divisions */
+    }
     const int64_t group_cin = desc->cin / desc->groups, group_cout = desc->cout / desc->groups;
     switch (desc->mapping) {
     case DOCONV_MAPPING_PYTORCH:
@@ -107,12 +110,19 @@ static void compose(const struct job *job, float *scratch, int64_t first, int64_
     const doconv_fold_desc *desc = job->desc;
     const int64_t vector = job->kernel->vector, taps = desc->kh * desc->kw;
     ptrdiff_t rows[DC_COMPOSE_BLOCKS * DC_CHANNEL_BLOCK], results[DC_COMPOSE_BLOCKS * DC_CHANNEL_BLOCK], lanes[DC_COMPOSE_BLOCKS * DC_CHANNEL_BLOCK];
-    for (int64_t i = 0; i < blocks * vector; i++) {
-        const int64_t lane = i % vector < channels * copies ? i % vector : 0, channel = first + i / vector * vector + lane % channels;
-        const struct row_series series = rows_of(desc, channel);
-        results[i] = series.first + (start + lane / channels) * series.step;
-        rows[i] = job->inputs == 0 ? results[i] : (start + lane / channels - job->out) * job->inputs + channel - job->in;
-        lanes[i] = channel;
+    for (int64_t i = 0; i < blocks * vector; i += vector) {
+        int64_t channel = 0, copy = 0;
+        for (int64_t lane = 0; lane < vector; lane++) {
+            lanes[i + lane] = first + i + channel;
+            const struct row_series series = rows_of(desc, lanes[i + lane]);
+            const int64_t row = start + copy;
+            results[i + lane] = series.first + row * series.step;
+            rows[i + lane] = job->inputs == 0 ? results[i + lane] : (row - job->out) * job->inputs + lanes[i + lane] - job->in;
+            if (++channel == channels) {
+                channel = 0;
+                copy = copy + 1 < copies ? copy + 1 : 0;
+            }
+        }
     }
     const struct dc_compose_args args = {
         .w = job->w,
