@@ -356,8 +356,10 @@ static void fresh_task(void *arg, int index)
     float *const strip = (float *)job->workspace + index * job->task_floats, *const block = strip + s->task_floats;
     float *const bias = block + s->block_floats, *const scratch = block + job->block_floats;
     struct unit u = {.strip = strip, .partial = strip + s->strip_floats, .channels = s->cin};
+    /* A block that is folded is one task's: the others must not read what it is writing. One that is only packed, each task packs for itself. */
+    const int64_t together = job->source->fold != NULL ? s->images * s->row_blocks : 1, shares = job->units / together;
     int64_t loaded = -1, packed = -1;
-    for (int64_t i = job->units * index / s->tasks; i < job->units * (index + 1) / s->tasks; i++) {
+    for (int64_t i = shares * index / s->tasks * together; i < shares * (index + 1) / s->tasks * together; i++) {
         find_unit(job, i, &u);
         if (packed != u.group * s->out_blocks + u.chunk) {
             packed = u.group * s->out_blocks + u.chunk;
