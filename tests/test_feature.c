@@ -6,23 +6,11 @@
  */
 #include <math.h>
 
-#include "api_support.h"
+#include "capped.h"
 #include "core.h"
 #include "harness.h"
 #include "harness_buffer.h"
-#include "harness_parallel.h"
 #include "oracle.h"
-
-static const doconv_isa caps[] = {
-    DOCONV_ISA_NONE,
-#if defined(__x86_64__)
-    DOCONV_ISA_AVX2,
-    DOCONV_ISA_AVX512,
-#elif defined(__aarch64__)
-    DOCONV_ISA_NEON,
-#endif
-};
-enum { CAPS = sizeof caps / sizeof caps[0] };
 
 static void *zeros(size_t count, size_t size)
 {
@@ -246,18 +234,6 @@ static void forward(const struct layer *l, const struct dc_feature *feature, str
     memset(r->workspace.data, 0xff, r->workspace.bytes);
     dc_feature_forward(feature, r->in[W].data, r->in[D].data, l->desc.has_bias ? r->in[BIAS].data : NULL, r->in[SRC].data, r->out[DST].data,
                        r->workspace.data);
-}
-
-static doconv_context *open_with(doconv_isa cap, int threads, struct task_order *order)
-{
-    doconv_context_options options = {.size = sizeof options, .threads = threads, .tune = DOCONV_TUNE_OFF, .max_isa = cap};
-    if (order != NULL) {
-        options.parallel_for = task_run;
-        options.parallel_for_user = order;
-    }
-    doconv_context *context = NULL;
-    expect_ok(doconv_context_create(&options, &context));
-    return context;
 }
 
 static struct dc_feature *make_feature(doconv_context *context, const struct layer *l)

@@ -3,11 +3,10 @@
  * Plans whose weights are made in the call, and plans that go over weights first: every candidate of some problems, in guarded memory and on several threads,
  * against the double-precision oracle. Values are small integers, whose results are exact in every order of additions: any difference is an error.
  */
-#include "api_support.h"
+#include "capped.h"
 #include "core.h"
 #include "harness.h"
 #include "harness_buffer.h"
-#include "harness_parallel.h"
 #include "oracle.h"
 
 static const char *const problems[] = {
@@ -16,17 +15,6 @@ static const char *const problems[] = {
     "g2ic40ih5oc36kh3ph1:src=nhwc,dst=nhwc,bias",        "g6ic12ih5oc12kh3ph1:src=nhwc,dst=nhwc",
 };
 enum { PROBLEMS = sizeof problems / sizeof problems[0] };
-
-static const doconv_isa caps[] = {
-    DOCONV_ISA_NONE,
-#if defined(__x86_64__)
-    DOCONV_ISA_AVX2,
-    DOCONV_ISA_AVX512,
-#elif defined(__aarch64__)
-    DOCONV_ISA_NEON,
-#endif
-};
-enum { CAPS = sizeof caps / sizeof caps[0] };
 
 static float small_integer(uint64_t *state)
 {

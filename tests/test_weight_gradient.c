@@ -5,33 +5,11 @@
  */
 #include <math.h>
 
-#include "api_support.h"
+#include "capped.h"
 #include "core.h"
 #include "harness.h"
 #include "harness_buffer.h"
-#include "harness_parallel.h"
 #include "oracle.h"
-
-static const doconv_isa caps[] = {
-    DOCONV_ISA_NONE,
-#if defined(__x86_64__)
-    DOCONV_ISA_AVX2,
-    DOCONV_ISA_AVX512,
-#elif defined(__aarch64__)
-    DOCONV_ISA_NEON,
-#endif
-};
-enum { CAPS = sizeof caps / sizeof caps[0] };
-
-static doconv_context *open_with(doconv_isa cap, int threads, struct task_order *order)
-{
-    doconv_context_options options = {.size = sizeof options, .threads = threads, .tune = DOCONV_TUNE_OFF, .max_isa = cap};
-    options.parallel_for = task_run;
-    options.parallel_for_user = order;
-    doconv_context *context = NULL;
-    expect_ok(doconv_context_create(&options, &context));
-    return context;
-}
 
 /* ---- the oracle ---- */
 
