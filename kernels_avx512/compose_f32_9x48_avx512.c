@@ -120,6 +120,7 @@ static __attribute__((noinline)) void nines_out(const float *src, float *dst, pt
  * 9 * i % 16 of every column, and D has its channels in that order (NINES_ORDER).
  */
 #define NINES_ORDER(lane) (9 * (lane) % 16)
+#define ROW_BYTES (9 * 16 * sizeof(float))
 #define TURN(v, lanes) _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(v), _mm512_castps_si512(v), (lanes) % 16))
 /* A step of the sums: column s of W against its nine vectors of D, from memory. */
 #define NINE_FMA(s, m) a##m = v_accumulate_from(w##s, d + ((s)*9 + (m)) * 16, a##m);
@@ -177,42 +178,58 @@ static inline void nines_columns(const float *src, float *to, ptrdiff_t third)
     v_store(to, x6), v_store(to + 16, x7), v_store(to + 2 * 16, x8);
 }
 
+#include "body_compose.h"
+
 /*
  * While a row is multiplied, the sums of the row before it leave and the columns of the next are made, in stages between the steps: neither needs the units
- * that multiply. `ahead`: how many rows on the one is whose places are prefetched while this one is composed; 0: none.
+ * that multiply. The row after a block's last is the first of the next block.
  */
-static __attribute__((noinline)) void compose_nines(const float *d, const float *w, ptrdiff_t w_step, float *weight, ptrdiff_t weight_step,
-                                                    ptrdiff_t rows, ptrdiff_t ahead)
+static __attribute__((noinline)) void compose_nines(const struct nines *of)
 {
     NINES_MASKS
+    const ptrdiff_t count = of->count, w_step = of->w_step, weight_step = of->weight_step, ahead = of->ahead;
     vec w0, w1, w2, w3, w4, w5, w6, w7, w8, b0, b1, b2, b3, b4, b5, b6, b7, b8;
+    float nowhere[9 * 16], *before = nowhere; /* where the sums of the row before go: there was none */
     {
-        NINE_COLUMNS(w, w, NINE_ALONE)
+        NINE_COLUMNS(w, of->blocks[0].w + of->w_offset, NINE_ALONE)
         b0 = b1 = b2 = b3 = b4 = b5 = b6 = b7 = b8 = v_zero();
     }
-    /* The first row's turn to store is its own place, which then gets its sums a row later. */
-    float *before = weight;
-    for (; rows > 0; rows--) {
-        if (ahead != 0) {
-            for (uintptr_t line = 0; line < 9 * 64; line += 64) {
-                __builtin_prefetch((const void *)((uintptr_t)w + (uintptr_t)(ahead * w_step) * sizeof(float) + line), 0, 2);
-                __builtin_prefetch((const void *)((uintptr_t)weight + (uintptr_t)(ahead * weight_step) * sizeof(float) + line), 1, 3);
+    /* What is ahead is prefetched in the order of memory, whatever the order of the work: hardware then reads on by itself. These may lie past the tensors. */
+    uintptr_t w_ahead = (uintptr_t)of->blocks[0].w + (uintptr_t)(of->w_offset + ahead * w_step) * sizeof(float);
+    uintptr_t weight_ahead = (uintptr_t)of->blocks[0].weight + (uintptr_t)(of->weight_offset + ahead * weight_step) * sizeof(float);
+    ptrdiff_t fetched = 0;
+    for (ptrdiff_t block = 0; block < count; block++) {
+        const float *d = of->d + block * of->d_step, *w = of->blocks[block].w + of->w_offset;
+        const float *const after = block + 1 < count ? of->blocks[block + 1].w + of->w_offset : w;
+        float *weight = of->blocks[block].weight + of->weight_offset;
+        for (ptrdiff_t rows = of->rows; rows > 0; rows--) {
+            if (ahead != 0) {
+                for (uintptr_t line = 0; line < ROW_BYTES; line += 64) {
+                    __builtin_prefetch((const void *)(w_ahead + line), 0, 2);
+                    __builtin_prefetch((const void *)(weight_ahead + line), 0, 2);
+                }
+                w_ahead += ROW_BYTES;
+                weight_ahead += ROW_BYTES;
+                if (++fetched == count) {
+                    fetched = 0;
+                    w_ahead += (uintptr_t)w_step * sizeof(float) - (uintptr_t)count * ROW_BYTES;
+                    weight_ahead += (uintptr_t)weight_step * sizeof(float) - (uintptr_t)count * ROW_BYTES;
+                }
             }
+            __asm__("" : "+r"(d)); /* D stays in memory: there are no registers for it */
+            w = rows > 1 ? w + w_step : after;
+            vec x0, x1, x2, x3, x4, x5, x6, x7, x8;
+            NINES_EACH(NINE_ZERO)
+            NINE_STEP(0){NINE_STORES(before, NINE_BETWEEN)} {NINE_COLUMNS(x, w, NINE_BETWEEN)} b0 = a0, b1 = a1, b2 = a2, b3 = a3, b4 = a4, b5 = a5,
+                                                                                               b6 = a6, b7 = a7, b8 = a8;
+            w0 = x0, w1 = x1, w2 = x2, w3 = x3, w4 = x4, w5 = x5, w6 = x6, w7 = x7, w8 = x8;
+            before = weight;
+            weight += weight_step;
         }
-        __asm__("" : "+r"(d)); /* D stays in memory: there are no registers for it */
-        w += rows > 1 ? w_step : 0;
-        vec x0, x1, x2, x3, x4, x5, x6, x7, x8;
-        NINES_EACH(NINE_ZERO)
-        NINE_STEP(0){NINE_STORES(before, NINE_BETWEEN)} {NINE_COLUMNS(x, w, NINE_BETWEEN)} b0 = a0, b1 = a1, b2 = a2, b3 = a3, b4 = a4, b5 = a5,
-                                                                                           b6 = a6, b7 = a7, b8 = a8;
-        w0 = x0, w1 = x1, w2 = x2, w3 = x3, w4 = x4, w5 = x5, w6 = x6, w7 = x7, w8 = x8;
-        before = weight;
-        weight += weight_step;
     }
     NINE_STORES(before, NINE_ALONE)
 }
 
-#include "body_compose.h"
 #include "body_compose_gradient.h"
 
 COMPOSE_TILES_9(1)

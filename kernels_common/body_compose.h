@@ -12,7 +12,7 @@
  *   nines_in(src, src_step, rows, dst)   dst[(s * rows + r) * V_LENGTH + lane] = src[r * src_step + lane * 9 + s]
  *   nines_out(src, dst, dst_step, rows)  dst[r * dst_step + lane * 9 + m] = src[(r * 9 + m) * V_LENGTH + lane]
  * and, where NINES_TILE is defined, all of it for nine taps and D_mul 9 without a detour through memory:
- *   compose_nines(d, w, w_step, weight, weight_step, rows, ahead)   d as a tile has it, channel NINES_ORDER(lane) in each lane
+ *   compose_nines(struct nines)   with channel NINES_ORDER(lane) in each lane of D; defined after this file
  */
 #ifndef DOCONV_BODY_COMPOSE_H
 #define DOCONV_BODY_COMPOSE_H
@@ -175,6 +175,17 @@ static inline void place_block(const struct dc_compose_args *args, const ptrdiff
     block->nines_out = NINES && results_follow && args->taps == 9 && args->panel == 9;
 }
 
+#ifdef NINES_TILE
+/* Some rows of each of some blocks, as tiles have D. Steps and offsets are in floats. */
+struct nines {
+    const struct compose_block *blocks;
+    const float *d; /* the first block's */
+    ptrdiff_t count, d_step, rows, w_offset, w_step, weight_offset, weight_step;
+    ptrdiff_t ahead; /* how many rows on memory is prefetched; 0: it isn't */
+};
+static void compose_nines(const struct nines *of);
+#endif
+
 static inline void run_compose(const struct dc_compose_args *args, compose_fn *const table[TILE_ROWS][TILE_TAPS])
 {
     const ptrdiff_t d_mul = args->d_mul, block_floats = args->panel * d_mul * V_LENGTH;
@@ -196,14 +207,15 @@ static inline void run_compose(const struct dc_compose_args *args, compose_fn *c
             }
             prepare_taps(args, channels, 0, 9, taps + b * block_floats);
         }
-        /* Some rows at a time of each block: many where they are near, few where the rows of neighbouring blocks, which follow each other, come from far. */
-        const ptrdiff_t step = args->row_step * 9, weight_step = args->result_step * 9, pass = args->fetch != 0 ? 4 : 16;
+        const ptrdiff_t pass = args->far_rows != 0 ? args->far_rows : args->steps;
+        struct nines nines = {.blocks = blocks, .d = taps, .count = args->blocks, .d_step = block_floats, .ahead = args->far_rows};
+        nines.w_step = args->row_step * 9;
+        nines.weight_step = args->result_step * 9;
         for (ptrdiff_t first = 0; first < args->steps; first += pass) {
-            const ptrdiff_t count = args->steps - first < pass ? args->steps - first : pass;
-            for (ptrdiff_t b = 0; b < args->blocks; b++) {
-                compose_nines(taps + b * block_floats, blocks[b].w + first * step, step, blocks[b].weight + first * weight_step, weight_step, count,
-                              args->fetch != 0 ? pass : 0);
-            }
+            nines.rows = args->steps - first < pass ? args->steps - first : pass;
+            nines.w_offset = first * nines.w_step;
+            nines.weight_offset = first * nines.weight_step;
+            compose_nines(&nines);
         }
         return;
     }

@@ -205,9 +205,9 @@ struct dc_compose_args {
     ptrdiff_t blocks;                           /* 1..DC_COMPOSE_BLOCKS */
     ptrdiff_t row_step, result_step, steps;     /* steps >= 1 */
     ptrdiff_t taps, d_mul, repeated;
-    ptrdiff_t panel; /* taps whose D is transposed at a time, 1..taps */
-    ptrdiff_t fetch; /* other than 0: rows may come from far, prefetch them */
-    float *scratch;  /* 64-byte aligned: vector * (blocks * panel * d_mul + tile_channels / vector * (d_mul + panel)) floats */
+    ptrdiff_t panel;    /* taps whose D is transposed at a time, 1..taps */
+    ptrdiff_t far_rows; /* 0: rows are near. Else they may come from far: compose so many of each block at a time, and prefetch as many after them */
+    float *scratch;     /* 64-byte aligned: vector * (blocks * panel * d_mul + tile_channels / vector * (d_mul + panel)) floats */
 };
 
 /* Rows whose products a composing kernel sums before it adds them to those of the rows before. */

@@ -46,10 +46,10 @@ struct job {
     int tasks;
     /* With a kernel: */
     const struct dc_kernel *kernel;
-    int64_t blocks;          /* vectors of channels of D in all */
-    int block_parts;         /* tasks are parts of the blocks x parts of the rows that meet a channel */
-    ptrdiff_t blocks_a_call; /* which the kernel shares rows over */
-    ptrdiff_t panel, fetch;  /* of dc_compose_args */
+    int64_t blocks;            /* vectors of channels of D in all */
+    int block_parts;           /* tasks are parts of the blocks x parts of the rows that meet a channel */
+    ptrdiff_t blocks_a_call;   /* which the kernel shares rows over */
+    ptrdiff_t panel, far_rows; /* of dc_compose_args */
     float *scratch;
     size_t scratch_floats; /* a task's */
     /* inputs 0: W and the weight have all rows. Else w has those of some outputs and inputs only. */
@@ -139,7 +139,7 @@ static void compose(const struct job *job, float *scratch, int64_t first, int64_
         .d_mul = desc->d_mul,
         .repeated = desc->add_identity ? desc->d_mul / taps * taps : 0,
         .panel = job->panel,
-        .fetch = job->fetch,
+        .far_rows = job->far_rows,
         .scratch = scratch,
     };
     job->kernel->compose(&args);
@@ -207,9 +207,16 @@ static void choose(const doconv_context *ctx, struct job *job)
     const int64_t fitting = cpu->l2_bytes / 4 / (int64_t)sizeof(float) / tap_floats, tile = job->kernel->tile_pixels;
     job->blocks = (desc->cin + vector - 1) / vector;
     job->panel = least(taps, fitting < tile ? tile : fitting);
-    job->fetch = rows_are_far(desc);
-    const int64_t room = job->fetch ? cpu->l2_bytes / 3 : cpu->l1d_bytes * 2 / 3, fit = room / (int64_t)sizeof(float) / (job->panel * tap_floats);
+    const bool far = rows_are_far(desc);
+    const int64_t room = far ? cpu->l2_bytes / 3 : cpu->l1d_bytes * 2 / 3, fit = room / (int64_t)sizeof(float) / (job->panel * tap_floats);
     job->blocks_a_call = fit < 1 ? 1 : least(least(fit, DC_COMPOSE_BLOCKS), job->blocks);
+    if (far) {
+        /* Rows that are composed and rows that are prefetched are in L2 together, beside D: but more than 16 don't need D any less. */
+        const int64_t d_bytes = job->blocks_a_call * job->panel * tap_floats * (int64_t)sizeof(float);
+        const int64_t row_bytes = job->blocks_a_call * vector * (desc->d_mul + taps) * (int64_t)sizeof(float);
+        const int64_t fitting_rows = (cpu->l2_bytes * 3 / 4 - d_bytes) / (2 * row_bytes);
+        job->far_rows = fitting_rows < 2 ? 2 : least(fitting_rows, 16);
+    }
     const int64_t rows = job->kernel->tile_channels / vector;
     job->scratch_floats = (size_t)(vector * (job->blocks_a_call * job->panel * desc->d_mul + rows * (desc->d_mul + job->panel)) + 15) / 16 * 16;
     /* Parts of rows balance better where there are few blocks, but each transposes D again, which costs about as much as eight rows. */
