@@ -96,6 +96,38 @@ static inline void copy_even(float *strip, ptrdiff_t pixel, const float *src, pt
     }
 }
 
+/* A load of a pixel's channels has room for so many on every CPU with vectors of 8. */
+#define FEW_CHANNELS 8
+
+/* Few channels, contiguous in memory, to the lanes of a strip's pixels, `copies` times side by side; the other lanes become zero. from may be the strip. */
+static inline void copy_few(float *strip, const float *from, ptrdiff_t from_step, ptrdiff_t channels, ptrdiff_t copies, ptrdiff_t count)
+{
+    const ptrdiff_t filled = channels * copies;
+    if (channels > V_LENGTH || (channels == V_LENGTH && filled < DC_CHANNEL_BLOCK)) {
+        for (ptrdiff_t x = 0; x < count; x++) {
+            for (ptrdiff_t lane = 0; lane < DC_CHANNEL_BLOCK; lane++) {
+                strip[x * DC_CHANNEL_BLOCK + lane] = lane < filled ? from[x * from_step + lane % channels] : 0.0f;
+            }
+        }
+        return;
+    }
+    v_lanes lanes[DC_CHANNEL_BLOCK / V_LENGTH];
+    for (int v = 0; v < DC_CHANNEL_BLOCK / V_LENGTH; v++) {
+        int32_t places[V_LENGTH];
+        for (int i = 0; i < V_LENGTH; i++) {
+            const ptrdiff_t lane = v * V_LENGTH + i;
+            places[i] = (int32_t)(lane < filled ? lane % channels : channels); /* that one is zero */
+        }
+        lanes[v] = v_load_lanes(places);
+    }
+    for (ptrdiff_t x = 0; x < count; x++) {
+        const vec pixel = v_load_first(from + x * from_step, (int)channels);
+        for (int v = 0; v < DC_CHANNEL_BLOCK / V_LENGTH; v++) {
+            v_store(strip + x * DC_CHANNEL_BLOCK + v * V_LENGTH, v_permute(pixel, lanes[v]));
+        }
+    }
+}
+
 /* One row, inside [0, w), of up to DC_CHANNEL_BLOCK channels from c0 on. from: src's first pixel in channel c0, which is the place-th of its block. */
 static inline void copy_row(const struct dc_load_args *a, float *strip, const float *from, ptrdiff_t place, ptrdiff_t channels, ptrdiff_t count)
 {
@@ -128,11 +160,13 @@ static void load_strip(const struct dc_load_args *a)
                        a->strip_row == a->columns * a->strip_pixel && a->y0 >= 0 && a->y0 + a->rows <= a->h;
     const ptrdiff_t rows = whole ? 1 : a->rows, columns = whole ? a->rows * a->columns : a->columns;
     inside = whole ? columns : inside;
-    const ptrdiff_t right = inside < left ? left : least(columns, inside);
+    const ptrdiff_t right = inside < left ? left : least(columns, inside), copies = a->copies > 1 ? a->copies : 1;
     for (ptrdiff_t c = 0; c < a->channels; c += DC_CHANNEL_BLOCK) {
         const ptrdiff_t channels = least(a->channels - c, DC_CHANNEL_BLOCK);
         const ptrdiff_t block = (a->src_first_channel + c) / a->src_block_channels, place = (a->src_first_channel + c) % a->src_block_channels;
         const float *src = a->src + block * a->src_block + place * a->src_channel;
+        const bool few =
+            a->src_channel == 1 && channels <= FEW_CHANNELS && channels <= a->src_block_channels - place && a->strip_pixel == DC_CHANNEL_BLOCK;
         for (ptrdiff_t y = 0; y < rows; y++) {
             float *strip = a->strip + c / DC_CHANNEL_BLOCK * a->strip_block + y * a->strip_row;
             const ptrdiff_t row = a->y0 + y * a->step_y;
@@ -141,12 +175,18 @@ static void load_strip(const struct dc_load_args *a)
                 continue;
             }
             zero_pixels(strip, a->strip_pixel, left, lanes_most);
-            if (channels < lanes_most) {
-                zero_pixels(strip + left * a->strip_pixel, a->strip_pixel, right - left, lanes_most);
-            }
-            if (right > left) {
-                copy_row(a, strip + left * a->strip_pixel, src + row * a->src_row + (a->x0 + left * a->step_x) * a->src_pixel, place, channels,
-                         right - left);
+            float *const to = strip + left * a->strip_pixel;
+            const float *const from = src + row * a->src_row + (a->x0 + left * a->step_x) * a->src_pixel;
+            if (few && right > left) {
+                copy_few(to, from, a->src_pixel * a->step_x, channels, copies, right - left);
+            } else if (right > left) {
+                if (channels < lanes_most) {
+                    zero_pixels(to, a->strip_pixel, right - left, lanes_most);
+                }
+                copy_row(a, to, from, place, channels, right - left);
+                if (copies > 1) {
+                    copy_few(to, to, DC_CHANNEL_BLOCK, channels, copies, right - left);
+                }
             }
             zero_pixels(strip + right * a->strip_pixel, a->strip_pixel, columns - right, lanes_most);
         }

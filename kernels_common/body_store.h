@@ -76,13 +76,42 @@ static inline void store_planes(const struct dc_store_args *a)
     }
 }
 
+/* Channels [c, c + count) of the tile, contiguous in memory from place `at` of dst on; those past the tile's channels are zero. */
+static inline void store_pixels(const struct dc_store_args *a, ptrdiff_t c, ptrdiff_t count, ptrdiff_t at)
+{
+    const vec lo = v_set1(a->lo), hi = v_set1(a->hi);
+    for (ptrdiff_t p = 0; p < a->pixels; p++) {
+        const float *tile = a->tile + p * a->tile_channels + c, *const residual = a->residual != 0 ? a->residual + at + p * a->dst_pixel : 0;
+        float *const dst = a->dst + at + p * a->dst_pixel;
+        ptrdiff_t i = 0;
+        for (; i + V_LENGTH <= count && c + i + V_LENGTH <= a->channels; i += V_LENGTH) {
+            const vec sum = v_load(tile + i);
+            v_store(dst + i, v_clamp(residual != 0 ? v_add(sum, v_load(residual + i)) : sum, lo, hi));
+        }
+        for (; i < count; i += V_LENGTH) {
+            const ptrdiff_t left = a->channels - c - i;
+            const int valid = (int)(left < 0 ? 0 : left < V_LENGTH ? left : V_LENGTH), stored = (int)(count - i < V_LENGTH ? count - i : V_LENGTH);
+            const int computed = valid < stored ? valid : stored;
+            vec sum = v_load_first(tile + i, computed);
+            sum = residual != 0 ? v_add(sum, v_load_first(residual + i, computed)) : sum;
+            v_store_first(dst + i, v_keep_first(v_clamp(sum, lo, hi), computed), stored);
+        }
+    }
+}
+
 static void store_tile(const struct dc_store_args *a)
 {
     if (a->dst_channel != 1 && a->dst_pixel == 1 && a->dst_block_channels >= a->dst_first_channel + a->channels) {
         store_planes(a); /* planes have no channels past the last to fill with zeros */
         return;
     }
-    for (ptrdiff_t c = 0; c < a->stored; c++) {
+    for (ptrdiff_t c = 0; a->dst_channel == 1 && c < a->stored;) {
+        const ptrdiff_t place = a->dst_first_channel + c, block = place / a->dst_block_channels, in_block = place % a->dst_block_channels;
+        const ptrdiff_t room = a->dst_block_channels - in_block, count = a->stored - c < room ? a->stored - c : room;
+        store_pixels(a, c, count, block * a->dst_block + in_block);
+        c += count;
+    }
+    for (ptrdiff_t c = 0; a->dst_channel != 1 && c < a->stored; c++) {
         store_channel(a, c);
     }
 }

@@ -72,6 +72,8 @@ struct dc_run_args {
  * Source: element (c, y, x) at src[c / src_block_channels * src_block + c % src_block_channels * src_channel + y * src_row + x * src_pixel];
  * NHWC: src_block_channels = INT64_MAX's worth (one block), src_channel = 1. NCHW: src_channel = H*W, src_pixel = 1.
  * Strip pixel x of row y reads source column x0 + x * step_x and row y0 + y * step_y; outside [0, h) x [0, w) it is zero.
+ * copies 0: lanes of a strip's pixel past the channels are zero, as many as it has. Else channels * copies <= 16, strip_pixel is 16, and lane k * channels + c
+ * has channel c for k in [0, copies).
  */
 struct dc_load_args {
     float *strip;
@@ -81,6 +83,7 @@ struct dc_load_args {
     ptrdiff_t src_block_channels, src_block, src_channel, src_row, src_pixel;
     ptrdiff_t src_first_channel; /* channel 0's place in its block, for parts that start inside one */
     ptrdiff_t h, w, y0, x0, step_y, step_x;
+    ptrdiff_t copies;
 };
 
 /*

@@ -11,32 +11,59 @@
 /* Rows of W that are fetched before they are needed. */
 #define ROWS_AHEAD 6
 
+/* A block of 16 channels, one s a step: each tap's [channel][s] is transposed, whole squares of 8 by the direct kernel. */
+static void pack_whole_factors(const struct dc_feature_job *job, const struct dc_feature_block *b, float *factors)
+{
+    const struct dc_feature *f = job->f;
+    const int64_t vector = f->depthwise->vector, pitch = LANES * f->taps, row = f->taps * f->d_mul, squares = f->d_mul / 8 * 8;
+    for (int64_t m = 0; m < f->taps; m++) {
+        for (int64_t lane = 0; lane < LANES; lane += vector) {
+            const float *from = job->d + (b->first + lane) * row + m * f->d_mul;
+            float *const to = factors + lane * f->taps + tap_place(f, m) * vector;
+            const struct dc_store_args args = {
+                .tile = from,
+                .tile_channels = row,
+                .pixels = vector,
+                .channels = squares,
+                .stored = squares,
+                .dst = to,
+                .dst_block_channels = PTRDIFF_MAX,
+                .dst_channel = pitch,
+                .dst_pixel = 1,
+                .lo = -INFINITY,
+                .hi = INFINITY,
+            };
+            f->direct->store(&args);
+            for (int64_t s = squares; s < f->d_mul; s++) {
+                for (int64_t i = 0; i < vector; i++) {
+                    to[s * pitch + i] = from[i * row + s];
+                }
+            }
+            for (int64_t s = m; s < f->repeated; s += f->taps) {
+                for (int64_t i = 0; i < vector; i++) {
+                    to[s * pitch + i] += 1.0f;
+                }
+            }
+        }
+    }
+}
+
 void dc_feature_pack_factors(const struct dc_feature_job *job, const struct dc_feature_block *b, float *factors)
 {
     const struct dc_feature *f = job->f;
-    const doconv_conv_desc *d = &f->problem.desc;
     const int64_t vector = f->depthwise->vector;
+    if (b->count == LANES && f->copies == 1) {
+        pack_whole_factors(job, b, factors);
+        return;
+    }
     for (int64_t q = 0; q < f->steps; q++) {
         for (int64_t lane = 0; lane < LANES; lane++) {
             const int64_t s = s_of(f, b, q, lane);
-            float *out = factors + (q * LANES + lane / vector * vector) * f->taps + lane % vector;
-            if (s >= f->d_mul) {
-                for (int64_t m = 0; m < f->taps; m++) {
-                    out[m * vector] = 0.0f;
-                }
-                continue;
-            }
-            const float *from = job->d + (b->first + lane % b->count) * f->taps * f->d_mul + s;
-            const int64_t ones = s < f->repeated ? s % f->taps : -1;
-            for (int64_t x0 = 0; x0 < d->kw; x0 += f->chunk) {
-                const int64_t x1 = least(d->kw, x0 + f->chunk);
-                for (int64_t y = 0; y < d->kh; y++) {
-                    for (int64_t x = x0; x < x1; x++) {
-                        const int64_t m = y * d->kw + x;
-                        *out = from[m * f->d_mul] + (m == ones ? 1.0f : 0.0f);
-                        out += vector;
-                    }
-                }
+            float *const out = factors + (q * LANES + lane / vector * vector) * f->taps + lane % vector;
+            const float *const from = job->d + (b->first + lane % b->count) * f->taps * f->d_mul + s;
+            for (int64_t m = 0; m < f->taps; m++) {
+                const float identity = s < f->repeated && s % f->taps == m ? 1.0f : 0.0f;
+                out[tap_place(f, m) * vector] = s < f->d_mul ? from[m * f->d_mul] + identity : 0.0f;
             }
         }
     }
@@ -81,15 +108,10 @@ void dc_feature_load_block(const struct dc_feature_job *job, const struct dc_fea
         .y0 = y0,
         .step_x = 1,
         .step_y = 1,
+        .copies = f->copies,
     };
     if (rows > 0) {
         f->direct->load(&load);
-    }
-    for (int64_t x = 0; x < rows * d->w && f->copies > 1; x++) {
-        float *at = strip + x * LANES;
-        for (int64_t lane = b->count; lane < b->count * f->copies; lane++) {
-            at[lane] = at[lane - b->count];
-        }
     }
 }
 
