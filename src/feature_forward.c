@@ -14,6 +14,7 @@ struct unit {
     int64_t group, image, images, y0, y1, pixels; /* pixels: of an image */
     int64_t block0, block1;                       /* of the pass */
     int64_t out0, out1;
+    int64_t factors_of, panel_of; /* the block and the outputs that are packed; -1: none */
     float *strip, *z, *partial, *panel, *natural, *factors;
     struct dc_segment *segments;
     ptrdiff_t segment_count;
@@ -91,7 +92,10 @@ static void run_pass(const struct dc_feature_job *job, struct unit *u)
     for (int64_t number = u->block0; number < u->block1; number++) {
         const struct dc_feature_block b = block_of(f, u->group, number);
         const int64_t first = (number - u->block0) * f->steps;
-        dc_feature_pack_factors(job, &b, u->factors);
+        if (u->factors_of != u->group * f->blocks + number) {
+            u->factors_of = u->group * f->blocks + number;
+            dc_feature_pack_factors(job, &b, u->factors);
+        }
         for (int64_t image = 0; image < u->images; image++) {
             dc_feature_make_z_of(job, &b, u->factors, u->image + image, u->y0, u->y1, u->strip, LANES,
                                  u->z + first * z_block + image * u->pixels * LANES, z_block);
@@ -102,7 +106,9 @@ static void run_pass(const struct dc_feature_job *job, struct unit *u)
         }
     }
     for (int64_t ob = u->out0; ob < u->out1; ob++) {
-        for (int64_t number = u->block0; number < u->block1; number++) {
+        const bool packed = f->pass_blocks == f->blocks && u->panel_of == u->group * f->out_blocks + ob;
+        u->panel_of = u->group * f->out_blocks + ob;
+        for (int64_t number = u->block0; number < u->block1 && !packed; number++) {
             const struct dc_feature_block b = block_of(f, u->group, number);
             dc_feature_pack_panel(job, &b, ob * tile, least(tile, f->problem.group_cout - ob * tile), u->natural,
                                   u->panel + (number - u->block0) * inputs * tile);
@@ -117,7 +123,7 @@ static void forward_task(void *arg, int index)
     const struct dc_feature *f = job->f;
     const struct dc_problem *p = &f->problem;
     float *const space = job->workspace + index * f->forward_floats;
-    struct unit u = {.strip = space};
+    struct unit u = {.strip = space, .factors_of = -1, .panel_of = -1};
     u.z = u.strip + f->strip_floats;
     u.partial = u.z + f->z_floats;
     u.panel = u.partial + f->partial_floats;
