@@ -181,11 +181,12 @@ struct dc_weight_source {
 
 struct dc_solver {
     const char *name;
+    int order_of_sums; /* solvers that add in the same order, and so to the same bits, have the same number */
     enum dc_op op;
     /* Appends the candidates of a kernel and returns NULL, or the reason why there is none (a constant string). */
     const char *(*enumerate)(const doconv_context *ctx, const struct dc_problem *problem, const struct dc_kernel *kernel,
                              struct dc_candidate_list *list);
-    /* Fixes everything that execute needs in plan->state. */
+    /* Fixes everything that execute needs in plan->state, and adds to packed_layout what pack depends on beside what is in it. */
     doconv_status (*prepare)(doconv_plan *plan);
     /* On the context's threads. bias: or NULL. */
     void (*pack)(const doconv_plan *plan, const struct dc_weight_view *weight, const float *bias, float *packed);
@@ -211,7 +212,10 @@ struct dc_reference_args dc_reference_args(const struct dc_problem *problem, con
  */
 int64_t dc_cut_outputs(const doconv_context *ctx, int64_t units, int64_t blocks);
 
-/* Every candidate, accepted ones first, best estimate first. The caller frees list->items with dc_free(). */
+/*
+ * Every candidate, accepted ones first, best estimate first. The caller frees list->items with dc_free(). With fresh_weights, those accepted have one order of
+ * sums, whatever the number of threads: training promises the same bits.
+ */
 doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *problem, const doconv_plan_options *options, struct dc_candidate_list *list);
 
 /* ------------------------------------------------------------------------------------------------ plan.c */

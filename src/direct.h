@@ -62,6 +62,8 @@ void dc_direct_pack_blocks(const doconv_plan *plan, const struct dc_weight_view 
 void dc_direct_make_block(const doconv_plan *plan, const struct dc_weight_source *source, int64_t index, float *bias, float *block, float *scratch);
 /* May a layer be folded block by block? Groups other than the paper's mix outputs of many blocks. */
 bool dc_direct_folds_blocks(const doconv_fold_desc *fold);
+/* And do its blocks keep the tasks of a plan in DC_ORDER_PACK busy? A block that is folded is one task's. */
+bool dc_direct_shares_blocks(const doconv_plan *plan);
 void dc_direct_execute(const doconv_plan *plan, const float *packed, const float *src, const float *residual, float *dst, char *workspace);
 void dc_direct_execute_fresh(const doconv_plan *plan, const struct dc_weight_source *source, const float *src, const float *residual, float *dst,
                              char *workspace);

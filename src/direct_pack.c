@@ -169,6 +169,13 @@ bool dc_direct_folds_blocks(const doconv_fold_desc *fold)
     return fold->groups == 1;
 }
 
+bool dc_direct_shares_blocks(const doconv_plan *plan)
+{
+    const struct dc_direct_state *s = plan->state;
+    const int64_t blocks = s->groups * s->out_chunks;
+    return 4 * blocks >= 3 * divide_up(blocks, s->tasks) * s->tasks;
+}
+
 void dc_direct_make_block(const doconv_plan *plan, const struct dc_weight_source *source, int64_t index, float *bias, float *block, float *scratch)
 {
     const struct dc_direct_state *s = plan->state;

@@ -5,6 +5,9 @@
 
 #include "core.h"
 
+/* Of a tensor: 4 TiB, which leaves room for sixteen lanes, and for each thread's, in all sizes that are computed from it. */
+#define MOST_FLOATS ((int64_t)1 << 40)
+
 doconv_status dc_fold_check(doconv_context *ctx, const doconv_fold_desc *desc)
 {
     if (desc->size != sizeof *desc) {
@@ -32,8 +35,8 @@ doconv_status dc_fold_check(doconv_context *ctx, const doconv_fold_desc *desc)
     int64_t taps, sizes[3];
     if (__builtin_mul_overflow(desc->kh, desc->kw, &taps) || __builtin_mul_overflow(desc->cout, desc->cin / desc->groups, &sizes[0]) ||
         __builtin_mul_overflow(sizes[0], taps > desc->d_mul ? taps : desc->d_mul, &sizes[1]) ||
-        __builtin_mul_overflow(taps, desc->d_mul, &sizes[2]) || __builtin_mul_overflow(sizes[2], desc->cin, &sizes[2]) ||
-        sizes[1] > PTRDIFF_MAX / (int64_t)sizeof(float) || sizes[2] > PTRDIFF_MAX / (int64_t)sizeof(float)) {
+        __builtin_mul_overflow(taps, desc->d_mul, &sizes[2]) || __builtin_mul_overflow(sizes[2], desc->cin, &sizes[2]) || sizes[1] > MOST_FLOATS ||
+        sizes[2] > MOST_FLOATS) {
         return dc_fail(ctx, DOCONV_OVERFLOW, "fold: its tensors are larger than memory can be");
     }
     return DOCONV_OK;

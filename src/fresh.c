@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Executing a plan with weights that change with each call, as in training. A plan in DC_ORDER_PACK makes each block of weights just before it uses it, so
- * that neither what is folded nor what is packed leaves the cache in between; any other makes them all first. The tuner measures both.
+ * that neither what is folded nor what is packed leaves the cache in between; any other makes them all first. The tuner measures both. Where the blocks are
+ * too few for the threads, all is folded first, and packed on the way.
  */
 #include "direct.h"
 
@@ -13,7 +14,7 @@ static size_t aligned(size_t bytes)
 /* Is the fold part of the execution? */
 static bool folds_blocks(const doconv_plan *plan, const doconv_fold_desc *fold)
 {
-    return fold != NULL && plan->candidate.order == DC_ORDER_PACK && dc_direct_folds_blocks(fold);
+    return fold != NULL && plan->candidate.order == DC_ORDER_PACK && dc_direct_folds_blocks(fold) && dc_direct_shares_blocks(plan);
 }
 
 size_t dc_fresh_workspace_size(const doconv_plan *plan, const doconv_fold_desc *fold)

@@ -77,11 +77,20 @@ static int by_estimate(const void *a, const void *b)
     return strcmp(x->text, y->text); /* a total order: the same list on every C library */
 }
 
-doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *asked, const doconv_plan_options *options, struct dc_candidate_list *list)
+static void sort(struct dc_candidate_list *list)
 {
-    *list = (struct dc_candidate_list){0};
-    struct dc_problem problem = *asked;
-    problem.fresh_weights = options != NULL && options->fresh_weights != 0;
+    if (list->count != 0) {
+        qsort(list->items, (size_t)list->count, sizeof *list->items, by_estimate);
+    }
+}
+
+static bool any_accepted(const struct dc_candidate_list *list)
+{
+    return list->count != 0 && list->items[0].refused == NULL;
+}
+
+static void fill(const doconv_context *ctx, const struct dc_problem *problem, const doconv_plan_options *options, struct dc_candidate_list *list)
+{
     const char *variant = options != NULL ? options->variant : NULL;
     const size_t limit = options != NULL && options->workspace_limit != 0 ? options->workspace_limit : SIZE_MAX;
     for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
@@ -93,7 +102,7 @@ doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *asked, 
         const int first = list->count;
         const char *refused = "this CPU or the ISA cap does not allow it";
         if (dc_isa_usable(kernel->isa, ctx->isa)) {
-            refused = solver->enumerate(ctx, &problem, kernel, list);
+            refused = solver->enumerate(ctx, problem, kernel, list);
         }
         if (refused != NULL) {
             struct dc_candidate none = {.kernel = kernel, .refused = refused};
@@ -109,13 +118,47 @@ doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *asked, 
             }
         }
     }
+    sort(list);
+}
+
+/* Refuses what adds in another order than the candidate that is the best on one thread. */
+static void keep_order(const doconv_context *ctx, const struct dc_problem *problem, const doconv_plan_options *options,
+                       struct dc_candidate_list *list)
+{
+    struct doconv_context alone = *ctx; /* enumerating uses no lock of it */
+    alone.threads = 1;
+    struct dc_candidate_list first = {0};
+    fill(&alone, problem, options, &first);
+    list->out_of_memory = list->out_of_memory || first.out_of_memory;
+    const int order = any_accepted(&first) ? dc_solver_of(first.items[0].kernel)->order_of_sums : -1;
+    bool some = false;
+    for (int i = 0; i < list->count; i++) {
+        some = some || (list->items[i].refused == NULL && dc_solver_of(list->items[i].kernel)->order_of_sums == order);
+    }
+    /* None of that order fits into the workspace's limit: any other is better than none. */
+    for (int i = 0; i < list->count && some; i++) {
+        struct dc_candidate *c = &list->items[i];
+        if (c->refused == NULL && dc_solver_of(c->kernel)->order_of_sums != order) {
+            c->refused = "its sums have another order than those of the family that suits the layer in training";
+        }
+    }
+    dc_free((doconv_context *)ctx, first.items);
+    sort(list);
+}
+
+doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *asked, const doconv_plan_options *options, struct dc_candidate_list *list)
+{
+    *list = (struct dc_candidate_list){0};
+    struct dc_problem problem = *asked;
+    problem.fresh_weights = options != NULL && options->fresh_weights != 0;
+    fill(ctx, &problem, options, list);
+    if (problem.fresh_weights && !list->out_of_memory) {
+        keep_order(ctx, &problem, options, list);
+    }
     if (list->out_of_memory) {
         dc_free(ctx, list->items);
         *list = (struct dc_candidate_list){0};
         return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "candidates: out of memory");
-    }
-    if (list->count != 0) {
-        qsort(list->items, (size_t)list->count, sizeof *list->items, by_estimate);
     }
     return DOCONV_OK;
 }

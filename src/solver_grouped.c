@@ -54,13 +54,18 @@ static bool stores_directly(const struct dc_problem *p, const struct dc_tensor_m
     return map->channel == 1 && stored <= vector && channel % map->block_channels + stored <= map->block_channels;
 }
 
-/* Does any vector of output channels have to be copied, or to be buffered? Blocks repeat after a few vectors, and only the last may differ otherwise. */
+/*
+ * Does any vector of output channels have to be copied, or to be buffered? Places in a block repeat after as many groups of input channels, or vectors of
+ * outputs, as a block has channels, and only the last may differ otherwise. A group has one vector or several.
+ */
 static void find_detours(const struct dc_problem *p, const struct grouped_state *s, int64_t vector, bool *copies, bool *buffers)
 {
+    const int64_t group = most(1, p->group_cout / vector), last = s->vectors - 1;
     *copies = *buffers = false;
-    for (int64_t v = 0; v < s->vectors; v = v < DC_CHANNEL_BLOCK || v == s->vectors - 1 ? v + 1 : s->vectors - 1) {
-        *copies = *copies || !reads_in_place(p, &s->src_map, vector, first_input(p, v * vector));
-        *buffers = *buffers || !stores_directly(p, &s->dst_map, vector, v * vector);
+    for (int64_t i = 0; i <= DC_CHANNEL_BLOCK; i++) {
+        const int64_t reads = i < DC_CHANNEL_BLOCK ? least(i * group, last) : last, stores = i < DC_CHANNEL_BLOCK ? least(i, last) : last;
+        *copies = *copies || !reads_in_place(p, &s->src_map, vector, first_input(p, reads * vector));
+        *buffers = *buffers || !stores_directly(p, &s->dst_map, vector, stores * vector);
     }
 }
 
@@ -133,7 +138,7 @@ static double estimate(const struct dc_problem *p, const struct dc_candidate *c,
     const double block = p->desc.src_layout == DOCONV_NHWC ? in / (double)s->row_blocks : in / (double)s->vectors;
     cycles += in / (block < 0.5 * (double)cpu->l1d_bytes ? 64.0 : block < 0.6 * (double)cpu->l2_bytes ? 32.0 : 10.0);
     if (s->strip_floats != 0) {
-        cycles += 4.0 * (double)(s->strip_floats * s->vectors * s->row_blocks) / (s->src_map.channel == 1 ? 12.0 : 5.0);
+        cycles += 4.0 * (double)s->strip_floats * (double)s->vectors * (double)s->row_blocks / (s->src_map.channel == 1 ? 12.0 : 5.0);
     }
     if (s->task_floats > s->strip_floats) {
         cycles += out / 6.0;
@@ -212,6 +217,7 @@ static doconv_status prepare(doconv_plan *plan)
     s->args.lo = p->lo;
     s->args.hi = p->hi;
     plan->state = s;
+    plan->packed_layout = dc_hash(plan->packed_layout, &s->args.chunk, sizeof s->args.chunk);
     return DOCONV_OK;
 }
 
@@ -391,6 +397,7 @@ static void execute(const doconv_plan *plan, const float *packed, const float *s
 
 const struct dc_solver dc_solver_depthwise = {
     .name = "depthwise",
+    .order_of_sums = 1,
     .op = DC_OP_DEPTHWISE,
     .enumerate = enumerate_depthwise,
     .prepare = prepare,
@@ -400,6 +407,7 @@ const struct dc_solver dc_solver_depthwise = {
 
 const struct dc_solver dc_solver_grouped = {
     .name = "grouped",
+    .order_of_sums = 2,
     .op = DC_OP_GROUPED,
     .enumerate = enumerate_grouped,
     .prepare = prepare,

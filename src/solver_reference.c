@@ -110,6 +110,7 @@ static void execute(const doconv_plan *plan, const float *packed, const float *s
 
 const struct dc_solver dc_solver_reference = {
     .name = "reference",
+    .order_of_sums = 3,
     .op = DC_OP_REFERENCE,
     .enumerate = enumerate,
     .prepare = prepare,

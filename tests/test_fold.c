@@ -474,6 +474,7 @@ static void test_arguments(void **state)
     REFUSED(DOCONV_OVERFLOW, "large", kh, huge);
     REFUSED(DOCONV_OVERFLOW, "large", kw, INT64_MAX);
     REFUSED(DOCONV_OVERFLOW, "large", d_mul, huge);
+    REFUSED(DOCONV_OVERFLOW, "large", d_mul, INT64_C(1) << 40);
 #undef REFUSED
     /* No D is for 1 x 1 with D_mul 1 alone. */
     desc = good;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Plans whose weights are made in the call, and plans that go over weights first: every candidate of some problems, in guarded memory and on several threads,
+ * Plans whose weights are made in the call, plans that go over weights first, and plans of many groups: every candidate of some problems, in guarded memory and on several threads,
  * against the double-precision oracle. Values are small integers, whose results are exact in every order of additions: any difference is an error.
  */
 #include "capped.h"
@@ -176,6 +176,48 @@ static void every_candidate(void **state)
     assert_true(CAPS == 1 || pack_orders > 0);
 }
 
+/* With weights that are packed beforehand. */
+static void run_packed(const struct rig *rig, const char *variant)
+{
+    const doconv_plan_options options = {.size = sizeof options, .variant = variant};
+    doconv_plan *plan;
+    doconv_weights *weights;
+    expect_ok(doconv_plan_create(rig->context, &rig->problem.desc, &options, &plan));
+    expect_ok(doconv_weights_create(plan, rig->weight, rig->bias, &weights));
+    struct buffer dst, workspace;
+    buffer_create(&dst, rig->problem.dst_bytes, BUFFER_GUARD_AFTER, 0);
+    buffer_create(&workspace, doconv_plan_workspace_size(plan), BUFFER_GUARD_AFTER, 0);
+    expect_ok(doconv_execute(plan, weights, rig->src, NULL, dst.data, workspace.data, workspace.bytes));
+    expect_result(rig, dst.data, variant, "packed before");
+    buffer_destroy(&dst);
+    buffer_destroy(&workspace);
+    doconv_weights_destroy(weights);
+    doconv_plan_destroy(plan);
+}
+
+/* Groups of several vectors of outputs, the first of which that ends outside of a block of inputs comes late. */
+static void many_groups(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"g18ic18ih5oc288kh3ph1:src=nChw16c,dst=nChw16c,bias", "g9ic9ih5oc144kh3ph1:src=nChw8c,dst=nChw8c,bias",
+                                        "g20ic60ih4oc320kh3ph1:src=nChw16c,dst=nChw8c,bias"};
+    enum { TEXTS = sizeof texts / sizeof texts[0] };
+    for (size_t i = 0; i < (size_t)TEXTS * CAPS; i++) {
+        struct task_order order = {.kind = TASKS_SHUFFLED, .seed = i};
+        struct rig rig;
+        rig_create(&rig, texts[i % TEXTS], caps[i / TEXTS], 2, &order);
+        struct dc_candidate_list list;
+        expect_ok(dc_enumerate(rig.context, &rig.problem, NULL, &list));
+        for (int c = 0; c < list.count; c++) {
+            if (list.items[c].refused == NULL) {
+                run_packed(&rig, list.items[c].text);
+            }
+        }
+        dc_free(rig.context, list.items);
+        rig_destroy(&rig);
+    }
+}
+
 /* Weights larger than L2 that go first, packed beforehand. */
 static void weights_first(void **state)
 {
@@ -195,20 +237,7 @@ static void weights_first(void **state)
     int found = 0;
     for (int c = 0; c < list.count && found < 3; c++) {
         if (list.items[c].refused == NULL && list.items[c].order == DC_ORDER_WEIGHTS) {
-            const doconv_plan_options options = {.size = sizeof options, .variant = list.items[c].text};
-            doconv_plan *plan;
-            doconv_weights *weights;
-            expect_ok(doconv_plan_create(rig.context, &rig.problem.desc, &options, &plan));
-            expect_ok(doconv_weights_create(plan, rig.weight, rig.bias, &weights));
-            struct buffer dst, workspace;
-            buffer_create(&dst, rig.problem.dst_bytes, BUFFER_GUARD_AFTER, 0);
-            buffer_create(&workspace, doconv_plan_workspace_size(plan), BUFFER_GUARD_AFTER, 0);
-            expect_ok(doconv_execute(plan, weights, rig.src, NULL, dst.data, workspace.data, workspace.bytes));
-            expect_result(&rig, dst.data, list.items[c].text, "packed before");
-            buffer_destroy(&dst);
-            buffer_destroy(&workspace);
-            doconv_weights_destroy(weights);
-            doconv_plan_destroy(plan);
+            run_packed(&rig, list.items[c].text);
             found++;
         }
     }
@@ -222,6 +251,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_candidate),
+        cmocka_unit_test(many_groups),
         cmocka_unit_test(weights_first),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

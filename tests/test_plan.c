@@ -264,7 +264,14 @@ static void test_foreign_weights(void **state)
         expect_refused_execute(&p, other.weights, NULL, p.workspace, p.workspace_size, DOCONV_MISMATCH, "weights");
         finish(&other);
     }
-    /* The same weights for another kernel with another packed layout. */
+    /* The same weights for another kernel with another packed layout; and for one that packs columns otherwise with another dilation. */
+    struct prepared dense = prepare("g32mb1_ic32ih9oc32kh3ph1:src=nhwc,dst=nhwc"), dilated = prepare("g32mb1_ic32ih9oc32kh3ph2dh1:src=nhwc,dst=nhwc");
+    if (strncmp(doconv_plan_variant(dense.plan), "depthwise", 9) == 0 && strncmp(doconv_plan_variant(dilated.plan), "depthwise", 9) == 0) {
+        expect_refused_execute(&dense, dilated.weights, NULL, dense.workspace, dense.workspace_size, DOCONV_MISMATCH, "weights");
+        expect_refused_execute(&dilated, dense.weights, NULL, dilated.workspace, dilated.workspace_size, DOCONV_MISMATCH, "weights");
+    }
+    finish(&dense);
+    finish(&dilated);
     doconv_plan_options options = plan_options();
     doconv_plan *reference;
     options.variant = "reference_f32@none";

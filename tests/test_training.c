@@ -319,7 +319,11 @@ static void check_layer(const char *text, struct layer *l, bool exact)
             int threads;
             bool save;
             enum buffer_place place;
-        } ways[] = {{1, false, BUFFER_GUARD_AFTER}, {1, true, BUFFER_GUARD_BEFORE}, {3, false, BUFFER_CANARIES}, {7, true, BUFFER_GUARD_AFTER}};
+        } ways[] = {{1, false, BUFFER_GUARD_AFTER},
+                    {1, true, BUFFER_GUARD_BEFORE},
+                    {3, false, BUFFER_CANARIES},
+                    {7, true, BUFFER_GUARD_AFTER},
+                    {64, false, BUFFER_CANARIES}};
         for (size_t way = 0; way < sizeof ways / sizeof ways[0]; way++) {
             struct task_order order = {.kind = TASKS_SHUFFLED};
             doconv_context *context = open_with(caps[cap], ways[way].threads, ways[way].threads > 1 ? &order : NULL);
@@ -418,7 +422,15 @@ static void feature_composition(void **state)
 static void real_values(void **state)
 {
     (void)state;
-    static const char *const texts[] = {"mb2_ic32ih14oc48kh3ph1:src=nhwc,dst=nhwc,bias", "g4_mb1_ic64ih9oc64kh3ph1sh2:src=nchw,dst=nchw"};
+    /* Estimates for several threads prefer other families of kernels for the last ones. */
+    static const char *const texts[] = {
+        "mb2_ic32ih14oc48kh3ph1:src=nhwc,dst=nhwc,bias",
+        "g4_mb1_ic64ih9oc64kh3ph1sh2:src=nchw,dst=nchw",
+        "mb1_ic84ih1oc10kh1",
+        "mb1_ic96ih1oc4kh1",
+        "g32mb1_ic256ih9oc256kh3ph1",
+        "g4mb1ic32ih28oc32kh3ph1:src=nhwc,dst=nhwc",
+    };
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         for (int composition = 0; composition <= DOCONV_COMPOSITION_FEATURE; composition++) {
             struct layer l = make_layer(texts[i], composition != 0 ? 9 : 0, DOCONV_MAPPING_PAPER, 1, false);
@@ -564,6 +576,17 @@ static void refused_layers(void **state)
     d.composition = DOCONV_COMPOSITION_KERNEL;
     d.d_mul = -1;
     expect_status(doconv_training_create(context, &d, &options, &training), DOCONV_INVALID_PROBLEM);
+    for (int composition = DOCONV_COMPOSITION_KERNEL; composition <= DOCONV_COMPOSITION_FEATURE; composition++) {
+        d.composition = (doconv_composition)composition;
+        for (int bits = 32; bits < 63; bits++) {
+            d.d_mul = INT64_C(1) << bits;
+            if (doconv_training_create(context, &d, &options, &training) == DOCONV_OK) {
+                doconv_training_destroy(training); /* it may be asked for, if not run */
+                training = NULL;
+                assert_true(bits < 40);
+            }
+        }
+    }
     assert_null(training);
     doconv_training_destroy(NULL);
     assert_int_equal(doconv_training_workspace_size(NULL), 0);
