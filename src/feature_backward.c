@@ -102,8 +102,12 @@ static void store_strip(const struct dc_feature_job *job, const struct walk *w)
     const int64_t pixels = d->h * d->w, count = w->b.count;
     for (int64_t x = 0; x < w->images * pixels && f->copies > 1; x++) {
         float *at = w->grad_strip + x * LANES;
-        for (int64_t lane = count; lane < count * f->copies; lane++) {
-            at[lane % count] += at[lane];
+        for (int64_t c = 0; c < count; c++) {
+            float sum = at[c];
+            for (int64_t lane = c + count; lane < count * f->copies; lane += count) {
+                sum += at[lane];
+            }
+            at[c] = sum;
         }
     }
     for (int64_t image = 0; image < w->images; image++) {
