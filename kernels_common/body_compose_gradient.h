@@ -31,7 +31,7 @@ static inline void columns_in(const float *base, const ptrdiff_t *lanes, int nin
 static inline void fetch_row(const float *base, ptrdiff_t offset, ptrdiff_t floats)
 {
     for (uintptr_t at = (uintptr_t)base + (uintptr_t)offset * sizeof(float), end = at + (uintptr_t)floats * sizeof(float); at < end; at += 64) {
-        __builtin_prefetch((const void *)at, 0, 3);
+        __builtin_prefetch((const void *)at, 0, 2);
     }
 }
 
@@ -124,6 +124,12 @@ static inline void run_compose_gradient(const struct dc_compose_gradient_args *a
             float *const to = begins ? totals + b * all : sums;
             for (ptrdiff_t i = 0, m = 0; i < m_tiles; i++) {
                 const ptrdiff_t m_size = m_least + (i < m_larger);
+                /* Transposing alone would wait for memory, and multiplying leaves it idle: half of the next rows come meanwhile. */
+                for (ptrdiff_t r = first + count + DC_COMPOSE_CHUNK / 2 * i / m_tiles, end = first + count + DC_COMPOSE_CHUNK / 2 * (i + 1) / m_tiles;
+                     r < end && args->blocks > 1; r++) {
+                    fetch_row(args->w, (blocks[b].row + r * args->row_step) * d_mul, V_LENGTH * d_mul);
+                    fetch_row(args->g, (blocks[b].g_row + r * args->g_step) * taps, V_LENGTH * taps);
+                }
                 for (ptrdiff_t j = 0, s = 0; j < s_tiles; j++) {
                     const ptrdiff_t s_size = s_least + (j < s_larger);
                     table[m_size - 1][s_size - 1](w_tiles + j * w_floats, g_tiles + i * g_floats, count, to + (m * d_mul + s) * V_LENGTH,
