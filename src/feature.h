@@ -34,6 +34,7 @@ struct dc_feature {
     int64_t chunk_pixels;   /* most of a chunk */
     int64_t out_blocks, out_chunk, out_chunks;
     bool in_place, direct_store;
+    bool blocks_together; /* of depthwise layers: the blocks of a chunk's pixels lie side by side in memory, and follow each other */
     ptrdiff_t strip_floats, z_floats, partial_floats, panel_floats, natural_floats, segment_floats;
     /* Forward for few pixels: rows are those of W, where it is, and lanes are pixels. */
     const struct dc_kernel *rows; /* NULL: not so */

@@ -123,17 +123,19 @@ void dc_feature_depthwise_task(void *arg, int index)
     const struct dc_feature *f = job->f;
     const struct dc_problem *p = &f->problem;
     float *const strip = job->workspace + index * f->forward_floats, *const z = strip + f->strip_floats, *const sums = z + f->z_floats;
-    float *const weights = sums + f->partial_floats, *const factors = weights + f->panel_floats;
-    const int64_t units = f->blocks * p->desc.n * f->chunks_image;
-    int64_t packed = -1;
-    for (int64_t i = units * index / f->forward_tasks; i < units * (index + 1) / f->forward_tasks; i++) {
-        const int64_t number = i / f->chunks_image / p->desc.n, image = i / f->chunks_image % p->desc.n;
-        const int64_t y0 = i % f->chunks_image * f->height, y1 = least(p->hout, y0 + f->height), pixels = (y1 - y0) * p->wout;
+    const int64_t chunks = p->desc.n * f->chunks_image, units = f->blocks * chunks, first = units * index / f->forward_tasks;
+    int64_t packed = 0; /* blocks: all that the task meets, or the last alone */
+    for (int64_t i = first; i < units * (index + 1) / f->forward_tasks; i++) {
+        const int64_t number = f->blocks_together ? i % f->blocks : i / chunks, chunk = f->blocks_together ? i / f->blocks : i % chunks;
+        const int64_t image = chunk / f->chunks_image, y0 = chunk % f->chunks_image * f->height;
+        const int64_t y1 = least(p->hout, y0 + f->height), pixels = (y1 - y0) * p->wout;
         const struct dc_feature_block b = block_of(f, 0, number);
-        if (packed != number) {
+        float *const weights = sums + f->partial_floats + (f->blocks_together ? number * (f->panel_floats + f->factors_floats) : 0);
+        float *const factors = weights + f->panel_floats;
+        if (f->blocks_together ? packed < f->blocks : i == first || chunk == 0) {
             dc_feature_pack_factors(job, &b, factors);
             dc_feature_depthwise_pack_weights(job, &b, weights);
-            packed = number;
+            packed++;
         }
         dc_feature_make_z_of(job, &b, factors, image, y0, y1, strip, LANES, z, f->chunk_pixels * LANES);
         for (int64_t t = 0; t < f->multiplier; t++) {

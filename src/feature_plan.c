@@ -187,8 +187,16 @@ static void plan_depthwise(struct dc_feature *f)
     f->wide = f->direct;
     f->natural = true; /* Z by steps */
     f->walk_rows = f->height = most(1, least(p->hout, WALK_PIXELS / p->wout));
+    f->blocks_together = d->src_layout == DOCONV_NHWC;
+    const double l2 = (double)dc_cpu_probe()->l2_bytes, row = (double)d->w * (double)d->cin * sizeof(float);
+    if (f->blocks_together && (double)d->h * row > l2 / 2.0) {
+        /* What all blocks read of src stays in a quarter of L2. */
+        const double height = (l2 / 4.0 / row - (double)((d->kh - 1) * d->dilation_h)) / (double)d->stride_h;
+        f->height = height < (double)f->height ? most(1, (int64_t)height) : f->height;
+    }
     f->walk_images = f->images = 1;
-    f->walk_pixels = f->chunk_pixels = f->height * p->wout;
+    f->walk_pixels = f->walk_rows * p->wout;
+    f->chunk_pixels = f->height * p->wout;
     f->chunks_image = divide_up(p->hout, f->height);
     const bool copies = !f->in_place || f->group_cin % LANES != 0;
     const int64_t strip_rows = least(d->h, (f->height - 1) * d->stride_h + (d->kh - 1) * d->dilation_h + 1);
@@ -196,13 +204,14 @@ static void plan_depthwise(struct dc_feature *f)
     f->z_floats = f->steps * f->chunk_pixels * LANES;
     f->partial_floats = (f->chunk_pixels + DC_TILE_SLACK) * LANES;
     f->panel_floats = f->multiplier * f->d_mul * LANES;
-    f->forward_floats = f->strip_floats + f->z_floats + f->partial_floats + f->panel_floats + f->factors_floats;
+    f->forward_floats =
+        f->strip_floats + f->z_floats + f->partial_floats + (f->blocks_together ? f->blocks : 1) * (f->panel_floats + f->factors_floats);
     f->forward_tasks = (int)least(f->ctx->threads, f->blocks * d->n * f->chunks_image);
     f->planes_in_place = f->pixels_in_place = true; /* neither is needed */
     f->image_floats = copies ? (d->h * d->w + DC_TILE_SLACK) * LANES : 0;
     f->walk_floats = f->multiplier * f->walk_pixels * LANES; /* dst's gradient */
     f->weight_floats = f->panel_floats;
-    f->backward_floats = 2 * f->image_floats + 2 * f->walk_floats + f->z_floats + 2 * f->weight_floats + 2 * f->factors_floats;
+    f->backward_floats = 2 * f->image_floats + 2 * f->walk_floats + f->steps * f->walk_pixels * LANES + 2 * f->weight_floats + 2 * f->factors_floats;
     f->backward_tasks = (int)least(f->ctx->threads, f->blocks);
 }
 
