@@ -7,6 +7,7 @@
 #define TILE_ROWS 3
 #define HOLD_TAPS 0
 #define NINES 1
+#define OCTETS 1 /* octet_in() */
 #define NINES_TILE 1 /* compose_nines() */
 
 static inline vec join_rows(const float *base, const ptrdiff_t *lanes)
@@ -49,6 +50,25 @@ static inline void transpose_quads(vec *a, vec *b, vec *c, vec *d)
     *b = _mm512_shuffle_ps(low0, low1, 0xee);
     *c = _mm512_shuffle_ps(high0, high1, 0x44);
     *d = _mm512_shuffle_ps(high0, high1, 0xee);
+}
+
+/* to[column * stride + lane] = base[lanes[lane] + column], eight columns: halves of 8 rows each, transposed in quarters of 4 x 4, which then change places. */
+static inline void octet_in(const float *base, const ptrdiff_t *lanes, float *to, ptrdiff_t stride)
+{
+#define OCTET_LOAD(i)                                                                                                                                \
+    const vec r##i = _mm512_insertf32x8(_mm512_castps256_ps512(_mm256_loadu_ps(base + lanes[i])), _mm256_loadu_ps(base + lanes[8 + (i)]), 1);
+    OCTET_LOAD(0) OCTET_LOAD(1) OCTET_LOAD(2) OCTET_LOAD(3) OCTET_LOAD(4) OCTET_LOAD(5) OCTET_LOAD(6) OCTET_LOAD(7)
+    vec a0 = r0, a1 = r1, a2 = r2, a3 = r3, b0 = r4, b1 = r5, b2 = r6, b3 = r7;
+    transpose_quads(&a0, &a1, &a2, &a3);
+    transpose_quads(&b0, &b1, &b2, &b3);
+/* Of rows 0 to 3 and 8 to 11 in a, and of 4 to 7 and 12 to 15 in b: column c in the even quarters, column c + 4 in the odd ones. */
+#define OCTET_STORE(c)                                                                                                                               \
+    {                                                                                                                                                \
+        const __m512d a = _mm512_castps_pd(a##c), b = _mm512_castps_pd(b##c);                                                                        \
+        v_store(to + (c)*stride, _mm512_castpd_ps(_mm512_mask_permutex_pd(a, 0xcc, b, 0x44)));                                                       \
+        v_store(to + ((c) + 4) * stride, _mm512_castpd_ps(_mm512_mask_permutex_pd(b, 0x33, a, 0xee)));                                               \
+    }
+    OCTET_STORE(0) OCTET_STORE(1) OCTET_STORE(2) OCTET_STORE(3)
 }
 
 /*
@@ -123,7 +143,7 @@ static __attribute__((noinline)) void nines_out(const float *src, float *dst, pt
 #define ROW_BYTES (9 * 16 * sizeof(float))
 #define TURN(v, lanes) _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(v), _mm512_castps_si512(v), (lanes) % 16))
 /* A step of the sums: column s of W against its nine vectors of D, from memory. */
-#define NINE_FMA(s, m) a##m = v_accumulate_from(w##s, d + ((s)*9 + (m)) * 16, a##m);
+#define NINE_FMA(s, m) a##m = v_accumulate_from(w##s, d + ((m)*9 + (s)) * 16, a##m);
 #define NINE_STEP(s)                                                                                                                                 \
     NINE_FMA(s, 0)                                                                                                                                   \
     NINE_FMA(s, 1) NINE_FMA(s, 2) NINE_FMA(s, 3) NINE_FMA(s, 4) NINE_FMA(s, 5) NINE_FMA(s, 6) NINE_FMA(s, 7) NINE_FMA(s, 8)

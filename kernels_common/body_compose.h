@@ -8,6 +8,7 @@
  *   join_few(base, lanes, n)       the same with n < 4 floats of each row; the others are zero
  *   split_rows, split_few          their inverses
  *   transpose_quads(a, b, c, d)    transposes 4 x 4 floats in each quarter (half, whole) of the vectors, in place
+ * and, where OCTETS is defined, octet_in(base, lanes, to, stride), which is rows_in() of eight columns,
  * and, where NINES is 1, for vectors of consecutive rows of nine floats: for r in [0, rows)
  *   nines_in(src, src_step, rows, dst)   dst[(s * rows + r) * V_LENGTH + lane] = src[r * src_step + lane * 9 + s]
  *   nines_out(src, dst, dst_step, rows)  dst[r * dst_step + lane * 9 + m] = src[(r * 9 + m) * V_LENGTH + lane]
@@ -72,7 +73,7 @@ typedef void compose_fn(const float *d, const float *w, ptrdiff_t count, float *
         TAPS_##P(ROWS_##R, COMPOSE_STORE)                                                                                                            \
     }
 
-/* dst[column * stride + lane] = base[lanes[lane] + column]. Four columns at a time; the last four may overlap those before. */
+/* dst[column * stride + lane] = base[lanes[lane] + column]. Eight or four columns at a time; the last four may overlap those before. */
 static inline void rows_in(const float *base, const ptrdiff_t *lanes, ptrdiff_t columns, float *dst, ptrdiff_t stride)
 {
     if (columns < 4) {
@@ -86,7 +87,17 @@ static inline void rows_in(const float *base, const ptrdiff_t *lanes, ptrdiff_t 
         }
         return;
     }
-    for (ptrdiff_t j = 0;; j = j + 8 <= columns ? j + 4 : columns - 4) {
+    ptrdiff_t j = 0;
+#ifdef OCTETS
+    for (; j + 8 <= columns; j += 8) {
+        octet_in(base + j, lanes, dst + j * stride, stride);
+    }
+    if (j == columns) {
+        return;
+    }
+    j = j + 4 <= columns ? j : columns - 4;
+#endif
+    for (;; j = j + 8 <= columns ? j + 4 : columns - 4) {
         vec a = join_rows(base + j, lanes), b = join_rows(base + j, lanes + 1), c = join_rows(base + j, lanes + 2),
             d = join_rows(base + j, lanes + 3);
         transpose_quads(&a, &b, &c, &d);
@@ -151,6 +162,24 @@ static inline void prepare_taps(const struct dc_compose_args *args, const ptrdif
     }
 }
 
+#ifdef NINES_TILE
+/* All of a block's D, [tap][s][lane]. */
+static inline void prepare_nines(const struct dc_compose_args *args, const ptrdiff_t *channels, float *to)
+{
+    ptrdiff_t lanes[V_LENGTH];
+    for (int i = 0; i < V_LENGTH; i++) {
+        lanes[i] = channels[i] * 81;
+    }
+    rows_in(args->d, lanes, 81, to, V_LENGTH);
+    if (args->repeated != 0) {
+        for (ptrdiff_t m = 0; m < 9; m++) {
+            float *at = to + m * (9 + 1) * V_LENGTH;
+            v_store(at, v_add(v_load(at), v_set1(1.0f)));
+        }
+    }
+}
+#endif
+
 /* A block of lanes: places of its rows, in floats from its first lane's. */
 struct compose_block {
     const float *w;
@@ -205,7 +234,7 @@ static inline void run_compose(const struct dc_compose_args *args, compose_fn *c
             for (int lane = 0; lane < V_LENGTH; lane++) {
                 channels[lane] = args->channels[b * V_LENGTH + NINES_ORDER(lane)];
             }
-            prepare_taps(args, channels, 0, 9, taps + b * block_floats);
+            prepare_nines(args, channels, taps + b * block_floats);
         }
         const ptrdiff_t pass = args->far_rows != 0 ? args->far_rows : args->steps;
         struct nines nines = {.blocks = blocks, .d = taps, .count = args->blocks, .d_step = block_floats, .ahead = args->far_rows};
