@@ -7,6 +7,8 @@
 #define TILE_ROWS 4
 #define HOLD_TAPS 1
 #define NINES 1
+#define OCTETS 0
+#define OUTPUT_LANES 0
 
 static inline vec join_rows(const float *base, const ptrdiff_t *lanes)
 {

@@ -8,12 +8,12 @@
  *   join_few(base, lanes, n)       the same with n < 4 floats of each row; the others are zero
  *   split_rows, split_few          their inverses
  *   transpose_quads(a, b, c, d)    transposes 4 x 4 floats in each quarter (half, whole) of the vectors, in place
- * and, where OCTETS is defined, octet_in(base, lanes, to, stride), which is rows_in() of eight columns,
+ * and, where OCTETS is 1, octet_in(base, lanes, to, stride), which is rows_in() of eight columns,
  * and, where NINES is 1, for vectors of consecutive rows of nine floats: for r in [0, rows)
  *   nines_in(src, src_step, rows, dst)   dst[(s * rows + r) * V_LENGTH + lane] = src[r * src_step + lane * 9 + s]
  *   nines_out(src, dst, dst_step, rows)  dst[r * dst_step + lane * 9 + m] = src[(r * 9 + m) * V_LENGTH + lane]
- * and, where NINES_TILE is defined, all of it for nine taps and D_mul 9 without a detour through memory:
- *   compose_nines(struct nines)   with channel NINES_ORDER(lane) in each lane of D; defined after this file
+ * and, where OUTPUT_LANES is 1, all of it for nine taps and D_mul 9 another way:
+ *   compose_nines(struct nines), defined after this file
  */
 #ifndef DOCONV_BODY_COMPOSE_H
 #define DOCONV_BODY_COMPOSE_H
@@ -88,7 +88,7 @@ static inline void rows_in(const float *base, const ptrdiff_t *lanes, ptrdiff_t 
         return;
     }
     ptrdiff_t j = 0;
-#ifdef OCTETS
+#if OCTETS
     for (; j + 8 <= columns; j += 8) {
         octet_in(base + j, lanes, dst + j * stride, stride);
     }
@@ -147,50 +147,46 @@ static inline void prepare_taps(const struct dc_compose_args *args, const ptrdif
     for (int i = 0; i < V_LENGTH; i++) {
         lanes[i] = channels[i] * args->taps * args->d_mul;
     }
-    const ptrdiff_t tiles = (count + TILE_TAPS - 1) / TILE_TAPS, end = m0 + count;
-    for (ptrdiff_t i = 0, m = m0; m < end; i++) {
+    const ptrdiff_t tiles = (count + TILE_TAPS - 1) / TILE_TAPS;
+    for (ptrdiff_t i = 0, m = m0; i < tiles; i++) {
         const ptrdiff_t taps = count / tiles + (i < count % tiles);
-        for (ptrdiff_t j = 0; j < taps; j++, m++) {
-            float *tap = to + j * V_LENGTH;
-            rows_in(args->d + m * args->d_mul, lanes, args->d_mul, tap, taps * V_LENGTH);
-            for (ptrdiff_t s = m; s < args->repeated; s += args->taps) {
-                float *at = tap + s * taps * V_LENGTH;
+        if (args->d_turned) {
+            for (ptrdiff_t s = 0; s < args->d_mul; s++) {
+                rows_in(args->d + s * args->taps + m, lanes, taps, to + s * taps * V_LENGTH, V_LENGTH);
+            }
+        } else {
+            for (ptrdiff_t j = 0; j < taps; j++) {
+                rows_in(args->d + (m + j) * args->d_mul, lanes, args->d_mul, to + j * V_LENGTH, taps * V_LENGTH);
+            }
+        }
+        /* The identity repeats along what D_mul is of the layer: that is taps, where D is turned. */
+        const ptrdiff_t period = args->d_turned ? args->d_mul : args->taps;
+        for (ptrdiff_t r = 0; r < args->repeated; r++) {
+            const ptrdiff_t tap = (args->d_turned ? r : r % period) - m, s = args->d_turned ? r % period : r;
+            if (tap >= 0 && tap < taps) {
+                float *const at = to + (s * taps + tap) * V_LENGTH;
                 v_store(at, v_add(v_load(at), v_set1(1.0f)));
             }
         }
         to += taps * args->d_mul * V_LENGTH;
+        m += taps;
     }
 }
-
-#ifdef NINES_TILE
-/* All of a block's D, [tap][s][lane]. */
-static inline void prepare_nines(const struct dc_compose_args *args, const ptrdiff_t *channels, float *to)
-{
-    ptrdiff_t lanes[V_LENGTH];
-    for (int i = 0; i < V_LENGTH; i++) {
-        lanes[i] = channels[i] * 81;
-    }
-    rows_in(args->d, lanes, 81, to, V_LENGTH);
-    if (args->repeated != 0) {
-        for (ptrdiff_t m = 0; m < 9; m++) {
-            float *at = to + m * (9 + 1) * V_LENGTH;
-            v_store(at, v_add(v_load(at), v_set1(1.0f)));
-        }
-    }
-}
-#endif
 
 /* A block of lanes: places of its rows, in floats from its first lane's. */
 struct compose_block {
+    const ptrdiff_t *channels;
     const float *w;
     float *weight;
     int nines_in, nines_out; /* whole rows of nine floats, one after another */
     ptrdiff_t w_lanes[V_LENGTH], weight_lanes[V_LENGTH];
 };
 
-static inline void place_block(const struct dc_compose_args *args, const ptrdiff_t *rows, const ptrdiff_t *results, struct compose_block *block)
+static inline void place_block(const struct dc_compose_args *args, ptrdiff_t b, struct compose_block *block)
 {
+    const ptrdiff_t *const rows = args->rows + b * V_LENGTH, *const results = args->results + b * V_LENGTH;
     int rows_follow = 1, results_follow = 1;
+    block->channels = args->channels + b * V_LENGTH;
     for (int i = 0; i < V_LENGTH; i++) {
         const ptrdiff_t row = rows[i] - rows[0], result = results[i] - results[0];
         block->w_lanes[i] = row * args->d_mul;
@@ -204,15 +200,60 @@ static inline void place_block(const struct dc_compose_args *args, const ptrdiff
     block->nines_out = NINES && results_follow && args->taps == 9 && args->panel == 9;
 }
 
-#ifdef NINES_TILE
-/* Some rows of each of some blocks, as tiles have D. Steps and offsets are in floats. */
+#if OUTPUT_LANES
+/* Rows of some blocks, all of whose channels follow each other. Steps are in floats. */
 struct nines {
-    const struct compose_block *blocks;
-    const float *d; /* the first block's */
-    ptrdiff_t count, d_step, rows, w_offset, w_step, weight_offset, weight_step;
-    ptrdiff_t ahead; /* how many rows on memory is prefetched; 0: it isn't */
+    const float *w, *d;
+    float *weight;
+    ptrdiff_t channels, rows, w_step, weight_step; /* channels: a multiple of V_LENGTH */
+    int d_turned, identity, in_memory;
 };
 static void compose_nines(const struct nines *of);
+
+static inline int channels_follow(const ptrdiff_t *channels)
+{
+    int follow = 1;
+    for (int i = 1; i < V_LENGTH; i++) {
+        follow = follow && channels[i] == channels[0] + i;
+    }
+    return follow;
+}
+
+/* Composes the blocks that compose_nines() takes, which hangs on nothing but the block itself. Leaves the others, and returns their number. */
+static inline ptrdiff_t compose_all_nines(const struct dc_compose_args *args, struct compose_block *blocks, ptrdiff_t count)
+{
+    ptrdiff_t others = 0;
+    struct nines nines = {.w_step = args->row_step * 9,
+                          .weight_step = args->result_step * 9,
+                          .rows = args->steps,
+                          .d_turned = args->d_turned,
+                          .identity = args->repeated != 0,
+                          .in_memory = args->in_memory};
+    for (ptrdiff_t b = 0; b < count; b++) {
+        const struct compose_block *block = &blocks[b];
+        if (!block->nines_in || !block->nines_out || !channels_follow(block->channels)) {
+            blocks[others++] = *block;
+            continue;
+        }
+        const float *const d = args->d + block->channels[0] * 81;
+        const int goes_on = nines.channels != 0 && block->w == nines.w + nines.channels * 9 && block->weight == nines.weight + nines.channels * 9 &&
+                            d == nines.d + nines.channels * 81;
+        if (!goes_on) {
+            if (nines.channels != 0) {
+                compose_nines(&nines);
+            }
+            nines.w = block->w;
+            nines.d = d;
+            nines.weight = block->weight;
+            nines.channels = 0;
+        }
+        nines.channels += V_LENGTH;
+    }
+    if (nines.channels != 0) {
+        compose_nines(&nines);
+    }
+    return others;
+}
 #endif
 
 static inline void run_compose(const struct dc_compose_args *args, compose_fn *const table[TILE_ROWS][TILE_TAPS])
@@ -220,45 +261,26 @@ static inline void run_compose(const struct dc_compose_args *args, compose_fn *c
     const ptrdiff_t d_mul = args->d_mul, block_floats = args->panel * d_mul * V_LENGTH;
     float *const taps = args->scratch, *const rows = taps + args->blocks * block_floats, *const sums = rows + TILE_ROWS * d_mul * V_LENGTH;
     struct compose_block blocks[DC_COMPOSE_BLOCKS];
-    for (ptrdiff_t b = 0; b < args->blocks; b++) {
-        place_block(args, args->rows + b * V_LENGTH, args->results + b * V_LENGTH, &blocks[b]);
+    ptrdiff_t count = args->blocks;
+    for (ptrdiff_t b = 0; b < count; b++) {
+        place_block(args, b, &blocks[b]);
     }
-#ifdef NINES_TILE
-    int all_nines = 1;
-    for (ptrdiff_t b = 0; b < args->blocks; b++) {
-        all_nines = all_nines && blocks[b].nines_in && blocks[b].nines_out;
-    }
-    if (all_nines) {
-        for (ptrdiff_t b = 0; b < args->blocks; b++) {
-            ptrdiff_t channels[V_LENGTH];
-            for (int lane = 0; lane < V_LENGTH; lane++) {
-                channels[lane] = args->channels[b * V_LENGTH + NINES_ORDER(lane)];
-            }
-            prepare_nines(args, channels, taps + b * block_floats);
-        }
-        const ptrdiff_t pass = args->far_rows != 0 ? args->far_rows : args->steps;
-        struct nines nines = {.blocks = blocks, .d = taps, .count = args->blocks, .d_step = block_floats, .ahead = args->far_rows};
-        nines.w_step = args->row_step * 9;
-        nines.weight_step = args->result_step * 9;
-        for (ptrdiff_t first = 0; first < args->steps; first += pass) {
-            nines.rows = args->steps - first < pass ? args->steps - first : pass;
-            nines.w_offset = first * nines.w_step;
-            nines.weight_offset = first * nines.weight_step;
-            compose_nines(&nines);
-        }
+#if OUTPUT_LANES
+    count = compose_all_nines(args, blocks, count);
+    if (count == 0) {
         return;
     }
 #endif
     const ptrdiff_t groups = (args->steps + TILE_ROWS - 1) / TILE_ROWS;
     for (ptrdiff_t m0 = 0; m0 < args->taps; m0 += args->panel) {
-        const ptrdiff_t count = args->taps - m0 < args->panel ? args->taps - m0 : args->panel;
-        const ptrdiff_t tiles = (count + TILE_TAPS - 1) / TILE_TAPS;
-        for (ptrdiff_t b = 0; b < args->blocks; b++) {
-            prepare_taps(args, args->channels + b * V_LENGTH, m0, count, taps + b * block_floats);
+        const ptrdiff_t panel = args->taps - m0 < args->panel ? args->taps - m0 : args->panel;
+        const ptrdiff_t tiles = (panel + TILE_TAPS - 1) / TILE_TAPS;
+        for (ptrdiff_t b = 0; b < count; b++) {
+            prepare_taps(args, blocks[b].channels, m0, panel, taps + b * block_floats);
         }
         for (ptrdiff_t g = 0, step = 0; g < groups; g++) {
             const ptrdiff_t group = args->steps / groups + (g < args->steps % groups);
-            for (ptrdiff_t b = 0; b < args->blocks; b++) {
+            for (ptrdiff_t b = 0; b < count; b++) {
                 const struct compose_block *block = &blocks[b];
                 const float *w = block->w + step * args->row_step * d_mul;
                 float *weight = block->weight + step * args->result_step * args->taps + m0;
@@ -271,8 +293,8 @@ static inline void run_compose(const struct dc_compose_args *args, compose_fn *c
                 }
                 const float *tile = taps + b * block_floats;
                 for (ptrdiff_t i = 0, m = 0; i < tiles; i++) {
-                    const ptrdiff_t size = count / tiles + (i < count % tiles);
-                    table[group - 1][size - 1](tile, rows, d_mul, sums + m * V_LENGTH, count * V_LENGTH);
+                    const ptrdiff_t size = panel / tiles + (i < panel % tiles);
+                    table[group - 1][size - 1](tile, rows, d_mul, sums + m * V_LENGTH, panel * V_LENGTH);
                     tile += size * d_mul * V_LENGTH;
                     m += size;
                 }
@@ -280,7 +302,7 @@ static inline void run_compose(const struct dc_compose_args *args, compose_fn *c
                     nines_out(sums, weight, args->result_step * args->taps, group);
                 } else {
                     for (ptrdiff_t r = 0; r < group; r++) {
-                        rows_out(sums + r * count * V_LENGTH, count, weight + r * args->result_step * args->taps, block->weight_lanes);
+                        rows_out(sums + r * panel * V_LENGTH, panel, weight + r * args->result_step * args->taps, block->weight_lanes);
                     }
                 }
             }

@@ -48,7 +48,7 @@ static inline void add_vectors(float *to, const float *from, ptrdiff_t count)
 struct gradient_block {
     ptrdiff_t row, g_row;      /* the first lane's */
     int rows_follow, g_follow; /* the rows of its lanes follow each other */
-    int nines;                 /* nine columns of both are turned as NINES_ORDER says */
+    int nines;                 /* nine columns of both, whose lanes are in NINES_ORDER */
     ptrdiff_t w_lanes[V_LENGTH], g_lanes[V_LENGTH], d_lanes[V_LENGTH];
 };
 
@@ -64,13 +64,13 @@ static inline void place_gradient_block(const struct dc_compose_gradient_args *a
         block->rows_follow = block->rows_follow && rows[i] - rows[0] == i;
         block->g_follow = block->g_follow && g_rows[i] - g_rows[0] == i;
     }
-#ifdef NINES_TILE
+#if OUTPUT_LANES
     block->nines = block->rows_follow && block->g_follow && args->taps == 9 && args->d_mul == 9;
 #else
     block->nines = 0;
 #endif
     for (int i = 0; i < V_LENGTH; i++) {
-#ifdef NINES_TILE
+#if OUTPUT_LANES
         const int lane = block->nines ? NINES_ORDER(i) : i;
 #else
         const int lane = i;
@@ -106,7 +106,7 @@ static inline void run_compose_gradient(const struct dc_compose_gradient_args *a
                 if (block->g_follow) {
                     fetch_row(args->g, (g_row + ROWS_AHEAD * args->g_step) * taps, V_LENGTH * taps);
                 }
-#ifdef NINES_TILE
+#if OUTPUT_LANES
                 if (block->nines) {
                     nines_columns(args->w + row * 9, w_tiles + r * 9 * V_LENGTH, 3 * V_LENGTH);
                     nines_columns(args->g + g_row * 9, g_tiles + r * 3 * V_LENGTH, g_floats);

@@ -199,6 +199,8 @@ struct dc_gather_args {
  * is a channel of D with every row of W that meets it: for each lane l of each block, t in [0, steps), m in [0, taps), with r = rows[l] + t * row_step,
  *   weight[results[l] + t * result_step][m] =
  *       sum over s in [0, d_mul), in order, of (d[channels[l]][m][s] + (s < repeated && s % taps == m ? 1 : 0)) * w[r][s]
+ * or, for the gradient of W, with d[channels[l]][s][m] + (m < repeated && m % d_mul == s ? 1 : 0). A kernel may begin sums with what the identity adds instead,
+ * but then does so for every row of a lane's channel, and whatever the lane's place.
  * Lanes may repeat one another: they write the same bits to the same place. Blocks share transposed rows of D, so all of them should fit in L1.
  */
 struct dc_compose_args {
@@ -208,9 +210,10 @@ struct dc_compose_args {
     ptrdiff_t blocks;                           /* 1..DC_COMPOSE_BLOCKS */
     ptrdiff_t row_step, result_step, steps;     /* steps >= 1 */
     ptrdiff_t taps, d_mul, repeated;
-    ptrdiff_t panel;    /* taps whose D is transposed at a time, 1..taps */
-    ptrdiff_t far_rows; /* 0: rows are near. Else they may come from far: compose so many of each block at a time, and prefetch as many after them */
-    float *scratch;     /* 64-byte aligned: vector * (blocks * panel * d_mul + tile_channels / vector * (d_mul + panel)) floats */
+    int d_turned;    /* D's channels are d_mul x taps */
+    int in_memory;   /* rows come from there rather than from a cache: prefetching many of them pays */
+    ptrdiff_t panel; /* taps whose D is transposed at a time, 1..taps */
+    float *scratch;  /* 64-byte aligned: vector * (blocks * panel * d_mul + tile_channels / vector * (d_mul + panel)) floats */
 };
 
 /* Rows whose products a composing kernel sums before it adds them to those of the rows before. */

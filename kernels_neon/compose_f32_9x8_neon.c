@@ -6,6 +6,8 @@
 #define TILE_ROWS 2
 #define HOLD_TAPS 0
 #define NINES 0
+#define OCTETS 0
+#define OUTPUT_LANES 0
 
 static inline vec join_rows(const float *base, const ptrdiff_t *lanes)
 {

@@ -296,15 +296,13 @@ void dc_fold_gradient_run(const doconv_context *ctx, const doconv_fold_desc *des
 
 /*
  * The same a part at a time, on the calling thread: for some inputs, all outputs in order, DC_COMPOSE_CHUNK or a multiple of them (the last may be fewer) in
- * each call, with the same scratch, 64-byte aligned; d_turned is what dc_fold_gradient_turn() makes of D before. grad_weight has the part alone: outs x ins
- * x taps. grad_w or grad_d NULL: not wanted. Bitwise what dc_fold_gradient_run() gives.
+ * each call, with the same scratch, 64-byte aligned. grad_weight has the part alone: outs x ins x taps. grad_w or grad_d NULL: not wanted. Bitwise what
+ * dc_fold_gradient_run() gives.
  */
 int64_t dc_fold_gradient_part_inputs(const doconv_context *ctx, const doconv_fold_desc *desc); /* most that a part has; 0: no parts */
 size_t dc_fold_gradient_part_floats(const doconv_context *ctx, const doconv_fold_desc *desc);
-size_t dc_fold_gradient_turned_floats(const doconv_fold_desc *desc);
-void dc_fold_gradient_turn(const doconv_context *ctx, const doconv_fold_desc *desc, const float *d, float *d_turned);
-void dc_fold_gradient_part(const doconv_context *ctx, const doconv_fold_desc *desc, const struct dc_fold_part *part, const float *w,
-                           const float *d_turned, const float *grad_weight, float *grad_w, float *grad_d, float *scratch);
+void dc_fold_gradient_part(const doconv_context *ctx, const doconv_fold_desc *desc, const struct dc_fold_part *part, const float *w, const float *d,
+                           const float *grad_weight, float *grad_w, float *grad_d, float *scratch);
 
 /* --------------------------------------------------------------------------------------------- feature.c */
 struct dc_feature;

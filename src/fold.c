@@ -44,15 +44,17 @@ doconv_status dc_fold_check(doconv_context *ctx, const doconv_fold_desc *desc)
 
 struct job {
     const doconv_fold_desc *desc;
+    bool gradient; /* desc is turned() of the layer's, which D's channels are laid out by */
     const float *w, *d;
     float *weight;
     int tasks;
     /* With a kernel: */
     const struct dc_kernel *kernel;
-    int64_t blocks;            /* vectors of channels of D in all */
-    int block_parts;           /* tasks are parts of the blocks x parts of the rows that meet a channel */
-    ptrdiff_t blocks_a_call;   /* which the kernel shares rows over */
-    ptrdiff_t panel, far_rows; /* of dc_compose_args */
+    int64_t blocks;          /* vectors of channels of D in all */
+    int block_parts;         /* tasks are parts of the blocks x parts of the rows that meet a channel */
+    ptrdiff_t blocks_a_call; /* which the kernel shares rows over */
+    ptrdiff_t panel;         /* of dc_compose_args */
+    bool in_memory;
     float *scratch;
     size_t scratch_floats; /* a task's */
     /* inputs 0: W and the weight have all rows. Else w has those of some outputs and inputs only. */
@@ -80,11 +82,19 @@ static struct row_series rows_of(const doconv_fold_desc *desc, int64_t channel)
     }
 }
 
+/* How much of D_mul the identity is added to. */
+static int64_t repeated_of(const struct job *job)
+{
+    const doconv_fold_desc *desc = job->desc;
+    const int64_t kernel = desc->kh * desc->kw, taps = job->gradient ? desc->d_mul : kernel, d_mul = job->gradient ? kernel : desc->d_mul;
+    return desc->add_identity ? d_mul / taps * taps : 0;
+}
+
 /* Channels [first, end) of D, and rows [start, stop) of those that meet each, without a kernel. */
 static void fold_portably(const struct job *job, int64_t first, int64_t end, int64_t start, int64_t stop)
 {
     const doconv_fold_desc *desc = job->desc;
-    const int64_t taps = desc->kh * desc->kw, d_mul = desc->d_mul, repeated = desc->add_identity ? d_mul / taps * taps : 0;
+    const int64_t taps = desc->kh * desc->kw, d_mul = desc->d_mul, repeated = repeated_of(job);
     for (int64_t channel = first; channel < end; channel++) {
         const struct row_series rows = rows_of(desc, channel);
         for (int64_t t = start; t < stop; t++) {
@@ -140,9 +150,10 @@ static void compose(const struct job *job, float *scratch, int64_t first, int64_
         .steps = steps,
         .taps = taps,
         .d_mul = desc->d_mul,
-        .repeated = desc->add_identity ? desc->d_mul / taps * taps : 0,
+        .repeated = repeated_of(job),
+        .d_turned = job->gradient,
+        .in_memory = job->in_memory,
         .panel = job->panel,
-        .far_rows = job->far_rows,
         .scratch = scratch,
     };
     job->kernel->compose(&args);
@@ -181,11 +192,22 @@ static void fold_task(void *arg, int index)
                 job->blocks * (block_part + 1) / job->block_parts, group_cout * row_part / row_parts, group_cout * (row_part + 1) / row_parts);
 }
 
-/* Do the rows of W and of the weight come from beyond L2? */
+/* Of W and of the weight. */
+static double bytes_of_rows(const doconv_fold_desc *desc)
+{
+    return 4.0 * (double)(desc->cout * (desc->cin / desc->groups)) * (double)(desc->kh * desc->kw + desc->d_mul);
+}
+
+/* Do these come from beyond L2? */
 static bool rows_are_far(const doconv_fold_desc *desc)
 {
-    const double bytes = 4.0 * (double)(desc->cout * (desc->cin / desc->groups)) * (double)(desc->kh * desc->kw + desc->d_mul);
-    return bytes > 0.75 * (double)dc_cpu_probe()->l2_bytes;
+    return bytes_of_rows(desc) > 0.75 * (double)dc_cpu_probe()->l2_bytes;
+}
+
+/* From beyond L3 even, which others use as well, so that a part of its size may be too much already? */
+static bool rows_are_in_memory(const doconv_fold_desc *desc)
+{
+    return rows_are_far(desc) && bytes_of_rows(desc) > 0.25 * (double)dc_cpu_probe()->l3_bytes;
 }
 
 /*
@@ -210,16 +232,10 @@ static void choose(const doconv_context *ctx, struct job *job)
     const int64_t fitting = cpu->l2_bytes / 4 / (int64_t)sizeof(float) / tap_floats, tile = job->kernel->tile_pixels;
     job->blocks = (desc->cin + vector - 1) / vector;
     job->panel = least(taps, fitting < tile ? tile : fitting);
-    const bool far = rows_are_far(desc);
-    const int64_t room = far ? cpu->l2_bytes / 3 : cpu->l1d_bytes * 2 / 3, fit = room / (int64_t)sizeof(float) / (job->panel * tap_floats);
+    job->in_memory = rows_are_in_memory(desc);
+    const int64_t room = rows_are_far(desc) ? cpu->l2_bytes / 3 : cpu->l1d_bytes * 2 / 3,
+                  fit = room / (int64_t)sizeof(float) / (job->panel * tap_floats);
     job->blocks_a_call = fit < 1 ? 1 : least(least(fit, DC_COMPOSE_BLOCKS), job->blocks);
-    if (far) {
-        /* Rows that are composed and rows that are prefetched are in L2 together, beside D: but more than 16 don't need D any less. */
-        const int64_t d_bytes = job->blocks_a_call * job->panel * tap_floats * (int64_t)sizeof(float);
-        const int64_t row_bytes = job->blocks_a_call * vector * (desc->d_mul + taps) * (int64_t)sizeof(float);
-        const int64_t fitting_rows = (cpu->l2_bytes * 3 / 4 - d_bytes) / (2 * row_bytes);
-        job->far_rows = fitting_rows < 2 ? 2 : least(fitting_rows, 16);
-    }
     const int64_t rows = job->kernel->tile_channels / vector;
     job->scratch_floats = (size_t)(vector * (job->blocks_a_call * job->panel * desc->d_mul + rows * (desc->d_mul + job->panel)) + 15) / 16 * 16;
     /* Parts of rows balance better where there are few blocks, but each transposes D again, which costs about as much as eight rows. */
@@ -235,12 +251,16 @@ static void choose(const doconv_context *ctx, struct job *job)
     }
 }
 
-void dc_fold_run(const doconv_context *ctx, const doconv_fold_desc *desc, const float *w, const float *d, float *weight, char *workspace)
+static void run(const doconv_context *ctx, struct job job, char *workspace)
 {
-    struct job job = {.desc = desc, .w = w, .d = d, .weight = weight};
     choose(ctx, &job);
     job.scratch = (float *)workspace;
     dc_parallel(ctx, job.tasks, fold_task, &job);
+}
+
+void dc_fold_run(const doconv_context *ctx, const doconv_fold_desc *desc, const float *w, const float *d, float *weight, char *workspace)
+{
+    run(ctx, (struct job){.desc = desc, .w = w, .d = d, .weight = weight}, workspace);
 }
 
 size_t dc_fold_part_floats(const doconv_context *ctx, const doconv_fold_desc *desc)
@@ -269,7 +289,6 @@ struct gradient_job {
     const doconv_fold_desc *desc;
     const float *w, *d, *grad_weight;
     float *grad_w, *grad_d;
-    float *turned; /* D's channels with taps and d_mul exchanged, the identity added */
     int tasks;
     const struct dc_kernel *kernel;
     float *scratch;
@@ -314,22 +333,6 @@ static void gradient_portably(void *arg, int index)
 static int64_t gradient_blocks(const doconv_fold_desc *desc)
 {
     return rows_are_far(desc) && desc->kh * desc->kw * desc->d_mul <= 256 ? DC_COMPOSE_GRADIENT_BLOCKS : 1;
-}
-
-static void turn_task(void *arg, int index)
-{
-    const struct gradient_job *job = arg;
-    const doconv_fold_desc *desc = job->desc;
-    const int64_t taps = desc->kh * desc->kw, d_mul = desc->d_mul, repeated = desc->add_identity ? d_mul / taps * taps : 0;
-    for (int64_t channel = desc->cin * index / job->tasks; channel < desc->cin * (index + 1) / job->tasks; channel++) {
-        const float *from = job->d + channel * taps * d_mul;
-        float *to = job->turned + channel * taps * d_mul;
-        for (int64_t s = 0; s < d_mul; s++) {
-            for (int64_t m = 0; m < taps; m++) {
-                to[s * taps + m] = from[m * d_mul + s] + (s < repeated && s % taps == m ? 1.0f : 0.0f);
-            }
-        }
-    }
 }
 
 /* Outputs [start, end) of a layer, of the paper's mapping or one group, in the gradient of D for blocks [block, block + count) of channels. */
@@ -379,14 +382,13 @@ static void grad_d_task(void *arg, int index)
     }
 }
 
-/* That of W folds grad_weight as if it were W, by D with taps and d_mul exchanged: a fold whose result has d_mul taps. */
+/* That of W folds grad_weight as if it were W, by the same D with taps and d_mul exchanged: a fold whose result has d_mul taps. */
 static doconv_fold_desc turned(const doconv_fold_desc *desc)
 {
     doconv_fold_desc other = *desc;
     other.kh = desc->d_mul;
     other.kw = 1;
     other.d_mul = desc->kh * desc->kw;
-    other.add_identity = 0;
     return other;
 }
 
@@ -406,11 +408,6 @@ static struct gradient_job plan_gradient(const doconv_context *ctx, const doconv
     return job;
 }
 
-static int64_t turned_floats(const doconv_fold_desc *desc)
-{
-    return divide_up(desc->cin * desc->kh * desc->kw * desc->d_mul, 16) * 16;
-}
-
 size_t dc_fold_workspace_size(const doconv_context *ctx, const doconv_fold_desc *desc)
 {
     struct job fold = {.desc = desc};
@@ -420,12 +417,12 @@ size_t dc_fold_workspace_size(const doconv_context *ctx, const doconv_fold_desc 
         return 0;
     }
     const doconv_fold_desc other = turned(desc);
-    struct job back = {.desc = &other};
+    struct job back = {.desc = &other, .gradient = true};
     choose(ctx, &back);
     /* Of as many tasks as there may be: parts of the layer, with fewer outputs, are cut otherwise. */
     const size_t threads = (size_t)ctx->threads, forward = threads * fold.scratch_floats;
-    const size_t through = (size_t)turned_floats(desc) + threads * back.scratch_floats;
-    const size_t grad_d = (size_t)gradient.tasks * (size_t)gradient.scratch_floats, most = forward > through ? forward : through;
+    const size_t grad_w = threads * back.scratch_floats, grad_d = (size_t)gradient.tasks * (size_t)gradient.scratch_floats;
+    const size_t most = forward > grad_w ? forward : grad_w;
     return (most > grad_d ? most : grad_d) * sizeof(float);
 }
 
@@ -440,9 +437,7 @@ void dc_fold_gradient_run(const doconv_context *ctx, const doconv_fold_desc *des
     }
     if (grad_w != NULL) {
         const doconv_fold_desc other = turned(desc);
-        job.turned = (float *)workspace;
-        dc_parallel(ctx, job.tasks, turn_task, &job);
-        dc_fold_run(ctx, &other, grad_weight, job.turned, grad_w, (char *)(job.turned + turned_floats(desc)));
+        run(ctx, (struct job){.desc = &other, .gradient = true, .w = grad_weight, .d = d, .weight = grad_w}, workspace);
     }
     if (grad_d != NULL) {
         job.scratch = (float *)workspace;
@@ -459,19 +454,6 @@ int64_t dc_fold_gradient_part_inputs(const doconv_context *ctx, const doconv_fol
     return job.kernel == NULL || desc->groups != 1 || !fits ? 0 : DC_COMPOSE_GRADIENT_BLOCKS * job.kernel->vector;
 }
 
-size_t dc_fold_gradient_turned_floats(const doconv_fold_desc *desc)
-{
-    return (size_t)turned_floats(desc);
-}
-
-void dc_fold_gradient_turn(const doconv_context *ctx, const doconv_fold_desc *desc, const float *d, float *d_turned)
-{
-    struct gradient_job job = plan_gradient(ctx, desc);
-    job.d = d;
-    job.turned = d_turned;
-    dc_parallel(ctx, job.tasks, turn_task, &job);
-}
-
 /* The sums of the gradient of D, which wait from part to part, and the scratch of its calls. */
 static ptrdiff_t grad_d_floats(const doconv_fold_desc *desc, const struct dc_kernel *kernel)
 {
@@ -484,16 +466,16 @@ static ptrdiff_t grad_d_floats(const doconv_fold_desc *desc, const struct dc_ker
 size_t dc_fold_gradient_part_floats(const doconv_context *ctx, const doconv_fold_desc *desc)
 {
     const doconv_fold_desc other = turned(desc);
-    struct job back = {.desc = &other};
+    struct job back = {.desc = &other, .gradient = true};
     choose(ctx, &back);
     return (size_t)grad_d_floats(desc, back.kernel) + back.scratch_floats;
 }
 
-void dc_fold_gradient_part(const doconv_context *ctx, const doconv_fold_desc *desc, const struct dc_fold_part *part, const float *w,
-                           const float *d_turned, const float *grad_weight, float *grad_w, float *grad_d, float *scratch)
+void dc_fold_gradient_part(const doconv_context *ctx, const doconv_fold_desc *desc, const struct dc_fold_part *part, const float *w, const float *d,
+                           const float *grad_weight, float *grad_w, float *grad_d, float *scratch)
 {
     const doconv_fold_desc other = turned(desc);
-    struct job back = {.desc = &other, .w = grad_weight, .d = d_turned, .weight = grad_w};
+    struct job back = {.desc = &other, .gradient = true, .w = grad_weight, .d = d, .weight = grad_w};
     back.out = part->out;
     back.in = part->in;
     back.inputs = part->ins;

@@ -322,7 +322,7 @@ static void product_task(void *arg, int index)
 struct fold_job {
     struct job job;
     const doconv_fold_desc *fold;
-    const float *w, *d_turned;
+    const float *w, *d;
     float *grad_w, *grad_d;
     int64_t part_blocks, parts; /* blocks of lanes of a part; parts of all */
     int tasks;
@@ -360,7 +360,7 @@ size_t dc_weight_gradient_fold_workspace_size(const struct dc_weight_gradient *g
 {
     struct fold_job f;
     const bool can = plan_fold(g, fold, &f);
-    return can ? (size_t)(f.tasks * f.task_floats) * sizeof(float) + dc_fold_gradient_turned_floats(fold) * sizeof(float) : 0;
+    return can ? (size_t)(f.tasks * f.task_floats) * sizeof(float) : 0;
 }
 
 static void fold_task(void *arg, int index)
@@ -380,7 +380,7 @@ static void fold_task(void *arg, int index)
             run_part(&f->job, &p);
             folded.out = p.row0;
             folded.outs = p.row1 - p.row0;
-            dc_fold_gradient_part(g->ctx, f->fold, &folded, f->w, f->d_turned, out, f->grad_w, f->grad_d, scratch);
+            dc_fold_gradient_part(g->ctx, f->fold, &folded, f->w, f->d, out, f->grad_w, f->grad_d, scratch);
         }
     }
 }
@@ -390,15 +390,11 @@ void dc_weight_gradient_fold(const struct dc_weight_gradient *g, const doconv_fo
 {
     struct fold_job f;
     plan_fold(g, fold, &f);
-    float *const d_turned = (float *)workspace;
-    f.job = (struct job){.g = g, .src = src, .grad_dst = grad_dst, .tasks = d_turned + dc_fold_gradient_turned_floats(fold)};
+    f.job = (struct job){.g = g, .src = src, .grad_dst = grad_dst, .tasks = (float *)workspace};
     f.w = w;
-    f.d_turned = d_turned;
+    f.d = d;
     f.grad_w = grad_w;
     f.grad_d = grad_d;
-    if (grad_w != NULL) {
-        dc_fold_gradient_turn(g->ctx, fold, d, d_turned);
-    }
     dc_parallel(g->ctx, f.tasks, fold_task, &f);
 }
 
