@@ -24,7 +24,10 @@ namespace bench
 class buffer
 {
   public:
-    /* Large weights are on huge pages, as doconv's own allocator has them: an engine whose weights are the caller's must not lose by that. */
+    /*
+     * Large weights are on huge pages, as doconv's own allocator has them: an engine whose weights
+     * are the caller's must not lose by that.
+     */
     enum class use { any, weights };
     explicit buffer(size_t bytes = 0, use what = use::any) : bytes_((bytes + 63) / 64 * 64)
     {
@@ -76,13 +79,16 @@ class runner
     /* Once: what is timed. */
     virtual void run() = 0;
     /*
-     * Cold weights: makes so many copies of the weights that together they are larger than this, at least two; run() then takes the next one
-     * at each call. 0: back to one, as a runner starts.
+     * Cold weights: makes so many copies of the weights that together they are larger than this, at
+     * least two; run() then takes the next one at each call. 0: back to one, as a runner starts.
      */
     virtual void hold_copies(size_t bytes) = 0;
     /* How many there are: so many calls meet each a copy that the others don't. */
     virtual size_t copies() const = 0;
-    /* Fills dst so that a run which leaves an output out shows: NaN, or the residual for engines that add in place. */
+    /*
+     * Fills dst so that a run which leaves an output out shows: NaN, or the residual for engines
+     * that add in place.
+     */
     virtual void arm()
     {
     }
@@ -111,10 +117,11 @@ class engine
     /* "name version" and what else a report should state. */
     virtual std::string description() const = 0;
     /*
-     * Every way worth a try, the fastest of which is the engine's figure. None: why says for what reason ("unsupported").
-     * The data outlives the runners.
+     * Every way worth a try, the fastest of which is the engine's figure. None: why says for what
+     * reason ("unsupported"). The data outlives the runners.
      */
-    virtual std::vector<std::unique_ptr<runner>> prepare(const problem &p, const tensors &t, std::string &why) = 0;
+    virtual std::vector<std::unique_ptr<runner>> prepare(const problem &p, const tensors &t,
+                                                         std::string &why) = 0;
 };
 
 struct tuning_totals {
@@ -143,9 +150,13 @@ class doconv_engine : public engine
         return "doconv";
     }
     std::string description() const override;
-    std::vector<std::unique_ptr<runner>> prepare(const problem &p, const tensors &t, std::string &why) override;
+    std::vector<std::unique_ptr<runner>> prepare(const problem &p, const tensors &t,
+                                                 std::string &why) override;
 
-    /* Finds the variants of a problem, in every layout it may take, as --tune says. show tells of progress. */
+    /*
+     * Finds the variants of a problem, in every layout it may take, as --tune says. show tells of
+     * progress.
+     */
     void tune(const problem &p, tuning_totals &totals, progress &show);
 
   private:
@@ -155,7 +166,10 @@ class doconv_engine : public engine
     std::vector<std::pair<std::string, std::string>> variants_; /* problem with layouts, variant */
 };
 
-/* Throws usage_error if this build has no oneDNN, or the one it has can't be capped as asked. isa: doconv's best. */
+/*
+ * Throws usage_error if this build has no oneDNN, or the one it has can't be capped as asked. isa:
+ * doconv's best.
+ */
 std::unique_ptr<engine> create_onednn_engine(const options &o, doconv_isa isa);
 bool onednn_built();
 
@@ -184,8 +198,9 @@ class peak_runner : public runner
 };
 
 /*
- * What memory allows a layer: a copy of as many bytes as its tensors have, from one half of a buffer to the other, in vectors of the ISA, on
- * all threads. With cold weights their share of the bytes is read only, from memory, as the engines read them.
+ * What memory allows a layer: a copy of as many bytes as its tensors have, from one half of a
+ * buffer to the other, in vectors of the ISA, on all threads. With cold weights their share of the
+ * bytes is read only, from memory, as the engines read them.
  */
 class copy_runner : public runner
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The way through Google Benchmark. The timing is the session's, because engines must take turns sample by sample, which Google
- * Benchmark's loop can't; each benchmark replays its median as one manually timed iteration.
+ * The way through Google Benchmark. The timing is the session's, because engines must take turns
+ * sample by sample, which Google Benchmark's loop can't; each benchmark replays its median as one
+ * manually timed iteration.
  */
 #include <benchmark/benchmark.h>
 
@@ -20,7 +21,10 @@ namespace bench
 namespace
 {
 
-/* CPU seconds of the replayed iterations, by benchmark and repetition: what Google Benchmark measures is the replay's. */
+/*
+ * CPU seconds of the replayed iterations, by benchmark and repetition: what Google Benchmark
+ * measures is the replay's.
+ */
 std::map<std::string, std::vector<double>> replayed_cpu;
 
 /* What Google Benchmark makes of repetitions' times, for those CPU times. */
@@ -43,7 +47,10 @@ double aggregate(std::vector<double> v, const std::string &name)
     return name == "stddev" ? deviation : mean > 0 ? deviation / mean : 0;
 }
 
-/* A reporter of Google Benchmark that names runs ENGINE/PROBLEM, without "/iterations:1/manual_time". */
+/*
+ * A reporter of Google Benchmark that names runs ENGINE/PROBLEM, without
+ * "/iterations:1/manual_time".
+ */
 template <class Base> class plain_names : public Base
 {
   public:
@@ -59,12 +66,15 @@ template <class Base> class plain_names : public Base
                 continue;
             }
             if (run.run_type == benchmark::BenchmarkReporter::Run::RT_Iteration) {
-                const size_t index = run.repetition_index > 0 ? static_cast<size_t>(run.repetition_index) : 0;
+                const size_t index =
+                    run.repetition_index > 0 ? static_cast<size_t>(run.repetition_index) : 0;
                 run.cpu_accumulated_time = cpu->second[std::min(index, cpu->second.size() - 1)];
             } else {
                 /* A reporter divides times, but not percentages, by the iterations. */
                 run.cpu_accumulated_time = aggregate(cpu->second, run.aggregate_name);
-                run.cpu_accumulated_time *= run.aggregate_unit == benchmark::kTime ? static_cast<double>(run.iterations) : 1;
+                run.cpu_accumulated_time *= run.aggregate_unit == benchmark::kTime
+                                                ? static_cast<double>(run.iterations)
+                                                : 1;
             }
         }
         Base::ReportRuns(renamed);
@@ -116,7 +126,9 @@ void replay(benchmark::State &state, session &s, const row &r, size_t repetition
     const figure &f = m.figures[r.engine];
     state.SetLabel(f.label);
     if (!f.measured) {
-        state.SkipWithError(f.wrong ? ("WRONG: max_rel_err " + std::to_string(f.error) + ", " + f.why).c_str() : f.why.c_str());
+        state.SkipWithError(
+            f.wrong ? ("WRONG: max_rel_err " + std::to_string(f.error) + ", " + f.why).c_str()
+                    : f.why.c_str());
     }
     for (auto _ : state) {
         static_cast<void>(_);
@@ -140,7 +152,8 @@ void replay(benchmark::State &state, session &s, const row &r, size_t repetition
 
 std::string row_name(const session &s, const row &r)
 {
-    return std::string(s.engines()[r.engine]->name()) + "/" + s.work().problems[s.work().layers[r.layer].problem].text + (s.cold() ? "/cold" : "");
+    return std::string(s.engines()[r.engine]->name()) + "/" +
+           s.work().problems[s.work().layers[r.layer].problem].text + (s.cold() ? "/cold" : "");
 }
 
 std::vector<row> choose_rows(const std::string &filter, const session &s)
@@ -148,7 +161,8 @@ std::vector<row> choose_rows(const std::string &filter, const session &s)
     const bool negative = filter.size() > 1 && filter[0] == '-';
     std::vector<row> rows;
     try {
-        const std::regex pattern(filter.empty() || filter == "all" ? "." : filter.substr(negative), std::regex::extended);
+        const std::regex pattern(filter.empty() || filter == "all" ? "." : filter.substr(negative),
+                                 std::regex::extended);
         for (size_t l = 0; l < s.work().layers.size(); l++) {
             for (size_t e = 0; e < s.engines().size(); e++) {
                 if (std::regex_search(row_name(s, {l, e}), pattern) != negative) {
@@ -168,8 +182,11 @@ std::vector<row> choose_rows(const std::string &filter, const session &s)
 void register_benchmarks(session &s, const std::vector<row> &rows, progress &show)
 {
     for (const row &r : rows) {
-        benchmark::RegisterBenchmark(row_name(s, r).c_str(), [&s, r, &show, repetition = size_t{0}](
-                                                                 benchmark::State &state) mutable { replay(state, s, r, repetition++, show); })
+        benchmark::RegisterBenchmark(
+            row_name(s, r).c_str(),
+            [&s, r, &show, repetition = size_t{0}](benchmark::State &state) mutable {
+                replay(state, s, r, repetition++, show);
+            })
             ->Iterations(1)
             ->UseManualTime()
             ->Unit(benchmark::kMillisecond);

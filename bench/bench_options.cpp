@@ -16,18 +16,28 @@ template <class T> struct choice {
     T value;
 };
 
-constexpr choice<layout_choice> layouts[] = {
-    {"nchw", layout_choice::nchw}, {"nhwc", layout_choice::nhwc}, {"blocked", layout_choice::blocked}, {"best", layout_choice::best}};
-constexpr choice<tune_choice> tunes[] = {
-    {"off", tune_choice::off}, {"read", tune_choice::read}, {"tune", tune_choice::tune}, {"force", tune_choice::force}};
-constexpr choice<doconv_isa> isas[] = {
-    {"default", DOCONV_ISA_DEFAULT}, {"none", DOCONV_ISA_NONE}, {"avx2", DOCONV_ISA_AVX2}, {"avx512", DOCONV_ISA_AVX512}, {"neon", DOCONV_ISA_NEON}};
-constexpr choice<doconv_accuracy> accuracies[] = {
-    {"strict", DOCONV_ACCURACY_STRICT}, {"default", DOCONV_ACCURACY_DEFAULT}, {"fast", DOCONV_ACCURACY_FAST}};
-constexpr choice<bool> booleans[] = {{"true", true}, {"1", true}, {"yes", true}, {"false", false}, {"0", false}, {"no", false}};
+constexpr choice<layout_choice> layouts[] = {{"nchw", layout_choice::nchw},
+                                             {"nhwc", layout_choice::nhwc},
+                                             {"blocked", layout_choice::blocked},
+                                             {"best", layout_choice::best}};
+constexpr choice<tune_choice> tunes[] = {{"off", tune_choice::off},
+                                         {"read", tune_choice::read},
+                                         {"tune", tune_choice::tune},
+                                         {"force", tune_choice::force}};
+constexpr choice<doconv_isa> isas[] = {{"default", DOCONV_ISA_DEFAULT},
+                                       {"none", DOCONV_ISA_NONE},
+                                       {"avx2", DOCONV_ISA_AVX2},
+                                       {"avx512", DOCONV_ISA_AVX512},
+                                       {"neon", DOCONV_ISA_NEON}};
+constexpr choice<doconv_accuracy> accuracies[] = {{"strict", DOCONV_ACCURACY_STRICT},
+                                                  {"default", DOCONV_ACCURACY_DEFAULT},
+                                                  {"fast", DOCONV_ACCURACY_FAST}};
+constexpr choice<bool> booleans[] = {{"true", true},   {"1", true},  {"yes", true},
+                                     {"false", false}, {"0", false}, {"no", false}};
 constexpr choice<int> formats[] = {{"console", 0}, {"json", 1}, {"csv", 2}};
 
-template <class T, size_t N> T choose(const std::string &flag, const std::string &value, const choice<T> (&choices)[N])
+template <class T, size_t N>
+T choose(const std::string &flag, const std::string &value, const choice<T> (&choices)[N])
 {
     std::string names;
     for (const choice<T> &c : choices) {
@@ -48,7 +58,8 @@ int read_count(const std::string &flag, const std::string &value, int most)
         number = good ? number * 10 + (c - '0') : 0;
     }
     if (!good || number < 1 || number > most) {
-        throw usage_error(flag + ": \"" + value + "\" is not a number from 1 to " + std::to_string(most));
+        throw usage_error(flag + ": \"" + value + "\" is not a number from 1 to " +
+                          std::to_string(most));
     }
     return static_cast<int>(number);
 }
@@ -99,7 +110,8 @@ bool starts_problem(const std::string &text, size_t at)
     return false;
 }
 
-void read_benchmark_flag(options &o, const std::string &flag, const std::string &value, bool has_value)
+void read_benchmark_flag(options &o, const std::string &flag, const std::string &value,
+                         bool has_value)
 {
     if (flag == "--benchmark_list_tests") {
         o.list_only = !has_value || choose(flag, value, booleans);
@@ -128,7 +140,8 @@ std::vector<std::string> split_problems(const std::string &text)
     std::string current;
     for (size_t i = 0; i <= text.size(); i++) {
         const char c = i < text.size() ? text[i] : ';';
-        if (c == ';' || std::isspace(static_cast<unsigned char>(c)) || (c == ',' && starts_problem(text, i + 1))) {
+        if (c == ';' || std::isspace(static_cast<unsigned char>(c)) ||
+            (c == ',' && starts_problem(text, i + 1))) {
             if (!current.empty()) {
                 problems.push_back(current);
             }
@@ -167,8 +180,10 @@ options parse_options(int argc, char **argv)
         if (flag == "--cold") {
             throw usage_error("--cold: \"" + value + "\": it takes no value (see --help)");
         }
-        const bool known = flag == "--networks" || flag == "--problems" || flag == "--engines" || flag == "--isa" || flag == "--threads" ||
-                           flag == "--batch" || flag == "--layout" || flag == "--accuracy" || flag == "--tune" || flag == "--json" || flag == "--tsv";
+        const bool known = flag == "--networks" || flag == "--problems" || flag == "--engines" ||
+                           flag == "--isa" || flag == "--threads" || flag == "--batch" ||
+                           flag == "--layout" || flag == "--accuracy" || flag == "--tune" ||
+                           flag == "--json" || flag == "--tsv";
         if (!known) {
             throw usage_error("unknown option \"" + argument + "\" (see --help)");
         }
@@ -238,30 +253,46 @@ const char *help_text()
            "\n"
            "Times the convolutions of networks, engine beside engine, and checks every result.\n"
            "\n"
-           "  --networks=NAME,...   networks by name or TSV files by path (default: resnet50, if no problem is given)\n"
-           "  --problems=TEXT,...   problems as benchdnn writes them: mb1_ic64ih56oc64kh3ph1[:src=nhwc,dst=nhwc,bias,relu];\n"
-           "                        several are cut at ',' or ';'. A problem that names a layout keeps it against --layout\n"
+           "  --networks=NAME,...   networks by name or TSV files by path (default: resnet50, if "
+           "no problem is given)\n"
+           "  --problems=TEXT,...   problems as benchdnn writes them: "
+           "mb1_ic64ih56oc64kh3ph1[:src=nhwc,dst=nhwc,bias,relu];\n"
+           "                        several are cut at ',' or ';'. A problem that names a layout "
+           "keeps it against --layout\n"
            "  --engines=NAME,...    doconv, onednn (default: every engine of this build)\n"
-           "  --isa=NAME            cap for all engines: none, avx2, avx512, neon (default: the best of this CPU)\n"
-           "  --threads=N           threads of every engine, each on a core of its own (default: 1)\n"
+           "  --isa=NAME            cap for all engines: none, avx2, avx512, neon (default: the "
+           "best of this CPU)\n"
+           "  --threads=N           threads of every engine, each on a core of its own (default: "
+           "1)\n"
            "  --batch=N             images of the networks' layers (default: 1)\n"
-           "  --layout=NAME         of source and destination: nchw, nhwc, blocked (nChw16c on AVX-512, else nChw8c), or\n"
+           "  --layout=NAME         of source and destination: nchw, nhwc, blocked (nChw16c on "
+           "AVX-512, else nChw8c), or\n"
            "                        best (default): each engine its fastest\n"
            "  --accuracy=NAME       class of doconv's variants: strict, default, fast\n"
-           "  --tune=NAME           off: the estimate chooses; read: the cache; tune (default): measure what the cache lacks;\n"
+           "  --tune=NAME           off: the estimate chooses; read: the cache; tune (default): "
+           "measure what the cache lacks;\n"
            "                        force: measure all anew\n"
-           "  --cold                weights come from memory: each call executes with another of so many copies that no cache holds\n"
-           "                        them, while source and destination stay warm. Tuned so too, with a cache key of its own\n"
+           "  --cold                weights come from memory: each call executes with another of "
+           "so many copies that no cache holds\n"
+           "                        them, while source and destination stay warm. Tuned so too, "
+           "with a cache key of its own\n"
            "  --json=FILE           results in Google Benchmark's JSON\n"
            "  --tsv=FILE            a row a layer, a total and the geometric mean of the ratios\n"
-           "  --benchmark_...       Google Benchmark's own flags. --benchmark_filter takes ENGINE/PROBLEM,\n"
-           "                        --benchmark_min_time the seconds of samples of an engine and problem,\n"
-           "                        --benchmark_repetitions whole measurements; the table shows their median\n"
+           "  --benchmark_...       Google Benchmark's own flags. --benchmark_filter takes "
+           "ENGINE/PROBLEM,\n"
+           "                        --benchmark_min_time the seconds of samples of an engine and "
+           "problem,\n"
+           "                        --benchmark_repetitions whole measurements; the table shows "
+           "their median\n"
            "\n"
-           "A figure is the median of at least 15 samples; the engines, a loop of FMAs, whose rate is the peak, and a copy of as many\n"
-           "bytes as the layer's tensors have (half of them read, half written) take turns. % of copy, in TSV and JSON and for networks\n"
-           "with depthwise layers in the table, is the copy's time / doconv's; of cold weights the copy only reads their bytes.\n"
-           "The ratio is oneDNN's time / doconv's: over 1, doconv is faster. oneDNN's weights are reordered and its primitives\n"
+           "A figure is the median of at least 15 samples; the engines, a loop of FMAs, whose rate "
+           "is the peak, and a copy of as many\n"
+           "bytes as the layer's tensors have (half of them read, half written) take turns. % of "
+           "copy, in TSV and JSON and for networks\n"
+           "with depthwise layers in the table, is the copy's time / doconv's; of cold weights the "
+           "copy only reads their bytes.\n"
+           "The ratio is oneDNN's time / doconv's: over 1, doconv is faster. oneDNN's weights are "
+           "reordered and its primitives\n"
            "created beforehand; with --layout=best it has its fastest layout and implementation.\n"
            "\n"
            "exit status: 0 done; 1 a wrong result, or nothing measured; 2 bad usage\n";

@@ -36,7 +36,10 @@ struct options {
     tune_choice tune = tune_choice::tune;
     bool cold = false; /* every call meets another copy of the weights, which no cache holds */
     std::string json, tsv;
-    /* --benchmark_*: Google Benchmark's own, but the two that choose rows: it would match names with its suffixes. */
+    /*
+     * --benchmark_*: Google Benchmark's own, but the two that choose rows: it would match names
+     * with its suffixes.
+     */
     std::vector<std::string> benchmark_flags;
     bool list_only = false;
     std::string filter; /* "": everything */
@@ -52,7 +55,10 @@ options parse_options(int argc, char **argv);
 /* The text of --help. */
 const char *help_text();
 
-/* Cuts a list of problems at ';', blanks, and at those commas that a new problem follows (attributes have commas too). */
+/*
+ * Cuts a list of problems at ';', blanks, and at those commas that a new problem follows
+ * (attributes have commas too).
+ */
 std::vector<std::string> split_problems(const std::string &text);
 
 } // namespace bench

@@ -30,7 +30,8 @@ class collector
     {
     }
 
-    void add(const std::string &network, int64_t count, const doconv_conv_desc &desc, bool free_layout, const std::string &what)
+    void add(const std::string &network, int64_t count, const doconv_conv_desc &desc,
+             bool free_layout, const std::string &what)
     {
         problem p = {};
         p.desc = desc;
@@ -47,9 +48,12 @@ class collector
         p.text = text;
         p.hout = shape[2];
         p.wout = shape[3];
-        p.macs = static_cast<double>(desc.n) * static_cast<double>(desc.cout) * static_cast<double>(p.hout) * static_cast<double>(p.wout) *
-                 static_cast<double>(desc.cin / desc.groups) * static_cast<double>(desc.kh) * static_cast<double>(desc.kw);
-        const auto known = index_.emplace(p.text + (free_layout ? " free" : ""), w_.problems.size());
+        p.macs = static_cast<double>(desc.n) * static_cast<double>(desc.cout) *
+                 static_cast<double>(p.hout) * static_cast<double>(p.wout) *
+                 static_cast<double>(desc.cin / desc.groups) * static_cast<double>(desc.kh) *
+                 static_cast<double>(desc.kw);
+        const auto known =
+            index_.emplace(p.text + (free_layout ? " free" : ""), w_.problems.size());
         if (known.second) {
             w_.problems.push_back(p);
         }
@@ -104,7 +108,8 @@ workload load_workload(doconv_context *context, const options &o, doconv_layout 
                 desc.n = o.batch;
                 desc.accuracy = o.accuracy;
                 set_layout(desc, o.layout, block);
-                collect.add(net.name, net.layer[i].count, desc, best, "network \"" + name + "\", layer " + std::to_string(i + 1));
+                collect.add(net.name, net.layer[i].count, desc, best,
+                            "network \"" + name + "\", layer " + std::to_string(i + 1));
             }
         } catch (...) {
             network_free(&net);
@@ -120,7 +125,8 @@ workload load_workload(doconv_context *context, const options &o, doconv_layout 
         }
         const size_t attributes = text.find(':');
         const auto names = [&](const char *attribute) {
-            return attributes != std::string::npos && text.find(attribute, attributes) != std::string::npos;
+            return attributes != std::string::npos &&
+                   text.find(attribute, attributes) != std::string::npos;
         };
         const bool own_layout = names("src=") || names("dst=");
         if (!own_layout) {
@@ -137,13 +143,18 @@ workload load_workload(doconv_context *context, const options &o, doconv_layout 
 std::string short_name(const problem &p)
 {
     const doconv_conv_desc &d = p.desc;
-    const auto pair = [](int64_t a, int64_t b) { return std::to_string(a) + "x" + std::to_string(b); };
-    std::string name = std::to_string(d.cin) + "->" + std::to_string(d.cout) + " " + pair(d.h, d.w) + " " + pair(d.kh, d.kw);
+    const auto pair = [](int64_t a, int64_t b) {
+        return std::to_string(a) + "x" + std::to_string(b);
+    };
+    std::string name = std::to_string(d.cin) + "->" + std::to_string(d.cout) + " " +
+                       pair(d.h, d.w) + " " + pair(d.kh, d.kw);
     if (d.stride_h != 1 || d.stride_w != 1) {
-        name += " s" + (d.stride_h == d.stride_w ? std::to_string(d.stride_h) : pair(d.stride_h, d.stride_w));
+        name += " s" + (d.stride_h == d.stride_w ? std::to_string(d.stride_h)
+                                                 : pair(d.stride_h, d.stride_w));
     }
     if (d.dilation_h != 1 || d.dilation_w != 1) {
-        name += " d" + (d.dilation_h == d.dilation_w ? std::to_string(d.dilation_h) : pair(d.dilation_h, d.dilation_w));
+        name += " d" + (d.dilation_h == d.dilation_w ? std::to_string(d.dilation_h)
+                                                     : pair(d.dilation_h, d.dilation_w));
     }
     if (d.groups != 1) {
         name += " g" + std::to_string(d.groups);
@@ -166,7 +177,9 @@ std::vector<std::pair<doconv_layout, doconv_layout>> layouts_to_try(const proble
                 {DOCONV_NHWC, DOCONV_NCHW8C},
                 {DOCONV_NHWC, DOCONV_NCHW16C}};
     }
-    return {{DOCONV_NHWC, DOCONV_NHWC}, {DOCONV_NCHW8C, DOCONV_NCHW8C}, {DOCONV_NCHW16C, DOCONV_NCHW16C}};
+    return {{DOCONV_NHWC, DOCONV_NHWC},
+            {DOCONV_NCHW8C, DOCONV_NCHW8C},
+            {DOCONV_NCHW16C, DOCONV_NCHW16C}};
 }
 
 std::string layout_pair_name(const std::string &src, const std::string &dst)
@@ -180,7 +193,8 @@ tensors::tensors(const problem &p)
     const auto fill = [&](std::vector<float> &v, int64_t count) {
         v.resize(static_cast<size_t>(count));
         for (float &x : v) {
-            x = static_cast<float>(static_cast<int>(random() >> 7 & 0xffffff) - 0x800000) / 0x800000;
+            x = static_cast<float>(static_cast<int>(random() >> 7 & 0xffffff) - 0x800000) /
+                0x800000;
         }
     };
     const doconv_conv_desc &d = p.desc;
@@ -223,8 +237,8 @@ checker::checker(const problem &p, const tensors &t) : p_(p), t_(t)
 double checker::reference(int64_t output) const
 {
     const doconv_conv_desc &d = p_.desc;
-    const int64_t q = output % p_.wout, r = output / p_.wout % p_.hout, o = output / p_.wout / p_.hout % d.cout,
-                  n = output / p_.wout / p_.hout / d.cout;
+    const int64_t q = output % p_.wout, r = output / p_.wout % p_.hout,
+                  o = output / p_.wout / p_.hout % d.cout, n = output / p_.wout / p_.hout / d.cout;
     const int64_t group_cin = d.cin / d.groups, group = o / (d.cout / d.groups);
     double sum = d.has_bias ? static_cast<double>(t_.bias[static_cast<size_t>(o)]) : 0;
     for (int64_t i = 0; i < group_cin; i++) {
@@ -233,8 +247,10 @@ double checker::reference(int64_t output) const
             if (row < 0 || row >= d.h) {
                 continue;
             }
-            const float *src = &t_.src[static_cast<size_t>(((n * d.cin + group * group_cin + i) * d.h + row) * d.w)];
-            const float *weight = &t_.weight[static_cast<size_t>(((o * group_cin + i) * d.kh + y) * d.kw)];
+            const float *src = &t_.src[static_cast<size_t>(
+                ((n * d.cin + group * group_cin + i) * d.h + row) * d.w)];
+            const float *weight =
+                &t_.weight[static_cast<size_t>(((o * group_cin + i) * d.kh + y) * d.kw)];
             for (int64_t x = 0; x < d.kw; x++) {
                 const int64_t column = q * d.stride_w + x * d.dilation_w - d.pad_left;
                 if (column >= 0 && column < d.w) {
@@ -250,7 +266,8 @@ double checker::reference(int64_t output) const
         sum = std::max(sum, 0.0);
     }
     if (d.clamp) {
-        sum = std::min(std::max(sum, static_cast<double>(d.clamp_lo)), static_cast<double>(d.clamp_hi));
+        sum = std::min(std::max(sum, static_cast<double>(d.clamp_lo)),
+                       static_cast<double>(d.clamp_hi));
     }
     return sum;
 }
@@ -268,7 +285,8 @@ size_t checker::add(std::vector<float> y)
                 farthest = i;
             }
         }
-        samples_.emplace_back(static_cast<int64_t>(farthest), reference(static_cast<int64_t>(farthest)));
+        samples_.emplace_back(static_cast<int64_t>(farthest),
+                              reference(static_cast<int64_t>(farthest)));
     }
     results_.push_back(std::move(y));
     return results_.size() - 1;
@@ -282,7 +300,8 @@ double checker::error(size_t result) const
     }
     double worst = 0;
     for (const auto &[output, value] : samples_) {
-        worst = std::max(worst, std::fabs(static_cast<double>(y[static_cast<size_t>(output)]) - value));
+        worst =
+            std::max(worst, std::fabs(static_cast<double>(y[static_cast<size_t>(output)]) - value));
     }
     return worst / largest_;
 }

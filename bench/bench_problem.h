@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What is measured: problems, the layers of networks that they stand for, their data, and the check of results. */
+/*
+ * What is measured: problems, the layers of networks that they stand for, their data, and the check
+ * of results.
+ */
 #ifndef DOCONV_BENCH_PROBLEM_H
 #define DOCONV_BENCH_PROBLEM_H
 
@@ -16,9 +19,10 @@ namespace bench
 {
 
 struct problem {
-    doconv_conv_desc desc; /* layouts: as named, or those of --layout; NCHW if each engine takes its best */
-    std::string text;      /* canonical */
-    bool free_layout;      /* engines choose the layouts */
+    /* layouts: as named, or those of --layout; NCHW if each engine takes its best */
+    doconv_conv_desc desc;
+    std::string text; /* canonical */
+    bool free_layout; /* engines choose the layouts */
     int64_t hout, wout;
     double macs;
 
@@ -34,10 +38,14 @@ struct problem {
     {
         return static_cast<size_t>(weight_count()) * sizeof(float);
     }
-    /* What must be read and written besides the weights: src, dst and the residual, without the padding of any layout. */
+    /*
+     * What must be read and written besides the weights: src, dst and the residual, without the
+     * padding of any layout.
+     */
     size_t activation_bytes() const
     {
-        return static_cast<size_t>(src_count() + dst_count() * (desc.residual ? 2 : 1)) * sizeof(float);
+        return static_cast<size_t>(src_count() + dst_count() * (desc.residual ? 2 : 1)) *
+               sizeof(float);
     }
     bool depthwise() const
     {
@@ -65,32 +73,47 @@ struct workload {
     std::vector<layer> layers;
 };
 
-/* Reads the networks and problems that the options name. block: channels of --layout=blocked. Throws usage_error. */
+/*
+ * Reads the networks and problems that the options name. block: channels of --layout=blocked.
+ * Throws usage_error.
+ */
 workload load_workload(doconv_context *context, const options &o, doconv_layout block);
 
 /* "64->64 56x56 3x3 s2": the problem in short. */
 std::string short_name(const problem &p);
 
-/* (source, destination) layouts that are worth a try where an engine may choose, else the problem's own pair. */
+/*
+ * (source, destination) layouts that are worth a try where an engine may choose, else the problem's
+ * own pair.
+ */
 std::vector<std::pair<doconv_layout, doconv_layout>> layouts_to_try(const problem &p);
 
 /* "nhwc", or "nchw>nChw16c" if the sides differ. */
 std::string layout_pair_name(const std::string &src, const std::string &dst);
 
-/* Random data of a problem, the same in every run: activations in NCHW, weights in OIHW, uniform in [-1, 1). */
+/*
+ * Random data of a problem, the same in every run: activations in NCHW, weights in OIHW, uniform in
+ * [-1, 1).
+ */
 struct tensors {
     explicit tensors(const problem &p);
     std::vector<float> src, weight, bias, residual; /* the last two empty if unused */
 };
 
-/* Judges results against sums in double at sampled outputs, and at those where two results differ most. */
+/*
+ * Judges results against sums in double at sampled outputs, and at those where two results differ
+ * most.
+ */
 class checker
 {
   public:
     checker(const problem &p, const tensors &t);
     /* Takes a whole result, in NCHW; returns its number. */
     size_t add(std::vector<float> y);
-    /* After the last add(): the largest |y - ref| / max|ref| of a result; infinity if any output of it isn't finite. */
+    /*
+     * After the last add(): the largest |y - ref| / max|ref| of a result; infinity if any output of
+     * it isn't finite.
+     */
     double error(size_t result) const;
 
   private:

@@ -44,7 +44,8 @@ void progress::end(const std::string &line)
     fraction_ = 0;
     if (!line.empty()) {
         clear();
-        std::fprintf(stderr, "%s %*d/%d  %s\n", title_, static_cast<int>(std::to_string(steps_).size()), done_, steps_, line.c_str());
+        std::fprintf(stderr, "%s %*d/%d  %s\n", title_,
+                     static_cast<int>(std::to_string(steps_).size()), done_, steps_, line.c_str());
     }
     draw();
 }

@@ -24,7 +24,8 @@ struct columns {
     explicit columns(const session &s)
     {
         for (size_t i = 0; i < s.engines().size(); i++) {
-            (std::strcmp(s.engines()[i]->name(), "onednn") == 0 ? onednn : doconv) = static_cast<int>(i);
+            (std::strcmp(s.engines()[i]->name(), "onednn") == 0 ? onednn : doconv) =
+                static_cast<int>(i);
         }
     }
     const figure *ours(const measurement &m) const
@@ -42,7 +43,8 @@ struct columns {
 /* One engine's sums over a network's layers. */
 struct total {
     double seconds = 0, flops = 0;
-    double peak_seconds = 0, copy_seconds = 0; /* what the flops take at the peak of their moments, and the bytes at the copy's rate */
+    /* what the flops take at the peak of their moments, and the bytes at the copy's rate */
+    double peak_seconds = 0, copy_seconds = 0;
     int64_t count = 0;
     int layers = 0;
     double error = 0;
@@ -122,7 +124,8 @@ std::vector<std::string> networks_of(const session &s)
 {
     std::vector<std::string> names;
     for (const layer &l : s.work().layers) {
-        if (s.typical(l.problem) != nullptr && std::find(names.begin(), names.end(), l.network) == names.end()) {
+        if (s.typical(l.problem) != nullptr &&
+            std::find(names.begin(), names.end(), l.network) == names.end()) {
             names.push_back(l.network);
         }
     }
@@ -132,8 +135,10 @@ std::vector<std::string> networks_of(const session &s)
 using cells = std::vector<std::string>;
 
 /* The columns of a row, in the TSV's order after the network's name. */
-const cells tsv_header = {"problem",       "count",     "variant",       "layout", "ms",       "gflops",          "peak_pct", "err",    "onednn_impl",
-                          "onednn_layout", "onednn_ms", "onednn_gflops", "ratio",  "copy_pct", "onednn_copy_pct", "copy_gbs", "weights"};
+const cells tsv_header = {"problem",   "count",         "variant", "layout",      "ms",
+                          "gflops",    "peak_pct",      "err",     "onednn_impl", "onednn_layout",
+                          "onednn_ms", "onednn_gflops", "ratio",   "copy_pct",    "onednn_copy_pct",
+                          "copy_gbs",  "weights"};
 constexpr size_t peak_column = 6, ratio_column = 12, copy_column = 13;
 
 /* "0.512", or why there is no time. */
@@ -142,7 +147,10 @@ std::string time_cell(const figure *f, const char *format)
     if (f == nullptr) {
         return "-";
     }
-    return f->measured ? number(format, f->seconds * 1e3) : f->wrong ? "WRONG" : f->failed ? "FAILED" : "none";
+    return f->measured ? number(format, f->seconds * 1e3)
+           : f->wrong  ? "WRONG"
+           : f->failed ? "FAILED"
+                       : "none";
 }
 
 std::string text_cell(const figure *f, const std::string &text)
@@ -167,12 +175,14 @@ std::string weights_cell(const session &s)
     return s.cold() ? "cold" : "warm";
 }
 
-cells layer_row(const session &s, const layer &l, const measurement &m, const std::string &name, const formats &as)
+cells layer_row(const session &s, const layer &l, const measurement &m, const std::string &name,
+                const formats &as)
 {
     const columns at(s);
     const figure *ours = at.ours(m), *theirs = at.theirs(m);
     const problem &p = s.work().problems[l.problem];
-    const bool has_ours = ours != nullptr && ours->measured, has_theirs = theirs != nullptr && theirs->measured;
+    const bool has_ours = ours != nullptr && ours->measured,
+               has_theirs = theirs != nullptr && theirs->measured;
     return {name,
             std::to_string(l.count),
             text_cell(ours, ours ? ours->label : ""),
@@ -210,7 +220,8 @@ cells total_row(const session &s, const network_sum &sum, const formats &as)
             theirs.layers > 0 ? number(as.gflops, theirs.rate() * 1e-9) : "-",
             both ? number(as.ratio, theirs.seconds / ours.seconds) : "-",
             ours.layers > 0 ? number(as.percent, 100 * ours.copy_seconds / ours.seconds) : "-",
-            theirs.layers > 0 ? number(as.percent, 100 * theirs.copy_seconds / theirs.seconds) : "-",
+            theirs.layers > 0 ? number(as.percent, 100 * theirs.copy_seconds / theirs.seconds)
+                              : "-",
             "-",
             weights_cell(s)};
 }
@@ -218,7 +229,8 @@ cells total_row(const session &s, const network_sum &sum, const formats &as)
 /* Those of the columns that a table shows, texts to the left, numbers to the right. */
 void print_cells(FILE *to, const std::vector<cells> &rows, const std::vector<size_t> &shown)
 {
-    const std::vector<bool> left = {true, false, true, true, false, false, false, false, true, true, false, false, false, false};
+    const std::vector<bool> left = {true,  false, true, true,  false, false, false,
+                                    false, true,  true, false, false, false, false};
     std::vector<size_t> widths(left.size(), 0);
     for (const cells &row : rows) {
         for (const size_t c : shown) {
@@ -243,8 +255,9 @@ void print_table(const session &s, bool to_stderr)
     FILE *to = to_stderr ? stderr : stdout;
     for (const std::string &network : networks_of(s)) {
         const std::string ms = s.cold() ? "ms cold" : "ms";
-        std::vector<cells> rows = {{"layer", "count", "variant", "layout", ms, "GFLOP/s", "% of peak", "error", "oneDNN's implementation", "layout",
-                                    ms, "GFLOP/s", "ratio", "% of copy"}};
+        std::vector<cells> rows = {{"layer", "count", "variant", "layout", ms, "GFLOP/s",
+                                    "% of peak", "error", "oneDNN's implementation", "layout", ms,
+                                    "GFLOP/s", "ratio", "% of copy"}};
         bool depthwise = false;
         cells reasons;
         double peak = 0;
@@ -262,7 +275,8 @@ void print_table(const session &s, bool to_stderr)
             rows.push_back(layer_row(s, l, *m, short_name(p), for_people));
             for (size_t e = 0; e < m->figures.size(); e++) {
                 if (!m->figures[e].measured) {
-                    reasons.push_back(std::string(s.engines()[e]->name()) + ", " + short_name(p) + ": " + m->figures[e].why);
+                    reasons.push_back(std::string(s.engines()[e]->name()) + ", " + short_name(p) +
+                                      ": " + m->figures[e].why);
                 }
             }
             if (m->peak_flops > 0) {
@@ -271,7 +285,8 @@ void print_table(const session &s, bool to_stderr)
             }
         }
         if (seen.disturbed * 20 > seen.samples) {
-            reasons.push_back("the machine was busy: other processes disturbed " + std::to_string(seen.disturbed) + " of " +
+            reasons.push_back("the machine was busy: other processes disturbed " +
+                              std::to_string(seen.disturbed) + " of " +
                               std::to_string(seen.samples) + " samples");
         }
         const network_sum sum = sum_up(s, network);
@@ -284,21 +299,28 @@ void print_table(const session &s, bool to_stderr)
                 shown.push_back(copy_column);
             }
         }
-        std::fprintf(to, "\n%s%s\n", network == "-" ? "problems" : network.c_str(), s.cold() ? ", cold weights" : "");
+        std::fprintf(to, "\n%s%s\n", network == "-" ? "problems" : network.c_str(),
+                     s.cold() ? ", cold weights" : "");
         print_cells(to, rows, shown);
         for (const std::string &reason : reasons) {
             std::fprintf(to, "%s\n", reason.c_str());
         }
         if (peaks > 0) {
-            const std::string cores = s.threads() > 1 ? " of " + std::to_string(s.threads()) + " cores" : "";
-            std::fprintf(to, "peak: %.1f GFLOP/s%s (mean over the layers)\n", peak / peaks * 1e-9, cores.c_str());
+            const std::string cores =
+                s.threads() > 1 ? " of " + std::to_string(s.threads()) + " cores" : "";
+            std::fprintf(to, "peak: %.1f GFLOP/s%s (mean over the layers)\n", peak / peaks * 1e-9,
+                         cores.c_str());
         }
         if (sum.lost > 0) {
-            std::fprintf(to, "the total is without %d of %d layers, which not every engine has\n", sum.lost, sum.layers);
+            std::fprintf(to, "the total is without %d of %d layers, which not every engine has\n",
+                         sum.lost, sum.layers);
         }
         if (sum.ratios > 0) {
-            std::fprintf(to, "oneDNN's time / doconv's: geometric mean %.3f, of the total %.3f, lowest %.3f (%s)\n", sum.geomean(),
-                         sum.theirs.seconds / sum.ours.seconds, sum.lowest, sum.lowest_layer.c_str());
+            std::fprintf(to,
+                         "oneDNN's time / doconv's: geometric mean %.3f, of the total %.3f, lowest "
+                         "%.3f (%s)\n",
+                         sum.geomean(), sum.theirs.seconds / sum.ours.seconds, sum.lowest,
+                         sum.lowest_layer.c_str());
         }
     }
     std::fflush(to);
@@ -365,9 +387,11 @@ std::string one_line(const session &s, const problem &p, const measurement &m)
     std::string line = short_name(p) + ":";
     for (size_t e = 0; e < m.figures.size(); e++) {
         const figure &f = m.figures[e];
-        line += std::string(e > 0 ? ", " : " ") + s.engines()[e]->name() + " " + time_cell(&f, "%.3f");
+        line +=
+            std::string(e > 0 ? ", " : " ") + s.engines()[e]->name() + " " + time_cell(&f, "%.3f");
         if (f.measured) {
-            line += number(s.cold() ? " ms cold (%.0f %%)" : " ms (%.0f %%)", 100 * p.flops() / f.seconds / m.peak_flops);
+            line += number(s.cold() ? " ms cold (%.0f %%)" : " ms (%.0f %%)",
+                           100 * p.flops() / f.seconds / m.peak_flops);
         }
     }
     const figure *ours = at.ours(m), *theirs = at.theirs(m);

@@ -20,7 +20,10 @@ struct row {
 /* "ENGINE/PROBLEM", and "/cold" behind it if that is how the weights are. */
 std::string row_name(const session &s, const row &r);
 
-/* The rows that --benchmark_filter keeps; "": all; '-' first: those that don't match. Throws usage_error if it can't be read. */
+/*
+ * The rows that --benchmark_filter keeps; "": all; '-' first: those that don't match. Throws
+ * usage_error if it can't be read.
+ */
 std::vector<row> choose_rows(const std::string &filter, const session &s);
 
 /* Registers a benchmark for each row, by its name; running it replays the session's measurement. */
@@ -29,7 +32,10 @@ void register_benchmarks(session &s, const std::vector<row> &rows, progress &sho
 /* Runs what is registered. Returns the number of benchmarks run. */
 size_t run_benchmarks(const options &o);
 
-/* The table: a block for each network with its totals. to_stderr: stdout is taken by another format. */
+/*
+ * The table: a block for each network with its totals. to_stderr: stdout is taken by another
+ * format.
+ */
 void print_table(const session &s, bool to_stderr);
 
 /* The same figures as tab-separated values. Throws usage_error if the file can't be written. */

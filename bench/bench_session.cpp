@@ -16,16 +16,21 @@ constexpr double trial_seconds = 1e-3;  /* likewise, while the fastest runner is
 constexpr int fewest_rounds = 15;
 constexpr int trial_rounds = 7;
 constexpr int first_trial_rounds = 2;
-constexpr double far_behind = 1.4; /* best of the first trial rounds against the best runner's: no further trial */
-constexpr double near = 1.06;      /* median of the trials against the best runner's: a finalist */
+/* best of the first trial rounds against the best runner's: no further trial */
+constexpr double far_behind = 1.4;
+constexpr double near = 1.06; /* median of the trials against the best runner's: a finalist */
 constexpr size_t most_finalists = 3;
 constexpr double patience_seconds = 5;     /* very slow runners get fewer rounds, three at least */
 constexpr double long_call_seconds = 0.02; /* a call this long warms the caches by itself */
-/* A sample in which the one thread was off its core for longer than this share is taken again, this often at most. */
+/*
+ * A sample in which the one thread was off its core for longer than this share is taken again, this
+ * often at most.
+ */
 constexpr double disturbed_share = 0.03;
 constexpr int most_attempts = 5;
 constexpr size_t most_cold_bytes = size_t{512} << 20;
-constexpr size_t usual_cache_bytes = size_t{32} << 20; /* of a CPU that doesn't tell of its last level */
+/* of a CPU that doesn't tell of its last level */
+constexpr size_t usual_cache_bytes = size_t{32} << 20;
 
 /* One runner's samples, in seconds of a call. */
 struct series {
@@ -44,7 +49,8 @@ double process_cpu()
 
 double wall()
 {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())
+        .count();
 }
 
 double median(std::vector<double> values)
@@ -64,12 +70,18 @@ double spread(const std::vector<double> &values)
     return middle > 0 ? median(deviations) / middle : 0;
 }
 
-/* With one thread, time off the core shows as wall time without CPU time. Of several attempts the least disturbed counts. */
+/*
+ * With one thread, time off the core shows as wall time without CPU time. Of several attempts the
+ * least disturbed counts.
+ */
 void take_sample(series &s, double at_least, bool one_thread, disturbance &seen)
 {
     long calls = std::max(1L, std::lround(std::ceil(at_least / std::max(s.guess, 1e-7))));
     if (s.what->copies() > 1) {
-        /* No call meets the weights of another one of this sample, nor of the one before it that warms the rest. */
+        /*
+         * No call meets the weights of another one of this sample, nor of the one before it that
+         * warms the rest.
+         */
         calls = std::min(calls, static_cast<long>(s.what->copies()) - 1);
     }
     double best_lost = INFINITY, best_seconds = 0, best_cpu = 0;
@@ -81,7 +93,8 @@ void take_sample(series &s, double at_least, bool one_thread, disturbance &seen)
         for (long i = 0; i < calls; i++) {
             s.what->run();
         }
-        const double seconds = wall() - start, cpu = process_cpu() - cpu_start, lost = seconds - cpu;
+        const double seconds = wall() - start, cpu = process_cpu() - cpu_start,
+                     lost = seconds - cpu;
         if (lost < best_lost) {
             best_lost = lost;
             best_seconds = seconds;
@@ -99,7 +112,8 @@ void take_sample(series &s, double at_least, bool one_thread, disturbance &seen)
 }
 
 /* The runners take turns, each round starting with another one. */
-void take_rounds(std::vector<series *> &all, int rounds, double at_least, bool one_thread, disturbance &seen)
+void take_rounds(std::vector<series *> &all, int rounds, double at_least, bool one_thread,
+                 disturbance &seen)
 {
     for (int round = 0; round < rounds; round++) {
         for (size_t i = 0; i < all.size(); i++) {
@@ -112,13 +126,15 @@ void take_rounds(std::vector<series *> &all, int rounds, double at_least, bool o
 }
 
 /* Makes the copies of the weights of those that are left, and lets go of the others'. */
-void share_memory(const coldness &cold, const std::vector<runner *> &left, const std::vector<runner *> &others)
+void share_memory(const coldness &cold, const std::vector<runner *> &left,
+                  const std::vector<runner *> &others)
 {
     if (cold.on) {
         for (runner *r : others) {
             r->hold_copies(0);
         }
-        const size_t bytes = std::min(cold.pool_bytes, cold.most_bytes / std::max<size_t>(left.size(), 1));
+        const size_t bytes =
+            std::min(cold.pool_bytes, cold.most_bytes / std::max<size_t>(left.size(), 1));
         for (runner *r : left) {
             r->hold_copies(bytes);
         }
@@ -142,10 +158,12 @@ struct entrant {
 };
 
 /*
- * Short interleaved trials of every engine's runners. Those near each engine's fastest are its finalists: the trials are too
- * short to tell them apart, and one disturbed sample must not cost an engine its best.
+ * Short interleaved trials of every engine's runners. Those near each engine's fastest are its
+ * finalists: the trials are too short to tell them apart, and one disturbed sample must not cost an
+ * engine its best.
  */
-void choose_finalists(std::vector<entrant> &entrants, bool one_thread, const coldness &cold, disturbance &seen)
+void choose_finalists(std::vector<entrant> &entrants, bool one_thread, const coldness &cold,
+                      disturbance &seen)
 {
     std::vector<series *> all;
     const auto share = [&] {
@@ -162,7 +180,9 @@ void choose_finalists(std::vector<entrant> &entrants, bool one_thread, const col
             }
         }
     }
-    const auto least = [](const series &s) { return *std::min_element(s.seconds.begin(), s.seconds.end()); };
+    const auto least = [](const series &s) {
+        return *std::min_element(s.seconds.begin(), s.seconds.end());
+    };
     if (!all.empty()) {
         share();
         take_rounds(all, first_trial_rounds, trial_seconds, one_thread, seen);
@@ -200,7 +220,8 @@ void choose_finalists(std::vector<entrant> &entrants, bool one_thread, const col
 coldness coldness::of(const doconv_context_info &info)
 {
     const size_t known = static_cast<size_t>(std::max({info.l3_bytes, info.l2_bytes, int64_t{0}}));
-    return {true, 2 * (info.l3_bytes > 0 ? known : std::max(known, usual_cache_bytes)), most_cold_bytes};
+    return {true, 2 * (info.l3_bytes > 0 ? known : std::max(known, usual_cache_bytes)),
+            most_cold_bytes};
 }
 
 double copy_share(const problem &p, const measurement &m, double seconds)
@@ -208,9 +229,10 @@ double copy_share(const problem &p, const measurement &m, double seconds)
     return static_cast<double>(p.activation_bytes() + p.weight_bytes()) / m.copy_rate / seconds;
 }
 
-session::session(const workload &work, std::vector<engine *> engines, doconv_isa isa, int threads, double min_seconds, const coldness &cold)
-    : work_(work), engines_(std::move(engines)), isa_(isa), peak_(isa, threads), threads_(threads), cold_(cold), min_seconds_(min_seconds),
-      measured_(work.problems.size())
+session::session(const workload &work, std::vector<engine *> engines, doconv_isa isa, int threads,
+                 double min_seconds, const coldness &cold)
+    : work_(work), engines_(std::move(engines)), isa_(isa), peak_(isa, threads), threads_(threads),
+      cold_(cold), min_seconds_(min_seconds), measured_(work.problems.size())
 {
 }
 
@@ -240,7 +262,8 @@ const measurement *session::typical(size_t problem) const
         }
         return 0.0;
     };
-    std::sort(repetitions.begin(), repetitions.end(), [&](const auto *a, const auto *b) { return key(a) < key(b); });
+    std::sort(repetitions.begin(), repetitions.end(),
+              [&](const auto *a, const auto *b) { return key(a) < key(b); });
     return repetitions[repetitions.size() / 2];
 }
 
@@ -304,7 +327,8 @@ measurement session::measure_now(const problem &p)
     std::vector<runner *> left, others;
     for (entrant &e : entrants) {
         for (size_t r = 0; r < e.runners.size(); r++) {
-            const bool finalist = std::find(e.finalists.begin(), e.finalists.end(), r) != e.finalists.end();
+            const bool finalist =
+                std::find(e.finalists.begin(), e.finalists.end(), r) != e.finalists.end();
             (finalist ? left : others).push_back(e.runners[r].get());
         }
     }
@@ -316,7 +340,8 @@ measurement session::measure_now(const problem &p)
     const double sample = std::max(sample_seconds, slowest);
     int rounds = std::max(fewest_rounds, static_cast<int>(std::ceil(min_seconds_ / sample)) | 1);
     if (rounds * sample > std::max(patience_seconds, min_seconds_)) {
-        rounds = std::max(3, static_cast<int>(std::max(patience_seconds, min_seconds_) / sample) | 1);
+        rounds =
+            std::max(3, static_cast<int>(std::max(patience_seconds, min_seconds_) / sample) | 1);
     }
     take_rounds(turns, rounds, sample_seconds, threads_ == 1, m.seen);
 
@@ -347,7 +372,8 @@ measurement session::measure_now(const problem &p)
             if (!(f.error <= wrong_error)) {
                 f.measured = false;
                 f.failed = f.wrong = true;
-                f.why = "wrong result of " + f.label + " in " + f.layout + " with a copy of the weights";
+                f.why = "wrong result of " + f.label + " in " + f.layout +
+                        " with a copy of the weights";
             }
         }
     }

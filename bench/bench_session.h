@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The measuring: which runner of an engine is its fastest, and how fast, with the engines taking turns. */
+/*
+ * The measuring: which runner of an engine is its fastest, and how fast, with the engines taking
+ * turns.
+ */
 #ifndef DOCONV_BENCH_SESSION_H
 #define DOCONV_BENCH_SESSION_H
 
@@ -19,13 +22,17 @@ struct figure {
     bool wrong = false;
     std::string why;
     std::string label, layout;
-    double seconds = 0;     /* median of the samples, each a mean over its calls; of the engine's fastest runner */
+    /* median of the samples, each a mean over its calls; of the engine's fastest runner */
+    double seconds = 0;
     double cpu_seconds = 0; /* likewise, of all threads */
     double spread = 0;      /* median absolute deviation / median */
     double error = 0;       /* max|y - ref| / max|ref| */
 };
 
-/* Samples of the final rounds, and those that other processes disturbed however often they were taken again. */
+/*
+ * Samples of the final rounds, and those that other processes disturbed however often they were
+ * taken again.
+ */
 struct disturbance {
     int samples = 0, disturbed = 0;
 };
@@ -34,7 +41,11 @@ struct measurement {
     std::vector<figure> figures; /* in the engines' order */
     disturbance seen;
     double peak_flops = 0; /* a second, of the FMA loop in the same rounds */
-    double copy_rate = 0;  /* bytes a second, read and written, of copying as many as the layer's tensors have, in the same rounds */
+    /*
+     * bytes a second, read and written, of copying as many as the layer's tensors have, in the same
+     * rounds
+     */
+    double copy_rate = 0;
 };
 
 /* Cold weights: what is to be pushed out of the caches, and how. */
@@ -53,11 +64,15 @@ double copy_share(const problem &p, const measurement &m, double seconds);
 class session
 {
   public:
-    session(const workload &work, std::vector<engine *> engines, doconv_isa isa, int threads, double min_seconds, const coldness &cold);
+    session(const workload &work, std::vector<engine *> engines, doconv_isa isa, int threads,
+            double min_seconds, const coldness &cold);
 
     /* Measures a problem; a repetition that was measured already is returned as it was. */
     const measurement &measure(size_t problem, size_t repetition);
-    /* The repetition with the median time of the first engine that has one; NULL if the problem wasn't measured. */
+    /*
+     * The repetition with the median time of the first engine that has one; NULL if the problem
+     * wasn't measured.
+     */
     const measurement *typical(size_t problem) const;
     const std::vector<engine *> &engines() const
     {
@@ -86,7 +101,8 @@ class session
     int threads_;
     coldness cold_;
     double min_seconds_;
-    std::vector<std::vector<std::unique_ptr<measurement>>> measured_; /* by problem and repetition */
+    /* by problem and repetition */
+    std::vector<std::vector<std::unique_ptr<measurement>>> measured_;
 };
 
 } // namespace bench

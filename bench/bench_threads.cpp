@@ -30,17 +30,20 @@ std::string pin_to_core()
     cpu_set_t set;
     CPU_ZERO(&set);
     CPU_SET(core, &set);
-    return sched_setaffinity(0, sizeof set, &set) == 0 ? "" : std::string("not pinned to a core: ") + std::strerror(errno);
+    return sched_setaffinity(0, sizeof set, &set) == 0
+               ? ""
+               : std::string("not pinned to a core: ") + std::strerror(errno);
 }
 
 #ifdef _OPENMP
 
 /* What the OpenMP runtimes read about places. A user who sets one of them has decided. */
-const char *const place_variables[] = {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY"};
+const char *const place_variables[] = {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY",
+                                       "KMP_AFFINITY"};
 
 /*
- * Threads bound by hand would not stay so: a runtime ends and starts threads as it sees fit, and a new one has the affinity of the thread that
- * starts it, hence its core.
+ * Threads bound by hand would not stay so: a runtime ends and starts threads as it sees fit, and a
+ * new one has the affinity of the thread that starts it, hence its core.
  */
 std::string start_anew_bound(char **argv)
 {
@@ -55,7 +58,9 @@ std::string start_anew_bound(char **argv)
     return std::string("the threads are not bound to cores: ") + std::strerror(errno);
 }
 
-/* CPUs that a team of so many threads may run on, all together; -1: the runtime gives no such team. */
+/*
+ * CPUs that a team of so many threads may run on, all together; -1: the runtime gives no such team.
+ */
 int cpus_of_team(int count)
 {
     cpu_set_t all;
@@ -88,7 +93,8 @@ void set_threads(int count)
     omp_set_num_threads(count);
 #else
     if (count > 1) {
-        throw usage_error("--threads: \"" + std::to_string(count) + "\": this build has no OpenMP, so one thread only");
+        throw usage_error("--threads: \"" + std::to_string(count) +
+                          "\": this build has no OpenMP, so one thread only");
     }
 #endif
 }
@@ -107,9 +113,10 @@ std::string bind_threads(int count, char **argv)
         cores = std::min(cores, omp_get_num_places());
     }
     if (cores < count) {
-        throw usage_error(
-            "--threads: \"" + std::to_string(count) + "\": " +
-            (cores < 0 ? "the OpenMP runtime gives fewer" : "this process may run on " + std::to_string(cores) + (cores == 1 ? " core" : " cores")));
+        throw usage_error("--threads: \"" + std::to_string(count) + "\": " +
+                          (cores < 0 ? "the OpenMP runtime gives fewer"
+                                     : "this process may run on " + std::to_string(cores) +
+                                           (cores == 1 ? " core" : " cores")));
     }
     return problem;
 #else

@@ -9,9 +9,11 @@ namespace bench
 {
 
 /*
- * Sees to it that each of the threads has a core of its own: one is pinned to the core it runs on; for more the program may start itself
- * anew, so that the OpenMP runtime reads at its start that it shall bind them. To be called before anything that starts threads. Returns "", or
- * what could not be done and need not stop a measurement. Throws usage_error if there are fewer cores than threads, or no OpenMP.
+ * Sees to it that each of the threads has a core of its own: one is pinned to the core it runs on;
+ * for more the program may start itself anew, so that the OpenMP runtime reads at its start that it
+ * shall bind them. To be called before anything that starts threads. Returns "", or what could not
+ * be done and need not stop a measurement. Throws usage_error if there are fewer cores than
+ * threads, or no OpenMP.
  */
 std::string bind_threads(int count, char **argv);
 

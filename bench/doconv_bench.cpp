@@ -61,11 +61,13 @@ void initialize_benchmark(const options &o, char *program)
     int count = static_cast<int>(arguments.size()) - 1;
     benchmark::Initialize(&count, arguments.data());
     if (count > 1) {
-        throw usage_error(std::string("unknown option \"") + arguments[1] + "\", or its value is wrong (see --help)");
+        throw usage_error(std::string("unknown option \"") + arguments[1] +
+                          "\", or its value is wrong (see --help)");
     }
 }
 
-void describe_run(const options &o, const doconv_context_info &info, const std::vector<engine *> &engines, const workload &work,
+void describe_run(const options &o, const doconv_context_info &info,
+                  const std::vector<engine *> &engines, const workload &work,
                   const std::vector<row> &rows)
 {
     benchmark::AddCustomContext("isa", doconv_isa_string(info.isa));
@@ -95,16 +97,20 @@ void describe_run(const options &o, const doconv_context_info &info, const std::
         networks += (networks.empty() ? "" : ",") + network + ":" + std::to_string(i - start);
     }
     benchmark::AddCustomContext("networks", networks);
-    std::fprintf(stderr, "%s on %s, %s, %d thread%s, layout %s%s\n", about.c_str(), info.cpu, doconv_isa_string(info.isa), o.threads,
-                 o.threads == 1 ? "" : "s", layout_choice_name(o.layout), o.cold ? ", cold weights" : "");
+    std::fprintf(stderr, "%s on %s, %s, %d thread%s, layout %s%s\n", about.c_str(), info.cpu,
+                 doconv_isa_string(info.isa), o.threads, o.threads == 1 ? "" : "s",
+                 layout_choice_name(o.layout), o.cold ? ", cold weights" : "");
     const coldness cold = coldness::of(info);
     if (o.cold && cold.pool_bytes > cold.most_bytes) {
-        std::fprintf(stderr, "doconv-bench: the copies of the weights may take %zu MiB, less than twice the last-level cache: some may be in it\n",
+        std::fprintf(stderr,
+                     "doconv-bench: the copies of the weights may take %zu MiB, less than twice "
+                     "the last-level cache: some may be in it\n",
                      cold.most_bytes >> 20);
     }
 }
 
-void tune_all(const options &o, doconv_engine &ours, const workload &work, const std::vector<bool> &wanted)
+void tune_all(const options &o, doconv_engine &ours, const workload &work,
+              const std::vector<bool> &wanted)
 {
     if (o.tune == tune_choice::off || o.tune == tune_choice::read) {
         return;
@@ -119,14 +125,18 @@ void tune_all(const options &o, doconv_engine &ours, const workload &work, const
                 ours.tune(work.problems[p], totals, show);
                 const int measured = totals.measured - before;
                 show.end(short_name(work.problems[p]) +
-                         (measured == 0 ? ": from the cache" : ": " + std::to_string(measured) + " variants measured"));
+                         (measured == 0 ? ": from the cache"
+                                        : ": " + std::to_string(measured) + " variants measured"));
             }
         }
     }
-    std::fprintf(stderr, "%d problems tuned, %d variants measured, %d from the cache\n", totals.problems, totals.measured, totals.cached);
+    std::fprintf(stderr, "%d problems tuned, %d variants measured, %d from the cache\n",
+                 totals.problems, totals.measured, totals.cached);
     if (totals.unstored > 0) {
-        std::fprintf(stderr, "%d results were not stored (noisy, or no cache directory can be used: \"%s\")\n", totals.unstored,
-                     ours.info().cache_directory);
+        std::fprintf(
+            stderr,
+            "%d results were not stored (noisy, or no cache directory can be used: \"%s\")\n",
+            totals.unstored, ours.info().cache_directory);
     }
 }
 
@@ -158,8 +168,10 @@ int run(int argc, char **argv)
         }
         engines.push_back(name == "doconv" ? static_cast<engine *>(&ours) : theirs.get());
     }
-    const workload work = load_workload(ours.context(), o, info.isa == DOCONV_ISA_AVX512 ? DOCONV_NCHW16C : DOCONV_NCHW8C);
-    session measure(work, engines, info.isa, o.threads, o.min_seconds, o.cold ? coldness::of(info) : coldness());
+    const workload work = load_workload(
+        ours.context(), o, info.isa == DOCONV_ISA_AVX512 ? DOCONV_NCHW16C : DOCONV_NCHW8C);
+    session measure(work, engines, info.isa, o.threads, o.min_seconds,
+                    o.cold ? coldness::of(info) : coldness());
     initialize_benchmark(o, argv[0]);
 
     const std::vector<row> rows = choose_rows(o.filter, measure);

@@ -12,7 +12,8 @@ bool onednn_built()
 
 std::unique_ptr<engine> create_onednn_engine(const options &, doconv_isa)
 {
-    throw usage_error("--engines: \"onednn\" is not built: configure with oneDNN v3, found by pkg-config or -Dcmake_prefix_path, and "
+    throw usage_error("--engines: \"onednn\" is not built: configure with oneDNN v3, found by "
+                      "pkg-config or -Dcmake_prefix_path, and "
                       "-Donednn=enabled");
 }
 

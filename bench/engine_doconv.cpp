@@ -59,28 +59,35 @@ class doconv_runner : public runner
 {
   public:
     /* Owns the plan, also if it throws. */
-    doconv_runner(doconv_context *context, const problem &p, const placed &in, const tensors &t, doconv_plan *plan)
-        : context_(context), plan_(plan, doconv_plan_destroy), p_(p), t_(t), dst_layout_(in.desc.dst_layout),
+    doconv_runner(doconv_context *context, const problem &p, const placed &in, const tensors &t,
+                  doconv_plan *plan)
+        : context_(context), plan_(plan, doconv_plan_destroy), p_(p), t_(t),
+          dst_layout_(in.desc.dst_layout),
           src_(bytes_of(in.desc.src_layout, p.desc.n, p.desc.cin, p.desc.h, p.desc.w)),
-          residual_(p.desc.residual ? bytes_of(dst_layout_, p.desc.n, p.desc.cout, p.hout, p.wout) : 0),
+          residual_(p.desc.residual ? bytes_of(dst_layout_, p.desc.n, p.desc.cout, p.hout, p.wout)
+                                    : 0),
           dst_(bytes_of(dst_layout_, p.desc.n, p.desc.cout, p.hout, p.wout))
     {
         const doconv_conv_desc &d = p.desc;
         workspace_ = buffer(doconv_plan_workspace_size(plan));
         doconv_runner::hold_copies(0);
-        doconv_reorder(DOCONV_NCHW, in.desc.src_layout, d.n, d.cin, d.h, d.w, t.src.data(), src_.data());
+        doconv_reorder(DOCONV_NCHW, in.desc.src_layout, d.n, d.cin, d.h, d.w, t.src.data(),
+                       src_.data());
         if (d.residual) {
-            doconv_reorder(DOCONV_NCHW, dst_layout_, d.n, d.cout, p.hout, p.wout, t.residual.data(), residual_.data());
+            doconv_reorder(DOCONV_NCHW, dst_layout_, d.n, d.cout, p.hout, p.wout, t.residual.data(),
+                           residual_.data());
         }
         label = doconv_plan_variant(plan);
-        layout = layout_pair_name(doconv_layout_string(in.desc.src_layout), doconv_layout_string(dst_layout_));
+        layout = layout_pair_name(doconv_layout_string(in.desc.src_layout),
+                                  doconv_layout_string(dst_layout_));
     }
 
     void run() override
     {
         next_ = next_ + 1 < weights_.size() ? next_ + 1 : 0;
         const doconv_status status =
-            doconv_execute(plan_.get(), weights_[next_].get(), src_.data(), residual_.data(), dst_.data(), workspace_.data(), workspace_.bytes());
+            doconv_execute(plan_.get(), weights_[next_].get(), src_.data(), residual_.data(),
+                           dst_.data(), workspace_.data(), workspace_.bytes());
         if (status != DOCONV_OK) {
             throw std::runtime_error(label + ": " + doconv_status_string(status));
         }
@@ -95,7 +102,10 @@ class doconv_runner : public runner
         weights_.reserve(count);
         while (weights_.size() < count) {
             doconv_weights *weights = nullptr;
-            check(context_, doconv_weights_create(plan_.get(), t_.weight.data(), p_.desc.has_bias ? t_.bias.data() : nullptr, &weights), p_.text);
+            check(context_,
+                  doconv_weights_create(plan_.get(), t_.weight.data(),
+                                        p_.desc.has_bias ? t_.bias.data() : nullptr, &weights),
+                  p_.text);
             weights_.emplace_back(weights, doconv_weights_destroy);
         }
     }
@@ -113,7 +123,8 @@ class doconv_runner : public runner
     std::vector<float> result() override
     {
         std::vector<float> y(static_cast<size_t>(p_.dst_count()));
-        doconv_reorder(dst_layout_, DOCONV_NCHW, p_.desc.n, p_.desc.cout, p_.hout, p_.wout, dst_.data(), y.data());
+        doconv_reorder(dst_layout_, DOCONV_NCHW, p_.desc.n, p_.desc.cout, p_.hout, p_.wout,
+                       dst_.data(), y.data());
         return y;
     }
 
@@ -142,13 +153,15 @@ doconv_engine::doconv_engine(const options &o) : tune_(o.tune), cold_(o.cold)
     if (status != DOCONV_OK) {
         /* Of what a context may refuse only this is left: the threads are in range. */
         throw usage_error(std::string("--isa=") + doconv_isa_string(o.isa) + ": " +
-                          (status == DOCONV_INVALID_ARGUMENT ? "not of this architecture" : doconv_status_string(status)));
+                          (status == DOCONV_INVALID_ARGUMENT ? "not of this architecture"
+                                                             : doconv_status_string(status)));
     }
     const doconv_context_info found = info();
     if (o.isa != DOCONV_ISA_DEFAULT && found.isa != o.isa) {
         const std::string best = doconv_isa_string(found.cpu_isa);
         doconv_context_destroy(context_);
-        throw usage_error(std::string("--isa=") + doconv_isa_string(o.isa) + ": not on this CPU, whose best is " + best);
+        throw usage_error(std::string("--isa=") + doconv_isa_string(o.isa) +
+                          ": not on this CPU, whose best is " + best);
     }
 }
 
@@ -178,7 +191,8 @@ void doconv_engine::tune(const problem &p, tuning_totals &totals, progress &show
         struct share {
             progress *show;
             double start, width;
-        } part = {&show, static_cast<double>(i) / static_cast<double>(pairs.size()), 1.0 / static_cast<double>(pairs.size())};
+        } part = {&show, static_cast<double>(i) / static_cast<double>(pairs.size()),
+                  1.0 / static_cast<double>(pairs.size())};
         doconv_plan_options plan_options = {};
         plan_options.size = sizeof plan_options;
         plan_options.cold_weights = cold_;
@@ -191,11 +205,15 @@ void doconv_engine::tune(const problem &p, tuning_totals &totals, progress &show
         };
         tune_options.progress_user = &part;
         bool settled = false;
-        /* A noisy result isn't stored: another try or two, with more samples, so that the next process needn't measure again. */
+        /*
+         * A noisy result isn't stored: another try or two, with more samples, so that the next
+         * process needn't measure again.
+         */
         for (int attempt = 0; attempt < 3 && !settled; attempt++) {
             tune_options.budget_seconds = attempt == 0 ? 0 : 1.2;
             doconv_tune_report *report = nullptr;
-            const doconv_status status = doconv_tune(context_, &in.desc, &plan_options, &tune_options, &report);
+            const doconv_status status =
+                doconv_tune(context_, &in.desc, &plan_options, &tune_options, &report);
             if (status == DOCONV_UNSUPPORTED) {
                 break;
             }
@@ -220,7 +238,8 @@ void doconv_engine::tune(const problem &p, tuning_totals &totals, progress &show
     }
 }
 
-std::vector<std::unique_ptr<runner>> doconv_engine::prepare(const problem &p, const tensors &t, std::string &why)
+std::vector<std::unique_ptr<runner>> doconv_engine::prepare(const problem &p, const tensors &t,
+                                                            std::string &why)
 {
     std::vector<std::unique_ptr<runner>> runners;
     for (const auto &pair : layouts_to_try(p)) {
@@ -229,7 +248,8 @@ std::vector<std::unique_ptr<runner>> doconv_engine::prepare(const problem &p, co
         plan_options.size = sizeof plan_options;
         plan_options.cold_weights = cold_;
         plan_options.rigor = tune_ == tune_choice::off ? DOCONV_RIGOR_ESTIMATE : DOCONV_RIGOR_READ;
-        const auto tuned = std::find_if(variants_.begin(), variants_.end(), [&](const auto &v) { return v.first == in.text; });
+        const auto tuned = std::find_if(variants_.begin(), variants_.end(),
+                                        [&](const auto &v) { return v.first == in.text; });
         if (tuned != variants_.end()) {
             plan_options.variant = tuned->second.c_str();
         }

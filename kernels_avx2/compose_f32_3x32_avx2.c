@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Folding W and D: 3 taps x 4 rows of 8 channels. 12 sums, 3 vectors of D and 1 of W: 16 registers; a 3 x 3 kernel is three such tiles. */
+/*
+ * Folding W and D: 3 taps x 4 rows of 8 channels. 12 sums, 3 vectors of D and 1 of W: 16 registers;
+ * a 3 x 3 kernel is three such tiles.
+ */
 #include "few_avx.h"
 #include "vec_avx2.h"
 
@@ -12,12 +15,14 @@
 
 static inline vec join_rows(const float *base, const ptrdiff_t *lanes)
 {
-    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(base + lanes[0])), _mm_loadu_ps(base + lanes[4]), 1);
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(base + lanes[0])),
+                                _mm_loadu_ps(base + lanes[4]), 1);
 }
 
 static inline vec join_few(const float *base, const ptrdiff_t *lanes, int n)
 {
-    return _mm256_insertf128_ps(_mm256_castps128_ps256(load_few(base + lanes[0], n)), load_few(base + lanes[4], n), 1);
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(load_few(base + lanes[0], n)),
+                                load_few(base + lanes[4], n), 1);
 }
 
 static inline void split_rows(float *base, const ptrdiff_t *lanes, vec v)
@@ -43,10 +48,12 @@ static inline void transpose_quads(vec *a, vec *b, vec *c, vec *d)
 }
 
 /*
- * Nine vectors hold 8 rows of nine floats: float f = 8 * v + k is lane k of vector v and belongs to column f % 9 = (k - v) % 9. Numbered u = -v % 9, lane k of
- * column s is in vector (s - k) % 9: so the vectors rotate by k in lane k, by one, two and four where k has these bits. A column then has all of its floats,
- * that of row i in lane (9 * i + s) % 8 = (i + s) % 8: a permutation whose indexes are those of the column before plus one (only their last three bits
- * count). The way back is the same backwards.
+ * Nine vectors hold 8 rows of nine floats: float f = 8 * v + k is lane k of vector v and belongs to
+ * column f % 9 = (k - v) % 9. Numbered u = -v % 9, lane k of column s is in vector (s - k) % 9: so
+ * the vectors rotate by k in lane k, by one, two and four where k has these bits. A column then has
+ * all of its floats, that of row i in lane (9 * i + s) % 8 = (i + s) % 8: a permutation whose
+ * indexes are those of the column before plus one (only their last three bits count). The way back
+ * is the same backwards.
  */
 #define BY_1 0xaa
 #define BY_2 0xcc
@@ -55,26 +62,31 @@ static inline void transpose_quads(vec *a, vec *b, vec *c, vec *d)
 
 static const int32_t nines_lanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7};
 
-static __attribute__((noinline)) void nines_in(const float *src, ptrdiff_t src_step, ptrdiff_t rows, float *dst)
+static __attribute__((noinline)) void nines_in(const float *src, ptrdiff_t src_step, ptrdiff_t rows,
+                                               float *dst)
 {
     const ptrdiff_t stride = rows * 8;
     for (; rows > 0; rows--) {
-        const vec p0 = v_load(src), p1 = v_load(src + 8 * 8), p2 = v_load(src + 7 * 8), p3 = v_load(src + 6 * 8), p4 = v_load(src + 5 * 8),
-                  p5 = v_load(src + 4 * 8), p6 = v_load(src + 3 * 8), p7 = v_load(src + 2 * 8), p8 = v_load(src + 1 * 8);
+        const vec p0 = v_load(src), p1 = v_load(src + 8 * 8), p2 = v_load(src + 7 * 8),
+                  p3 = v_load(src + 6 * 8), p4 = v_load(src + 5 * 8), p5 = v_load(src + 4 * 8),
+                  p6 = v_load(src + 3 * 8), p7 = v_load(src + 2 * 8), p8 = v_load(src + 1 * 8);
         NINE_BLENDS(q, p, BY_1, 8, 0, 1, 2, 3, 4, 5, 6, 7)
         NINE_BLENDS(r, q, BY_2, 7, 8, 0, 1, 2, 3, 4, 5, 6)
         NINE_BLENDS(u, r, BY_4, 5, 6, 7, 8, 0, 1, 2, 3, 4)
-#define NINES_STORE(s) v_store(dst + (s)*stride, v_permute(u##s, v_load_lanes(nines_lanes + (s) % 8)));
+#define NINES_STORE(s)                                                                             \
+    v_store(dst + (s)*stride, v_permute(u##s, v_load_lanes(nines_lanes + (s) % 8)));
         NINES_EACH(NINES_STORE)
         src += src_step;
         dst += 8;
     }
 }
 
-static __attribute__((noinline)) void nines_out(const float *src, float *dst, ptrdiff_t dst_step, ptrdiff_t rows)
+static __attribute__((noinline)) void nines_out(const float *src, float *dst, ptrdiff_t dst_step,
+                                                ptrdiff_t rows)
 {
     for (; rows > 0; rows--) {
-#define NINES_LOAD(m) const vec p##m = v_permute_from(src + (m)*8, v_load_lanes(nines_lanes + (16 - (m)) % 8));
+#define NINES_LOAD(m)                                                                              \
+    const vec p##m = v_permute_from(src + (m)*8, v_load_lanes(nines_lanes + (16 - (m)) % 8));
         NINES_EACH(NINES_LOAD)
         NINE_BLENDS(q, p, BY_1, 1, 2, 3, 4, 5, 6, 7, 8, 0)
         NINE_BLENDS(r, q, BY_2, 2, 3, 4, 5, 6, 7, 8, 0, 1)
@@ -101,7 +113,8 @@ COMPOSE_TILES_3(2)
 COMPOSE_TILES_3(3)
 COMPOSE_TILES_3(4)
 
-static compose_fn *const tiles[TILE_ROWS][TILE_TAPS] = {{COMPOSE_NAMES_3(1)}, {COMPOSE_NAMES_3(2)}, {COMPOSE_NAMES_3(3)}, {COMPOSE_NAMES_3(4)}};
+static compose_fn *const tiles[TILE_ROWS][TILE_TAPS] = {
+    {COMPOSE_NAMES_3(1)}, {COMPOSE_NAMES_3(2)}, {COMPOSE_NAMES_3(3)}, {COMPOSE_NAMES_3(4)}};
 
 static void compose(const struct dc_compose_args *args)
 {

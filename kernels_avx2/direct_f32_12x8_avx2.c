@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Direct convolution, 12 pixels x 8 output channels: for groups and rests of 8 channels, where the tiles of more vectors would be left with too few
- * accumulators to hide the latency of an FMA.
+ * Direct convolution, 12 pixels x 8 output channels: for groups and rests of 8 channels, where the
+ * tiles of more vectors would be left with too few accumulators to hide the latency of an FMA.
  */
 #include "vec_avx2.h"
 

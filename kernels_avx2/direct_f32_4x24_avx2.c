@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Direct convolution, 4 pixels x 24 output channels: 12 accumulators, 3 weights, 1 broadcast: all 16 registers; 0.58 loads an FMA. */
+/*
+ * Direct convolution, 4 pixels x 24 output channels: 12 accumulators, 3 weights, 1 broadcast: all
+ * 16 registers; 0.58 loads an FMA.
+ */
 #include "vec_avx2.h"
 
 #define TILE_PIXELS 4

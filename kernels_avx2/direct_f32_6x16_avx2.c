@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Direct convolution, 6 pixels x 16 output channels: 12 accumulators, 2 weights, 1 broadcast of 16 registers; 0.67 loads an FMA. */
+/*
+ * Direct convolution, 6 pixels x 16 output channels: 12 accumulators, 2 weights, 1 broadcast of 16
+ * registers; 0.67 loads an FMA.
+ */
 #include "vec_avx2.h"
 
 #define TILE_PIXELS 6

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Convolution in narrow groups, and depthwise with a multiplier, 7 pixels x 1 vector of channels, any kernel size. */
+/*
+ * Convolution in narrow groups, and depthwise with a multiplier, 7 pixels x 1 vector of channels,
+ * any kernel size.
+ */
 #include "vec_avx2.h"
 
 #define TILE_PIXELS 7

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* 1x1 convolution between planes, 4 output channels x 24 pixels: 12 accumulators, 3 vectors of pixels, 1 broadcast of 16 registers; 0.58 loads an FMA. */
+/*
+ * 1x1 convolution between planes, 4 output channels x 24 pixels: 12 accumulators, 3 vectors of
+ * pixels, 1 broadcast of 16 registers; 0.58 loads an FMA.
+ */
 #include "vec_avx2.h"
 
 #define TILE_OUTPUTS 4

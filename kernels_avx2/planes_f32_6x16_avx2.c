@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* 1x1 convolution between planes, 6 output channels x 16 pixels: 12 accumulators, 2 vectors of pixels, 1 broadcast of 16 registers; 0.67 loads an FMA. */
+/*
+ * 1x1 convolution between planes, 6 output channels x 16 pixels: 12 accumulators, 2 vectors of
+ * pixels, 1 broadcast of 16 registers; 0.67 loads an FMA.
+ */
 #include "vec_avx2.h"
 
 #define TILE_OUTPUTS 6

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Gradients of weights, 9 taps x 1 vector of channels: groups of a vector or less, and depthwise with a multiplier. */
+/*
+ * Gradients of weights, 9 taps x 1 vector of channels: groups of a vector or less, and depthwise
+ * with a multiplier.
+ */
 #include "vec_avx512.h"
 
 #define PERMUTES 1

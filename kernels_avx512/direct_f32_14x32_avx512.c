@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Direct convolution, 14 pixels x 32 output channels: 28 accumulators, 2 weights, 1 broadcast of 32 registers; 0.57 loads an FMA. */
+/*
+ * Direct convolution, 14 pixels x 32 output channels: 28 accumulators, 2 weights, 1 broadcast of 32
+ * registers; 0.57 loads an FMA.
+ */
 #include "vec_avx512.h"
 
 #define TILE_PIXELS 14

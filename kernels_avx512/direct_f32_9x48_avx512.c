@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Direct convolution, 9 pixels x 48 output channels: 27 accumulators, 3 weights, 1 broadcast of 32 registers; 0.44 loads an FMA. */
+/*
+ * Direct convolution, 9 pixels x 48 output channels: 27 accumulators, 3 weights, 1 broadcast of 32
+ * registers; 0.44 loads an FMA.
+ */
 #include "vec_avx512.h"
 
 #define TILE_PIXELS 9

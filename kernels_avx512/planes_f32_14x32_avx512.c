@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* 1x1 convolution between planes, 14 output channels x 32 pixels: 28 accumulators, 2 vectors of pixels, 1 broadcast of 32 registers; 0.57 loads an FMA. */
+/*
+ * 1x1 convolution between planes, 14 output channels x 32 pixels: 28 accumulators, 2 vectors of
+ * pixels, 1 broadcast of 32 registers; 0.57 loads an FMA.
+ */
 #include "vec_avx512.h"
 
 #define TILE_OUTPUTS 14

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* 1x1 convolution between planes, 9 output channels x 48 pixels: 27 accumulators, 3 vectors of pixels, 1 broadcast of 32 registers; 0.44 loads an FMA. */
+/*
+ * 1x1 convolution between planes, 9 output channels x 48 pixels: 27 accumulators, 3 vectors of
+ * pixels, 1 broadcast of 32 registers; 0.44 loads an FMA.
+ */
 #include "vec_avx512.h"
 
 #define TILE_OUTPUTS 9

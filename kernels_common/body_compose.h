@@ -1,17 +1,23 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Composing W with D: lanes are channels, so each of a row's W[s] meets its own D[m][s], and a tile of TILE_TAPS taps x TILE_ROWS rows is
+ * Composing W with D: lanes are channels, so each of a row's W[s] meets its own D[m][s], and a tile
+ * of TILE_TAPS taps x TILE_ROWS rows is
  *   sum[row][m] += D[s][m] * W[s][row], vectors all of them.
- * D is transposed once for all rows, W's rows as they come, and sums on their way out: that is the cost beside the FMAs. The including file has defined the
- * vector operations, TILE_TAPS, TILE_ROWS, HOLD_TAPS and
- *   join_rows(base, lanes)         [four floats from base + lanes[0] | from base + lanes[4] | ...]: a vector of rows 4 apart
- *   join_few(base, lanes, n)       the same with n < 4 floats of each row; the others are zero
- *   split_rows, split_few          their inverses
- *   transpose_quads(a, b, c, d)    transposes 4 x 4 floats in each quarter (half, whole) of the vectors, in place
+ * D is transposed once for all rows, W's rows as they come, and sums on their way out: that is the
+ * cost beside the FMAs. The including file has defined the vector operations, TILE_TAPS, TILE_ROWS,
+ * HOLD_TAPS and
+ *   join_rows(base, lanes)       a vector of rows 4 apart: [four floats from base + lanes[0] |
+ *                                from base + lanes[4] | ...]
+ *   join_few(base, lanes, n)     the same with n < 4 floats of each row; the others are zero
+ *   split_rows, split_few        their inverses
+ *   transpose_quads(a, b, c, d)  transposes 4 x 4 floats in each quarter (half, whole) of the
+ *                                vectors, in place
  * and, where OCTETS is 1, octet_in(base, lanes, to, stride), which is rows_in() of eight columns,
  * and, where NINES is 1, for vectors of consecutive rows of nine floats: for r in [0, rows)
- *   nines_in(src, src_step, rows, dst)   dst[(s * rows + r) * V_LENGTH + lane] = src[r * src_step + lane * 9 + s]
- *   nines_out(src, dst, dst_step, rows)  dst[r * dst_step + lane * 9 + m] = src[(r * 9 + m) * V_LENGTH + lane]
+ *   nines_in(src, src_step, rows, dst)
+ *       dst[(s * rows + r) * V_LENGTH + lane] = src[r * src_step + lane * 9 + s]
+ *   nines_out(src, dst, dst_step, rows)
+ *       dst[r * dst_step + lane * 9 + m] = src[(r * 9 + m) * V_LENGTH + lane]
  * and, where OUTPUT_LANES is 1, all of it for nine taps and D_mul 9 another way:
  *   compose_nines(struct nines), defined after this file
  */
@@ -35,20 +41,23 @@
 #define ROWS_4(X, m) ROWS_3(X, m) X(m, 3)
 
 #define COMPOSE_ZERO(m, r) vec a##m##_##r = v_zero();
-/* A step of the sums. Taps one by one against the rows in registers; with HOLD_TAPS rows one by one against the taps: whatever is fewer. */
+/*
+ * A step of the sums. Taps one by one against the rows in registers; with HOLD_TAPS rows one by one
+ * against the taps: whatever is fewer.
+ */
 #define COMPOSE_FMA(m, r) a##m##_##r = v_accumulate(tap, w##r, a##m##_##r);
 #define COMPOSE_LOAD_ROW(m, r) const vec w##r = v_load(w + (r)*V_LENGTH);
-#define COMPOSE_TAP(L, m)                                                                                                                            \
-    {                                                                                                                                                \
-        const vec tap = v_load(d + (m)*V_LENGTH);                                                                                                    \
-        L(COMPOSE_FMA, m)                                                                                                                            \
+#define COMPOSE_TAP(L, m)                                                                          \
+    {                                                                                              \
+        const vec tap = v_load(d + (m)*V_LENGTH);                                                  \
+        L(COMPOSE_FMA, m)                                                                          \
     }
 #define COMPOSE_FMA_HELD(r, m) a##m##_##r = v_accumulate(d##m, row, a##m##_##r);
 #define COMPOSE_LOAD_TAP(r, m) const vec d##m = v_load(d + (m)*V_LENGTH);
-#define COMPOSE_HELD_ROW(P, r)                                                                                                                       \
-    {                                                                                                                                                \
-        const vec row = v_load(w + (r)*V_LENGTH);                                                                                                    \
-        HELD_##P(COMPOSE_FMA_HELD, r)                                                                                                                \
+#define COMPOSE_HELD_ROW(P, r)                                                                     \
+    {                                                                                              \
+        const vec row = v_load(w + (r)*V_LENGTH);                                                  \
+        HELD_##P(COMPOSE_FMA_HELD, r)                                                              \
     }
 #define HELD_1(X, r) X(r, 0)
 #define HELD_2(X, r) HELD_1(X, r) X(r, 1)
@@ -60,21 +69,30 @@
 #endif
 #define COMPOSE_STORE(m, r) v_store(sums + (r)*pitch + (m)*V_LENGTH, a##m##_##r);
 
-/* d: [count][P][V_LENGTH], w: [count][R][V_LENGTH]; the sums of a row are pitch floats from those of the one before. */
-typedef void compose_fn(const float *d, const float *w, ptrdiff_t count, float *sums, ptrdiff_t pitch);
-#define COMPOSE_TILE(P, R)                                                                                                                           \
-    static void compose_tile_##P##_##R(const float *d, const float *w, ptrdiff_t count, float *sums, ptrdiff_t pitch)                                \
-    {                                                                                                                                                \
-        TAPS_##P(ROWS_##R, COMPOSE_ZERO) for (; count > 0; count--)                                                                                  \
-        {                                                                                                                                            \
-            COMPOSE_STEP(P, R) d += (P)*V_LENGTH;                                                                                                    \
-            w += (R)*V_LENGTH;                                                                                                                       \
-        }                                                                                                                                            \
-        TAPS_##P(ROWS_##R, COMPOSE_STORE)                                                                                                            \
+/*
+ * d: [count][P][V_LENGTH], w: [count][R][V_LENGTH]; the sums of a row are pitch floats from those
+ * of the one before.
+ */
+typedef void compose_fn(const float *d, const float *w, ptrdiff_t count, float *sums,
+                        ptrdiff_t pitch);
+#define COMPOSE_TILE(P, R)                                                                         \
+    static void compose_tile_##P##_##R(const float *d, const float *w, ptrdiff_t count,            \
+                                       float *sums, ptrdiff_t pitch)                               \
+    {                                                                                              \
+        TAPS_##P(ROWS_##R, COMPOSE_ZERO) for (; count > 0; count--)                                \
+        {                                                                                          \
+            COMPOSE_STEP(P, R) d += (P)*V_LENGTH;                                                  \
+            w += (R)*V_LENGTH;                                                                     \
+        }                                                                                          \
+        TAPS_##P(ROWS_##R, COMPOSE_STORE)                                                          \
     }
 
-/* dst[column * stride + lane] = base[lanes[lane] + column]. Eight or four columns at a time; the last four may overlap those before. */
-static inline void rows_in(const float *base, const ptrdiff_t *lanes, ptrdiff_t columns, float *dst, ptrdiff_t stride)
+/*
+ * dst[column * stride + lane] = base[lanes[lane] + column]. Eight or four columns at a time; the
+ * last four may overlap those before.
+ */
+static inline void rows_in(const float *base, const ptrdiff_t *lanes, ptrdiff_t columns, float *dst,
+                           ptrdiff_t stride)
 {
     if (columns < 4) {
         vec q[4];
@@ -98,8 +116,8 @@ static inline void rows_in(const float *base, const ptrdiff_t *lanes, ptrdiff_t 
     j = j + 4 <= columns ? j : columns - 4;
 #endif
     for (;; j = j + 8 <= columns ? j + 4 : columns - 4) {
-        vec a = join_rows(base + j, lanes), b = join_rows(base + j, lanes + 1), c = join_rows(base + j, lanes + 2),
-            d = join_rows(base + j, lanes + 3);
+        vec a = join_rows(base + j, lanes), b = join_rows(base + j, lanes + 1),
+            c = join_rows(base + j, lanes + 2), d = join_rows(base + j, lanes + 3);
         transpose_quads(&a, &b, &c, &d);
         float *to = dst + j * stride;
         v_store(to, a);
@@ -113,7 +131,8 @@ static inline void rows_in(const float *base, const ptrdiff_t *lanes, ptrdiff_t 
 }
 
 /* base[lanes[lane] + column] = src[column * V_LENGTH + lane] */
-static inline void rows_out(const float *src, ptrdiff_t columns, float *base, const ptrdiff_t *lanes)
+static inline void rows_out(const float *src, ptrdiff_t columns, float *base,
+                            const ptrdiff_t *lanes)
 {
     if (columns < 4) {
         vec q[4] = {v_zero(), v_zero(), v_zero(), v_zero()};
@@ -128,7 +147,8 @@ static inline void rows_out(const float *src, ptrdiff_t columns, float *base, co
     }
     for (ptrdiff_t j = 0;; j = j + 8 <= columns ? j + 4 : columns - 4) {
         const float *from = src + j * V_LENGTH;
-        vec a = v_load(from), b = v_load(from + V_LENGTH), c = v_load(from + 2 * V_LENGTH), d = v_load(from + 3 * V_LENGTH);
+        vec a = v_load(from), b = v_load(from + V_LENGTH), c = v_load(from + 2 * V_LENGTH),
+            d = v_load(from + 3 * V_LENGTH);
         transpose_quads(&a, &b, &c, &d);
         split_rows(base + j, lanes, a);
         split_rows(base + j, lanes + 1, b);
@@ -140,8 +160,11 @@ static inline void rows_out(const float *src, ptrdiff_t columns, float *base, co
     }
 }
 
-/* Taps [m0, m0 + count) of a block's D: tiles one after another, [s][tap of the tile][lane] each. */
-static inline void prepare_taps(const struct dc_compose_args *args, const ptrdiff_t *channels, ptrdiff_t m0, ptrdiff_t count, float *to)
+/*
+ * Taps [m0, m0 + count) of a block's D: tiles one after another, [s][tap of the tile][lane] each.
+ */
+static inline void prepare_taps(const struct dc_compose_args *args, const ptrdiff_t *channels,
+                                ptrdiff_t m0, ptrdiff_t count, float *to)
 {
     ptrdiff_t lanes[V_LENGTH];
     for (int i = 0; i < V_LENGTH; i++) {
@@ -152,17 +175,22 @@ static inline void prepare_taps(const struct dc_compose_args *args, const ptrdif
         const ptrdiff_t taps = count / tiles + (i < count % tiles);
         if (args->d_turned) {
             for (ptrdiff_t s = 0; s < args->d_mul; s++) {
-                rows_in(args->d + s * args->taps + m, lanes, taps, to + s * taps * V_LENGTH, V_LENGTH);
+                rows_in(args->d + s * args->taps + m, lanes, taps, to + s * taps * V_LENGTH,
+                        V_LENGTH);
             }
         } else {
             for (ptrdiff_t j = 0; j < taps; j++) {
-                rows_in(args->d + (m + j) * args->d_mul, lanes, args->d_mul, to + j * V_LENGTH, taps * V_LENGTH);
+                rows_in(args->d + (m + j) * args->d_mul, lanes, args->d_mul, to + j * V_LENGTH,
+                        taps * V_LENGTH);
             }
         }
-        /* The identity repeats along what D_mul is of the layer: that is taps, where D is turned. */
+        /*
+         * The identity repeats along what D_mul is of the layer: that is taps, where D is turned.
+         */
         const ptrdiff_t period = args->d_turned ? args->d_mul : args->taps;
         for (ptrdiff_t r = 0; r < args->repeated; r++) {
-            const ptrdiff_t tap = (args->d_turned ? r : r % period) - m, s = args->d_turned ? r % period : r;
+            const ptrdiff_t tap = (args->d_turned ? r : r % period) - m,
+                            s = args->d_turned ? r % period : r;
             if (tap >= 0 && tap < taps) {
                 float *const at = to + (s * taps + tap) * V_LENGTH;
                 v_store(at, v_add(v_load(at), v_set1(1.0f)));
@@ -182,9 +210,11 @@ struct compose_block {
     ptrdiff_t w_lanes[V_LENGTH], weight_lanes[V_LENGTH];
 };
 
-static inline void place_block(const struct dc_compose_args *args, ptrdiff_t b, struct compose_block *block)
+static inline void place_block(const struct dc_compose_args *args, ptrdiff_t b,
+                               struct compose_block *block)
 {
-    const ptrdiff_t *const rows = args->rows + b * V_LENGTH, *const results = args->results + b * V_LENGTH;
+    const ptrdiff_t *const rows = args->rows + b * V_LENGTH, *const results =
+                                                                 args->results + b * V_LENGTH;
     int rows_follow = 1, results_follow = 1;
     block->channels = args->channels + b * V_LENGTH;
     for (int i = 0; i < V_LENGTH; i++) {
@@ -219,8 +249,12 @@ static inline int channels_follow(const ptrdiff_t *channels)
     return follow;
 }
 
-/* Composes the blocks that compose_nines() takes, which hangs on nothing but the block itself. Leaves the others, and returns their number. */
-static inline ptrdiff_t compose_all_nines(const struct dc_compose_args *args, struct compose_block *blocks, ptrdiff_t count)
+/*
+ * Composes the blocks that compose_nines() takes, which hangs on nothing but the block itself.
+ * Leaves the others, and returns their number.
+ */
+static inline ptrdiff_t compose_all_nines(const struct dc_compose_args *args,
+                                          struct compose_block *blocks, ptrdiff_t count)
 {
     ptrdiff_t others = 0;
     struct nines nines = {.w_step = args->row_step * 9,
@@ -236,7 +270,8 @@ static inline ptrdiff_t compose_all_nines(const struct dc_compose_args *args, st
             continue;
         }
         const float *const d = args->d + block->channels[0] * 81;
-        const int goes_on = nines.channels != 0 && block->w == nines.w + nines.channels * 9 && block->weight == nines.weight + nines.channels * 9 &&
+        const int goes_on = nines.channels != 0 && block->w == nines.w + nines.channels * 9 &&
+                            block->weight == nines.weight + nines.channels * 9 &&
                             d == nines.d + nines.channels * 81;
         if (!goes_on) {
             if (nines.channels != 0) {
@@ -256,10 +291,12 @@ static inline ptrdiff_t compose_all_nines(const struct dc_compose_args *args, st
 }
 #endif
 
-static inline void run_compose(const struct dc_compose_args *args, compose_fn *const table[TILE_ROWS][TILE_TAPS])
+static inline void run_compose(const struct dc_compose_args *args,
+                               compose_fn *const table[TILE_ROWS][TILE_TAPS])
 {
     const ptrdiff_t d_mul = args->d_mul, block_floats = args->panel * d_mul * V_LENGTH;
-    float *const taps = args->scratch, *const rows = taps + args->blocks * block_floats, *const sums = rows + TILE_ROWS * d_mul * V_LENGTH;
+    float *const taps = args->scratch, *const rows = taps + args->blocks * block_floats,
+                 *const sums = rows + TILE_ROWS * d_mul * V_LENGTH;
     struct compose_block blocks[DC_COMPOSE_BLOCKS];
     ptrdiff_t count = args->blocks;
     for (ptrdiff_t b = 0; b < count; b++) {
@@ -288,13 +325,15 @@ static inline void run_compose(const struct dc_compose_args *args, compose_fn *c
                     nines_in(w, args->row_step * d_mul, group, rows);
                 } else {
                     for (ptrdiff_t r = 0; r < group; r++) {
-                        rows_in(w + r * args->row_step * d_mul, block->w_lanes, d_mul, rows + r * V_LENGTH, group * V_LENGTH);
+                        rows_in(w + r * args->row_step * d_mul, block->w_lanes, d_mul,
+                                rows + r * V_LENGTH, group * V_LENGTH);
                     }
                 }
                 const float *tile = taps + b * block_floats;
                 for (ptrdiff_t i = 0, m = 0; i < tiles; i++) {
                     const ptrdiff_t size = panel / tiles + (i < panel % tiles);
-                    table[group - 1][size - 1](tile, rows, d_mul, sums + m * V_LENGTH, panel * V_LENGTH);
+                    table[group - 1][size - 1](tile, rows, d_mul, sums + m * V_LENGTH,
+                                               panel * V_LENGTH);
                     tile += size * d_mul * V_LENGTH;
                     m += size;
                 }
@@ -302,7 +341,8 @@ static inline void run_compose(const struct dc_compose_args *args, compose_fn *c
                     nines_out(sums, weight, args->result_step * args->taps, group);
                 } else {
                     for (ptrdiff_t r = 0; r < group; r++) {
-                        rows_out(sums + r * panel * V_LENGTH, panel, weight + r * args->result_step * args->taps, block->weight_lanes);
+                        rows_out(sums + r * panel * V_LENGTH, panel,
+                                 weight + r * args->result_step * args->taps, block->weight_lanes);
                     }
                 }
             }
@@ -312,11 +352,13 @@ static inline void run_compose(const struct dc_compose_args *args, compose_fn *c
 }
 
 #define COMPOSE_TILES_3(R) COMPOSE_TILE(1, R) COMPOSE_TILE(2, R) COMPOSE_TILE(3, R)
-#define COMPOSE_TILES_9(R)                                                                                                                           \
-    COMPOSE_TILES_3(R)                                                                                                                               \
-    COMPOSE_TILE(4, R) COMPOSE_TILE(5, R) COMPOSE_TILE(6, R) COMPOSE_TILE(7, R) COMPOSE_TILE(8, R) COMPOSE_TILE(9, R)
+#define COMPOSE_TILES_9(R)                                                                         \
+    COMPOSE_TILES_3(R)                                                                             \
+    COMPOSE_TILE(4, R)                                                                             \
+    COMPOSE_TILE(5, R) COMPOSE_TILE(6, R) COMPOSE_TILE(7, R) COMPOSE_TILE(8, R) COMPOSE_TILE(9, R)
 #define COMPOSE_NAMES_3(R) compose_tile_1_##R, compose_tile_2_##R, compose_tile_3_##R
-#define COMPOSE_NAMES_9(R)                                                                                                                           \
-    COMPOSE_NAMES_3(R), compose_tile_4_##R, compose_tile_5_##R, compose_tile_6_##R, compose_tile_7_##R, compose_tile_8_##R, compose_tile_9_##R
+#define COMPOSE_NAMES_9(R)                                                                         \
+    COMPOSE_NAMES_3(R), compose_tile_4_##R, compose_tile_5_##R, compose_tile_6_##R,                \
+        compose_tile_7_##R, compose_tile_8_##R, compose_tile_9_##R
 
 #endif

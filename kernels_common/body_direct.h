@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The direct tile: each input value is broadcast and multiplied with TILE_VECTORS vectors of weights. One loop for every register tile of up to
- * 14 pixels and 4 vectors; the including file defines the vector operations, TILE_PIXELS and TILE_VECTORS, then lists its tile functions:
+ * The direct tile: each input value is broadcast and multiplied with TILE_VECTORS vectors of
+ * weights. One loop for every register tile of up to 14 pixels and 4 vectors; the including file
+ * defines the vector operations, TILE_PIXELS and TILE_VECTORS, then lists its tile functions:
  *   DIRECT_TILE(6, 2) ... and the table of them (see any direct_f32_*.c).
  */
 #ifndef DOCONV_BODY_DIRECT_H
@@ -11,88 +12,98 @@
 
 #define DIRECT_WEIGHT(p, v) const vec w##v = v_load(w + (v)*V_LENGTH);
 #define DIRECT_FMA(p, v) a##p##_##v = v_accumulate(x, w##v, a##p##_##v);
-#define DIRECT_ROW(L, p)                                                                                                                             \
-    {                                                                                                                                                \
-        const vec x = v_set1(X##p);                                                                                                                  \
-        L(DIRECT_FMA, p)                                                                                                                             \
+#define DIRECT_ROW(L, p)                                                                           \
+    {                                                                                              \
+        const vec x = v_set1(X##p);                                                                \
+        L(DIRECT_FMA, p)                                                                           \
     }
 
 /* One prefetch of weights every other step: what a tile has time for. */
 #define STEPS_PER_FETCH 2
 
 /*
- * Prefetches. The inputs of the segment or tile that follows go to L1, all at once where the plan says that they may be far; the weights of the run that
- * follows to L2, a cache line every other step. Addresses are integers: they may lie outside the tensor.
+ * Prefetches. The inputs of the segment or tile that follows go to L1, all at once where the plan
+ * says that they may be far; the weights of the run that follows to L2, a cache line every other
+ * step. Addresses are integers: they may lie outside the tensor.
  */
-#define DIRECT_FETCH_START(P)                                                                                                                        \
-    const uintptr_t after = first + (P) < args->pixels ? (uintptr_t)src + (uintptr_t)((P)*s) : args->src_next;                                       \
-    if (soon >= soon_end) {                                                                                                                          \
-        soon = (uintptr_t)args->weights, soon_step = 0;                                                                                              \
+#define DIRECT_FETCH_START(P)                                                                      \
+    const uintptr_t after =                                                                        \
+        first + (P) < args->pixels ? (uintptr_t)src + (uintptr_t)((P)*s) : args->src_next;         \
+    if (soon >= soon_end) {                                                                        \
+        soon = (uintptr_t)args->weights, soon_step = 0;                                            \
     }
-#define DIRECT_FETCH_PIXEL(L, p)                                                                                                                     \
-    __builtin_prefetch((const void *)next, 0, 3);                                                                                                    \
+#define DIRECT_FETCH_PIXEL(L, p)                                                                   \
+    __builtin_prefetch((const void *)next, 0, 3);                                                  \
     next += (uintptr_t)s;
-#define DIRECT_FETCH_INPUTS(P)                                                                                                                       \
-    if (segment->fetch != 0) {                                                                                                                       \
-        uintptr_t next = left > 1 ? (uintptr_t)src + (uintptr_t)segment[1].src_offset * sizeof(float)                                                \
-                                  : after + (uintptr_t)args->segments->src_offset * sizeof(float);                                                   \
-        PIXELS_##P(DIRECT_FETCH_PIXEL, 0)                                                                                                            \
+#define DIRECT_FETCH_INPUTS(P)                                                                     \
+    if (segment->fetch != 0) {                                                                     \
+        uintptr_t next = left > 1                                                                  \
+                             ? (uintptr_t)src + (uintptr_t)segment[1].src_offset * sizeof(float)   \
+                             : after + (uintptr_t)args->segments->src_offset * sizeof(float);      \
+        PIXELS_##P(DIRECT_FETCH_PIXEL, 0)                                                          \
     }
-#define DIRECT_FETCH_WEIGHTS(i)                                                                                                                      \
-    if ((i) % STEPS_PER_FETCH == 1) {                                                                                                                \
-        __builtin_prefetch((const void *)soon, 0, 2);                                                                                                \
-        soon += soon_step;                                                                                                                           \
+#define DIRECT_FETCH_WEIGHTS(i)                                                                    \
+    if ((i) % STEPS_PER_FETCH == 1) {                                                              \
+        __builtin_prefetch((const void *)soon, 0, 2);                                              \
+        soon += soon_step;                                                                         \
     }
 
 /* Step i of four. */
-#define DIRECT_STEP(P, NV, i)                                                                                                                        \
-    {                                                                                                                                                \
-        VECTORS_##NV(DIRECT_WEIGHT, 0) PIXELS_##P(DIRECT_ROW, VECTORS_##NV) w += TILE_CHANNELS;                                                      \
-        r0++, r7++;                                                                                                                                  \
-        DIRECT_FETCH_WEIGHTS(i)                                                                                                                      \
+#define DIRECT_STEP(P, NV, i)                                                                      \
+    {                                                                                              \
+        VECTORS_##NV(DIRECT_WEIGHT, 0) PIXELS_##P(DIRECT_ROW, VECTORS_##NV) w += TILE_CHANNELS;    \
+        r0++, r7++;                                                                                \
+        DIRECT_FETCH_WEIGHTS(i)                                                                    \
     }
 
 /*
- * Tiles of P pixels x NV vectors: `count` of them from pixel `first` of the line on. Tiles follow each other without a call between: the sums of one are
- * being stored while the next multiplies, and a core that has more to do between them runs out of FMAs.
+ * Tiles of P pixels x NV vectors: `count` of them from pixel `first` of the line on. Tiles follow
+ * each other without a call between: the sums of one are being stored while the next multiplies,
+ * and a core that has more to do between them runs out of FMAs.
  */
 typedef void tile_row_fn(const struct dc_run_args *args, ptrdiff_t first, ptrdiff_t count);
-#define DIRECT_TILE(P, NV)                                                                                                                           \
-    static void direct_tile_##P##_##NV(const struct dc_run_args *args, ptrdiff_t first, ptrdiff_t count)                                             \
-    {                                                                                                                                                \
-        const ptrdiff_t s = args->src_pixel * (ptrdiff_t)sizeof(float), s3 = 3 * s, s5 = 5 * s;                                                      \
-        uintptr_t soon = (uintptr_t)args->soon, soon_step = 64;                                                                                      \
-        const uintptr_t soon_end = soon + (uintptr_t)args->soon_floats * sizeof(float);                                                              \
-        for (; count > 0; count--, first += (P)) {                                                                                                   \
-            const float *const src = args->src + first * args->src_pixel;                                                                            \
-            DIRECT_FETCH_START(P)                                                                                                                    \
-            TILE_START(P, NV)                                                                                                                        \
-            const struct dc_segment *segment = args->segments;                                                                                       \
-            for (ptrdiff_t left = args->segment_count; left > 0; left--, segment++) {                                                                \
-                const float *w = args->weights + segment->weight_offset;                                                                             \
-                const float *r0 = src + segment->src_offset, *r7 = (P) > 7 ? r0 + 7 * args->src_pixel : r0;                                          \
-                ptrdiff_t j = segment->length;                                                                                                       \
-                DIRECT_FETCH_INPUTS(P)                                                                                                               \
-                if (__builtin_expect(j % 4 != 0, 0)) {                                                                                               \
-                    do {                                                                                                                             \
-                        DIRECT_STEP(P, NV, 0)                                                                                                        \
-                    } while (--j % 4 != 0);                                                                                                          \
-                }                                                                                                                                    \
-                while (j != 0) {                                                                                                                     \
-                    DIRECT_STEP(P, NV, 0)                                                                                                            \
-                    DIRECT_STEP(P, NV, 1)                                                                                                            \
-                    DIRECT_STEP(P, NV, 2)                                                                                                            \
-                    DIRECT_STEP(P, NV, 3)                                                                                                            \
-                    j -= 4;                                                                                                                          \
-                }                                                                                                                                    \
-                (void)r7, (void)s3, (void)s5;                                                                                                        \
-            }                                                                                                                                        \
-            TILE_FINISH(P, NV)                                                                                                                       \
-        }                                                                                                                                            \
+#define DIRECT_TILE(P, NV)                                                                         \
+    static void direct_tile_##P##_##NV(const struct dc_run_args *args, ptrdiff_t first,            \
+                                       ptrdiff_t count)                                            \
+    {                                                                                              \
+        const ptrdiff_t s = args->src_pixel * (ptrdiff_t)sizeof(float), s3 = 3 * s, s5 = 5 * s;    \
+        uintptr_t soon = (uintptr_t)args->soon, soon_step = 64;                                    \
+        const uintptr_t soon_end = soon + (uintptr_t)args->soon_floats * sizeof(float);            \
+        for (; count > 0; count--, first += (P)) {                                                 \
+            const float *const src = args->src + first * args->src_pixel;                          \
+            DIRECT_FETCH_START(P)                                                                  \
+            TILE_START(P, NV)                                                                      \
+            const struct dc_segment *segment = args->segments;                                     \
+            for (ptrdiff_t left = args->segment_count; left > 0; left--, segment++) {              \
+                const float *w = args->weights + segment->weight_offset;                           \
+                const float *r0 = src + segment->src_offset,                                       \
+                            *r7 = (P) > 7 ? r0 + 7 * args->src_pixel : r0;                         \
+                ptrdiff_t j = segment->length;                                                     \
+                DIRECT_FETCH_INPUTS(P)                                                             \
+                if (__builtin_expect(j % 4 != 0, 0)) {                                             \
+                    do {                                                                           \
+                        DIRECT_STEP(P, NV, 0)                                                      \
+                    } while (--j % 4 != 0);                                                        \
+                }                                                                                  \
+                while (j != 0) {                                                                   \
+                    DIRECT_STEP(P, NV, 0)                                                          \
+                    DIRECT_STEP(P, NV, 1)                                                          \
+                    DIRECT_STEP(P, NV, 2)                                                          \
+                    DIRECT_STEP(P, NV, 3)                                                          \
+                    j -= 4;                                                                        \
+                }                                                                                  \
+                (void)r7, (void)s3, (void)s5;                                                      \
+            }                                                                                      \
+            TILE_FINISH(P, NV)                                                                     \
+        }                                                                                          \
     }
 
-/* Cuts lines into tiles of nearly equal size: 33 pixels are 11 + 11 + 11 rather than 14 + 14 + 5, whose last would wait for its FMAs. */
-static inline void run_direct_tiles(const struct dc_run_args *args, tile_row_fn *const table[TILE_VECTORS][TILE_PIXELS])
+/*
+ * Cuts lines into tiles of nearly equal size: 33 pixels are 11 + 11 + 11 rather than 14 + 14 + 5,
+ * whose last would wait for its FMAs.
+ */
+static inline void run_direct_tiles(const struct dc_run_args *args,
+                                    tile_row_fn *const table[TILE_VECTORS][TILE_PIXELS])
 {
     struct dc_run_args line = *args;
     const ptrdiff_t lanes = args->partial_out != 0 ? args->channels : args->stored;
@@ -105,17 +116,20 @@ static inline void run_direct_tiles(const struct dc_run_args *args, tile_row_fn 
         part += args->segments[i].length / STEPS_PER_FETCH * 16;
     }
     for (ptrdiff_t left = args->lines;; left--) {
-        line.src_next = (uintptr_t)line.src + (left > 1 ? (uintptr_t)args->src_line * sizeof(float) : 0);
+        line.src_next =
+            (uintptr_t)line.src + (left > 1 ? (uintptr_t)args->src_line * sizeof(float) : 0);
         if (larger != 0) {
             row[size](&line, 0, larger);
-            const ptrdiff_t done = part * larger < line.soon_floats ? part * larger : line.soon_floats;
+            const ptrdiff_t done =
+                part * larger < line.soon_floats ? part * larger : line.soon_floats;
             line.soon += done, line.soon_floats -= done;
         }
         row[size - 1](&line, larger * (size + 1), tiles - larger);
         if (left == 1) {
             break; /* no pointer is formed past the last line */
         }
-        const ptrdiff_t done = part * (tiles - larger) < line.soon_floats ? part * (tiles - larger) : line.soon_floats;
+        const ptrdiff_t done =
+            part * (tiles - larger) < line.soon_floats ? part * (tiles - larger) : line.soon_floats;
         line.soon += done, line.soon_floats -= done;
         line.src += line.src_line;
         line.dst += line.dst != 0 ? line.dst_line : 0;

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Convolutions of few input channels an output: depthwise (one) and narrow groups. A vector of output channels is summed for up to 14 neighbouring
- * pixels; the inputs come as vectors too, in place (depthwise) or with their lanes dealt out to the groups that need them (a permutation a channel).
- * Inputs outside the image are loaded as zeros by a mask, or not at all (rows), so no copy with borders is needed.
+ * Convolutions of few input channels an output: depthwise (one) and narrow groups. A vector of
+ * output channels is summed for up to 14 neighbouring pixels; the inputs come as vectors too, in
+ * place (depthwise) or with their lanes dealt out to the groups that need them (a permutation a
+ * channel). Inputs outside the image are loaded as zeros by a mask, or not at all (rows), so no
+ * copy with borders is needed.
  *
- * The including file defines the vector operations, TILE_PIXELS, PERMUTES and SLIDES (0 or 1 each; a kernel that permutes slides), then lists GROUPED_TILES_n and the tables (see any
+ * The including file defines the vector operations, TILE_PIXELS, PERMUTES and SLIDES (0 or 1 each;
+ * a kernel that permutes slides), then lists GROUPED_TILES_n and the tables (see any
  * depthwise_f32_*.c).
  */
 #ifndef DOCONV_BODY_GROUPED_H
@@ -33,7 +36,11 @@
 
 /* What a tile of a row needs to know of its place. */
 struct place {
-    uintptr_t x;          /* address of the first pixel's first tap in the first row inside: an integer, for it may lie where only masked loads go */
+    /*
+     * address of the first pixel's first tap in the first row inside: an integer, for it may lie
+     * where only masked loads go
+     */
+    uintptr_t x;
     ptrdiff_t row0, rows; /* kernel rows [row0, row0 + rows) lie inside */
     ptrdiff_t column;     /* x's input column, may be negative */
     float *dst;
@@ -52,9 +59,12 @@ static inline void meet_rows(const struct dc_grouped_args *args, ptrdiff_t top, 
     at->rows = (row1 < args->kh ? row1 : args->kh) - row0;
 }
 
-/* Sums [pixels][V_LENGTH] whose channels end inside the vector or are followed by zeros to write. */
-static __attribute__((noinline)) void finish_grouped_tail(const struct dc_grouped_args *args, float *dst, const float *residual, const float *sums,
-                                                          int pixels)
+/*
+ * Sums [pixels][V_LENGTH] whose channels end inside the vector or are followed by zeros to write.
+ */
+static __attribute__((noinline)) void finish_grouped_tail(const struct dc_grouped_args *args,
+                                                          float *dst, const float *residual,
+                                                          const float *sums, int pixels)
 {
     const vec lo = v_set1(args->lo), hi = v_set1(args->hi);
     for (int p = 0; p < pixels; p++) {
@@ -62,7 +72,8 @@ static __attribute__((noinline)) void finish_grouped_tail(const struct dc_groupe
         if (residual != 0) {
             sum = v_add(sum, v_load_first(residual + p * args->dst_pixel, (int)args->channels));
         }
-        v_store_first(dst + p * args->dst_pixel, v_keep_first(v_clamp(sum, lo, hi), (int)args->channels), (int)args->stored);
+        v_store_first(dst + p * args->dst_pixel,
+                      v_keep_first(v_clamp(sum, lo, hi), (int)args->channels), (int)args->stored);
     }
 }
 
@@ -79,38 +90,45 @@ static __attribute__((noinline)) void finish_grouped_tail(const struct dc_groupe
 #endif
 
 /*
- * For each kernel row inside the image and each channel of a group: T taps at once. What neighbouring pixels share is loaded once. Each output takes its
- * taps in the same order in every tile.
+ * For each kernel row inside the image and each channel of a group: T taps at once. What
+ * neighbouring pixels share is loaded once. Each output takes its taps in the same order in every
+ * tile.
  */
-#define GROUPED_ROWS(T, kx, BODY)                                                                                                                    \
-    {                                                                                                                                                \
-        const float *w = args->weights + ((kx)*args->kh + at.row0 * (T)) * planes * V_LENGTH;                                                        \
-        const ptrdiff_t column = at.column + (kx);                                                                                                   \
-        uintptr_t x = at.x + (uintptr_t)((kx)*pixel);                                                                                                \
-        for (ptrdiff_t row = at.rows; row > 0; row--) {                                                                                              \
-            EACH_PLANE                                                                                                                               \
-            {                                                                                                                                        \
-                GROUPED_INDEX(i)                                                                                                                     \
-                BODY w += (T)*V_LENGTH;                                                                                                              \
-            }                                                                                                                                        \
-            x += (uintptr_t)row_bytes;                                                                                                               \
-        }                                                                                                                                            \
+#define GROUPED_ROWS(T, kx, BODY)                                                                  \
+    {                                                                                              \
+        const float *w = args->weights + ((kx)*args->kh + at.row0 * (T)) * planes * V_LENGTH;      \
+        const ptrdiff_t column = at.column + (kx);                                                 \
+        uintptr_t x = at.x + (uintptr_t)((kx)*pixel);                                              \
+        for (ptrdiff_t row = at.rows; row > 0; row--) {                                            \
+            EACH_PLANE                                                                             \
+            {                                                                                      \
+                GROUPED_INDEX(i)                                                                   \
+                BODY w += (T)*V_LENGTH;                                                            \
+            }                                                                                      \
+            x += (uintptr_t)row_bytes;                                                             \
+        }                                                                                          \
     }
 
-/* Keeps the compiler from computing all pixels' addresses beforehand: it would have to keep them on the stack. */
+/*
+ * Keeps the compiler from computing all pixels' addresses beforehand: it would have to keep them on
+ * the stack.
+ */
 #define OPAQUE(pointer) __asm__("" : "+r"(pointer))
 
-/* Pixels u bytes apart from x on: a pointer for every third one, as 14 would not fit the general registers. */
-#define PIXEL_POINTERS(x)                                                                                                                            \
-    uintptr_t r0 = (x);                                                                                                                              \
-    OPAQUE(r0);                                                                                                                                      \
-    uintptr_t r3 = r0 + 3 * u;                                                                                                                       \
-    OPAQUE(r3);                                                                                                                                      \
-    uintptr_t r6 = r3 + 3 * u;                                                                                                                       \
-    OPAQUE(r6);                                                                                                                                      \
-    uintptr_t r9 = r6 + 3 * u;                                                                                                                       \
-    OPAQUE(r9);                                                                                                                                      \
-    uintptr_t r12 = r9 + 3 * u;                                                                                                                      \
+/*
+ * Pixels u bytes apart from x on: a pointer for every third one, as 14 would not fit the general
+ * registers.
+ */
+#define PIXEL_POINTERS(x)                                                                          \
+    uintptr_t r0 = (x);                                                                            \
+    OPAQUE(r0);                                                                                    \
+    uintptr_t r3 = r0 + 3 * u;                                                                     \
+    OPAQUE(r3);                                                                                    \
+    uintptr_t r6 = r3 + 3 * u;                                                                     \
+    OPAQUE(r6);                                                                                    \
+    uintptr_t r9 = r6 + 3 * u;                                                                     \
+    OPAQUE(r9);                                                                                    \
+    uintptr_t r12 = r9 + 3 * u;                                                                    \
     OPAQUE(r12);
 #define UNUSED_POINTERS (void)r3, (void)r6, (void)r9, (void)r12;
 #define R0 r0
@@ -132,84 +150,90 @@ static __attribute__((noinline)) void finish_grouped_tail(const struct dc_groupe
 
 #if SLIDES
 /*
- * What neighbouring pixels share is loaded once: for registers enough to hold three columns and three weights beside the sums.
- * NEXT: column c of the n that a tile reads at one kernel row; only the first and the last E may lie outside of the image. V_OPAQUE keeps the compiler
- * from loading it again for each use.
+ * What neighbouring pixels share is loaded once: for registers enough to hold three columns and
+ * three weights beside the sums. NEXT: column c of the n that a tile reads at one kernel row; only
+ * the first and the last E may lie outside of the image. V_OPAQUE keeps the compiler from loading
+ * it again for each use.
  */
-#define NEXT(into, c, n, E)                                                                                                                          \
-    into = (c) < (E) || (c) >= (n) - (E) ? GROUPED_LOAD_IF((const float *)next, (size_t)(column + (c)) < width) : GROUPED_LOAD((const float *)next); \
-    V_OPAQUE(into);                                                                                                                                  \
-    next += (uintptr_t)pixel;                                                                                                                        \
+#define NEXT(into, c, n, E)                                                                        \
+    into = (c) < (E) || (c) >= (n) - (E)                                                           \
+               ? GROUPED_LOAD_IF((const float *)next, (size_t)(column + (c)) < width)              \
+               : GROUPED_LOAD((const float *)next);                                                \
+    V_OPAQUE(into);                                                                                \
+    next += (uintptr_t)pixel;                                                                      \
     OPAQUE(next);
-#define TAPS_3_1(p, P, E)                                                                                                                            \
-    NEXT(x2, (p) + 2, (P) + 2, E)                                                                                                                    \
-    a##p = v_accumulate(x2, w2, v_accumulate(x1, w1, v_accumulate(x0, w0, a##p)));                                                                   \
-    x0 = x1;                                                                                                                                         \
+#define TAPS_3_1(p, P, E)                                                                          \
+    NEXT(x2, (p) + 2, (P) + 2, E)                                                                  \
+    a##p = v_accumulate(x2, w2, v_accumulate(x1, w1, v_accumulate(x0, w0, a##p)));                 \
+    x0 = x1;                                                                                       \
     x1 = x2;
-#define TAPS_3_2(p, P, E)                                                                                                                            \
-    NEXT(x1, 2 * (p) + 1, 2 * (P) + 1, E)                                                                                                            \
-    NEXT(x2, 2 * (p) + 2, 2 * (P) + 1, E)                                                                                                            \
-    a##p = v_accumulate(x2, w2, v_accumulate(x1, w1, v_accumulate(x0, w0, a##p)));                                                                   \
+#define TAPS_3_2(p, P, E)                                                                          \
+    NEXT(x1, 2 * (p) + 1, 2 * (P) + 1, E)                                                          \
+    NEXT(x2, 2 * (p) + 2, 2 * (P) + 1, E)                                                          \
+    a##p = v_accumulate(x2, w2, v_accumulate(x1, w1, v_accumulate(x0, w0, a##p)));                 \
     x0 = x2;
-#define TAPS_2_1(p, P, E)                                                                                                                            \
-    NEXT(x1, (p) + 1, (P) + 1, E)                                                                                                                    \
-    a##p = v_accumulate(x1, w1, v_accumulate(x0, w0, a##p));                                                                                         \
+#define TAPS_2_1(p, P, E)                                                                          \
+    NEXT(x1, (p) + 1, (P) + 1, E)                                                                  \
+    a##p = v_accumulate(x1, w1, v_accumulate(x0, w0, a##p));                                       \
     x0 = x1;
-#define TAPS_2_2(p, P, E)                                                                                                                            \
-    NEXT(x0, 2 * (p), 2 * (P), E)                                                                                                                    \
-    NEXT(x1, 2 * (p) + 1, 2 * (P), E)                                                                                                                \
+#define TAPS_2_2(p, P, E)                                                                          \
+    NEXT(x0, 2 * (p), 2 * (P), E)                                                                  \
+    NEXT(x1, 2 * (p) + 1, 2 * (P), E)                                                              \
     a##p = v_accumulate(x1, w1, v_accumulate(x0, w0, a##p));
-#define TAPS_1_1(p, P, E)                                                                                                                            \
-    NEXT(x0, p, P, E)                                                                                                                                \
+#define TAPS_1_1(p, P, E)                                                                          \
+    NEXT(x0, p, P, E)                                                                              \
     a##p = v_accumulate(x0, w0, a##p);
-#define TAPS_1_2(p, P, E)                                                                                                                            \
-    NEXT(x0, 2 * (p), 2 * (P)-1, E)                                                                                                                  \
-    next += (uintptr_t)pixel;                                                                                                                        \
+#define TAPS_1_2(p, P, E)                                                                          \
+    NEXT(x0, 2 * (p), 2 * (P)-1, E)                                                                \
+    next += (uintptr_t)pixel;                                                                      \
     a##p = v_accumulate(x0, w0, a##p);
 #define WEIGHTS_2 WEIGHTS_1 const vec w1 = v_load(w + V_LENGTH);
 #define WEIGHTS_3 WEIGHTS_2 const vec w2 = v_load(w + 2 * V_LENGTH);
-#define BODY_3_1(P, E)                                                                                                                               \
-    WEIGHTS_3 uintptr_t next = x;                                                                                                                    \
-    OPAQUE(next);                                                                                                                                    \
-    vec x0, x1, x2;                                                                                                                                  \
+#define BODY_3_1(P, E)                                                                             \
+    WEIGHTS_3 uintptr_t next = x;                                                                  \
+    OPAQUE(next);                                                                                  \
+    vec x0, x1, x2;                                                                                \
     NEXT(x0, 0, (P) + 2, E) NEXT(x1, 1, (P) + 2, E) EACH_##P(TAPS_3_1, P, E)
-#define BODY_3_2(P, E)                                                                                                                               \
-    WEIGHTS_3 uintptr_t next = x;                                                                                                                    \
-    OPAQUE(next);                                                                                                                                    \
-    vec x0, x1, x2;                                                                                                                                  \
+#define BODY_3_2(P, E)                                                                             \
+    WEIGHTS_3 uintptr_t next = x;                                                                  \
+    OPAQUE(next);                                                                                  \
+    vec x0, x1, x2;                                                                                \
     NEXT(x0, 0, 2 * (P) + 1, E) EACH_##P(TAPS_3_2, P, E)
-#define BODY_2_1(P, E)                                                                                                                               \
-    WEIGHTS_2 uintptr_t next = x;                                                                                                                    \
-    OPAQUE(next);                                                                                                                                    \
-    vec x0, x1;                                                                                                                                      \
+#define BODY_2_1(P, E)                                                                             \
+    WEIGHTS_2 uintptr_t next = x;                                                                  \
+    OPAQUE(next);                                                                                  \
+    vec x0, x1;                                                                                    \
     NEXT(x0, 0, (P) + 1, E) EACH_##P(TAPS_2_1, P, E)
-#define BODY_2_2(P, E)                                                                                                                               \
-    WEIGHTS_2 uintptr_t next = x;                                                                                                                    \
-    OPAQUE(next);                                                                                                                                    \
-    vec x0, x1;                                                                                                                                      \
+#define BODY_2_2(P, E)                                                                             \
+    WEIGHTS_2 uintptr_t next = x;                                                                  \
+    OPAQUE(next);                                                                                  \
+    vec x0, x1;                                                                                    \
     EACH_##P(TAPS_2_2, P, E)
-#define BODY_1_1(P, E)                                                                                                                               \
-    WEIGHTS_1 uintptr_t next = x;                                                                                                                    \
-    OPAQUE(next);                                                                                                                                    \
-    vec x0;                                                                                                                                          \
+#define BODY_1_1(P, E)                                                                             \
+    WEIGHTS_1 uintptr_t next = x;                                                                  \
+    OPAQUE(next);                                                                                  \
+    vec x0;                                                                                        \
     EACH_##P(TAPS_1_1, P, E)
-#define BODY_1_2(P, E)                                                                                                                               \
-    WEIGHTS_1 uintptr_t next = x;                                                                                                                    \
-    OPAQUE(next);                                                                                                                                    \
-    vec x0;                                                                                                                                          \
+#define BODY_1_2(P, E)                                                                             \
+    WEIGHTS_1 uintptr_t next = x;                                                                  \
+    OPAQUE(next);                                                                                  \
+    vec x0;                                                                                        \
     EACH_##P(TAPS_1_2, P, E)
 #else
 /* What lies outside of the image. */
 static const float no_inputs[V_LENGTH];
-/* A tap at a time, its inputs straight from memory: the registers are left to the sums, whose number hides the latency of the additions. */
-#define TAP(p, c, n, E)                                                                                                                              \
-    {                                                                                                                                                \
-        uintptr_t from = R##p;                                                                                                                       \
-        if ((c) < (E) || (c) >= (n) - (E)) {                                                                                                         \
-            from = (size_t)(column + (c)) < width ? from : (uintptr_t)no_inputs;                                                                     \
-            OPAQUE(from);                                                                                                                            \
-        }                                                                                                                                            \
-        a##p = v_accumulate_from(w0, (const float *)from, a##p);                                                                                     \
+/*
+ * A tap at a time, its inputs straight from memory: the registers are left to the sums, whose
+ * number hides the latency of the additions.
+ */
+#define TAP(p, c, n, E)                                                                            \
+    {                                                                                              \
+        uintptr_t from = R##p;                                                                     \
+        if ((c) < (E) || (c) >= (n) - (E)) {                                                       \
+            from = (size_t)(column + (c)) < width ? from : (uintptr_t)no_inputs;                   \
+            OPAQUE(from);                                                                          \
+        }                                                                                          \
+        a##p = v_accumulate_from(w0, (const float *)from, a##p);                                   \
     }
 #define TAP_0_1(p, P, E) TAP(p, p, (P) + 2, E)
 #define TAP_1_1(p, P, E) TAP(p, (p) + 1, (P) + 2, E)
@@ -217,15 +241,17 @@ static const float no_inputs[V_LENGTH];
 #define TAP_0_2(p, P, E) TAP(p, 2 * (p), 2 * (P) + 1, E)
 #define TAP_1_2(p, P, E) TAP(p, 2 * (p) + 1, 2 * (P) + 1, E)
 #define TAP_2_2(p, P, E) TAP(p, 2 * (p) + 2, 2 * (P) + 1, E)
-#define ONE_TAP(t, P, X, S, E)                                                                                                                       \
-    {                                                                                                                                                \
-        const vec w0 = v_load(w + (t)*V_LENGTH);                                                                                                     \
-        const uintptr_t u = (uintptr_t)((S)*pixel);                                                                                                  \
-        PIXEL_POINTERS(x + (uintptr_t)((t)*pixel))                                                                                                   \
-        EACH_##P(X, P, E) UNUSED_POINTERS                                                                                                            \
+#define ONE_TAP(t, P, X, S, E)                                                                     \
+    {                                                                                              \
+        const vec w0 = v_load(w + (t)*V_LENGTH);                                                   \
+        const uintptr_t u = (uintptr_t)((S)*pixel);                                                \
+        PIXEL_POINTERS(x + (uintptr_t)((t)*pixel))                                                 \
+        EACH_##P(X, P, E) UNUSED_POINTERS                                                          \
     }
-#define BODY_3_1(P, E) ONE_TAP(0, P, TAP_0_1, 1, E) ONE_TAP(1, P, TAP_1_1, 1, E) ONE_TAP(2, P, TAP_2_1, 1, E)
-#define BODY_3_2(P, E) ONE_TAP(0, P, TAP_0_2, 2, E) ONE_TAP(1, P, TAP_1_2, 2, E) ONE_TAP(2, P, TAP_2_2, 2, E)
+#define BODY_3_1(P, E)                                                                             \
+    ONE_TAP(0, P, TAP_0_1, 1, E) ONE_TAP(1, P, TAP_1_1, 1, E) ONE_TAP(2, P, TAP_2_1, 1, E)
+#define BODY_3_2(P, E)                                                                             \
+    ONE_TAP(0, P, TAP_0_2, 2, E) ONE_TAP(1, P, TAP_1_2, 2, E) ONE_TAP(2, P, TAP_2_2, 2, E)
 /* The last column of two is the last but one of three. */
 #define BODY_2_1(P, E) ONE_TAP(0, P, TAP_0_1, 1, (E) + 1) ONE_TAP(1, P, TAP_1_1, 1, (E) + 1)
 #define BODY_2_2(P, E) ONE_TAP(0, P, TAP_0_2, 2, (E) + 1) ONE_TAP(1, P, TAP_1_2, 2, (E) + 1)
@@ -234,114 +260,124 @@ static const float no_inputs[V_LENGTH];
 #endif
 
 #define GROUPED_BIAS(p, P, E) vec a##p = bias;
-#define GROUPED_ADD(p, P, E)                                                                                                                         \
-    a##p = v_add(a##p, v_load(residual));                                                                                                            \
-    residual += (p) + 1 < (P) ? out_pixel : 0;                                                                                                       \
+#define GROUPED_ADD(p, P, E)                                                                       \
+    a##p = v_add(a##p, v_load(residual));                                                          \
+    residual += (p) + 1 < (P) ? out_pixel : 0;                                                     \
     OPAQUE(residual);
 #define GROUPED_CLAMP(p, P, E) a##p = v_clamp(a##p, lo, hi);
-#define GROUPED_STORE(p, P, E)                                                                                                                       \
-    v_store(dst, a##p);                                                                                                                              \
-    dst += (p) + 1 < (P) ? out_pixel : 0;                                                                                                            \
+#define GROUPED_STORE(p, P, E)                                                                     \
+    v_store(dst, a##p);                                                                            \
+    dst += (p) + 1 < (P) ? out_pixel : 0;                                                          \
     OPAQUE(dst);
 #define GROUPED_SPILL(p, P, E) v_store(sums + (p)*V_LENGTH, a##p);
 
 /* `tiles` tiles of P pixels from pixel `first` of each row on; TAPS adds the taps to the sums. */
-#define GROUPED_FUNCTION(NAME, P, S, TAPS)                                                                                                           \
-    static void NAME(const struct dc_grouped_args *args, ptrdiff_t first, ptrdiff_t tiles)                                                           \
-    {                                                                                                                                                \
-        const ptrdiff_t pixel = args->src_pixel * (ptrdiff_t)sizeof(float), planes = args->planes, out_pixel = args->dst_pixel;                      \
-        const ptrdiff_t row_bytes = args->src_row * args->dilation_h * (ptrdiff_t)sizeof(float);                                                     \
-        const size_t width = (size_t)args->w;                                                                                                        \
-        const bool whole = args->channels == V_LENGTH && args->stored == V_LENGTH, clamps = args->lo != -INFINITY || args->hi != INFINITY;           \
-        const ptrdiff_t column0 = first * args->stride_w - args->pad_left;                                                                           \
-        ptrdiff_t top = args->y0 * args->stride_h - args->pad_top;                                                                                   \
-        uintptr_t row_x = (uintptr_t)args->src + (uintptr_t)((top * args->src_row + column0 * args->src_pixel) * (ptrdiff_t)sizeof(float));          \
-        ptrdiff_t out = first * out_pixel;                                                                                                           \
-        for (ptrdiff_t y = args->y0; y < args->y1; y++) {                                                                                            \
-            struct place at;                                                                                                                         \
-            meet_rows(args, top, &at);                                                                                                               \
-            at.x = row_x + (uintptr_t)(at.row0 * row_bytes);                                                                                         \
-            at.column = column0;                                                                                                                     \
-            at.dst = args->dst + out;                                                                                                                \
-            at.residual = args->residual != 0 ? args->residual + out : 0;                                                                            \
-            for (ptrdiff_t left = tiles;; left--) {                                                                                                  \
-                const vec bias = v_load(args->bias);                                                                                                 \
-                EACH_##P(GROUPED_BIAS, P, 0) TAPS(P, S);                                                                                             \
-                if (whole) {                                                                                                                         \
-                    if (at.residual != 0) {                                                                                                          \
-                        const float *residual = at.residual;                                                                                         \
-                        EACH_##P(GROUPED_ADD, P, 0)                                                                                                  \
-                    }                                                                                                                                \
-                    if (clamps) {                                                                                                                    \
-                        const vec lo = v_set1(args->lo), hi = v_set1(args->hi);                                                                      \
-                        EACH_##P(GROUPED_CLAMP, P, 0)                                                                                                \
-                    }                                                                                                                                \
-                    float *dst = at.dst;                                                                                                             \
-                    EACH_##P(GROUPED_STORE, P, 0)                                                                                                    \
-                } else {                                                                                                                             \
-                    float sums[(P)*V_LENGTH];                                                                                                        \
-                    EACH_##P(GROUPED_SPILL, P, 0) finish_grouped_tail(args, at.dst, at.residual, sums, P);                                           \
-                }                                                                                                                                    \
-                if (left == 1) {                                                                                                                     \
-                    break; /* no pointer is formed past the row's end */                                                                             \
-                }                                                                                                                                    \
-                at.column += (P)*args->stride_w;                                                                                                     \
-                at.x += (uintptr_t)((P)*args->stride_w * pixel);                                                                                     \
-                at.dst += (P)*out_pixel;                                                                                                             \
-                at.residual += at.residual != 0 ? (P)*out_pixel : 0;                                                                                 \
-            }                                                                                                                                        \
-            top += args->stride_h;                                                                                                                   \
-            row_x += (uintptr_t)(args->stride_h * args->src_row * (ptrdiff_t)sizeof(float));                                                         \
-            out += args->dst_row;                                                                                                                    \
-        }                                                                                                                                            \
+#define GROUPED_FUNCTION(NAME, P, S, TAPS)                                                         \
+    static void NAME(const struct dc_grouped_args *args, ptrdiff_t first, ptrdiff_t tiles)         \
+    {                                                                                              \
+        const ptrdiff_t pixel = args->src_pixel * (ptrdiff_t)sizeof(float), planes = args->planes, \
+                        out_pixel = args->dst_pixel;                                               \
+        const ptrdiff_t row_bytes = args->src_row * args->dilation_h * (ptrdiff_t)sizeof(float);   \
+        const size_t width = (size_t)args->w;                                                      \
+        const bool whole = args->channels == V_LENGTH && args->stored == V_LENGTH,                 \
+                   clamps = args->lo != -INFINITY || args->hi != INFINITY;                         \
+        const ptrdiff_t column0 = first * args->stride_w - args->pad_left;                         \
+        ptrdiff_t top = args->y0 * args->stride_h - args->pad_top;                                 \
+        uintptr_t row_x =                                                                          \
+            (uintptr_t)args->src + (uintptr_t)((top * args->src_row + column0 * args->src_pixel) * \
+                                               (ptrdiff_t)sizeof(float));                          \
+        ptrdiff_t out = first * out_pixel;                                                         \
+        for (ptrdiff_t y = args->y0; y < args->y1; y++) {                                          \
+            struct place at;                                                                       \
+            meet_rows(args, top, &at);                                                             \
+            at.x = row_x + (uintptr_t)(at.row0 * row_bytes);                                       \
+            at.column = column0;                                                                   \
+            at.dst = args->dst + out;                                                              \
+            at.residual = args->residual != 0 ? args->residual + out : 0;                          \
+            for (ptrdiff_t left = tiles;; left--) {                                                \
+                const vec bias = v_load(args->bias);                                               \
+                EACH_##P(GROUPED_BIAS, P, 0) TAPS(P, S);                                           \
+                if (whole) {                                                                       \
+                    if (at.residual != 0) {                                                        \
+                        const float *residual = at.residual;                                       \
+                        EACH_##P(GROUPED_ADD, P, 0)                                                \
+                    }                                                                              \
+                    if (clamps) {                                                                  \
+                        const vec lo = v_set1(args->lo), hi = v_set1(args->hi);                    \
+                        EACH_##P(GROUPED_CLAMP, P, 0)                                              \
+                    }                                                                              \
+                    float *dst = at.dst;                                                           \
+                    EACH_##P(GROUPED_STORE, P, 0)                                                  \
+                } else {                                                                           \
+                    float sums[(P)*V_LENGTH];                                                      \
+                    EACH_##P(GROUPED_SPILL, P, 0)                                                  \
+                        finish_grouped_tail(args, at.dst, at.residual, sums, P);                   \
+                }                                                                                  \
+                if (left == 1) {                                                                   \
+                    break; /* no pointer is formed past the row's end */                           \
+                }                                                                                  \
+                at.column += (P)*args->stride_w;                                                   \
+                at.x += (uintptr_t)((P)*args->stride_w * pixel);                                   \
+                at.dst += (P)*out_pixel;                                                           \
+                at.residual += at.residual != 0 ? (P)*out_pixel : 0;                               \
+            }                                                                                      \
+            top += args->stride_h;                                                                 \
+            row_x += (uintptr_t)(args->stride_h * args->src_row * (ptrdiff_t)sizeof(float));       \
+            out += args->dst_row;                                                                  \
+        }                                                                                          \
     }
 
 /* Taps side by side: kernels of 3 columns first, their padding is 1 nearly always. */
-#define SLIDE(P, S)                                                                                                                                  \
-    if (args->kw == 3 && args->edge <= 1) {                                                                                                          \
-        GROUPED_ROWS(3, 0, BODY_3_##S(P, 1))                                                                                                         \
-    } else {                                                                                                                                         \
-        ptrdiff_t kx = 0;                                                                                                                            \
-        for (; args->kw - kx >= 3; kx += 3) {                                                                                                        \
-            GROUPED_ROWS(3, kx, BODY_3_##S(P, DC_GROUPED_EDGE))                                                                                      \
-        }                                                                                                                                            \
-        if (args->kw - kx == 2) {                                                                                                                    \
-            GROUPED_ROWS(2, kx, BODY_2_##S(P, DC_GROUPED_EDGE))                                                                                      \
-        } else if (args->kw - kx == 1) {                                                                                                             \
-            GROUPED_ROWS(1, kx, BODY_1_##S(P, DC_GROUPED_EDGE))                                                                                      \
-        }                                                                                                                                            \
+#define SLIDE(P, S)                                                                                \
+    if (args->kw == 3 && args->edge <= 1) {                                                        \
+        GROUPED_ROWS(3, 0, BODY_3_##S(P, 1))                                                       \
+    } else {                                                                                       \
+        ptrdiff_t kx = 0;                                                                          \
+        for (; args->kw - kx >= 3; kx += 3) {                                                      \
+            GROUPED_ROWS(3, kx, BODY_3_##S(P, DC_GROUPED_EDGE))                                    \
+        }                                                                                          \
+        if (args->kw - kx == 2) {                                                                  \
+            GROUPED_ROWS(2, kx, BODY_2_##S(P, DC_GROUPED_EDGE))                                    \
+        } else if (args->kw - kx == 1) {                                                           \
+            GROUPED_ROWS(1, kx, BODY_1_##S(P, DC_GROUPED_EDGE))                                    \
+        }                                                                                          \
     }
 
 /* Any stride and dilation, tap by tap. */
 #define STEP_INSIDE(p, P, E) a##p = v_accumulate(GROUPED_LOAD((const float *)R##p), w0, a##p);
-#define STEP_MASKED(p, P, E) a##p = v_accumulate(GROUPED_LOAD_IF((const float *)R##p, (size_t)(column + (p)*args->stride_w) < width), w0, a##p);
-#define STEPS(P, S)                                                                                                                                  \
-    const uintptr_t u = (uintptr_t)(pixel * args->stride_w);                                                                                         \
-    for (ptrdiff_t kx = 0; kx < args->kw; kx++) {                                                                                                    \
-        const float *w = args->weights + (kx * args->kh + at.row0) * planes * V_LENGTH;                                                              \
-        const ptrdiff_t column = at.column + kx * args->dilation_w, last = column + ((P)-1) * args->stride_w;                                        \
-        uintptr_t x = at.x + (uintptr_t)(kx * args->dilation_w * pixel);                                                                             \
-        if (last < 0 || column >= args->w) {                                                                                                         \
-            continue;                                                                                                                                \
-        }                                                                                                                                            \
-        for (ptrdiff_t row = at.rows; row > 0; row--) {                                                                                              \
-            EACH_PLANE                                                                                                                               \
-            {                                                                                                                                        \
-                GROUPED_INDEX(i)                                                                                                                     \
-                WEIGHTS_1 PIXEL_POINTERS(x) if (column >= 0 && last < args->w)                                                                       \
-                {                                                                                                                                    \
-                    EACH_##P(STEP_INSIDE, P, 0)                                                                                                      \
-                }                                                                                                                                    \
-                else {EACH_##P(STEP_MASKED, P, 0)} UNUSED_POINTERS w += V_LENGTH;                                                                    \
-            }                                                                                                                                        \
-            x += (uintptr_t)row_bytes;                                                                                                               \
-        }                                                                                                                                            \
+#define STEP_MASKED(p, P, E)                                                                       \
+    a##p = v_accumulate(                                                                           \
+        GROUPED_LOAD_IF((const float *)R##p, (size_t)(column + (p)*args->stride_w) < width), w0,   \
+        a##p);
+#define STEPS(P, S)                                                                                \
+    const uintptr_t u = (uintptr_t)(pixel * args->stride_w);                                       \
+    for (ptrdiff_t kx = 0; kx < args->kw; kx++) {                                                  \
+        const float *w = args->weights + (kx * args->kh + at.row0) * planes * V_LENGTH;            \
+        const ptrdiff_t column = at.column + kx * args->dilation_w,                                \
+                        last = column + ((P)-1) * args->stride_w;                                  \
+        uintptr_t x = at.x + (uintptr_t)(kx * args->dilation_w * pixel);                           \
+        if (last < 0 || column >= args->w) {                                                       \
+            continue;                                                                              \
+        }                                                                                          \
+        for (ptrdiff_t row = at.rows; row > 0; row--) {                                            \
+            EACH_PLANE                                                                             \
+            {                                                                                      \
+                GROUPED_INDEX(i)                                                                   \
+                WEIGHTS_1 PIXEL_POINTERS(x) if (column >= 0 && last < args->w)                     \
+                {                                                                                  \
+                    EACH_##P(STEP_INSIDE, P, 0)                                                    \
+                }                                                                                  \
+                else {EACH_##P(STEP_MASKED, P, 0)} UNUSED_POINTERS w += V_LENGTH;                  \
+            }                                                                                      \
+            x += (uintptr_t)row_bytes;                                                             \
+        }                                                                                          \
     }
 
 typedef void grouped_fn(const struct dc_grouped_args *args, ptrdiff_t first, ptrdiff_t tiles);
 
 /* Rows are cut into tiles of nearly equal size: all of the larger size, then all of the smaller. */
-static inline void run_grouped(const struct dc_grouped_args *args, grouped_fn *const tables[3][TILE_PIXELS])
+static inline void run_grouped(const struct dc_grouped_args *args,
+                               grouped_fn *const tables[3][TILE_PIXELS])
 {
     grouped_fn *const *table = tables[args->chunk == 1 ? 2 : args->stride_w - 1];
     const ptrdiff_t tiles = (args->wout + TILE_PIXELS - 1) / TILE_PIXELS;
@@ -352,23 +388,28 @@ static inline void run_grouped(const struct dc_grouped_args *args, grouped_fn *c
     table[size - 1](args, larger * (size + 1), tiles - larger);
 }
 
-#define GROUPED_TILE(P)                                                                                                                              \
-    GROUPED_FUNCTION(grouped_slide_1_##P, P, 1, SLIDE)                                                                                               \
-    GROUPED_FUNCTION(grouped_slide_2_##P, P, 2, SLIDE)                                                                                               \
+#define GROUPED_TILE(P)                                                                            \
+    GROUPED_FUNCTION(grouped_slide_1_##P, P, 1, SLIDE)                                             \
+    GROUPED_FUNCTION(grouped_slide_2_##P, P, 2, SLIDE)                                             \
     GROUPED_FUNCTION(grouped_steps_##P, P, 0, STEPS)
-#define GROUPED_TILES_7 GROUPED_TILE(1) GROUPED_TILE(2) GROUPED_TILE(3) GROUPED_TILE(4) GROUPED_TILE(5) GROUPED_TILE(6) GROUPED_TILE(7)
+#define GROUPED_TILES_7                                                                            \
+    GROUPED_TILE(1)                                                                                \
+    GROUPED_TILE(2) GROUPED_TILE(3) GROUPED_TILE(4) GROUPED_TILE(5) GROUPED_TILE(6) GROUPED_TILE(7)
 #define GROUPED_TILES_8 GROUPED_TILES_7 GROUPED_TILE(8)
-#define GROUPED_TILES_14 GROUPED_TILES_8 GROUPED_TILE(9) GROUPED_TILE(10) GROUPED_TILE(11) GROUPED_TILE(12) GROUPED_TILE(13) GROUPED_TILE(14)
+#define GROUPED_TILES_14                                                                           \
+    GROUPED_TILES_8 GROUPED_TILE(9) GROUPED_TILE(10) GROUPED_TILE(11) GROUPED_TILE(12)             \
+        GROUPED_TILE(13) GROUPED_TILE(14)
 #define GROUPED_NAMES_7(name) name##1, name##2, name##3, name##4, name##5, name##6, name##7
 #define GROUPED_NAMES_8(name) GROUPED_NAMES_7(name), name##8
-#define GROUPED_NAMES_14(name) GROUPED_NAMES_8(name), name##9, name##10, name##11, name##12, name##13, name##14
+#define GROUPED_NAMES_14(name)                                                                     \
+    GROUPED_NAMES_8(name), name##9, name##10, name##11, name##12, name##13, name##14
 /* The three tables of a kernel, for n = TILE_PIXELS. */
-#define GROUPED_TABLE(n)                                                                                                                             \
-    {                                                                                                                                                \
-        {GROUPED_NAMES_##n(grouped_slide_1_)}, {GROUPED_NAMES_##n(grouped_slide_2_)},                                                                \
-        {                                                                                                                                            \
-            GROUPED_NAMES_##n(grouped_steps_)                                                                                                        \
-        }                                                                                                                                            \
+#define GROUPED_TABLE(n)                                                                           \
+    {                                                                                              \
+        {GROUPED_NAMES_##n(grouped_slide_1_)}, {GROUPED_NAMES_##n(grouped_slide_2_)},              \
+        {                                                                                          \
+            GROUPED_NAMES_##n(grouped_steps_)                                                      \
+        }                                                                                          \
     }
 
 #endif

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Packing weights (struct dc_pack_args): lanes that lie apart are brought side by side. The including file has defined the vector operations. */
+/*
+ * Packing weights (struct dc_pack_args): lanes that lie apart are brought side by side. The
+ * including file has defined the vector operations.
+ */
 #ifndef DOCONV_BODY_PACK_H
 #define DOCONV_BODY_PACK_H
 
@@ -45,8 +48,10 @@ static inline void pack_fetch_lines(struct pack_fetch *f, ptrdiff_t lines)
 
 static void pack_tile(const struct dc_pack_args *a)
 {
-    const ptrdiff_t row_lines = (a->soon_floats + 15) / 16, squares = (a->columns + V_TRANSPOSE - 1) / V_TRANSPOSE;
-    struct pack_fetch fetch = {a->soon, a->soon, row_lines * a->soon_rows, row_lines, row_lines, a->soon_step};
+    const ptrdiff_t row_lines = (a->soon_floats + 15) / 16,
+                    squares = (a->columns + V_TRANSPOSE - 1) / V_TRANSPOSE;
+    struct pack_fetch fetch = {a->soon,   a->soon,   row_lines * a->soon_rows,
+                               row_lines, row_lines, a->soon_step};
     const ptrdiff_t share = (fetch.left + squares - 1) / squares;
     ptrdiff_t square_lanes = a->columns >= V_TRANSPOSE ? a->lanes / V_TRANSPOSE * V_TRANSPOSE : 0;
     for (ptrdiff_t j = 0; j < a->columns && square_lanes != 0; j += V_TRANSPOSE) {

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The tile of sums of outer products (struct dc_product_args): as the direct tile, each value of the left tensor is broadcast and multiplied with TILE_VECTORS
- * vectors of the right one, but what follows in the reduction lies any distance away on both sides, so tensors of all layouts are read in place.
- * The including file defines the vector operations, TILE_PIXELS (rows here) and TILE_VECTORS, then lists its tile functions: PRODUCT_TILES_n.
+ * The tile of sums of outer products (struct dc_product_args): as the direct tile, each value of
+ * the left tensor is broadcast and multiplied with TILE_VECTORS vectors of the right one, but what
+ * follows in the reduction lies any distance away on both sides, so tensors of all layouts are read
+ * in place. The including file defines the vector operations, TILE_PIXELS (rows here) and
+ * TILE_VECTORS, then lists its tile functions: PRODUCT_TILES_n.
  */
 #ifndef DOCONV_BODY_PRODUCT_H
 #define DOCONV_BODY_PRODUCT_H
@@ -11,16 +13,16 @@
 
 #define PRODUCT_RIGHT(p, v) const vec w##v = v_load((const float *)w + (v)*V_LENGTH);
 #define PRODUCT_FMA(p, v) a##p##_##v = v_accumulate(x, w##v, a##p##_##v);
-#define PRODUCT_ROW(L, p)                                                                                                                            \
-    {                                                                                                                                                \
-        const vec x = v_set1(X##p);                                                                                                                  \
-        L(PRODUCT_FMA, p)                                                                                                                            \
+#define PRODUCT_ROW(L, p)                                                                          \
+    {                                                                                              \
+        const vec x = v_set1(X##p);                                                                \
+        L(PRODUCT_FMA, p)                                                                          \
     }
-#define PRODUCT_STEP(P, NV)                                                                                                                          \
-    {                                                                                                                                                \
-        VECTORS_##NV(PRODUCT_RIGHT, 0) PIXELS_##P(PRODUCT_ROW, VECTORS_##NV) r0 += left;                                                             \
-        r7 += left;                                                                                                                                  \
-        w += right;                                                                                                                                  \
+#define PRODUCT_STEP(P, NV)                                                                        \
+    {                                                                                              \
+        VECTORS_##NV(PRODUCT_RIGHT, 0) PIXELS_##P(PRODUCT_ROW, VECTORS_##NV) r0 += left;           \
+        r7 += left;                                                                                \
+        w += right;                                                                                \
     }
 #define PRODUCT_ZERO(p, v) a##p##_##v = v_zero();
 #define PRODUCT_LOAD(p, v) a##p##_##v = v_load(sums + (p)*row + (v)*V_LENGTH);
@@ -28,50 +30,54 @@
 
 /* P rows x NV vectors. Pointers are integers: the last step moves them past the tensors. */
 typedef void product_fn(const struct dc_product_args *args);
-#define PRODUCT_TILE(P, NV)                                                                                                                          \
-    static void product_tile_##P##_##NV(const struct dc_product_args *args)                                                                          \
-    {                                                                                                                                                \
-        const ptrdiff_t s = args->left_row * (ptrdiff_t)sizeof(float), s3 = 3 * s, s5 = 5 * s;                                                       \
-        const uintptr_t left = (uintptr_t)args->left_step * sizeof(float), right = (uintptr_t)args->right_step * sizeof(float);                      \
-        const struct dc_segment *segment = args->segments;                                                                                           \
-        for (ptrdiff_t list = 0; list < args->lists; list++) {                                                                                       \
-            if (args->soon != 0) {                                                                                                                   \
-                uintptr_t soon = (uintptr_t)(args->soon + list * TILE_CHANNELS);                                                                     \
-                for (int p = 0; p < (P); p++, soon += (uintptr_t)args->soon_row * sizeof(float)) {                                                   \
-                    for (size_t byte = 0; byte < (NV)*V_LENGTH * sizeof(float); byte += 64) {                                                        \
-                        __builtin_prefetch((const void *)(soon + byte), 1, 3);                                                                       \
-                    }                                                                                                                                \
-                }                                                                                                                                    \
-            }                                                                                                                                        \
-            PIXELS_##P(VECTORS_##NV, TILE_DECLARE) if (args->resume)                                                                                 \
-            {                                                                                                                                        \
-                const float *const sums = args->sums + list * args->sums_list;                                                                       \
-                const ptrdiff_t row = args->sums_row;                                                                                                \
-                PIXELS_##P(VECTORS_##NV, PRODUCT_LOAD)                                                                                               \
-            }                                                                                                                                        \
-            else                                                                                                                                     \
-            {                                                                                                                                        \
-                PIXELS_##P(VECTORS_##NV, PRODUCT_ZERO)                                                                                               \
-            }                                                                                                                                        \
-            for (ptrdiff_t more = args->counts[list]; more > 0; more--, segment++) {                                                                 \
-                uintptr_t w = (uintptr_t)args->right + (uintptr_t)segment->weight_offset * sizeof(float);                                            \
-                uintptr_t r0 = (uintptr_t)args->left + (uintptr_t)segment->src_offset * sizeof(float), r7 = r0 + (uintptr_t)(7 * s);                 \
-                ptrdiff_t j = segment->length;                                                                                                       \
-                for (; j % 4 != 0; j--) {                                                                                                            \
-                    PRODUCT_STEP(P, NV)                                                                                                              \
-                }                                                                                                                                    \
-                for (; j != 0; j -= 4) {                                                                                                             \
-                    PRODUCT_STEP(P, NV)                                                                                                              \
-                    PRODUCT_STEP(P, NV)                                                                                                              \
-                    PRODUCT_STEP(P, NV)                                                                                                              \
-                    PRODUCT_STEP(P, NV)                                                                                                              \
-                }                                                                                                                                    \
-                (void)r7, (void)s3, (void)s5;                                                                                                        \
-            }                                                                                                                                        \
-            float *const sums = args->sums + list * args->sums_list;                                                                                 \
-            const ptrdiff_t row = args->sums_row;                                                                                                    \
-            PIXELS_##P(VECTORS_##NV, PRODUCT_STORE)                                                                                                  \
-        }                                                                                                                                            \
+#define PRODUCT_TILE(P, NV)                                                                        \
+    static void product_tile_##P##_##NV(const struct dc_product_args *args)                        \
+    {                                                                                              \
+        const ptrdiff_t s = args->left_row * (ptrdiff_t)sizeof(float), s3 = 3 * s, s5 = 5 * s;     \
+        const uintptr_t left = (uintptr_t)args->left_step * sizeof(float),                         \
+                        right = (uintptr_t)args->right_step * sizeof(float);                       \
+        const struct dc_segment *segment = args->segments;                                         \
+        for (ptrdiff_t list = 0; list < args->lists; list++) {                                     \
+            if (args->soon != 0) {                                                                 \
+                uintptr_t soon = (uintptr_t)(args->soon + list * TILE_CHANNELS);                   \
+                for (int p = 0; p < (P); p++, soon += (uintptr_t)args->soon_row * sizeof(float)) { \
+                    for (size_t byte = 0; byte < (NV)*V_LENGTH * sizeof(float); byte += 64) {      \
+                        __builtin_prefetch((const void *)(soon + byte), 1, 3);                     \
+                    }                                                                              \
+                }                                                                                  \
+            }                                                                                      \
+            PIXELS_##P(VECTORS_##NV, TILE_DECLARE) if (args->resume)                               \
+            {                                                                                      \
+                const float *const sums = args->sums + list * args->sums_list;                     \
+                const ptrdiff_t row = args->sums_row;                                              \
+                PIXELS_##P(VECTORS_##NV, PRODUCT_LOAD)                                             \
+            }                                                                                      \
+            else                                                                                   \
+            {                                                                                      \
+                PIXELS_##P(VECTORS_##NV, PRODUCT_ZERO)                                             \
+            }                                                                                      \
+            for (ptrdiff_t more = args->counts[list]; more > 0; more--, segment++) {               \
+                uintptr_t w =                                                                      \
+                    (uintptr_t)args->right + (uintptr_t)segment->weight_offset * sizeof(float);    \
+                uintptr_t r0 = (uintptr_t)args->left +                                             \
+                               (uintptr_t)segment->src_offset * sizeof(float),                     \
+                          r7 = r0 + (uintptr_t)(7 * s);                                            \
+                ptrdiff_t j = segment->length;                                                     \
+                for (; j % 4 != 0; j--) {                                                          \
+                    PRODUCT_STEP(P, NV)                                                            \
+                }                                                                                  \
+                for (; j != 0; j -= 4) {                                                           \
+                    PRODUCT_STEP(P, NV)                                                            \
+                    PRODUCT_STEP(P, NV)                                                            \
+                    PRODUCT_STEP(P, NV)                                                            \
+                    PRODUCT_STEP(P, NV)                                                            \
+                }                                                                                  \
+                (void)r7, (void)s3, (void)s5;                                                      \
+            }                                                                                      \
+            float *const sums = args->sums + list * args->sums_list;                               \
+            const ptrdiff_t row = args->sums_row;                                                  \
+            PIXELS_##P(VECTORS_##NV, PRODUCT_STORE)                                                \
+        }                                                                                          \
     }
 
 /* All tile functions of 1..n rows, and the row of the table that holds them. */
@@ -105,7 +111,8 @@ typedef void product_fn(const struct dc_product_args *args);
 #define PRODUCT_NAMES_14(NV) PRODUCT_NAMES_13(NV), product_tile_14_##NV
 
 /* Eight lanes (NEON: four) of as many lists from `list` on. */
-static inline void weave_square(const struct dc_weave_args *a, const float *sums, float *dst, ptrdiff_t list)
+static inline void weave_square(const struct dc_weave_args *a, const float *sums, float *dst,
+                                ptrdiff_t list)
 {
     side r[V_TRANSPOSE];
     transpose_load(sums + list * a->sums_list, a->sums_list, r);
@@ -120,7 +127,8 @@ static void weave(const struct dc_weave_args *a)
         const float *sums = a->sums + row * a->sums_row;
         float *dst = a->dst + row * a->dst_row;
         ptrdiff_t lane = 0;
-        for (; lane + V_TRANSPOSE <= a->lanes; lane += V_TRANSPOSE, sums += V_TRANSPOSE, dst += V_TRANSPOSE * a->dst_lane) {
+        for (; lane + V_TRANSPOSE <= a->lanes;
+             lane += V_TRANSPOSE, sums += V_TRANSPOSE, dst += V_TRANSPOSE * a->dst_lane) {
             ptrdiff_t list = 0;
             for (; list + V_TRANSPOSE <= a->lists; list += V_TRANSPOSE) {
                 weave_square(a, sums, dst, list);
@@ -144,7 +152,8 @@ static void weave(const struct dc_weave_args *a)
     }
 }
 
-static inline void run_product(const struct dc_product_args *args, product_fn *const table[TILE_VECTORS][TILE_PIXELS])
+static inline void run_product(const struct dc_product_args *args,
+                               product_fn *const table[TILE_VECTORS][TILE_PIXELS])
 {
     table[(args->lanes + V_LENGTH - 1) / V_LENGTH - 1][args->rows - 1](args);
 }

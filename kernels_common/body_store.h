@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Storing finished sums (struct dc_store_args) into any layout. The including file has defined the vector operations. */
+/*
+ * Storing finished sums (struct dc_store_args) into any layout. The including file has defined the
+ * vector operations.
+ */
 #ifndef DOCONV_BODY_STORE_H
 #define DOCONV_BODY_STORE_H
 
@@ -9,7 +12,8 @@
 static inline void store_channel(const struct dc_store_args *a, ptrdiff_t c)
 {
     const ptrdiff_t place = a->dst_first_channel + c;
-    const ptrdiff_t at = place / a->dst_block_channels * a->dst_block + place % a->dst_block_channels * a->dst_channel;
+    const ptrdiff_t at = place / a->dst_block_channels * a->dst_block +
+                         place % a->dst_block_channels * a->dst_channel;
     for (ptrdiff_t p = 0; p < a->pixels; p++) {
         float value = 0.0f;
         if (c < a->channels) {
@@ -26,7 +30,8 @@ static inline void store_channel(const struct dc_store_args *a, ptrdiff_t c)
 }
 
 /* A square of channels and pixels that is cut off: fewer channels, or fewer pixels. */
-static __attribute__((noinline)) void store_part(const struct dc_store_args *a, ptrdiff_t c, ptrdiff_t p)
+static __attribute__((noinline)) void store_part(const struct dc_store_args *a, ptrdiff_t c,
+                                                 ptrdiff_t p)
 {
     const side lo = side_set1(a->lo), hi = side_set1(a->hi);
     const ptrdiff_t at = (a->dst_first_channel + c) * a->dst_channel + p, pixels = a->pixels - p;
@@ -39,13 +44,18 @@ static __attribute__((noinline)) void store_part(const struct dc_store_args *a, 
             value = a->residual != 0 ? side_add(value, side_load(a->residual + channel)) : value;
             side_store(a->dst + channel, side_clamp(value, lo, hi));
         } else {
-            value = a->residual != 0 ? side_add(value, side_load_first(a->residual + channel, (int)pixels)) : value;
+            value = a->residual != 0
+                        ? side_add(value, side_load_first(a->residual + channel, (int)pixels))
+                        : value;
             side_store_first(a->dst + channel, side_clamp(value, lo, hi), (int)pixels);
         }
     }
 }
 
-/* Planes: squares of the tile, transposed, are vectors of pixels. Those at the end may read past the last pixel: see DC_TILE_SLACK. */
+/*
+ * Planes: squares of the tile, transposed, are vectors of pixels. Those at the end may read past
+ * the last pixel: see DC_TILE_SLACK.
+ */
 static inline void store_planes(const struct dc_store_args *a)
 {
     const side lo = side_set1(a->lo), hi = side_set1(a->hi);
@@ -76,21 +86,33 @@ static inline void store_planes(const struct dc_store_args *a)
     }
 }
 
-/* Channels [c, c + count) of the tile, contiguous in memory from place `at` of dst on; those past the tile's channels are zero. */
-static inline void store_pixels(const struct dc_store_args *a, ptrdiff_t c, ptrdiff_t count, ptrdiff_t at)
+/*
+ * Channels [c, c + count) of the tile, contiguous in memory from place `at` of dst on; those past
+ * the tile's channels are zero.
+ */
+static inline void store_pixels(const struct dc_store_args *a, ptrdiff_t c, ptrdiff_t count,
+                                ptrdiff_t at)
 {
     const vec lo = v_set1(a->lo), hi = v_set1(a->hi);
     for (ptrdiff_t p = 0; p < a->pixels; p++) {
-        const float *tile = a->tile + p * a->tile_channels + c, *const residual = a->residual != 0 ? a->residual + at + p * a->dst_pixel : 0;
+        const float *tile = a->tile + p * a->tile_channels + c, *const residual =
+                                                                    a->residual != 0
+                                                                        ? a->residual + at +
+                                                                              p * a->dst_pixel
+                                                                        : 0;
         float *const dst = a->dst + at + p * a->dst_pixel;
         ptrdiff_t i = 0;
         for (; i + V_LENGTH <= count && c + i + V_LENGTH <= a->channels; i += V_LENGTH) {
             const vec sum = v_load(tile + i);
-            v_store(dst + i, v_clamp(residual != 0 ? v_add(sum, v_load(residual + i)) : sum, lo, hi));
+            v_store(dst + i,
+                    v_clamp(residual != 0 ? v_add(sum, v_load(residual + i)) : sum, lo, hi));
         }
         for (; i < count; i += V_LENGTH) {
             const ptrdiff_t left = a->channels - c - i;
-            const int valid = (int)(left < 0 ? 0 : left < V_LENGTH ? left : V_LENGTH), stored = (int)(count - i < V_LENGTH ? count - i : V_LENGTH);
+            const int valid = (int)(left < 0          ? 0
+                                    : left < V_LENGTH ? left
+                                                      : V_LENGTH),
+                      stored = (int)(count - i < V_LENGTH ? count - i : V_LENGTH);
             const int computed = valid < stored ? valid : stored;
             vec sum = v_load_first(tile + i, computed);
             sum = residual != 0 ? v_add(sum, v_load_first(residual + i, computed)) : sum;
@@ -101,13 +123,16 @@ static inline void store_pixels(const struct dc_store_args *a, ptrdiff_t c, ptrd
 
 static void store_tile(const struct dc_store_args *a)
 {
-    if (a->dst_channel != 1 && a->dst_pixel == 1 && a->dst_block_channels >= a->dst_first_channel + a->channels) {
+    if (a->dst_channel != 1 && a->dst_pixel == 1 &&
+        a->dst_block_channels >= a->dst_first_channel + a->channels) {
         store_planes(a); /* planes have no channels past the last to fill with zeros */
         return;
     }
     for (ptrdiff_t c = 0; a->dst_channel == 1 && c < a->stored;) {
-        const ptrdiff_t place = a->dst_first_channel + c, block = place / a->dst_block_channels, in_block = place % a->dst_block_channels;
-        const ptrdiff_t room = a->dst_block_channels - in_block, count = a->stored - c < room ? a->stored - c : room;
+        const ptrdiff_t place = a->dst_first_channel + c, block = place / a->dst_block_channels,
+                        in_block = place % a->dst_block_channels;
+        const ptrdiff_t room = a->dst_block_channels - in_block,
+                        count = a->stored - c < room ? a->stored - c : room;
         store_pixels(a, c, count, block * a->dst_block + in_block);
         c += count;
     }

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a depthwise convolution with several outputs a channel hands back, a tap at a time (struct dc_taps_args): lanes are channels, and each pixel of src or of its
- * gradient meets up to TAPS_STEPS vectors of the outputs' gradient. The including file has defined the vector operations.
+ * What a depthwise convolution with several outputs a channel hands back, a tap at a time (struct
+ * dc_taps_args): lanes are channels, and each pixel of src or of its gradient meets up to
+ * TAPS_STEPS vectors of the outputs' gradient. The including file has defined the vector
+ * operations.
  */
 #ifndef DOCONV_BODY_TAPS_H
 #define DOCONV_BODY_TAPS_H
@@ -28,30 +30,32 @@
 #define TAPS_SCATTER(q) x = v_accumulate_from(f##q, z##q + at, x);
 #define TAPS_KEEP(q) v_store(args->factors + (first + (q)) * args->factors_step, f##q);
 
-#define TAPS_LOOP(BODY)                                                                                                                              \
-    for (ptrdiff_t row = 0; row < args->rows; row++) {                                                                                               \
-        ptrdiff_t at = row * args->z_row;                                                                                                            \
-        float *p = args->x + row * args->x_row;                                                                                                      \
-        for (ptrdiff_t left = args->pixels;; left--) {                                                                                               \
-            vec x = v_load(p);                                                                                                                       \
-            BODY if (left == 1)                                                                                                                      \
-            {                                                                                                                                        \
-                break; /* no pointer is formed past the row's end */                                                                                 \
-            }                                                                                                                                        \
-            p += args->x_pixel;                                                                                                                      \
-            at += args->z_pixel;                                                                                                                     \
-        }                                                                                                                                            \
+#define TAPS_LOOP(BODY)                                                                            \
+    for (ptrdiff_t row = 0; row < args->rows; row++) {                                             \
+        ptrdiff_t at = row * args->z_row;                                                          \
+        float *p = args->x + row * args->x_row;                                                    \
+        for (ptrdiff_t left = args->pixels;; left--) {                                             \
+            vec x = v_load(p);                                                                     \
+            BODY if (left == 1)                                                                    \
+            {                                                                                      \
+                break; /* no pointer is formed past the row's end */                               \
+            }                                                                                      \
+            p += args->x_pixel;                                                                    \
+            at += args->z_pixel;                                                                   \
+        }                                                                                          \
     }
 
 typedef void taps_fn(const struct dc_taps_args *args, ptrdiff_t first);
-#define TAPS_TILE(Q)                                                                                                                                 \
-    static void taps_correlate_##Q(const struct dc_taps_args *args, ptrdiff_t first)                                                                 \
-    {                                                                                                                                                \
-        STEPS_##Q(TAPS_POINTER) STEPS_##Q(TAPS_FACTOR) TAPS_LOOP(STEPS_##Q(TAPS_CORRELATE)) STEPS_##Q(TAPS_KEEP)                                     \
-    }                                                                                                                                                \
-    static void taps_scatter_##Q(const struct dc_taps_args *args, ptrdiff_t first)                                                                   \
-    {                                                                                                                                                \
-        STEPS_##Q(TAPS_POINTER) STEPS_##Q(TAPS_FACTOR) TAPS_LOOP(STEPS_##Q(TAPS_SCATTER) v_store(p, x);)                                             \
+#define TAPS_TILE(Q)                                                                               \
+    static void taps_correlate_##Q(const struct dc_taps_args *args, ptrdiff_t first)               \
+    {                                                                                              \
+        STEPS_##Q(TAPS_POINTER) STEPS_##Q(TAPS_FACTOR) TAPS_LOOP(STEPS_##Q(TAPS_CORRELATE))        \
+            STEPS_##Q(TAPS_KEEP)                                                                   \
+    }                                                                                              \
+    static void taps_scatter_##Q(const struct dc_taps_args *args, ptrdiff_t first)                 \
+    {                                                                                              \
+        STEPS_##Q(TAPS_POINTER) STEPS_##Q(TAPS_FACTOR)                                             \
+            TAPS_LOOP(STEPS_##Q(TAPS_SCATTER) v_store(p, x);)                                      \
     }
 TAPS_TILE(1)
 TAPS_TILE(2)
@@ -63,7 +67,8 @@ TAPS_TILE(7)
 TAPS_TILE(8)
 TAPS_TILE(9)
 TAPS_TILE(10)
-#define TAPS_NAMES(name) name##1, name##2, name##3, name##4, name##5, name##6, name##7, name##8, name##9, name##10
+#define TAPS_NAMES(name)                                                                           \
+    name##1, name##2, name##3, name##4, name##5, name##6, name##7, name##8, name##9, name##10
 
 /* Steps in tiles of nearly equal size. */
 static inline void run_taps(const struct dc_taps_args *args, taps_fn *const table[TAPS_STEPS])

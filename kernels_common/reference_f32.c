@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* The portable reference: takes every valid problem on every CPU, sums in double. What the tuner checks winners against. */
+/*
+ * The portable reference: takes every valid problem on every CPU, sums in double. What the tuner
+ * checks winners against.
+ */
 #include "kernel.h"
 
 static ptrdiff_t channel_at(const struct dc_tensor_map *map, ptrdiff_t channel)
 {
-    return channel / map->block_channels * map->block + channel % map->block_channels * map->channel;
+    return channel / map->block_channels * map->block +
+           channel % map->block_channels * map->channel;
 }
 
 static void reference(const struct dc_reference_args *a)
@@ -31,10 +35,12 @@ static void reference(const struct dc_reference_args *a)
                     if (column < 0 || column >= a->w) {
                         continue;
                     }
-                    const float *src = a->src + a->n * a->src_map.image + row * a->src_map.row + column * a->src_map.pixel;
+                    const float *src = a->src + a->n * a->src_map.image + row * a->src_map.row +
+                                       column * a->src_map.pixel;
                     const float *weight = a->weight + o * group_cin * taps + y * a->kw + x;
                     for (ptrdiff_t i = 0; i < group_cin; i++) {
-                        sum += (double)src[channel_at(&a->src_map, first + i)] * (double)weight[i * taps];
+                        sum += (double)src[channel_at(&a->src_map, first + i)] *
+                               (double)weight[i * taps];
                     }
                 }
             }

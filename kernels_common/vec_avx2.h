@@ -31,8 +31,9 @@ static inline vec v_fma(vec a, vec b, vec c)
     return _mm256_fmadd_ps(a, b, c);
 }
 /*
- * v_fma in the form that adds in place. With the intrinsic, compilers turn the last FMAs of a loop's body into the form that overwrites a factor, and then
- * move sums through the stack where a tile fills the registers.
+ * v_fma in the form that adds in place. With the intrinsic, compilers turn the last FMAs of a
+ * loop's body into the form that overwrites a factor, and then move sums through the stack where a
+ * tile fills the registers.
  */
 static inline vec v_accumulate(vec a, vec b, vec sum)
 {
@@ -69,7 +70,9 @@ static inline __m256i v_first_mask(int n)
 {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
-/* The first n lanes, 0 <= n <= V_LENGTH; memory past them is not touched, lanes past them are zero. */
+/*
+ * The first n lanes, 0 <= n <= V_LENGTH; memory past them is not touched, lanes past them are zero.
+ */
 static inline vec v_load_first(const float *p, int n)
 {
     return _mm256_maskload_ps(p, v_first_mask(n));
@@ -122,12 +125,17 @@ static inline vec v_keep_first(vec v, int n)
 {
     return _mm256_and_ps(v, _mm256_castsi256_ps(v_first_mask(n)));
 }
-/* p[0], p[2], ...: n of them, 1 <= n <= V_LENGTH, lanes past them are zero; nothing past p[2 * n - 2] is touched. */
+/*
+ * p[0], p[2], ...: n of them, 1 <= n <= V_LENGTH, lanes past them are zero; nothing past p[2 * n -
+ * 2] is touched.
+ */
 static inline vec v_load_even(const float *p, int n)
 {
     const int inputs = 2 * n - 1;
-    const vec low = v_load_first(p, inputs), high = inputs > V_LENGTH ? v_load_first(p + V_LENGTH, inputs - V_LENGTH) : v_zero();
-    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(low, high, 0x88)), 0xd8));
+    const vec low = v_load_first(p, inputs),
+              high = inputs > V_LENGTH ? v_load_first(p + V_LENGTH, inputs - V_LENGTH) : v_zero();
+    return _mm256_castpd_ps(
+        _mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(low, high, 0x88)), 0xd8));
 }
 
 #include "transpose_avx.h"

@@ -31,8 +31,9 @@ static inline vec v_fma(vec a, vec b, vec c)
     return _mm512_fmadd_ps(a, b, c);
 }
 /*
- * v_fma in the form that adds in place. With the intrinsic, compilers turn the last FMAs of a loop's body into the form that overwrites a factor, and then
- * move sums through the stack where a tile fills the registers.
+ * v_fma in the form that adds in place. With the intrinsic, compilers turn the last FMAs of a
+ * loop's body into the form that overwrites a factor, and then move sums through the stack where a
+ * tile fills the registers.
  */
 static inline vec v_accumulate(vec a, vec b, vec sum)
 {
@@ -65,7 +66,9 @@ static inline vec v_clamp(vec v, vec lo, vec hi)
 {
     return _mm512_min_ps(hi, _mm512_max_ps(lo, v));
 }
-/* The first n lanes, 0 <= n <= V_LENGTH; memory past them is not touched, lanes past them are zero. */
+/*
+ * The first n lanes, 0 <= n <= V_LENGTH; memory past them is not touched, lanes past them are zero.
+ */
 static inline vec v_load_first(const float *p, int n)
 {
     return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
@@ -100,12 +103,17 @@ static inline vec v_keep_first(vec v, int n)
 {
     return _mm512_maskz_mov_ps((__mmask16)((1u << n) - 1), v);
 }
-/* p[0], p[2], ...: n of them, 1 <= n <= V_LENGTH, lanes past them are zero; nothing past p[2 * n - 2] is touched. */
+/*
+ * p[0], p[2], ...: n of them, 1 <= n <= V_LENGTH, lanes past them are zero; nothing past p[2 * n -
+ * 2] is touched.
+ */
 static inline vec v_load_even(const float *p, int n)
 {
     const uint32_t mask = (uint32_t)((UINT64_C(1) << (2 * n - 1)) - 1);
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    return _mm512_permutex2var_ps(_mm512_maskz_loadu_ps((__mmask16)mask, p), even, _mm512_maskz_loadu_ps((__mmask16)(mask >> 16), p + V_LENGTH));
+    const __m512i even =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_permutex2var_ps(_mm512_maskz_loadu_ps((__mmask16)mask, p), even,
+                                  _mm512_maskz_loadu_ps((__mmask16)(mask >> 16), p + V_LENGTH));
 }
 
 #include "transpose_avx.h"

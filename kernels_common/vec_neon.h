@@ -63,9 +63,12 @@ static inline vec v_clamp(vec v, vec lo, vec hi)
 static inline vec v_keep_first(vec v, int n)
 {
     static const int32_t lanes[4] = {0, 1, 2, 3};
-    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v), vcgtq_s32(vdupq_n_s32(n), vld1q_s32(lanes))));
+    return vreinterpretq_f32_u32(
+        vandq_u32(vreinterpretq_u32_f32(v), vcgtq_s32(vdupq_n_s32(n), vld1q_s32(lanes))));
 }
-/* The first n lanes, 0 <= n <= V_LENGTH; memory past them is not touched, lanes past them are zero. */
+/*
+ * The first n lanes, 0 <= n <= V_LENGTH; memory past them is not touched, lanes past them are zero.
+ */
 static inline vec v_load_first(const float *p, int n)
 {
     float lanes[V_LENGTH] = {0};
@@ -83,7 +86,8 @@ static inline vec v_load_if(const float *p, int on)
 typedef uint8x16_t v_lanes;
 static inline v_lanes v_load_lanes(const int32_t *lanes)
 {
-    const uint32x4_t bytes = vmlaq_n_u32(vdupq_n_u32(0x03020100u), vreinterpretq_u32_s32(vld1q_s32(lanes)), 0x04040404u);
+    const uint32x4_t bytes =
+        vmlaq_n_u32(vdupq_n_u32(0x03020100u), vreinterpretq_u32_s32(vld1q_s32(lanes)), 0x04040404u);
     return vreinterpretq_u8_u32(bytes);
 }
 static inline vec v_permute(vec v, v_lanes lanes)
@@ -152,19 +156,25 @@ static inline void transpose_rows(const side from[V_TRANSPOSE], side to[V_TRANSP
 /* Lane j of to[i] is src[j * stride + i]. */
 static inline void transpose_load(const float *src, ptrdiff_t stride, side to[V_TRANSPOSE])
 {
-    const side from[V_TRANSPOSE] = {v_load(src), v_load(src + stride), v_load(src + 2 * stride), v_load(src + 3 * stride)};
+    const side from[V_TRANSPOSE] = {v_load(src), v_load(src + stride), v_load(src + 2 * stride),
+                                    v_load(src + 3 * stride)};
     transpose_rows(from, to);
 }
 
 /* The same for i < n < V_TRANSPOSE; memory past the first n columns is not touched. */
-static inline void transpose_load_first(const float *src, ptrdiff_t stride, int n, side to[V_TRANSPOSE])
+static inline void transpose_load_first(const float *src, ptrdiff_t stride, int n,
+                                        side to[V_TRANSPOSE])
 {
-    const side from[V_TRANSPOSE] = {v_load_first(src, n), v_load_first(src + stride, n), v_load_first(src + 2 * stride, n),
+    const side from[V_TRANSPOSE] = {v_load_first(src, n), v_load_first(src + stride, n),
+                                    v_load_first(src + 2 * stride, n),
                                     v_load_first(src + 3 * stride, n)};
     transpose_rows(from, to);
 }
 
-/* p[0], p[2], ...: n of them, 1 <= n <= V_LENGTH, lanes past them are zero; nothing past p[2 * n - 2] is touched. */
+/*
+ * p[0], p[2], ...: n of them, 1 <= n <= V_LENGTH, lanes past them are zero; nothing past p[2 * n -
+ * 2] is touched.
+ */
 static inline vec v_load_even(const float *p, int n)
 {
     if (n == V_LENGTH) {
@@ -178,7 +188,8 @@ static inline vec v_load_even(const float *p, int n)
 }
 
 /* What the x86 twin does with stores that overlap; here the caller's loop does it. */
-static inline ptrdiff_t interleave_few(float *to, ptrdiff_t pixel, const float *src, ptrdiff_t plane, ptrdiff_t channels, ptrdiff_t count)
+static inline ptrdiff_t interleave_few(float *to, ptrdiff_t pixel, const float *src,
+                                       ptrdiff_t plane, ptrdiff_t channels, ptrdiff_t count)
 {
     (void)to, (void)pixel, (void)src, (void)plane, (void)channels, (void)count;
     return 0;

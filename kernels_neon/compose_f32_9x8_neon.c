@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Folding W and D: 9 taps x 2 rows of 4 channels: 18 sums. With three rows compilers spill, as they load ahead. */
+/*
+ * Folding W and D: 9 taps x 2 rows of 4 channels: 18 sums. With three rows compilers spill, as they
+ * load ahead.
+ */
 #include "vec_neon.h"
 
 #define TILE_TAPS 9

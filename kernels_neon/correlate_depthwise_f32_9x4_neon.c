@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Gradients of weights, 9 taps x 1 vector of channels: each input channel with its output channel. */
+/*
+ * Gradients of weights, 9 taps x 1 vector of channels: each input channel with its output channel.
+ */
 #include "vec_neon.h"
 
 #define PERMUTES 0

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * 1x1 convolution between planes, 8 output channels x 8 pixels: 16 accumulators, 2 vectors of weights, 2 of pixels of 32 registers. Weights are multiplied
- * by lane: 0.25 loads an FMA.
+ * 1x1 convolution between planes, 8 output channels x 8 pixels: 16 accumulators, 2 vectors of
+ * weights, 2 of pixels of 32 registers. Weights are multiplied by lane: 0.25 loads an FMA.
  */
 #include "vec_neon.h"
 
 #define TILE_OUTPUTS 8
 #define TILE_VECTORS 2
 #define PLANES_WEIGHTS const vec w_low = v_load(w), w_high = v_load(w + 4);
-#define PLANES_LANE(o, v) a##o##_##v = vfmaq_laneq_f32(a##o##_##v, x##v, (o) < 4 ? w_low : w_high, (o) % 4);
+#define PLANES_LANE(o, v)                                                                          \
+    a##o##_##v = vfmaq_laneq_f32(a##o##_##v, x##v, (o) < 4 ? w_low : w_high, (o) % 4);
 #define PLANES_ROW(L, o) L(PLANES_LANE, o)
 #include "body_planes.h"
 

@@ -19,7 +19,10 @@
 static void *default_allocate(void *user, size_t size, size_t alignment)
 {
     (void)user;
-    /* Large packed weights are streamed: with pages of 4 KiB the hardware's prefetch stops every 32 rows of them. */
+    /*
+     * Large packed weights are streamed: with pages of 4 KiB the hardware's prefetch stops every 32
+     * rows of them.
+     */
     const bool huge = size >= HUGE_PAGE;
     if (huge) {
         alignment = HUGE_PAGE;
@@ -50,7 +53,8 @@ static void default_log(void *user, doconv_log_level level, const char *line)
     fprintf(stderr, "doconv: %s\n", line);
 }
 
-static void default_parallel_for(void *user, int count, void (*task)(void *arg, int index), void *arg)
+static void default_parallel_for(void *user, int count, void (*task)(void *arg, int index),
+                                 void *arg)
 {
     (void)user;
 #ifdef _OPENMP
@@ -79,7 +83,8 @@ void dc_free(doconv_context *ctx, void *memory)
     }
 }
 
-void dc_parallel(const doconv_context *ctx, int count, void (*task)(void *arg, int index), void *arg)
+void dc_parallel(const doconv_context *ctx, int count, void (*task)(void *arg, int index),
+                 void *arg)
 {
     if (count == 1) {
         task(arg, 0);
@@ -88,8 +93,12 @@ void dc_parallel(const doconv_context *ctx, int count, void (*task)(void *arg, i
     }
 }
 
-/* Index of the variable's value in words; -1 if unset or empty, or (with a warning) if it is none of them. */
-static int read_choice(const doconv_context *ctx, const char *variable, const char *const *words, int count)
+/*
+ * Index of the variable's value in words; -1 if unset or empty, or (with a warning) if it is none
+ * of them.
+ */
+static int read_choice(const doconv_context *ctx, const char *variable, const char *const *words,
+                       int count)
 {
     const char *value = getenv(variable);
     if (value == NULL || *value == '\0') {
@@ -107,7 +116,8 @@ static int read_choice(const doconv_context *ctx, const char *variable, const ch
 static doconv_status set_threads(doconv_context *ctx, const doconv_context_options *o)
 {
     if (o->threads < 0 || o->threads > MOST_THREADS) {
-        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.threads: %d is not in 0..%d", o->threads, MOST_THREADS);
+        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.threads: %d is not in 0..%d",
+                       o->threads, MOST_THREADS);
     }
     ctx->parallel_for = o->parallel_for != NULL ? o->parallel_for : default_parallel_for;
     ctx->parallel_for_user = o->parallel_for_user;
@@ -130,7 +140,8 @@ static doconv_status set_isa(doconv_context *ctx, const doconv_context_options *
     const enum dc_isa best = dc_cpu_probe()->isa;
     int cap = (int)o->max_isa;
     if (cap < 0 || cap > DOCONV_ISA_NEON) {
-        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.max_isa: %d is not in 0..%d", cap, DOCONV_ISA_NEON);
+        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.max_isa: %d is not in 0..%d", cap,
+                       DOCONV_ISA_NEON);
     }
 #if defined(__aarch64__)
     const bool foreign = cap == DOCONV_ISA_AVX2 || cap == DOCONV_ISA_AVX512;
@@ -138,7 +149,9 @@ static doconv_status set_isa(doconv_context *ctx, const doconv_context_options *
     const bool foreign = cap == DOCONV_ISA_NEON;
 #endif
     if (foreign) {
-        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.max_isa: %s is a bundle of another architecture", dc_isa_name((enum dc_isa)cap));
+        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT,
+                       "options.max_isa: %s is a bundle of another architecture",
+                       dc_isa_name((enum dc_isa)cap));
     }
     if (cap == DOCONV_ISA_DEFAULT) {
         const int word = read_choice(ctx, "DOCONV_MAX_ISA", words, 4);
@@ -159,7 +172,8 @@ static doconv_status set_cache(doconv_context *ctx, const doconv_context_options
 {
     static const char *const words[] = {"off", "read", "tune", "force", "only"};
     if ((int)o->tune < 0 || (int)o->tune > DOCONV_TUNE_ONLY) {
-        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.tune: %d is not in 0..%d", (int)o->tune, DOCONV_TUNE_ONLY);
+        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.tune: %d is not in 0..%d",
+                       (int)o->tune, DOCONV_TUNE_ONLY);
     }
     ctx->tune = o->tune;
     if (ctx->tune == DOCONV_TUNE_DEFAULT) {
@@ -238,11 +252,13 @@ doconv_status doconv_context_create(const doconv_context_options *options, docon
         status = set_cache(ctx, o);
     }
     if (status == DOCONV_OK) {
-        snprintf(ctx->fingerprint, sizeof ctx->fingerprint, "%016llx", (unsigned long long)dc_registry_fingerprint(ctx));
+        snprintf(ctx->fingerprint, sizeof ctx->fingerprint, "%016llx",
+                 (unsigned long long)dc_registry_fingerprint(ctx));
         status = dc_tuner_attach(ctx);
     }
     if (status != DOCONV_OK) {
-        dc_log(ctx, DOCONV_LOG_ERROR, "context: %s", ctx->error[0] != '\0' ? ctx->error : doconv_status_string(status));
+        dc_log(ctx, DOCONV_LOG_ERROR, "context: %s",
+               ctx->error[0] != '\0' ? ctx->error : doconv_status_string(status));
         doconv_context_destroy(ctx);
         return status;
     }
@@ -313,8 +329,10 @@ int doconv_kernel_count(const doconv_context *context)
 doconv_status doconv_kernel_get(const doconv_context *context, int index, doconv_kernel_info *info)
 {
     static const char *const operations[] = {
-        [DC_OP_REFERENCE] = "reference", [DC_OP_DIRECT] = "direct",   [DC_OP_DEPTHWISE] = "depthwise", [DC_OP_GROUPED] = "grouped",
-        [DC_OP_PLANES] = "planes",       [DC_OP_COMPOSE] = "compose", [DC_OP_PRODUCT] = "product",     [DC_OP_CORRELATE] = "correlate"};
+        [DC_OP_REFERENCE] = "reference", [DC_OP_DIRECT] = "direct",
+        [DC_OP_DEPTHWISE] = "depthwise", [DC_OP_GROUPED] = "grouped",
+        [DC_OP_PLANES] = "planes",       [DC_OP_COMPOSE] = "compose",
+        [DC_OP_PRODUCT] = "product",     [DC_OP_CORRELATE] = "correlate"};
     if (context == NULL || info == NULL || index < 0 || index >= doconv_kernel_count(context)) {
         return DOCONV_INVALID_ARGUMENT;
     }
@@ -342,7 +360,8 @@ const char *doconv_isa_string(doconv_isa isa)
 
 const char *doconv_version_string(void)
 {
-    return DC_STRING(DOCONV_VERSION_MAJOR) "." DC_STRING(DOCONV_VERSION_MINOR) "." DC_STRING(DOCONV_VERSION_PATCH);
+    return DC_STRING(DOCONV_VERSION_MAJOR) "." DC_STRING(DOCONV_VERSION_MINOR) "." DC_STRING(
+        DOCONV_VERSION_PATCH);
 }
 
 unsigned doconv_version_number(void)

@@ -16,7 +16,10 @@ static uint64_t read_xcr0(void)
     return (uint64_t)high << 32 | low;
 }
 
-/* A bundle counts only when the OS saves its registers too: CPUID alone would crash under an old kernel or hypervisor. */
+/*
+ * A bundle counts only when the OS saves its registers too: CPUID alone would crash under an old
+ * kernel or hypervisor.
+ */
 static enum dc_isa probe_isa(void)
 {
     unsigned a, b, c, d;
@@ -46,7 +49,8 @@ static void probe_name(char *name, size_t size)
         return;
     }
     for (unsigned i = 0; i < 3; i++) {
-        __get_cpuid(0x80000002u + i, &regs[4 * i], &regs[4 * i + 1], &regs[4 * i + 2], &regs[4 * i + 3]);
+        __get_cpuid(0x80000002u + i, &regs[4 * i], &regs[4 * i + 1], &regs[4 * i + 2],
+                    &regs[4 * i + 3]);
     }
     /* The signature tells apart the models that virtual machines give one name. */
     unsigned a = 0, b, c, d;
@@ -61,7 +65,8 @@ static void probe_name(char *name, size_t size)
 static double probe_fma512(void)
 {
     unsigned a, b, c, d;
-    if (!__get_cpuid(0, &a, &b, &c, &d) || b != signature_AMD_ebx || !__get_cpuid(1, &a, &b, &c, &d)) {
+    if (!__get_cpuid(0, &a, &b, &c, &d) || b != signature_AMD_ebx ||
+        !__get_cpuid(1, &a, &b, &c, &d)) {
         return 2.0;
     }
     const unsigned family = (a >> 8 & 15) + (a >> 20 & 255);

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Running a direct plan. Units (image, group, row block, chunk of output blocks) are dealt out to tasks in contiguous ranges; a unit
- * loads its strip, then takes each output block over all its runs of pixels. Neighbours share their pixels or, in the other orders, their weights. The
- * additions of an output come in the same order however units, passes and runs are cut: results don't depend on threads.
+ * Running a direct plan. Units (image, group, row block, chunk of output blocks) are dealt out to
+ * tasks in contiguous ranges; a unit loads its strip, then takes each output block over all its
+ * runs of pixels. Neighbours share their pixels or, in the other orders, their weights. The
+ * additions of an output come in the same order however units, passes and runs are cut: results
+ * don't depend on threads.
  */
 #include "direct.h"
 
@@ -18,7 +20,8 @@ struct job {
     int64_t units;
     /* Weights that are made on the way: */
     const struct dc_weight_source *source; /* NULL: they are packed */
-    ptrdiff_t block_floats, task_floats;   /* of a task: its packed block, and that with the rest of its part of the workspace */
+    /* of a task: its packed block, and that with the rest of its part of the workspace */
+    ptrdiff_t block_floats, task_floats;
 };
 
 struct unit {
@@ -80,25 +83,31 @@ struct block {
     struct dc_run_args args;
     struct dc_store_args store;
     bool through_buffer; /* sums go to the buffer, then kernel->store() */
-    float *partial;      /* sums of the unit's pixels between passes; else a buffer of tile_pixels */
+    /* sums of the unit's pixels between passes; else a buffer of tile_pixels */
+    float *partial;
     bool first, last;
     const float *next; /* the weights that follow: each run fetches its share of them into L2 */
     ptrdiff_t next_floats;
     int64_t pixels; /* of the unit: all runs */
 };
 
-/* Lets a run of `pixels` pixels, from the unit's pixel `slot` on, fetch its share of the weights that follow. */
-static void share_next(const struct block *b, struct dc_run_args *args, int64_t slot, int64_t pixels)
+/*
+ * Lets a run of `pixels` pixels, from the unit's pixel `slot` on, fetch its share of the weights
+ * that follow.
+ */
+static void share_next(const struct block *b, struct dc_run_args *args, int64_t slot,
+                       int64_t pixels)
 {
     const int64_t line = 16, lines = b->next_floats / line;
-    const int64_t begin = lines * slot / b->pixels * line, end = lines * (slot + pixels) / b->pixels * line;
+    const int64_t begin = lines * slot / b->pixels * line,
+                  end = lines * (slot + pixels) / b->pixels * line;
     args->soon = b->next + begin;
     args->soon_floats = end - begin;
 }
 
 /*
- * Runs the lines that the block's args describe; their sums wait in the slots from `slot` on between passes. Sums that go through the buffer of a
- * single pass go a part of a line at a time.
+ * Runs the lines that the block's args describe; their sums wait in the slots from `slot` on
+ * between passes. Sums that go through the buffer of a single pass go a part of a line at a time.
  */
 static void run_lines(const struct job *job, const struct block *b, int64_t slot)
 {
@@ -107,7 +116,8 @@ static void run_lines(const struct job *job, const struct block *b, int64_t slot
     struct dc_run_args args = b->args;
     share_next(b, &args, slot, args.lines * args.pixels);
     if (!b->through_buffer || !b->last || s->k_blocks > 1) {
-        float *sums = b->partial + (s->k_blocks > 1 ? slot * s->tile_channels : 0); /* one pass that stores directly has no slots */
+        /* one pass that stores directly has no slots */
+        float *sums = b->partial + (s->k_blocks > 1 ? slot * s->tile_channels : 0);
         args.partial_in = b->first ? NULL : sums;
         args.partial_out = !b->last || b->through_buffer ? sums : NULL;
         kernel->run(&args);
@@ -118,8 +128,10 @@ static void run_lines(const struct job *job, const struct block *b, int64_t slot
     struct dc_store_args store = b->store;
     store.dst_pixel = args.dst_pixel;
     /* Parts of nearly equal size, of whole squares for the transposition. */
-    const int64_t parts = (b->args.pixels + s->tile_pixels - 1) / s->tile_pixels, even = (b->args.pixels + parts - 1) / parts;
-    const int64_t part = least(s->tile_pixels, (even + DC_TILE_SLACK - 1) / DC_TILE_SLACK * DC_TILE_SLACK);
+    const int64_t parts = (b->args.pixels + s->tile_pixels - 1) / s->tile_pixels,
+                  even = (b->args.pixels + parts - 1) / parts;
+    const int64_t part =
+        least(s->tile_pixels, (even + DC_TILE_SLACK - 1) / DC_TILE_SLACK * DC_TILE_SLACK);
     for (int64_t line = 0; line < b->args.lines; line++) {
         for (int64_t done = 0; done < b->args.pixels; done += store.pixels) {
             const ptrdiff_t dst = line * args.dst_line + done * args.dst_pixel;
@@ -142,12 +154,17 @@ static void run_lines(const struct job *job, const struct block *b, int64_t slot
     }
 }
 
-/* The pixels of rows [y0, y1) and columns [x0, x1) of the output, which share their taps: lines are rows or columns, whatever makes fewer tiles. */
-static void run_rectangle(const struct job *job, const struct unit *u, const struct block *block, const float *src, ptrdiff_t src_row, int64_t slot,
-                          int64_t y0, int64_t y1, int64_t x0, int64_t x1)
+/*
+ * The pixels of rows [y0, y1) and columns [x0, x1) of the output, which share their taps: lines are
+ * rows or columns, whatever makes fewer tiles.
+ */
+static void run_rectangle(const struct job *job, const struct unit *u, const struct block *block,
+                          const float *src, ptrdiff_t src_row, int64_t slot, int64_t y0, int64_t y1,
+                          int64_t x0, int64_t x1)
 {
     const struct dc_tensor_map *map = &job->s->dst_map;
-    const int64_t tile = job->plan->candidate.kernel->tile_pixels, height = y1 - y0, width = x1 - x0;
+    const int64_t tile = job->plan->candidate.kernel->tile_pixels, height = y1 - y0,
+                  width = x1 - x0;
     struct block b = *block;
     struct dc_run_args *args = &b.args;
     const bool down = width * ((height + tile - 1) / tile) < height * ((width + tile - 1) / tile);
@@ -195,17 +212,19 @@ static bool find_unit(const struct job *job, int64_t number, struct unit *u)
 static const float *block_weights(const struct job *job, int64_t group, int64_t ob, int64_t pass)
 {
     const struct dc_direct_state *s = job->s;
-    return job->packed + s->bias_floats + (group * s->out_blocks + ob) * s->block_floats + pass * s->k_block * s->taps * s->tile_channels;
+    return job->packed + s->bias_floats + (group * s->out_blocks + ob) * s->block_floats +
+           pass * s->k_block * s->taps * s->tile_channels;
 }
 
-static void run_block(const struct job *job, const struct unit *u, int64_t ob, const float *weights, const float *bias, const float *next,
-                      ptrdiff_t next_floats)
+static void run_block(const struct job *job, const struct unit *u, int64_t ob, const float *weights,
+                      const float *bias, const float *next, ptrdiff_t next_floats)
 {
     const struct dc_direct_state *s = job->s;
     const struct dc_problem *p = &job->plan->problem;
     const doconv_conv_desc *d = &p->desc;
     const struct dc_kernel *kernel = job->plan->candidate.kernel;
-    const int64_t nr = s->tile_channels, in_group = ob * nr, channel = u->group * s->cout + in_group;
+    const int64_t nr = s->tile_channels, in_group = ob * nr,
+                  channel = u->group * s->cout + in_group;
     struct block b = {.first = u->pass == 0, .last = u->pass == s->k_blocks - 1};
     struct dc_run_args *args = &b.args;
     args->weights = weights;
@@ -217,7 +236,8 @@ static void run_block(const struct job *job, const struct unit *u, int64_t ob, c
     /* The block that ends the tensor also writes the zeros of a blocked layout's last block. */
     const int64_t layout_block = dc_layout_block(d->dst_layout);
     const bool ends = channel + args->channels == d->cout;
-    args->stored = ends ? (d->cout + layout_block - 1) / layout_block * layout_block - channel : args->channels;
+    args->stored = ends ? (d->cout + layout_block - 1) / layout_block * layout_block - channel
+                        : args->channels;
     args->lo = p->lo;
     args->hi = p->hi;
     args->dst_pixel = s->dst_map.pixel;
@@ -242,16 +262,22 @@ static void run_block(const struct job *job, const struct unit *u, int64_t ob, c
     }
     for (int64_t v = 0; v * kernel->vector < nr; v++) {
         const int64_t c = channel + v * kernel->vector;
-        args->dst_vector[v] = c / s->dst_map.block_channels * s->dst_map.block + c % s->dst_map.block_channels;
+        args->dst_vector[v] =
+            c / s->dst_map.block_channels * s->dst_map.block + c % s->dst_map.block_channels;
     }
     args->dst = dst;
     args->residual = residual;
-    b.partial = u->partial + (s->k_blocks > 1 ? (ob - u->chunk * s->out_chunk) * s->rows * p->wout * nr : 0);
+    b.partial = u->partial +
+                (s->k_blocks > 1 ? (ob - u->chunk * s->out_chunk) * s->rows * p->wout * nr : 0);
     const struct dc_direct_segments *lists = s->segments + (b.last ? s->y_count * s->x_count : 0);
     const bool in_place = job->plan->candidate.source == DC_SOURCE_INPLACE;
     const int64_t first = u->group * s->cin + u->channel0;
-    const float *src = job->src + u->n * s->src_map.image + first / s->src_map.block_channels * s->src_map.block + first % s->src_map.block_channels;
-    args->src_pixel = in_place ? s->src_map.pixel * d->stride_w : s->flat ? s->strip_pixel : s->strip_pixel * d->stride_w;
+    const float *src = job->src + u->n * s->src_map.image +
+                       first / s->src_map.block_channels * s->src_map.block +
+                       first % s->src_map.block_channels;
+    args->src_pixel = in_place  ? s->src_map.pixel * d->stride_w
+                      : s->flat ? s->strip_pixel
+                                : s->strip_pixel * d->stride_w;
     if (s->flat) {
         args->src = in_place ? src + u->row0 * s->src_map.row : u->strip;
         args->segments = lists->items;
@@ -265,7 +291,8 @@ static void run_block(const struct job *job, const struct unit *u, int64_t ob, c
     int64_t slot = 0;
     for (int64_t yr = 0; yr < s->y_count; yr++) {
         const struct dc_direct_range *y = &s->y_ranges[yr];
-        const int64_t y0 = y->begin > u->row0 ? y->begin : u->row0, y1 = least(y->end, u->row0 + u->rows);
+        const int64_t y0 = y->begin > u->row0 ? y->begin : u->row0,
+                      y1 = least(y->end, u->row0 + u->rows);
         for (int64_t xr = 0; xr < s->x_count && y0 < y1; xr++) {
             const struct dc_direct_range *x = &s->x_ranges[xr];
             const struct dc_direct_segments *list = &lists[yr * s->x_count + xr];
@@ -273,9 +300,13 @@ static void run_block(const struct job *job, const struct unit *u, int64_t ob, c
             args->segment_count = list->count;
             const float *from = in_place ? src : u->strip;
             if (list->count != 0) {
-                from += in_place ? (y0 * d->stride_h - d->pad_top + y->tap0 * d->dilation_h) * s->src_map.row +
-                                       (x->begin * d->stride_w - d->pad_left + x->tap0 * d->dilation_w) * s->src_map.pixel
-                                 : ((y0 - u->row0) * d->stride_h + y->tap0 * d->dilation_h) * s->strip_row;
+                from +=
+                    in_place
+                        ? (y0 * d->stride_h - d->pad_top + y->tap0 * d->dilation_h) *
+                                  s->src_map.row +
+                              (x->begin * d->stride_w - d->pad_left + x->tap0 * d->dilation_w) *
+                                  s->src_map.pixel
+                        : ((y0 - u->row0) * d->stride_h + y->tap0 * d->dilation_h) * s->strip_row;
             }
             run_rectangle(job, u, &b, from, src_row, slot, y0, y1, x->begin, x->end);
             slot += (y1 - y0) * (x->end - x->begin);
@@ -284,7 +315,8 @@ static void run_block(const struct job *job, const struct unit *u, int64_t ob, c
 }
 
 /* A unit whose weights are packed. `follows`: a unit follows, at `next`. */
-static void run_packed(const struct job *job, struct unit *u, const struct unit *next, bool follows, int64_t *loaded)
+static void run_packed(const struct job *job, struct unit *u, const struct unit *next, bool follows,
+                       int64_t *loaded)
 {
     const struct dc_direct_state *s = job->s;
     const int64_t begin = u->chunk * s->out_chunk, end = least(s->out_blocks, begin + s->out_chunk);
@@ -298,7 +330,9 @@ static void run_packed(const struct job *job, struct unit *u, const struct unit 
         }
         *loaded = u->place * s->k_blocks + u->pass;
         for (int64_t ob = begin; ob < end; ob++) {
-            /* What comes next: the pass's next block, the next pass's first, the next unit's first. */
+            /*
+             * What comes next: the pass's next block, the next pass's first, the next unit's first.
+             */
             int64_t group = u->group, block = ob + 1, pass = u->pass;
             if (block == end) {
                 pass = (pass + 1) % s->k_blocks;
@@ -306,8 +340,10 @@ static void run_packed(const struct job *job, struct unit *u, const struct unit 
                 group = pass != 0 || !follows ? group : next->group;
             }
             const bool same = group == u->group && block == ob && pass == u->pass;
-            const int64_t floats = least(s->k_block, s->cin - pass * s->k_block) * s->taps * s->tile_channels;
-            run_block(job, u, ob, block_weights(job, u->group, ob, u->pass), job->packed + (u->group * s->out_blocks + ob) * s->tile_channels,
+            const int64_t floats =
+                least(s->k_block, s->cin - pass * s->k_block) * s->taps * s->tile_channels;
+            run_block(job, u, ob, block_weights(job, u->group, ob, u->pass),
+                      job->packed + (u->group * s->out_blocks + ob) * s->tile_channels,
                       block_weights(job, group, block, pass), small || same ? 0 : floats);
         }
     }
@@ -329,7 +365,8 @@ static void run_task(void *arg, int index)
     }
 }
 
-void dc_direct_execute(const doconv_plan *plan, const float *packed, const float *src, const float *residual, float *dst, char *workspace)
+void dc_direct_execute(const doconv_plan *plan, const float *packed, const float *src,
+                       const float *residual, float *dst, char *workspace)
 {
     const struct dc_direct_state *s = plan->state;
     struct job job = {
@@ -353,13 +390,20 @@ static void fresh_task(void *arg, int index)
 {
     const struct job *job = arg;
     const struct dc_direct_state *s = job->s;
-    float *const strip = (float *)job->workspace + index * job->task_floats, *const block = strip + s->task_floats;
+    float *const strip = (float *)job->workspace + index * job->task_floats, *const block =
+                                                                                 strip +
+                                                                                 s->task_floats;
     float *const bias = block + s->block_floats, *const scratch = block + job->block_floats;
     struct unit u = {.strip = strip, .partial = strip + s->strip_floats, .channels = s->cin};
-    /* A block that is folded is one task's: the others must not read what it is writing. One that is only packed, each task packs for itself. */
-    const int64_t together = job->source->fold != NULL ? s->images * s->row_blocks : 1, shares = job->units / together;
+    /*
+     * A block that is folded is one task's: the others must not read what it is writing. One that
+     * is only packed, each task packs for itself.
+     */
+    const int64_t together = job->source->fold != NULL ? s->images * s->row_blocks : 1,
+                  shares = job->units / together;
     int64_t loaded = -1, packed = -1;
-    for (int64_t i = shares * index / s->tasks * together; i < shares * (index + 1) / s->tasks * together; i++) {
+    for (int64_t i = shares * index / s->tasks * together;
+         i < shares * (index + 1) / s->tasks * together; i++) {
         find_unit(job, i, &u);
         if (packed != u.group * s->out_blocks + u.chunk) {
             packed = u.group * s->out_blocks + u.chunk;
@@ -382,7 +426,8 @@ static ptrdiff_t fresh_block_floats(const struct dc_direct_state *s)
 static ptrdiff_t fresh_task_floats(const doconv_plan *plan, const doconv_fold_desc *fold)
 {
     const struct dc_direct_state *s = plan->state;
-    return s->task_floats + fresh_block_floats(s) + (fold != NULL ? (ptrdiff_t)dc_fold_part_floats(plan->ctx, fold) : 0);
+    return s->task_floats + fresh_block_floats(s) +
+           (fold != NULL ? (ptrdiff_t)dc_fold_part_floats(plan->ctx, fold) : 0);
 }
 
 size_t dc_direct_fresh_workspace_size(const doconv_plan *plan, const doconv_fold_desc *fold)
@@ -391,8 +436,8 @@ size_t dc_direct_fresh_workspace_size(const doconv_plan *plan, const doconv_fold
     return (size_t)s->tasks * (size_t)fresh_task_floats(plan, fold) * sizeof(float);
 }
 
-void dc_direct_execute_fresh(const doconv_plan *plan, const struct dc_weight_source *source, const float *src, const float *residual, float *dst,
-                             char *workspace)
+void dc_direct_execute_fresh(const doconv_plan *plan, const struct dc_weight_source *source,
+                             const float *src, const float *residual, float *dst, char *workspace)
 {
     const struct dc_direct_state *s = plan->state;
     struct job job = {

@@ -2,8 +2,9 @@
 /* Running a plan: argument checks, then the solver. */
 #include "core.h"
 
-doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weights, const float *src, const float *residual, float *dst,
-                             void *workspace, size_t workspace_size)
+doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weights,
+                             const float *src, const float *residual, float *dst, void *workspace,
+                             size_t workspace_size)
 {
     if (plan == NULL) {
         return DOCONV_INVALID_ARGUMENT;
@@ -23,14 +24,17 @@ doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weig
     }
     const size_t needed = plan->candidate.workspace_size;
     if (needed != 0 && (workspace == NULL || workspace_size < needed)) {
-        return dc_fail(ctx, DOCONV_WORKSPACE_TOO_SMALL, "workspace: %zu bytes of %zu", workspace == NULL ? 0 : workspace_size, needed);
+        return dc_fail(ctx, DOCONV_WORKSPACE_TOO_SMALL, "workspace: %zu bytes of %zu",
+                       workspace == NULL ? 0 : workspace_size, needed);
     }
     const double start = ctx->verbose >= 2 ? dc_now() : 0.0;
     /* The caller's workspace may start anywhere: solvers that need one ask for 64 bytes more. */
-    char *const aligned = needed != 0 ? (char *)workspace + (64 - (uintptr_t)workspace % 64) % 64 : NULL;
+    char *const aligned =
+        needed != 0 ? (char *)workspace + (64 - (uintptr_t)workspace % 64) % 64 : NULL;
     plan->solver->execute(plan, weights->data, src, residual, dst, aligned);
     if (ctx->verbose >= 2) {
-        dc_log(ctx, DOCONV_LOG_VERBOSE, "execute,%s,%s,%.6f ms", plan->candidate.text, plan->problem_text, 1e3 * (dc_now() - start));
+        dc_log(ctx, DOCONV_LOG_VERBOSE, "execute,%s,%s,%.6f ms", plan->candidate.text,
+               plan->problem_text, 1e3 * (dc_now() - start));
     }
     return DOCONV_OK;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Feature composition with kernels, backward: a task owns blocks of input channels, so that no sum is shared, and walks over the pixels of all
- * images, a chunk at a time.
+ * Feature composition with kernels, backward: a task owns blocks of input channels, so that no sum
+ * is shared, and walks over the pixels of all images, a chunk at a time.
  */
 #include <math.h>
 #include <string.h>
@@ -46,16 +46,21 @@ static void copy_task(void *arg, int index)
     const struct dc_feature_job *job = arg;
     const struct dc_feature *f = job->f;
     const struct dc_problem *p = &f->problem;
-    const int64_t block = least(f->dst_map.block_channels, LANES), blocks = divide_up(p->desc.cout, block);
-    for (int64_t i = p->desc.n * blocks * index / job->copy_tasks; i < p->desc.n * blocks * (index + 1) / job->copy_tasks; i++) {
-        const int64_t image = i / blocks, c = i % blocks * block, count = least(block, p->desc.cout - c);
+    const int64_t block = least(f->dst_map.block_channels, LANES),
+                  blocks = divide_up(p->desc.cout, block);
+    for (int64_t i = p->desc.n * blocks * index / job->copy_tasks;
+         i < p->desc.n * blocks * (index + 1) / job->copy_tasks; i++) {
+        const int64_t image = i / blocks, c = i % blocks * block,
+                      count = least(block, p->desc.cout - c);
         const float *from = job->grad_dst + image * f->dst_map.image;
         if (!f->planes_in_place) {
-            copy_planes(f, from + channel_at(&f->dst_map, c), count, job->planes_copy + (image * p->desc.cout + c) * f->plane);
+            copy_planes(f, from + channel_at(&f->dst_map, c), count,
+                        job->planes_copy + (image * p->desc.cout + c) * f->plane);
         }
         if (!f->pixels_in_place) {
             const struct dc_load_args load = {
-                .strip = job->pixels_copy + image * job->pixels_map.image + c / LANES * job->pixels_map.block,
+                .strip = job->pixels_copy + image * job->pixels_map.image +
+                         c / LANES * job->pixels_map.block,
                 .strip_row = job->pixels_map.row,
                 .strip_pixel = LANES,
                 .channels = count,
@@ -84,12 +89,14 @@ struct walk {
     bool in_place;
     int64_t image, images, y0, y1, pixels; /* pixels: of an image */
     bool first;                            /* chunk of all */
-    float *strip, *grad_strip;             /* src's channels and their gradient in whole images, if not in place */
-    float *z, *grad_z;                     /* [part][pixel][lanes] */
-    float *steps;                          /* natural: one of these by steps, [step][pixel][16] */
-    float *weights, *sums;                 /* [part][output][lanes]: W and its gradient */
-    float *factors, *factor_sums;          /* D and its gradient, packed */
-    int32_t *map;                          /* where lane e of all steps is in W's row of the block; -1: nowhere */
+    /* src's channels and their gradient in whole images, if not in place */
+    float *strip, *grad_strip;
+    float *z, *grad_z;            /* [part][pixel][lanes] */
+    float *steps;                 /* natural: one of these by steps, [step][pixel][16] */
+    float *weights, *sums;        /* [part][output][lanes]: W and its gradient */
+    float *factors, *factor_sums; /* D and its gradient, packed */
+    /* where lane e of all steps is in W's row of the block; -1: nowhere */
+    int32_t *map;
     struct dc_segment *group_segments, *image_segments;
     ptrdiff_t group_segment_count;
 };
@@ -142,7 +149,8 @@ static void zero_gradient(const struct dc_feature_job *job, const struct walk *w
     const int64_t run = least(f->src_map.block_channels, LANES);
     for (int64_t image = w->image; image < w->image + w->images; image++) {
         for (int64_t c = 0; c < LANES; c += run) {
-            float *at = job->grad_src + image * f->src_map.image + channel_at(&f->src_map, w->b.first + c);
+            float *at =
+                job->grad_src + image * f->src_map.image + channel_at(&f->src_map, w->b.first + c);
             for (int64_t x = 0; x < d->h * d->w; x++) {
                 memset(at + x * f->src_map.pixel, 0, (size_t)run * sizeof(float));
             }
@@ -211,7 +219,8 @@ static void make_walk_z(const struct dc_feature_job *job, const struct walk *w)
 {
     const struct dc_feature *f = job->f;
     const doconv_conv_desc *d = &f->problem.desc;
-    const int64_t lanes = f->natural ? LANES : f->wide->tile_channels, vector = f->depthwise->vector, z_block = f->walk_pixels * lanes;
+    const int64_t lanes = f->natural ? LANES : f->wide->tile_channels,
+                  vector = f->depthwise->vector, z_block = f->walk_pixels * lanes;
     ptrdiff_t vectors[LANES];
     for (int64_t v = 0; v * vector < LANES; v++) {
         vectors[v] = w->in_place ? channel_at(&f->src_map, w->b.first + v * vector) : v * vector;
@@ -219,11 +228,12 @@ static void make_walk_z(const struct dc_feature_job *job, const struct walk *w)
     for (int64_t image = 0; image < w->images; image++) {
         float *const z = (f->natural ? w->steps : w->z) + image * w->pixels * lanes;
         if (w->in_place) {
-            dc_feature_make_z(f, w->factors, job->src + (w->image + image) * f->src_map.image, f->src_map.row, f->src_map.pixel, vectors, 0, d->h,
-                              w->y0, w->y1, lanes, z, z_block);
+            dc_feature_make_z(f, w->factors, job->src + (w->image + image) * f->src_map.image,
+                              f->src_map.row, f->src_map.pixel, vectors, 0, d->h, w->y0, w->y1,
+                              lanes, z, z_block);
         } else {
-            dc_feature_make_z(f, w->factors, w->strip + image * d->h * d->w * LANES, d->w * LANES, LANES, vectors, 0, d->h, w->y0, w->y1, lanes, z,
-                              z_block);
+            dc_feature_make_z(f, w->factors, w->strip + image * d->h * d->w * LANES, d->w * LANES,
+                              LANES, vectors, 0, d->h, w->y0, w->y1, lanes, z, z_block);
         }
     }
     if (f->natural && f->multiplier == 0) {
@@ -233,12 +243,16 @@ static void make_walk_z(const struct dc_feature_job *job, const struct walk *w)
 
 static const float zeros[DC_MAX_TILE_VECTORS * 16] __attribute__((aligned(64)));
 
-/* The gradient of W if there is one chunk, in W's order: rows at a time, which are fetched for all parts together. */
+/*
+ * The gradient of W if there is one chunk, in W's order: rows at a time, which are fetched for all
+ * parts together.
+ */
 static void store_products(const struct dc_feature_job *job, const struct walk *w)
 {
     const struct dc_feature *f = job->f;
     const struct dc_problem *p = &f->problem;
-    const int64_t lanes = f->wide->tile_channels, inputs = w->b.count * f->d_mul, rows = 4 * f->wide->tile_pixels;
+    const int64_t lanes = f->wide->tile_channels, inputs = w->b.count * f->d_mul,
+                  rows = 4 * f->wide->tile_pixels;
     const ptrdiff_t row = p->group_cin * f->d_mul;
     float *const out = job->grad_w + weight_at(f, &w->b, 0);
     for (int64_t o = 0; o < least(rows, p->group_cout); o++) {
@@ -250,7 +264,8 @@ static void store_products(const struct dc_feature_job *job, const struct walk *
         }
         for (int64_t part = 0; part * lanes < inputs; part++) {
             struct dc_run_args args = {
-                .src = job->planes + (w->image * p->desc.cout + w->b.group * p->group_cout + first) * f->plane,
+                .src = job->planes +
+                       (w->image * p->desc.cout + w->b.group * p->group_cout + first) * f->plane,
                 .src_pixel = f->plane,
                 .segments = w->image_segments,
                 .segment_count = w->images,
@@ -280,8 +295,11 @@ static void add_weights(const struct dc_feature_job *job, const struct walk *w)
     const struct dc_problem *p = &f->problem;
     const int64_t lanes = f->wide->tile_channels;
     for (int64_t image = 0; image < w->images; image++) {
-        w->image_segments[image] = (struct dc_segment){
-            .src_offset = image * p->desc.cout * f->plane, .weight_offset = image * w->pixels * lanes, .length = w->pixels, .fetch = 1};
+        w->image_segments[image] =
+            (struct dc_segment){.src_offset = image * p->desc.cout * f->plane,
+                                .weight_offset = image * w->pixels * lanes,
+                                .length = w->pixels,
+                                .fetch = 1};
     }
     if (f->natural && f->walk_pixels == p->desc.n * p->hout * p->wout) {
         store_products(job, w);
@@ -290,7 +308,8 @@ static void add_weights(const struct dc_feature_job *job, const struct walk *w)
     for (int64_t part = 0; part < f->parts; part++) {
         float *const sums = w->sums + part * p->group_cout * lanes;
         const struct dc_run_args args = {
-            .src = job->planes + (w->image * p->desc.cout + w->b.group * p->group_cout) * f->plane + w->y0 * p->wout,
+            .src = job->planes + (w->image * p->desc.cout + w->b.group * p->group_cout) * f->plane +
+                   w->y0 * p->wout,
             .src_pixel = f->plane,
             .segments = w->image_segments,
             .segment_count = w->images,
@@ -331,7 +350,10 @@ static void make_grad_z(const struct dc_feature_job *job, const struct walk *w)
     }
 }
 
-/* Where x * stride + offset lies in [0, size), x in [*begin, *end): cuts the range. False if none is left. */
+/*
+ * Where x * stride + offset lies in [0, size), x in [*begin, *end): cuts the range. False if none
+ * is left.
+ */
 static bool cut_range(int64_t size, int64_t stride, int64_t offset, int64_t *begin, int64_t *end)
 {
     *begin = most(*begin, offset >= 0 ? 0 : divide_up(-offset, stride));
@@ -339,27 +361,39 @@ static bool cut_range(int64_t size, int64_t stride, int64_t offset, int64_t *beg
     return *begin < *end;
 }
 
-/* The rectangle of output pixels [y0, y1) x [x0, x1) of the walk's image number `image`: what its gradient of Z adds to those of D and of src. */
-static void hand_back(const struct dc_feature_job *job, const struct walk *w, int64_t image, int64_t y0, int64_t y1, int64_t x0, int64_t x1)
+/*
+ * The rectangle of output pixels [y0, y1) x [x0, x1) of the walk's image number `image`: what its
+ * gradient of Z adds to those of D and of src.
+ */
+static void hand_back(const struct dc_feature_job *job, const struct walk *w, int64_t image,
+                      int64_t y0, int64_t y1, int64_t x0, int64_t x1)
 {
     const struct dc_feature *f = job->f;
     const struct dc_problem *p = &f->problem;
     const doconv_conv_desc *d = &p->desc;
-    const int64_t lanes = f->natural ? LANES : f->wide->tile_channels, vector = f->depthwise->vector;
+    const int64_t lanes = f->natural ? LANES : f->wide->tile_channels,
+                  vector = f->depthwise->vector;
     const float *const grad_z = f->natural ? w->steps : w->grad_z;
-    const ptrdiff_t row = w->in_place ? f->src_map.row : d->w * LANES, pixel = w->in_place ? f->src_map.pixel : LANES;
-    const ptrdiff_t at_image = w->in_place ? (w->image + image) * f->src_map.image : image * d->h * d->w * LANES;
+    const ptrdiff_t row = w->in_place ? f->src_map.row : d->w * LANES,
+                    pixel = w->in_place ? f->src_map.pixel : LANES;
+    const ptrdiff_t at_image =
+        w->in_place ? (w->image + image) * f->src_map.image : image * d->h * d->w * LANES;
     const float *const src = (w->in_place ? job->src : w->strip) + at_image;
-    float *const grad_src = job->grad_src != NULL ? (w->in_place ? job->grad_src : w->grad_strip) + at_image : NULL;
+    float *const grad_src =
+        job->grad_src != NULL ? (w->in_place ? job->grad_src : w->grad_strip) + at_image : NULL;
     for (int64_t v = 0; v * vector < LANES; v++) {
-        const ptrdiff_t lane = w->in_place ? channel_at(&f->src_map, w->b.first + v * vector) : v * vector;
+        const ptrdiff_t lane =
+            w->in_place ? channel_at(&f->src_map, w->b.first + v * vector) : v * vector;
         for (int64_t m = 0; m < f->taps; m++) {
-            const int64_t dy = m / d->kw * d->dilation_h - d->pad_top, dx = m % d->kw * d->dilation_w - d->pad_left;
+            const int64_t dy = m / d->kw * d->dilation_h - d->pad_top,
+                          dx = m % d->kw * d->dilation_w - d->pad_left;
             int64_t ya = y0, yb = y1, xa = x0, xb = x1;
-            if (!cut_range(d->h, d->stride_h, dy, &ya, &yb) || !cut_range(d->w, d->stride_w, dx, &xa, &xb)) {
+            if (!cut_range(d->h, d->stride_h, dy, &ya, &yb) ||
+                !cut_range(d->w, d->stride_w, dx, &xa, &xb)) {
                 continue;
             }
-            const ptrdiff_t at = lane + (ya * d->stride_h + dy) * row + (xa * d->stride_w + dx) * pixel;
+            const ptrdiff_t at =
+                lane + (ya * d->stride_h + dy) * row + (xa * d->stride_w + dx) * pixel;
             const ptrdiff_t factor = v * vector * f->taps + tap_place(f, m) * vector;
             enum { MOST = 64 };
             for (int64_t q = 0; q < f->steps; q += MOST) {
@@ -401,7 +435,8 @@ static void hand_back_chunk(const struct dc_feature_job *job, const struct walk 
 {
     const struct dc_feature *f = job->f;
     const int64_t width = f->problem.wout, piece = most(8, PIECE_VECTORS / f->steps);
-    const int64_t columns = divide_up(width, divide_up(width, piece)), rows = most(1, piece / width);
+    const int64_t columns = divide_up(width, divide_up(width, piece)),
+                  rows = most(1, piece / width);
     for (int64_t image = 0; image < w->images; image++) {
         for (int64_t y = w->y0; y < w->y1; y += rows) {
             for (int64_t x = 0; x < width; x += columns) {
@@ -427,16 +462,21 @@ static void walk_block(const struct dc_feature_job *job, struct walk *w)
     const int64_t block_channels = job->pixels_map.block_channels, lanes = f->wide->tile_channels;
     w->group_segment_count = 0;
     for (int64_t o = 0; o < p->group_cout;) {
-        const int64_t channel = w->b.group * p->group_cout + o, length = least(p->group_cout - o, block_channels - channel % block_channels);
+        const int64_t channel = w->b.group * p->group_cout + o,
+                      length = least(p->group_cout - o, block_channels - channel % block_channels);
         w->group_segments[w->group_segment_count++] =
-            (struct dc_segment){.src_offset = channel_at(&job->pixels_map, channel), .weight_offset = o * lanes, .length = length, .fetch = 1};
+            (struct dc_segment){.src_offset = channel_at(&job->pixels_map, channel),
+                                .weight_offset = o * lanes,
+                                .length = length,
+                                .fetch = 1};
         o += length;
     }
     w->first = true;
     for (w->image = 0; w->image < d->n; w->image += w->images) {
         w->images = least(f->walk_images, d->n - w->image);
         for (int64_t image = 0; image < w->images && !w->in_place; image++) {
-            dc_feature_load_block(job, &w->b, w->image + image, 0, d->h, w->strip + image * d->h * d->w * LANES);
+            dc_feature_load_block(job, &w->b, w->image + image, 0, d->h,
+                                  w->strip + image * d->h * d->w * LANES);
         }
         if (job->grad_src != NULL) {
             zero_gradient(job, w);
@@ -469,7 +509,9 @@ static void walk_block(const struct dc_feature_job *job, struct walk *w)
     }
 }
 
-/* The same for a depthwise layer: z has a chunk of dst's gradient, steps have Z, then its gradient. */
+/*
+ * The same for a depthwise layer: z has a chunk of dst's gradient, steps have Z, then its gradient.
+ */
 static void walk_depthwise_block(const struct dc_feature_job *job, struct walk *w)
 {
     const struct dc_feature *f = job->f;
@@ -527,35 +569,49 @@ static void backward_task(void *arg, int index)
     w.factor_sums = w.factors + f->factors_floats;
     w.map = (int32_t *)(void *)(w.factor_sums + f->factors_floats);
     w.group_segments = (struct dc_segment *)(void *)((float *)(void *)w.map + f->map_floats);
-    w.image_segments = (struct dc_segment *)(void *)((float *)(void *)w.group_segments + f->group_segment_floats);
+    w.image_segments =
+        (struct dc_segment *)(void *)((float *)(void *)w.group_segments + f->group_segment_floats);
     const int64_t units = f->groups * f->blocks;
-    for (int64_t i = units * index / f->backward_tasks; i < units * (index + 1) / f->backward_tasks; i++) {
+    for (int64_t i = units * index / f->backward_tasks; i < units * (index + 1) / f->backward_tasks;
+         i++) {
         w.b = block_of(f, i / f->blocks, i % f->blocks);
         w.in_place = block_in_place(f, &w.b);
         (f->multiplier != 0 ? walk_depthwise_block : walk_block)(job, &w);
     }
 }
 
-void dc_feature_backward_blocks(const struct dc_feature *f, const float *w, const float *d, const float *src, const float *grad_dst, float *grad_src,
+void dc_feature_backward_blocks(const struct dc_feature *f, const float *w, const float *d,
+                                const float *src, const float *grad_dst, float *grad_src,
                                 float *grad_w, float *grad_d, char *workspace)
 {
     const doconv_conv_desc *desc = &f->problem.desc;
     const int64_t pixels = f->problem.hout * f->problem.wout;
-    struct dc_feature_job job = {.f = f, .w = w, .d = d, .src = src, .grad_dst = grad_dst, .grad_src = grad_src, .grad_w = grad_w, .grad_d = grad_d};
+    struct dc_feature_job job = {.f = f,
+                                 .w = w,
+                                 .d = d,
+                                 .src = src,
+                                 .grad_dst = grad_dst,
+                                 .grad_src = grad_src,
+                                 .grad_w = grad_w,
+                                 .grad_d = grad_d};
     job.planes_copy = (float *)workspace;
     job.pixels_copy = job.planes_copy + f->planes_floats;
     job.workspace = job.pixels_copy + f->pixels_floats;
     job.planes = f->planes_in_place ? grad_dst : job.planes_copy;
     job.pixels = f->pixels_in_place ? grad_dst : job.pixels_copy;
-    job.pixels_map = f->pixels_in_place ? f->dst_map
-                                        : (struct dc_tensor_map){.image = divide_up(desc->cout, LANES) * LANES * pixels,
-                                                                 .block_channels = LANES,
-                                                                 .block = LANES * pixels,
-                                                                 .channel = 1,
-                                                                 .row = LANES * f->problem.wout,
-                                                                 .pixel = LANES};
+    job.pixels_map =
+        f->pixels_in_place
+            ? f->dst_map
+            : (struct dc_tensor_map){.image = divide_up(desc->cout, LANES) * LANES * pixels,
+                                     .block_channels = LANES,
+                                     .block = LANES * pixels,
+                                     .channel = 1,
+                                     .row = LANES * f->problem.wout,
+                                     .pixel = LANES};
     if (!f->planes_in_place || !f->pixels_in_place) {
-        job.copy_tasks = (int)least(f->ctx->threads, desc->n * divide_up(desc->cout, least(f->dst_map.block_channels, LANES)));
+        job.copy_tasks =
+            (int)least(f->ctx->threads,
+                       desc->n * divide_up(desc->cout, least(f->dst_map.block_channels, LANES)));
         dc_parallel(f->ctx, job.copy_tasks, copy_task, &job);
     }
     dc_parallel(f->ctx, f->backward_tasks, backward_task, &job);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Feature composition with kernels, what both passes make of a block of input channels: D and W packed, and their gradients brought back, src's
- * channels as a strip, and Z.
+ * Feature composition with kernels, what both passes make of a block of input channels: D and W
+ * packed, and their gradients brought back, src's channels as a strip, and Z.
  */
 #include <math.h>
 #include <string.h>
@@ -11,11 +11,16 @@
 /* Rows of W that are fetched before they are needed. */
 #define ROWS_AHEAD 6
 
-/* A block of 16 channels, one s a step: each tap's [channel][s] is transposed, whole squares of 8 by the direct kernel. */
-static void pack_whole_factors(const struct dc_feature_job *job, const struct dc_feature_block *b, float *factors)
+/*
+ * A block of 16 channels, one s a step: each tap's [channel][s] is transposed, whole squares of 8
+ * by the direct kernel.
+ */
+static void pack_whole_factors(const struct dc_feature_job *job, const struct dc_feature_block *b,
+                               float *factors)
 {
     const struct dc_feature *f = job->f;
-    const int64_t vector = f->depthwise->vector, pitch = LANES * f->taps, row = f->taps * f->d_mul, squares = f->d_mul / 8 * 8;
+    const int64_t vector = f->depthwise->vector, pitch = LANES * f->taps, row = f->taps * f->d_mul,
+                  squares = f->d_mul / 8 * 8;
     for (int64_t m = 0; m < f->taps; m++) {
         for (int64_t lane = 0; lane < LANES; lane += vector) {
             const float *from = job->d + (b->first + lane) * row + m * f->d_mul;
@@ -48,7 +53,8 @@ static void pack_whole_factors(const struct dc_feature_job *job, const struct dc
     }
 }
 
-void dc_feature_pack_factors(const struct dc_feature_job *job, const struct dc_feature_block *b, float *factors)
+void dc_feature_pack_factors(const struct dc_feature_job *job, const struct dc_feature_block *b,
+                             float *factors)
 {
     const struct dc_feature *f = job->f;
     const int64_t vector = f->depthwise->vector;
@@ -59,8 +65,10 @@ void dc_feature_pack_factors(const struct dc_feature_job *job, const struct dc_f
     for (int64_t q = 0; q < f->steps; q++) {
         for (int64_t lane = 0; lane < LANES; lane++) {
             const int64_t s = s_of(f, b, q, lane);
-            float *const out = factors + (q * LANES + lane / vector * vector) * f->taps + lane % vector;
-            const float *const from = job->d + (b->first + lane % b->count) * f->taps * f->d_mul + s;
+            float *const out =
+                factors + (q * LANES + lane / vector * vector) * f->taps + lane % vector;
+            const float *const from =
+                job->d + (b->first + lane % b->count) * f->taps * f->d_mul + s;
             for (int64_t m = 0; m < f->taps; m++) {
                 const float identity = s < f->repeated && s % f->taps == m ? 1.0f : 0.0f;
                 out[tap_place(f, m) * vector] = s < f->d_mul ? from[m * f->d_mul] + identity : 0.0f;
@@ -69,14 +77,16 @@ void dc_feature_pack_factors(const struct dc_feature_job *job, const struct dc_f
     }
 }
 
-void dc_feature_store_factors(const struct dc_feature_job *job, const struct dc_feature_block *b, const float *factor_sums)
+void dc_feature_store_factors(const struct dc_feature_job *job, const struct dc_feature_block *b,
+                              const float *factor_sums)
 {
     const struct dc_feature *f = job->f;
     const int64_t vector = f->depthwise->vector;
     for (int64_t q = 0; q < f->steps; q++) {
         for (int64_t lane = 0; lane < LANES; lane++) {
             const int64_t s = s_of(f, b, q, lane);
-            const float *from = factor_sums + (q * LANES + lane / vector * vector) * f->taps + lane % vector;
+            const float *from =
+                factor_sums + (q * LANES + lane / vector * vector) * f->taps + lane % vector;
             float *out = job->grad_d + (b->first + lane % b->count) * f->taps * f->d_mul + s;
             for (int64_t m = 0; m < f->taps && s < f->d_mul; m++) {
                 out[m * f->d_mul] = from[tap_place(f, m) * vector];
@@ -85,7 +95,8 @@ void dc_feature_store_factors(const struct dc_feature_job *job, const struct dc_
     }
 }
 
-void dc_feature_load_block(const struct dc_feature_job *job, const struct dc_feature_block *b, int64_t image, int64_t y0, int64_t rows, float *strip)
+void dc_feature_load_block(const struct dc_feature_job *job, const struct dc_feature_block *b,
+                           int64_t image, int64_t y0, int64_t rows, float *strip)
 {
     const struct dc_feature *f = job->f;
     const doconv_conv_desc *d = &f->problem.desc;
@@ -115,8 +126,10 @@ void dc_feature_load_block(const struct dc_feature_job *job, const struct dc_fea
     }
 }
 
-void dc_feature_make_z(const struct dc_feature *f, const float *factors, const float *src, ptrdiff_t src_row, ptrdiff_t src_pixel,
-                       const ptrdiff_t *vectors, int64_t row0, int64_t row1, int64_t y0, int64_t y1, int64_t lanes, float *z, ptrdiff_t z_block)
+void dc_feature_make_z(const struct dc_feature *f, const float *factors, const float *src,
+                       ptrdiff_t src_row, ptrdiff_t src_pixel, const ptrdiff_t *vectors,
+                       int64_t row0, int64_t row1, int64_t y0, int64_t y1, int64_t lanes, float *z,
+                       ptrdiff_t z_block)
 {
     static const float zeros[LANES] __attribute__((aligned(64)));
     const doconv_conv_desc *d = &f->problem.desc;
@@ -157,14 +170,17 @@ void dc_feature_make_z(const struct dc_feature *f, const float *factors, const f
 }
 
 /* Rows of src that outputs [y0, y1) read: [*begin, *end). */
-static void rows_read(const doconv_conv_desc *d, int64_t y0, int64_t y1, int64_t *begin, int64_t *end)
+static void rows_read(const doconv_conv_desc *d, int64_t y0, int64_t y1, int64_t *begin,
+                      int64_t *end)
 {
     *begin = least(d->h, most(0, y0 * d->stride_h - d->pad_top));
-    *end = most(*begin, least(d->h, (y1 - 1) * d->stride_h - d->pad_top + (d->kh - 1) * d->dilation_h + 1));
+    *end = most(*begin,
+                least(d->h, (y1 - 1) * d->stride_h - d->pad_top + (d->kh - 1) * d->dilation_h + 1));
 }
 
-void dc_feature_make_z_of(const struct dc_feature_job *job, const struct dc_feature_block *b, const float *factors, int64_t image, int64_t y0,
-                          int64_t y1, float *strip, int64_t lanes, float *z, ptrdiff_t z_block)
+void dc_feature_make_z_of(const struct dc_feature_job *job, const struct dc_feature_block *b,
+                          const float *factors, int64_t image, int64_t y0, int64_t y1, float *strip,
+                          int64_t lanes, float *z, ptrdiff_t z_block)
 {
     const struct dc_feature *f = job->f;
     const int64_t vector = f->depthwise->vector;
@@ -173,8 +189,9 @@ void dc_feature_make_z_of(const struct dc_feature_job *job, const struct dc_feat
         for (int64_t v = 0; v * vector < LANES; v++) {
             vectors[v] = channel_at(&f->src_map, b->first + v * vector);
         }
-        dc_feature_make_z(f, factors, job->src + image * f->src_map.image, f->src_map.row, f->src_map.pixel, vectors, 0, f->problem.desc.h, y0, y1,
-                          lanes, z, z_block);
+        dc_feature_make_z(f, factors, job->src + image * f->src_map.image, f->src_map.row,
+                          f->src_map.pixel, vectors, 0, f->problem.desc.h, y0, y1, lanes, z,
+                          z_block);
         return;
     }
     for (int64_t v = 0; v * vector < LANES; v++) {
@@ -183,14 +200,17 @@ void dc_feature_make_z_of(const struct dc_feature_job *job, const struct dc_feat
     int64_t row0, row1;
     rows_read(&f->problem.desc, y0, y1, &row0, &row1);
     dc_feature_load_block(job, b, image, row0, row1 - row0, strip);
-    dc_feature_make_z(f, factors, strip, f->problem.desc.w * LANES, LANES, vectors, row0, row1, y0, y1, lanes, z, z_block);
+    dc_feature_make_z(f, factors, strip, f->problem.desc.w * LANES, LANES, vectors, row0, row1, y0,
+                      y1, lanes, z, z_block);
 }
 
-void dc_feature_pack_panel(const struct dc_feature_job *job, const struct dc_feature_block *b, int64_t o, int64_t count, float *natural, float *panel)
+void dc_feature_pack_panel(const struct dc_feature_job *job, const struct dc_feature_block *b,
+                           int64_t o, int64_t count, float *natural, float *panel)
 {
     const struct dc_feature *f = job->f;
     const struct dc_problem *p = &f->problem;
-    const int64_t tile = f->direct->tile_channels, inputs = b->count * f->d_mul, row = p->group_cin * f->d_mul;
+    const int64_t tile = f->direct->tile_channels, inputs = b->count * f->d_mul,
+                  row = p->group_cin * f->d_mul;
     const float *w = job->w + (b->group * p->group_cout + o) * row + b->number * LANES * f->d_mul;
     /* The kernel transposes whole squares; what is left over is little. */
     const int64_t channels = inputs / 8 * 8, outputs = count / 8 * 8;
@@ -220,7 +240,8 @@ void dc_feature_pack_panel(const struct dc_feature_job *job, const struct dc_fea
             const int64_t s = s_of(f, b, q, lane);
             float *out = panel + (q * LANES + lane) * tile;
             if (s < f->d_mul) {
-                memcpy(out, natural + (lane % b->count * f->d_mul + s) * tile, (size_t)tile * sizeof *out);
+                memcpy(out, natural + (lane % b->count * f->d_mul + s) * tile,
+                       (size_t)tile * sizeof *out);
             } else {
                 memset(out, 0, (size_t)tile * sizeof *out);
             }
@@ -228,7 +249,8 @@ void dc_feature_pack_panel(const struct dc_feature_job *job, const struct dc_fea
     }
 }
 
-void dc_feature_map_lanes(const struct dc_feature *f, const struct dc_feature_block *b, int32_t *map)
+void dc_feature_map_lanes(const struct dc_feature *f, const struct dc_feature_block *b,
+                          int32_t *map)
 {
     if (f->natural) {
         return;
@@ -242,10 +264,12 @@ void dc_feature_map_lanes(const struct dc_feature *f, const struct dc_feature_bl
 /* Lanes that lie together in every part. */
 #define RUN 8
 
-void dc_feature_pack_weights(const struct dc_feature_job *job, const struct dc_feature_block *b, const int32_t *map, float *weights)
+void dc_feature_pack_weights(const struct dc_feature_job *job, const struct dc_feature_block *b,
+                             const int32_t *map, float *weights)
 {
     const struct dc_feature *f = job->f;
-    const int64_t lanes = f->wide->tile_channels, cout = f->problem.group_cout, d_mul = f->d_mul, inputs = b->count * d_mul;
+    const int64_t lanes = f->wide->tile_channels, cout = f->problem.group_cout, d_mul = f->d_mul,
+                  inputs = b->count * d_mul;
     const ptrdiff_t row = f->problem.group_cin * d_mul;
     const bool whole = b->count == LANES && f->copies == 1;
     for (int64_t o = 0; o < cout; o++) {
@@ -277,10 +301,12 @@ void dc_feature_pack_weights(const struct dc_feature_job *job, const struct dc_f
     }
 }
 
-void dc_feature_store_weights(const struct dc_feature_job *job, const struct dc_feature_block *b, const int32_t *map, const float *sums)
+void dc_feature_store_weights(const struct dc_feature_job *job, const struct dc_feature_block *b,
+                              const int32_t *map, const float *sums)
 {
     const struct dc_feature *f = job->f;
-    const int64_t lanes = f->wide->tile_channels, cout = f->problem.group_cout, d_mul = f->d_mul, inputs = b->count * d_mul;
+    const int64_t lanes = f->wide->tile_channels, cout = f->problem.group_cout, d_mul = f->d_mul,
+                  inputs = b->count * d_mul;
     const ptrdiff_t row = f->problem.group_cin * d_mul;
     const bool whole = b->count == LANES && f->copies == 1;
     for (int64_t o = 0; o < cout; o++) {
@@ -290,7 +316,8 @@ void dc_feature_store_weights(const struct dc_feature_job *job, const struct dc_
         }
         for (int64_t part = 0; part < f->parts && f->natural; part++) {
             const int64_t valid = most(0, least(lanes, inputs - part * lanes));
-            memcpy(out + part * lanes, sums + (part * cout + o) * lanes, (size_t)valid * sizeof *out);
+            memcpy(out + part * lanes, sums + (part * cout + o) * lanes,
+                   (size_t)valid * sizeof *out);
         }
         for (int64_t part = 0; part < f->parts && !f->natural; part++) {
             const int32_t *places = map + part * lanes;

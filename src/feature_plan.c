@@ -1,18 +1,30 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Feature composition with kernels, what is decided once: which kernels, how pixels and outputs are cut into chunks, and the workspace that they
- * need.
+ * Feature composition with kernels, what is decided once: which kernels, how pixels and outputs are
+ * cut into chunks, and the workspace that they need.
  */
 #include "feature_blocks.h"
 
-/* Inputs of a pass over the reduction, at least: loading and storing the sums is a per cent of the work then. */
+/*
+ * Inputs of a pass over the reduction, at least: loading and storing the sums is a per cent of the
+ * work then.
+ */
 #define PASS_INPUTS 128
-/* Backward, pixels of a chunk: tiles of rows stay in L1, and loading and storing the sums is a per cent of the work. */
+/*
+ * Backward, pixels of a chunk: tiles of rows stay in L1, and loading and storing the sums is a per
+ * cent of the work.
+ */
 #define WALK_PIXELS 256
-/* Forward, most pixels of a layer whose W is read in place; and floats of Z of a pass then: they stay in L2. */
+/*
+ * Forward, most pixels of a layer whose W is read in place; and floats of Z of a pass then: they
+ * stay in L2.
+ */
 #define ROWS_PIXELS 128
 #define PANELS_FLOATS 65536
-/* Pixels of a chunk, at most, and floats of its strip: they stay in L2. Packing W costs what a dozen pixels do. */
+/*
+ * Pixels of a chunk, at most, and floats of its strip: they stay in L2. Packing W costs what a
+ * dozen pixels do.
+ */
 #define CHUNK_PIXELS 512
 #define CHUNK_FLOATS 98304
 
@@ -22,7 +34,8 @@ static int64_t align_floats(int64_t floats)
 }
 
 /* The best usable direct kernel: the one that leaves the fewest lanes of `channels` empty. */
-static const struct dc_kernel *find_direct(const doconv_context *ctx, enum dc_isa isa, int64_t channels)
+static const struct dc_kernel *find_direct(const doconv_context *ctx, enum dc_isa isa,
+                                           int64_t channels)
 {
     const struct dc_kernel *best = NULL;
     int64_t best_lanes = 0;
@@ -33,7 +46,8 @@ static const struct dc_kernel *find_direct(const doconv_context *ctx, enum dc_is
         }
         /* Lanes that are computed, with what a tile of few FMAs a broadcast loses. */
         const int64_t vectors = divide_up(channels, k->vector), full = k->tile_channels / k->vector;
-        const int64_t lanes = vectors * k->vector * 16 + divide_up(vectors, full) * 16 + (k->tile_pixels * full < 12 ? vectors * k->vector * 8 : 0);
+        const int64_t lanes = vectors * k->vector * 16 + divide_up(vectors, full) * 16 +
+                              (k->tile_pixels * full < 12 ? vectors * k->vector * 8 : 0);
         if (best == NULL || lanes < best_lanes) {
             best = k;
             best_lanes = lanes;
@@ -46,8 +60,8 @@ static const struct dc_kernel *find_depthwise(const doconv_context *ctx)
 {
     const struct dc_kernel *best = NULL;
     for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
-        if ((*row)->op == DC_OP_DEPTHWISE && dc_isa_usable((*row)->isa, ctx->isa) && LANES % (*row)->vector == 0 &&
-            (best == NULL || (*row)->isa > best->isa)) {
+        if ((*row)->op == DC_OP_DEPTHWISE && dc_isa_usable((*row)->isa, ctx->isa) &&
+            LANES % (*row)->vector == 0 && (best == NULL || (*row)->isa > best->isa)) {
             best = *row;
         }
     }
@@ -58,7 +72,8 @@ static const struct dc_kernel *find_depthwise(const doconv_context *ctx)
 static bool reads_in_place(const struct dc_feature *f, int64_t vector)
 {
     const int64_t block = f->src_map.block_channels;
-    return f->src_map.channel == 1 && (block % vector == 0 || block == PTRDIFF_MAX) && f->group_cin >= LANES &&
+    return f->src_map.channel == 1 && (block % vector == 0 || block == PTRDIFF_MAX) &&
+           f->group_cin >= LANES &&
            (block == PTRDIFF_MAX || f->groups == 1 || f->group_cin % block == 0);
 }
 
@@ -66,9 +81,11 @@ static void plan_forward(struct dc_feature *f)
 {
     const struct dc_problem *p = &f->problem;
     const doconv_conv_desc *d = &p->desc;
-    const int64_t pixels = p->hout * p->wout, tile = f->direct->tile_channels, inputs = f->steps * LANES;
+    const int64_t pixels = p->hout * p->wout, tile = f->direct->tile_channels,
+                  inputs = f->steps * LANES;
     f->pass_blocks = least(f->blocks, divide_up(PASS_INPUTS, inputs));
-    const int64_t most_pixels = most(1, least(CHUNK_PIXELS, CHUNK_FLOATS / (f->pass_blocks * inputs)));
+    const int64_t most_pixels =
+        most(1, least(CHUNK_PIXELS, CHUNK_FLOATS / (f->pass_blocks * inputs)));
     f->height = most(1, least(p->hout, most_pixels / p->wout));
     f->chunks_image = divide_up(p->hout, f->height);
     f->height = divide_up(p->hout, f->chunks_image);
@@ -79,18 +96,22 @@ static void plan_forward(struct dc_feature *f)
     f->out_chunk = dc_cut_outputs(f->ctx, units, f->out_blocks);
     f->out_chunks = divide_up(f->out_blocks, f->out_chunk);
     const int64_t dst_block = dc_layout_block(d->dst_layout);
-    f->direct_store = f->dst_map.channel == 1 && (d->dst_layout == DOCONV_NHWC ||
-                                                  (dst_block % f->direct->vector == 0 && (d->groups == 1 || p->group_cout % f->direct->vector == 0)));
-    const int64_t strip_rows = least(d->h, (f->height - 1) * d->stride_h + (d->kh - 1) * d->dilation_h + 1);
+    f->direct_store =
+        f->dst_map.channel == 1 && (d->dst_layout == DOCONV_NHWC ||
+                                    (dst_block % f->direct->vector == 0 &&
+                                     (d->groups == 1 || p->group_cout % f->direct->vector == 0)));
+    const int64_t strip_rows =
+        least(d->h, (f->height - 1) * d->stride_h + (d->kh - 1) * d->dilation_h + 1);
     const bool copies = !f->in_place || p->group_cin % LANES != 0;
     f->strip_floats = copies ? strip_rows * d->w * LANES : 0;
     f->z_floats = f->pass_blocks * inputs * f->chunk_pixels;
     f->partial_floats = align_floats((f->out_chunk * f->chunk_pixels + DC_TILE_SLACK) * tile);
     f->panel_floats = align_floats(f->pass_blocks * inputs * tile);
     f->natural_floats = align_floats(LANES * f->d_mul * tile);
-    f->segment_floats = align_floats(divide_up(f->pass_blocks * f->steps * (int64_t)sizeof(struct dc_segment), (int64_t)sizeof(float)));
-    f->forward_floats =
-        f->strip_floats + f->z_floats + f->partial_floats + f->panel_floats + f->natural_floats + f->segment_floats + f->factors_floats;
+    f->segment_floats = align_floats(divide_up(
+        f->pass_blocks * f->steps * (int64_t)sizeof(struct dc_segment), (int64_t)sizeof(float)));
+    f->forward_floats = f->strip_floats + f->z_floats + f->partial_floats + f->panel_floats +
+                        f->natural_floats + f->segment_floats + f->factors_floats;
     f->forward_tasks = (int)least(f->ctx->threads, units * f->out_chunks);
 }
 
@@ -121,10 +142,14 @@ static void plan_backward(struct dc_feature *f)
     f->natural = f->copies == 1 && d->n * pixels < p->group_cout;
     f->weight_floats = align_floats(f->parts * p->group_cout * lanes);
     f->map_floats = align_floats(f->parts * lanes);
-    f->group_segment_floats = align_floats(divide_up((p->group_cout / 8 + 2) * (int64_t)sizeof(struct dc_segment), (int64_t)sizeof(float)));
-    const int64_t images_floats = align_floats(divide_up(f->walk_images * (int64_t)sizeof(struct dc_segment), (int64_t)sizeof(float)));
-    f->backward_floats = 2 * f->image_floats + 2 * f->walk_floats + (f->natural ? f->steps * f->walk_pixels * LANES : 0) + 2 * f->weight_floats +
-                         2 * f->factors_floats + f->map_floats + f->group_segment_floats + images_floats;
+    f->group_segment_floats = align_floats(divide_up(
+        (p->group_cout / 8 + 2) * (int64_t)sizeof(struct dc_segment), (int64_t)sizeof(float)));
+    const int64_t images_floats = align_floats(
+        divide_up(f->walk_images * (int64_t)sizeof(struct dc_segment), (int64_t)sizeof(float)));
+    f->backward_floats = 2 * f->image_floats + 2 * f->walk_floats +
+                         (f->natural ? f->steps * f->walk_pixels * LANES : 0) +
+                         2 * f->weight_floats + 2 * f->factors_floats + f->map_floats +
+                         f->group_segment_floats + images_floats;
     f->backward_tasks = (int)least(f->ctx->threads, d->groups * f->blocks);
 }
 
@@ -141,7 +166,9 @@ static const struct dc_kernel *find_rows(const doconv_context *ctx, int64_t pixe
         const double rate = k->vector == 16 ? dc_cpu_probe()->fma512_per_cycle : 2.0;
         /* Small tiles wait for their loads; of equals, the one that reads the panel least often. */
         const double tile = (double)(k->tile_pixels * k->tile_channels / k->vector);
-        const double cost = (double)divide_up(pixels, k->vector) / rate * (tile < 24.0 ? 1.25 : 1.0) + 0.1 / (double)k->tile_pixels;
+        const double cost =
+            (double)divide_up(pixels, k->vector) / rate * (tile < 24.0 ? 1.25 : 1.0) +
+            0.1 / (double)k->tile_pixels;
         if (best == NULL || cost < best_cost) {
             best = k;
             best_cost = cost;
@@ -150,7 +177,10 @@ static const struct dc_kernel *find_rows(const doconv_context *ctx, int64_t pixe
     return best;
 }
 
-/* Packing W takes as long as multiplying it with a dozen pixels: layers of few pixels read it in place, and turn Z round instead. */
+/*
+ * Packing W takes as long as multiplying it with a dozen pixels: layers of few pixels read it in
+ * place, and turn Z round instead.
+ */
 static void plan_rows(struct dc_feature *f)
 {
     const struct dc_problem *p = &f->problem;
@@ -175,7 +205,8 @@ static void plan_rows(struct dc_feature *f)
     f->sums_floats = align_floats((f->panels * f->out_chunk * LANES + DC_TILE_SLACK) * tile);
     const bool copies = !f->in_place || p->group_cin % LANES != 0;
     f->strip_floats = copies ? d->h * d->w * LANES : 0;
-    f->forward_floats = f->strip_floats + f->z_floats + f->panels_floats + f->sums_floats + f->factors_floats;
+    f->forward_floats =
+        f->strip_floats + f->z_floats + f->panels_floats + f->sums_floats + f->factors_floats;
     f->forward_tasks = (int)least(f->ctx->threads, d->groups * f->out_chunks);
 }
 
@@ -188,10 +219,12 @@ static void plan_depthwise(struct dc_feature *f)
     f->natural = true; /* Z by steps */
     f->walk_rows = f->height = most(1, least(p->hout, WALK_PIXELS / p->wout));
     f->blocks_together = d->src_layout == DOCONV_NHWC;
-    const double l2 = (double)dc_cpu_probe()->l2_bytes, row = (double)d->w * (double)d->cin * sizeof(float);
+    const double l2 = (double)dc_cpu_probe()->l2_bytes,
+                 row = (double)d->w * (double)d->cin * sizeof(float);
     if (f->blocks_together && (double)d->h * row > l2 / 2.0) {
         /* What all blocks read of src stays in a quarter of L2. */
-        const double height = (l2 / 4.0 / row - (double)((d->kh - 1) * d->dilation_h)) / (double)d->stride_h;
+        const double height =
+            (l2 / 4.0 / row - (double)((d->kh - 1) * d->dilation_h)) / (double)d->stride_h;
         f->height = height < (double)f->height ? most(1, (int64_t)height) : f->height;
     }
     f->walk_images = f->images = 1;
@@ -199,19 +232,23 @@ static void plan_depthwise(struct dc_feature *f)
     f->chunk_pixels = f->height * p->wout;
     f->chunks_image = divide_up(p->hout, f->height);
     const bool copies = !f->in_place || f->group_cin % LANES != 0;
-    const int64_t strip_rows = least(d->h, (f->height - 1) * d->stride_h + (d->kh - 1) * d->dilation_h + 1);
+    const int64_t strip_rows =
+        least(d->h, (f->height - 1) * d->stride_h + (d->kh - 1) * d->dilation_h + 1);
     f->strip_floats = copies ? strip_rows * d->w * LANES : 0;
     f->z_floats = f->steps * f->chunk_pixels * LANES;
     f->partial_floats = (f->chunk_pixels + DC_TILE_SLACK) * LANES;
     f->panel_floats = f->multiplier * f->d_mul * LANES;
     f->forward_floats =
-        f->strip_floats + f->z_floats + f->partial_floats + (f->blocks_together ? f->blocks : 1) * (f->panel_floats + f->factors_floats);
+        f->strip_floats + f->z_floats + f->partial_floats +
+        (f->blocks_together ? f->blocks : 1) * (f->panel_floats + f->factors_floats);
     f->forward_tasks = (int)least(f->ctx->threads, f->blocks * d->n * f->chunks_image);
     f->planes_in_place = f->pixels_in_place = true; /* neither is needed */
     f->image_floats = copies ? (d->h * d->w + DC_TILE_SLACK) * LANES : 0;
     f->walk_floats = f->multiplier * f->walk_pixels * LANES; /* dst's gradient */
     f->weight_floats = f->panel_floats;
-    f->backward_floats = 2 * f->image_floats + 2 * f->walk_floats + f->steps * f->walk_pixels * LANES + 2 * f->weight_floats + 2 * f->factors_floats;
+    f->backward_floats = 2 * f->image_floats + 2 * f->walk_floats +
+                         f->steps * f->walk_pixels * LANES + 2 * f->weight_floats +
+                         2 * f->factors_floats;
     f->backward_tasks = (int)least(f->ctx->threads, f->blocks);
 }
 
@@ -220,13 +257,19 @@ void dc_feature_plan_blocks(struct dc_feature *f)
     const struct dc_problem *p = &f->problem;
     const doconv_conv_desc *d = &p->desc;
     const bool depthwise_layer = p->group_cin == 1 && d->groups > 1;
-    /* Few outputs a group fill no tiles; and in double, what would need absurd copies is left to the loops without any. */
-    const double strip = (double)d->h * (double)d->w * 64.0, z = (double)p->wout * (double)f->d_mul * 64.0;
-    if ((p->group_cout < 4 && !depthwise_layer) || strip > 1e9 || z > 1e9 || (double)f->d_mul * (double)f->taps * 64.0 > 1e9) {
+    /*
+     * Few outputs a group fill no tiles; and in double, what would need absurd copies is left to
+     * the loops without any.
+     */
+    const double strip = (double)d->h * (double)d->w * 64.0,
+                 z = (double)p->wout * (double)f->d_mul * 64.0;
+    if ((p->group_cout < 4 && !depthwise_layer) || strip > 1e9 || z > 1e9 ||
+        (double)f->d_mul * (double)f->taps * 64.0 > 1e9) {
         return;
     }
     const struct dc_kernel *depthwise = find_depthwise(f->ctx);
-    const struct dc_kernel *direct = depthwise != NULL ? find_direct(f->ctx, depthwise->isa, p->group_cout) : NULL;
+    const struct dc_kernel *direct =
+        depthwise != NULL ? find_direct(f->ctx, depthwise->isa, p->group_cout) : NULL;
     if (direct == NULL) {
         return;
     }
@@ -238,7 +281,8 @@ void dc_feature_plan_blocks(struct dc_feature *f)
     f->copies = f->multiplier != 0 ? 1 : most(1, least(f->d_mul, LANES / p->group_cin));
     f->steps = divide_up(f->d_mul, f->copies);
     f->blocks = divide_up(f->group_cin, LANES);
-    const int64_t right = (p->wout - 1) * d->stride_w - d->pad_left + (d->kw - 1) * d->dilation_w - (d->w - 1);
+    const int64_t right =
+        (p->wout - 1) * d->stride_w - d->pad_left + (d->kw - 1) * d->dilation_w - (d->w - 1);
     f->edge = most(d->pad_left, right);
     f->chunk = d->dilation_w == 1 && d->stride_w <= 2 && f->edge <= DC_GROUPED_EDGE ? 3 : 1;
     f->factors_floats = align_floats(f->steps * f->taps * LANES);

@@ -1,11 +1,17 @@
 /* SPDX-License-Identifier: MIT */
-/* Folding: the kernel that D and W of a DO-Conv layer compose to (arXiv 2006.12030, section 3; the mappings of grouped layers are those of its modules). */
+/*
+ * Folding: the kernel that D and W of a DO-Conv layer compose to (arXiv 2006.12030, section 3; the
+ * mappings of grouped layers are those of its modules).
+ */
 #include <inttypes.h>
 #include <string.h>
 
 #include "core.h"
 
-/* Of a tensor: 4 TiB, which leaves room for sixteen lanes, and for each thread's, in all sizes that are computed from it. */
+/*
+ * Of a tensor: 4 TiB, which leaves room for sixteen lanes, and for each thread's, in all sizes that
+ * are computed from it.
+ */
 #define MOST_FLOATS ((int64_t)1 << 40)
 
 doconv_status dc_fold_check(doconv_context *ctx, const doconv_fold_desc *desc)
@@ -16,26 +22,34 @@ doconv_status dc_fold_check(doconv_context *ctx, const doconv_fold_desc *desc)
     const struct {
         const char *name;
         int64_t value;
-    } counts[] = {{"cout", desc->cout}, {"cin", desc->cin}, {"kh", desc->kh}, {"kw", desc->kw}, {"groups", desc->groups}, {"d_mul", desc->d_mul}};
+    } counts[] = {{"cout", desc->cout}, {"cin", desc->cin},       {"kh", desc->kh},
+                  {"kw", desc->kw},     {"groups", desc->groups}, {"d_mul", desc->d_mul}};
     for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
         if (counts[i].value < 1) {
-            return dc_fail(ctx, DOCONV_INVALID_PROBLEM, "fold: %s: %" PRId64 " is less than 1", counts[i].name, counts[i].value);
+            return dc_fail(ctx, DOCONV_INVALID_PROBLEM, "fold: %s: %" PRId64 " is less than 1",
+                           counts[i].name, counts[i].value);
         }
     }
     if (desc->cin % desc->groups != 0 || desc->cout % desc->groups != 0) {
-        return dc_fail(ctx, DOCONV_INVALID_PROBLEM, "fold: groups: %" PRId64 " does not divide cin %" PRId64 " and cout %" PRId64, desc->groups,
-                       desc->cin, desc->cout);
+        return dc_fail(ctx, DOCONV_INVALID_PROBLEM,
+                       "fold: groups: %" PRId64 " does not divide cin %" PRId64
+                       " and cout %" PRId64,
+                       desc->groups, desc->cin, desc->cout);
     }
     if (desc->mapping < DOCONV_MAPPING_PAPER || desc->mapping > DOCONV_MAPPING_TENSORFLOW) {
-        return dc_fail(ctx, DOCONV_INVALID_PROBLEM, "fold: mapping: %d is none", (int)desc->mapping);
+        return dc_fail(ctx, DOCONV_INVALID_PROBLEM, "fold: mapping: %d is none",
+                       (int)desc->mapping);
     }
     if (desc->add_identity != 0 && desc->add_identity != 1) {
-        return dc_fail(ctx, DOCONV_INVALID_PROBLEM, "fold: add_identity: %d is neither 0 nor 1", desc->add_identity);
+        return dc_fail(ctx, DOCONV_INVALID_PROBLEM, "fold: add_identity: %d is neither 0 nor 1",
+                       desc->add_identity);
     }
     int64_t taps, sizes[3];
-    if (__builtin_mul_overflow(desc->kh, desc->kw, &taps) || __builtin_mul_overflow(desc->cout, desc->cin / desc->groups, &sizes[0]) ||
+    if (__builtin_mul_overflow(desc->kh, desc->kw, &taps) ||
+        __builtin_mul_overflow(desc->cout, desc->cin / desc->groups, &sizes[0]) ||
         __builtin_mul_overflow(sizes[0], taps > desc->d_mul ? taps : desc->d_mul, &sizes[1]) ||
-        __builtin_mul_overflow(taps, desc->d_mul, &sizes[2]) || __builtin_mul_overflow(sizes[2], desc->cin, &sizes[2]) || sizes[1] > MOST_FLOATS ||
+        __builtin_mul_overflow(taps, desc->d_mul, &sizes[2]) ||
+        __builtin_mul_overflow(sizes[2], desc->cin, &sizes[2]) || sizes[1] > MOST_FLOATS ||
         sizes[2] > MOST_FLOATS) {
         return dc_fail(ctx, DOCONV_OVERFLOW, "fold: its tensors are larger than memory can be");
     }
@@ -50,18 +64,24 @@ struct job {
     int tasks;
     /* With a kernel: */
     const struct dc_kernel *kernel;
-    int64_t blocks;          /* vectors of channels of D in all */
-    int block_parts;         /* tasks are parts of the blocks x parts of the rows that meet a channel */
+    int64_t blocks; /* vectors of channels of D in all */
+    /* tasks are parts of the blocks x parts of the rows that meet a channel */
+    int block_parts;
     ptrdiff_t blocks_a_call; /* which the kernel shares rows over */
     ptrdiff_t panel;         /* of dc_compose_args */
     bool in_memory;
     float *scratch;
     size_t scratch_floats; /* a task's */
-    /* inputs 0: W and the weight have all rows. Else w has those of some outputs and inputs only. */
+    /*
+     * inputs 0: W and the weight have all rows. Else w has those of some outputs and inputs only.
+     */
     int64_t out, in, inputs;
 };
 
-/* The rows of W (one for an output and in-group input) that meet a channel of D: Cout/groups of them, `step` apart. */
+/*
+ * The rows of W (one for an output and in-group input) that meet a channel of D: Cout/groups of
+ * them, `step` apart.
+ */
 struct row_series {
     int64_t first, step;
 };
@@ -69,16 +89,21 @@ struct row_series {
 static struct row_series rows_of(const doconv_fold_desc *desc, int64_t channel)
 {
     if (desc->groups == 1) {
-        return (struct row_series){.first = channel, .step = desc->cin}; /* whatever the mapping, and without its divisions */
+        /* whatever the mapping, and without its divisions */
+        return (struct row_series){.first = channel, .step = desc->cin};
     }
     const int64_t group_cin = desc->cin / desc->groups, group_cout = desc->cout / desc->groups;
     switch (desc->mapping) {
     case DOCONV_MAPPING_PYTORCH:
         return (struct row_series){.first = channel, .step = desc->cin};
     case DOCONV_MAPPING_TENSORFLOW:
-        return (struct row_series){.first = channel % desc->groups * group_cout * group_cin + channel / desc->groups, .step = group_cin};
+        return (struct row_series){.first = channel % desc->groups * group_cout * group_cin +
+                                            channel / desc->groups,
+                                   .step = group_cin};
     default:
-        return (struct row_series){.first = channel / group_cin * group_cout * group_cin + channel % group_cin, .step = group_cin};
+        return (struct row_series){.first = channel / group_cin * group_cout * group_cin +
+                                            channel % group_cin,
+                                   .step = group_cin};
     }
 }
 
@@ -86,12 +111,14 @@ static struct row_series rows_of(const doconv_fold_desc *desc, int64_t channel)
 static int64_t repeated_of(const struct job *job)
 {
     const doconv_fold_desc *desc = job->desc;
-    const int64_t kernel = desc->kh * desc->kw, taps = job->gradient ? desc->d_mul : kernel, d_mul = job->gradient ? kernel : desc->d_mul;
+    const int64_t kernel = desc->kh * desc->kw, taps = job->gradient ? desc->d_mul : kernel,
+                  d_mul = job->gradient ? kernel : desc->d_mul;
     return desc->add_identity ? d_mul / taps * taps : 0;
 }
 
 /* Channels [first, end) of D, and rows [start, stop) of those that meet each, without a kernel. */
-static void fold_portably(const struct job *job, int64_t first, int64_t end, int64_t start, int64_t stop)
+static void fold_portably(const struct job *job, int64_t first, int64_t end, int64_t start,
+                          int64_t stop)
 {
     const doconv_fold_desc *desc = job->desc;
     const int64_t taps = desc->kh * desc->kw, d_mul = desc->d_mul, repeated = repeated_of(job);
@@ -114,15 +141,17 @@ static void fold_portably(const struct job *job, int64_t first, int64_t end, int
 }
 
 /*
- * Calls the kernel for `blocks` vectors of `channels` channels each, from the channel `first` on, and rows [start, start + copies * steps) of each channel.
- * Where channels are fewer than lanes, `copies` rows of a channel lie side by side; lanes past these repeat the first.
+ * Calls the kernel for `blocks` vectors of `channels` channels each, from the channel `first` on,
+ * and rows [start, start + copies * steps) of each channel. Where channels are fewer than lanes,
+ * `copies` rows of a channel lie side by side; lanes past these repeat the first.
  */
-static void compose(const struct job *job, float *scratch, int64_t first, int64_t blocks, int64_t channels, int64_t start, int64_t copies,
-                    int64_t steps)
+static void compose(const struct job *job, float *scratch, int64_t first, int64_t blocks,
+                    int64_t channels, int64_t start, int64_t copies, int64_t steps)
 {
     const doconv_fold_desc *desc = job->desc;
     const int64_t vector = job->kernel->vector, taps = desc->kh * desc->kw;
-    ptrdiff_t rows[DC_COMPOSE_BLOCKS * DC_CHANNEL_BLOCK], results[DC_COMPOSE_BLOCKS * DC_CHANNEL_BLOCK], lanes[DC_COMPOSE_BLOCKS * DC_CHANNEL_BLOCK];
+    ptrdiff_t rows[DC_COMPOSE_BLOCKS * DC_CHANNEL_BLOCK],
+        results[DC_COMPOSE_BLOCKS * DC_CHANNEL_BLOCK], lanes[DC_COMPOSE_BLOCKS * DC_CHANNEL_BLOCK];
     for (int64_t i = 0; i < blocks * vector; i += vector) {
         int64_t channel = 0, copy = 0;
         for (int64_t lane = 0; lane < vector; lane++) {
@@ -130,7 +159,9 @@ static void compose(const struct job *job, float *scratch, int64_t first, int64_
             const struct row_series series = rows_of(desc, lanes[i + lane]);
             const int64_t row = start + copy;
             results[i + lane] = series.first + row * series.step;
-            rows[i + lane] = job->inputs == 0 ? results[i + lane] : (row - job->out) * job->inputs + lanes[i + lane] - job->in;
+            rows[i + lane] = job->inputs == 0
+                                 ? results[i + lane]
+                                 : (row - job->out) * job->inputs + lanes[i + lane] - job->in;
             if (++channel == channels) {
                 channel = 0;
                 copy = copy + 1 < copies ? copy + 1 : 0;
@@ -159,8 +190,12 @@ static void compose(const struct job *job, float *scratch, int64_t first, int64_
     job->kernel->compose(&args);
 }
 
-/* Blocks [block, last) of channels of D with a kernel, and rows [start, end) of those that meet each. */
-static void fold_blocks(const struct job *job, float *scratch, int64_t block, int64_t last, int64_t start, int64_t end)
+/*
+ * Blocks [block, last) of channels of D with a kernel, and rows [start, end) of those that meet
+ * each.
+ */
+static void fold_blocks(const struct job *job, float *scratch, int64_t block, int64_t last,
+                        int64_t start, int64_t end)
 {
     const doconv_fold_desc *desc = job->desc;
     const int64_t vector = job->kernel->vector, full = desc->cin / vector;
@@ -170,10 +205,12 @@ static void fold_blocks(const struct job *job, float *scratch, int64_t block, in
         block += blocks;
     }
     if (block < last) {
-        const int64_t channels = desc->cin % vector, copies = least(vector / channels, end - start), steps = (end - start) / copies;
+        const int64_t channels = desc->cin % vector, copies = least(vector / channels, end - start),
+                      steps = (end - start) / copies;
         compose(job, scratch, block * vector, 1, channels, start, copies, steps);
         if (copies * steps < end - start) {
-            compose(job, scratch, block * vector, 1, channels, start + copies * steps, end - start - copies * steps, 1);
+            compose(job, scratch, block * vector, 1, channels, start + copies * steps,
+                    end - start - copies * steps, 1);
         }
     }
 }
@@ -184,18 +221,23 @@ static void fold_task(void *arg, int index)
     const doconv_fold_desc *desc = job->desc;
     const int64_t group_cout = desc->cout / desc->groups;
     if (job->kernel == NULL) {
-        fold_portably(job, desc->cin * index / job->tasks, desc->cin * (index + 1) / job->tasks, 0, group_cout);
+        fold_portably(job, desc->cin * index / job->tasks, desc->cin * (index + 1) / job->tasks, 0,
+                      group_cout);
         return;
     }
-    const int row_parts = job->tasks / job->block_parts, block_part = index / row_parts, row_part = index % row_parts;
-    fold_blocks(job, job->scratch + (size_t)index * job->scratch_floats, job->blocks * block_part / job->block_parts,
-                job->blocks * (block_part + 1) / job->block_parts, group_cout * row_part / row_parts, group_cout * (row_part + 1) / row_parts);
+    const int row_parts = job->tasks / job->block_parts, block_part = index / row_parts,
+              row_part = index % row_parts;
+    fold_blocks(job, job->scratch + (size_t)index * job->scratch_floats,
+                job->blocks * block_part / job->block_parts,
+                job->blocks * (block_part + 1) / job->block_parts,
+                group_cout * row_part / row_parts, group_cout * (row_part + 1) / row_parts);
 }
 
 /* Of W and of the weight. */
 static double bytes_of_rows(const doconv_fold_desc *desc)
 {
-    return 4.0 * (double)(desc->cout * (desc->cin / desc->groups)) * (double)(desc->kh * desc->kw + desc->d_mul);
+    return 4.0 * (double)(desc->cout * (desc->cin / desc->groups)) *
+           (double)(desc->kh * desc->kw + desc->d_mul);
 }
 
 /* Do these come from beyond L2? */
@@ -204,19 +246,25 @@ static bool rows_are_far(const doconv_fold_desc *desc)
     return bytes_of_rows(desc) > 0.75 * (double)dc_cpu_probe()->l2_bytes;
 }
 
-/* From beyond L3 even, which others use as well, so that a part of its size may be too much already? */
+/*
+ * From beyond L3 even, which others use as well, so that a part of its size may be too much
+ * already?
+ */
 static bool rows_are_in_memory(const doconv_fold_desc *desc)
 {
     return rows_are_far(desc) && bytes_of_rows(desc) > 0.25 * (double)dc_cpu_probe()->l3_bytes;
 }
 
 /*
- * The kernel of the best usable ISA, and how to cut the work for it: so that transposed rows of D stay in L1 over all the rows that meet them; or in L2, where
- * rows come from far: blocks of neighbouring channels follow each other in a row, and memory is fast only where it is read on and on.
+ * The kernel of the best usable ISA, and how to cut the work for it: so that transposed rows of D
+ * stay in L1 over all the rows that meet them; or in L2, where rows come from far: blocks of
+ * neighbouring channels follow each other in a row, and memory is fast only where it is read on and
+ * on.
  */
 static void choose(const doconv_context *ctx, struct job *job)
 {
-    for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL && job->kernel == NULL; row++) {
+    for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL && job->kernel == NULL;
+         row++) {
         if ((*row)->op == DC_OP_COMPOSE && dc_isa_usable((*row)->isa, ctx->isa)) {
             job->kernel = *row;
         }
@@ -229,7 +277,8 @@ static void choose(const doconv_context *ctx, struct job *job)
     }
     const struct dc_cpu *cpu = dc_cpu_probe();
     const int64_t vector = job->kernel->vector, tap_floats = desc->d_mul * vector;
-    const int64_t fitting = cpu->l2_bytes / 4 / (int64_t)sizeof(float) / tap_floats, tile = job->kernel->tile_pixels;
+    const int64_t fitting = cpu->l2_bytes / 4 / (int64_t)sizeof(float) / tap_floats,
+                  tile = job->kernel->tile_pixels;
     job->blocks = (desc->cin + vector - 1) / vector;
     job->panel = least(taps, fitting < tile ? tile : fitting);
     job->in_memory = rows_are_in_memory(desc);
@@ -237,12 +286,19 @@ static void choose(const doconv_context *ctx, struct job *job)
                   fit = room / (int64_t)sizeof(float) / (job->panel * tap_floats);
     job->blocks_a_call = fit < 1 ? 1 : least(least(fit, DC_COMPOSE_BLOCKS), job->blocks);
     const int64_t rows = job->kernel->tile_channels / vector;
-    job->scratch_floats = (size_t)(vector * (job->blocks_a_call * job->panel * desc->d_mul + rows * (desc->d_mul + job->panel)) + 15) / 16 * 16;
-    /* Parts of rows balance better where there are few blocks, but each transposes D again, which costs about as much as eight rows. */
+    job->scratch_floats = (size_t)(vector * (job->blocks_a_call * job->panel * desc->d_mul +
+                                             rows * (desc->d_mul + job->panel)) +
+                                   15) /
+                          16 * 16;
+    /*
+     * Parts of rows balance better where there are few blocks, but each transposes D again, which
+     * costs about as much as eight rows.
+     */
     double best = 0.0;
     for (int parts = 1; parts <= least(ctx->threads, job->blocks); parts++) {
         const int64_t row_parts = least(ctx->threads / parts, group_cout);
-        const double cost = (double)((job->blocks + parts - 1) / parts) * (double)((group_cout + row_parts - 1) / row_parts + 8);
+        const double cost = (double)((job->blocks + parts - 1) / parts) *
+                            (double)((group_cout + row_parts - 1) / row_parts + 8);
         if (parts == 1 || cost < best) {
             best = cost;
             job->block_parts = parts;
@@ -258,7 +314,8 @@ static void run(const doconv_context *ctx, struct job job, char *workspace)
     dc_parallel(ctx, job.tasks, fold_task, &job);
 }
 
-void dc_fold_run(const doconv_context *ctx, const doconv_fold_desc *desc, const float *w, const float *d, float *weight, char *workspace)
+void dc_fold_run(const doconv_context *ctx, const doconv_fold_desc *desc, const float *w,
+                 const float *d, float *weight, char *workspace)
 {
     run(ctx, (struct job){.desc = desc, .w = w, .d = d, .weight = weight}, workspace);
 }
@@ -270,8 +327,9 @@ size_t dc_fold_part_floats(const doconv_context *ctx, const doconv_fold_desc *de
     return job.scratch_floats;
 }
 
-void dc_fold_part(const doconv_context *ctx, const doconv_fold_desc *desc, const struct dc_fold_part *part, const float *w, const float *d,
-                  float *weight, float *scratch)
+void dc_fold_part(const doconv_context *ctx, const doconv_fold_desc *desc,
+                  const struct dc_fold_part *part, const float *w, const float *d, float *weight,
+                  float *scratch)
 {
     struct job job = {.desc = desc, .w = w, .d = d, .weight = weight};
     choose(ctx, &job);
@@ -280,7 +338,8 @@ void dc_fold_part(const doconv_context *ctx, const doconv_fold_desc *desc, const
         fold_portably(&job, part->in, in_end, part->out, out_end);
         return;
     }
-    fold_blocks(&job, scratch, part->in / job.kernel->vector, divide_up(in_end, job.kernel->vector), part->out, out_end);
+    fold_blocks(&job, scratch, part->in / job.kernel->vector, divide_up(in_end, job.kernel->vector),
+                part->out, out_end);
 }
 
 /* ---- the gradient ---- */
@@ -293,7 +352,10 @@ struct gradient_job {
     const struct dc_kernel *kernel;
     float *scratch;
     ptrdiff_t scratch_floats; /* a task's */
-    /* inputs 0: grad_weight has all rows. Else it has those of some inputs only, and begins with the outputs of the call. */
+    /*
+     * inputs 0: grad_weight has all rows. Else it has those of some inputs only, and begins with
+     * the outputs of the call.
+     */
     int64_t in, inputs;
 };
 
@@ -302,8 +364,10 @@ static void gradient_portably(void *arg, int index)
 {
     const struct gradient_job *job = arg;
     const doconv_fold_desc *desc = job->desc;
-    const int64_t taps = desc->kh * desc->kw, d_mul = desc->d_mul, repeated = desc->add_identity ? d_mul / taps * taps : 0;
-    for (int64_t channel = desc->cin * index / job->tasks; channel < desc->cin * (index + 1) / job->tasks; channel++) {
+    const int64_t taps = desc->kh * desc->kw, d_mul = desc->d_mul,
+                  repeated = desc->add_identity ? d_mul / taps * taps : 0;
+    for (int64_t channel = desc->cin * index / job->tasks;
+         channel < desc->cin * (index + 1) / job->tasks; channel++) {
         const struct row_series rows = rows_of(desc, channel);
         const float *d = job->d + channel * taps * d_mul;
         float *grad_d = job->grad_d != NULL ? job->grad_d + channel * taps * d_mul : NULL;
@@ -329,22 +393,33 @@ static void gradient_portably(void *arg, int index)
     }
 }
 
-/* Blocks of channels of a call for the gradient of D: rows of several follow each other in memory, which pays where they are far and leaves L1. */
+/*
+ * Blocks of channels of a call for the gradient of D: rows of several follow each other in memory,
+ * which pays where they are far and leaves L1.
+ */
 static int64_t gradient_blocks(const doconv_fold_desc *desc)
 {
-    return rows_are_far(desc) && desc->kh * desc->kw * desc->d_mul <= 256 ? DC_COMPOSE_GRADIENT_BLOCKS : 1;
+    return rows_are_far(desc) && desc->kh * desc->kw * desc->d_mul <= 256
+               ? DC_COMPOSE_GRADIENT_BLOCKS
+               : 1;
 }
 
-/* Outputs [start, end) of a layer, of the paper's mapping or one group, in the gradient of D for blocks [block, block + count) of channels. */
-static void add_to_grad_d(const struct gradient_job *job, int64_t block, int64_t count, int64_t start, int64_t end, float *scratch)
+/*
+ * Outputs [start, end) of a layer, of the paper's mapping or one group, in the gradient of D for
+ * blocks [block, block + count) of channels.
+ */
+static void add_to_grad_d(const struct gradient_job *job, int64_t block, int64_t count,
+                          int64_t start, int64_t end, float *scratch)
 {
     const doconv_fold_desc *desc = job->desc;
     const int64_t vector = job->kernel->vector, rows_a_channel = desc->cout / desc->groups;
-    ptrdiff_t rows[DC_COMPOSE_GRADIENT_BLOCKS * DC_CHANNEL_BLOCK], g_rows[DC_COMPOSE_GRADIENT_BLOCKS * DC_CHANNEL_BLOCK];
+    ptrdiff_t rows[DC_COMPOSE_GRADIENT_BLOCKS * DC_CHANNEL_BLOCK],
+        g_rows[DC_COMPOSE_GRADIENT_BLOCKS * DC_CHANNEL_BLOCK];
     ptrdiff_t channels[DC_COMPOSE_GRADIENT_BLOCKS * DC_CHANNEL_BLOCK];
     for (int64_t lane = 0; lane < count * vector; lane++) {
         const int64_t channel = block * vector + lane;
-        channels[lane] = channel < desc->cin ? channel : (block + lane / vector) * vector; /* past the last: the block's first again */
+        /* past the last: the block's first again */
+        channels[lane] = channel < desc->cin ? channel : (block + lane / vector) * vector;
         const struct row_series series = rows_of(desc, channels[lane]);
         rows[lane] = series.first + start * series.step;
         g_rows[lane] = job->inputs == 0 ? rows[lane] : channels[lane] - job->in;
@@ -375,14 +450,19 @@ static void grad_d_task(void *arg, int index)
 {
     const struct gradient_job *job = arg;
     const doconv_fold_desc *desc = job->desc;
-    const int64_t blocks = divide_up(desc->cin, job->kernel->vector), end = blocks * (index + 1) / job->tasks;
+    const int64_t blocks = divide_up(desc->cin, job->kernel->vector),
+                  end = blocks * (index + 1) / job->tasks;
     for (int64_t block = blocks * index / job->tasks, count; block < end; block += count) {
         count = least(gradient_blocks(desc), end - block);
-        add_to_grad_d(job, block, count, 0, desc->cout / desc->groups, job->scratch + index * job->scratch_floats);
+        add_to_grad_d(job, block, count, 0, desc->cout / desc->groups,
+                      job->scratch + index * job->scratch_floats);
     }
 }
 
-/* That of W folds grad_weight as if it were W, by the same D with taps and d_mul exchanged: a fold whose result has d_mul taps. */
+/*
+ * That of W folds grad_weight as if it were W, by the same D with taps and d_mul exchanged: a fold
+ * whose result has d_mul taps.
+ */
 static doconv_fold_desc turned(const doconv_fold_desc *desc)
 {
     doconv_fold_desc other = *desc;
@@ -396,12 +476,15 @@ static struct gradient_job plan_gradient(const doconv_context *ctx, const doconv
 {
     struct job fold = {.desc = desc};
     choose(ctx, &fold);
-    struct gradient_job job = {.desc = desc, .kernel = fold.kernel, .tasks = (int)least(ctx->threads, desc->cin)};
+    struct gradient_job job = {
+        .desc = desc, .kernel = fold.kernel, .tasks = (int)least(ctx->threads, desc->cin)};
     if (job.kernel != NULL) {
         job.tasks = (int)least(ctx->threads, divide_up(desc->cin, job.kernel->vector));
         job.scratch_floats =
-            divide_up(dc_compose_gradient_floats(desc->kh * desc->kw, desc->d_mul, job.kernel->tile_pixels,
-                                                 job.kernel->tile_channels / job.kernel->vector, job.kernel->vector, gradient_blocks(desc)),
+            divide_up(dc_compose_gradient_floats(desc->kh * desc->kw, desc->d_mul,
+                                                 job.kernel->tile_pixels,
+                                                 job.kernel->tile_channels / job.kernel->vector,
+                                                 job.kernel->vector, gradient_blocks(desc)),
                       16) *
             16;
     }
@@ -419,15 +502,19 @@ size_t dc_fold_workspace_size(const doconv_context *ctx, const doconv_fold_desc 
     const doconv_fold_desc other = turned(desc);
     struct job back = {.desc = &other, .gradient = true};
     choose(ctx, &back);
-    /* Of as many tasks as there may be: parts of the layer, with fewer outputs, are cut otherwise. */
+    /*
+     * Of as many tasks as there may be: parts of the layer, with fewer outputs, are cut otherwise.
+     */
     const size_t threads = (size_t)ctx->threads, forward = threads * fold.scratch_floats;
-    const size_t grad_w = threads * back.scratch_floats, grad_d = (size_t)gradient.tasks * (size_t)gradient.scratch_floats;
+    const size_t grad_w = threads * back.scratch_floats,
+                 grad_d = (size_t)gradient.tasks * (size_t)gradient.scratch_floats;
     const size_t most = forward > grad_w ? forward : grad_w;
     return (most > grad_d ? most : grad_d) * sizeof(float);
 }
 
-void dc_fold_gradient_run(const doconv_context *ctx, const doconv_fold_desc *desc, const float *w, const float *d, const float *grad_weight,
-                          float *grad_w, float *grad_d, char *workspace)
+void dc_fold_gradient_run(const doconv_context *ctx, const doconv_fold_desc *desc, const float *w,
+                          const float *d, const float *grad_weight, float *grad_w, float *grad_d,
+                          char *workspace)
 {
     struct gradient_job job = plan_gradient(ctx, desc);
     job.w = w, job.d = d, job.grad_weight = grad_weight, job.grad_w = grad_w, job.grad_d = grad_d;
@@ -437,7 +524,10 @@ void dc_fold_gradient_run(const doconv_context *ctx, const doconv_fold_desc *des
     }
     if (grad_w != NULL) {
         const doconv_fold_desc other = turned(desc);
-        run(ctx, (struct job){.desc = &other, .gradient = true, .w = grad_weight, .d = d, .weight = grad_w}, workspace);
+        run(ctx,
+            (struct job){
+                .desc = &other, .gradient = true, .w = grad_weight, .d = d, .weight = grad_w},
+            workspace);
     }
     if (grad_d != NULL) {
         job.scratch = (float *)workspace;
@@ -451,13 +541,17 @@ int64_t dc_fold_gradient_part_inputs(const doconv_context *ctx, const doconv_fol
 {
     const struct gradient_job job = plan_gradient(ctx, desc);
     const bool fits = desc->kh * desc->kw * desc->d_mul <= 256;
-    return job.kernel == NULL || desc->groups != 1 || !fits ? 0 : DC_COMPOSE_GRADIENT_BLOCKS * job.kernel->vector;
+    return job.kernel == NULL || desc->groups != 1 || !fits
+               ? 0
+               : DC_COMPOSE_GRADIENT_BLOCKS * job.kernel->vector;
 }
 
 /* The sums of the gradient of D, which wait from part to part, and the scratch of its calls. */
 static ptrdiff_t grad_d_floats(const doconv_fold_desc *desc, const struct dc_kernel *kernel)
 {
-    return divide_up(dc_compose_gradient_floats(desc->kh * desc->kw, desc->d_mul, kernel->tile_pixels, kernel->tile_channels / kernel->vector,
+    return divide_up(dc_compose_gradient_floats(desc->kh * desc->kw, desc->d_mul,
+                                                kernel->tile_pixels,
+                                                kernel->tile_channels / kernel->vector,
                                                 kernel->vector, DC_COMPOSE_GRADIENT_BLOCKS),
                      16) *
            16;
@@ -471,28 +565,37 @@ size_t dc_fold_gradient_part_floats(const doconv_context *ctx, const doconv_fold
     return (size_t)grad_d_floats(desc, back.kernel) + back.scratch_floats;
 }
 
-void dc_fold_gradient_part(const doconv_context *ctx, const doconv_fold_desc *desc, const struct dc_fold_part *part, const float *w, const float *d,
+void dc_fold_gradient_part(const doconv_context *ctx, const doconv_fold_desc *desc,
+                           const struct dc_fold_part *part, const float *w, const float *d,
                            const float *grad_weight, float *grad_w, float *grad_d, float *scratch)
 {
     const doconv_fold_desc other = turned(desc);
-    struct job back = {.desc = &other, .gradient = true, .w = grad_weight, .d = d, .weight = grad_w};
+    struct job back = {
+        .desc = &other, .gradient = true, .w = grad_weight, .d = d, .weight = grad_w};
     back.out = part->out;
     back.in = part->in;
     back.inputs = part->ins;
     choose(ctx, &back);
-    const int64_t block = part->in / back.kernel->vector, end = divide_up(part->in + part->ins, back.kernel->vector);
+    const int64_t block = part->in / back.kernel->vector,
+                  end = divide_up(part->in + part->ins, back.kernel->vector);
     if (grad_d != NULL) {
-        struct gradient_job job = {.desc = desc, .w = w, .grad_weight = grad_weight, .grad_d = grad_d, .kernel = back.kernel};
+        struct gradient_job job = {.desc = desc,
+                                   .w = w,
+                                   .grad_weight = grad_weight,
+                                   .grad_d = grad_d,
+                                   .kernel = back.kernel};
         job.in = part->in;
         job.inputs = part->ins;
         add_to_grad_d(&job, block, end - block, part->out, part->out + part->outs, scratch);
     }
     if (grad_w != NULL) {
-        fold_blocks(&back, scratch + grad_d_floats(desc, back.kernel), block, end, part->out, part->out + part->outs);
+        fold_blocks(&back, scratch + grad_d_floats(desc, back.kernel), block, end, part->out,
+                    part->out + part->outs);
     }
 }
 
-doconv_status doconv_fold(doconv_context *context, const doconv_fold_desc *desc, const float *w, const float *d, float *weight)
+doconv_status doconv_fold(doconv_context *context, const doconv_fold_desc *desc, const float *w,
+                          const float *d, float *weight)
 {
     if (context == NULL || desc == NULL || w == NULL || weight == NULL) {
         return dc_fail(context, DOCONV_INVALID_ARGUMENT, "fold: %s: NULL",
@@ -508,7 +611,8 @@ doconv_status doconv_fold(doconv_context *context, const doconv_fold_desc *desc,
     const int64_t weights = desc->cout * (desc->cin / desc->groups);
     if (d == NULL) {
         if (desc->kh * desc->kw != 1 || desc->d_mul != 1) {
-            return dc_fail(context, DOCONV_INVALID_ARGUMENT, "fold: d: NULL, but only a 1x1 kernel with d_mul 1 has no D");
+            return dc_fail(context, DOCONV_INVALID_ARGUMENT,
+                           "fold: d: NULL, but only a 1x1 kernel with d_mul 1 has no D");
         }
         memcpy(weight, w, (size_t)weights * sizeof(float));
         return DOCONV_OK;
@@ -523,7 +627,8 @@ doconv_status doconv_fold(doconv_context *context, const doconv_fold_desc *desc,
     return DOCONV_OK;
 }
 
-doconv_status doconv_fold_gradient(doconv_context *context, const doconv_fold_desc *desc, const float *w, const float *d, const float *grad_weight,
+doconv_status doconv_fold_gradient(doconv_context *context, const doconv_fold_desc *desc,
+                                   const float *w, const float *d, const float *grad_weight,
                                    float *grad_w, float *grad_d)
 {
     if (context == NULL || desc == NULL || w == NULL || grad_weight == NULL) {
@@ -540,10 +645,12 @@ doconv_status doconv_fold_gradient(doconv_context *context, const doconv_fold_de
     if (d == NULL) {
         if (desc->kh * desc->kw != 1 || desc->d_mul != 1 || grad_d != NULL) {
             return dc_fail(context, DOCONV_INVALID_ARGUMENT, "fold gradient: %s",
-                           grad_d != NULL ? "grad_d: given, but the layer has no D" : "d: NULL, but only a 1x1 kernel with d_mul 1 has no D");
+                           grad_d != NULL ? "grad_d: given, but the layer has no D"
+                                          : "d: NULL, but only a 1x1 kernel with d_mul 1 has no D");
         }
         if (grad_w != NULL) {
-            memcpy(grad_w, grad_weight, (size_t)(desc->cout * (desc->cin / desc->groups)) * sizeof(float));
+            memcpy(grad_w, grad_weight,
+                   (size_t)(desc->cout * (desc->cin / desc->groups)) * sizeof(float));
         }
         return DOCONV_OK;
     }

@@ -14,12 +14,26 @@ struct dc_tensor_map dc_tensor_map(doconv_layout layout, int64_t c, int64_t h, i
     const int64_t blocks = (c + block - 1) / block;
     switch (layout) {
     case DOCONV_NCHW:
-        return (struct dc_tensor_map){.image = c * h * w, .block_channels = PTRDIFF_MAX, .block = 0, .channel = h * w, .row = w, .pixel = 1};
+        return (struct dc_tensor_map){.image = c * h * w,
+                                      .block_channels = PTRDIFF_MAX,
+                                      .block = 0,
+                                      .channel = h * w,
+                                      .row = w,
+                                      .pixel = 1};
     case DOCONV_NHWC:
-        return (struct dc_tensor_map){.image = c * h * w, .block_channels = PTRDIFF_MAX, .block = 0, .channel = 1, .row = w * c, .pixel = c};
+        return (struct dc_tensor_map){.image = c * h * w,
+                                      .block_channels = PTRDIFF_MAX,
+                                      .block = 0,
+                                      .channel = 1,
+                                      .row = w * c,
+                                      .pixel = c};
     default:
-        return (struct dc_tensor_map){
-            .image = blocks * block * h * w, .block_channels = block, .block = block * h * w, .channel = 1, .row = w * block, .pixel = block};
+        return (struct dc_tensor_map){.image = blocks * block * h * w,
+                                      .block_channels = block,
+                                      .block = block * h * w,
+                                      .channel = 1,
+                                      .row = w * block,
+                                      .pixel = block};
     }
 }
 
@@ -34,7 +48,8 @@ const char *doconv_layout_string(doconv_layout layout)
     return valid_layout(layout) ? names[layout] : "unknown";
 }
 
-doconv_status doconv_tensor_bytes(doconv_layout layout, int64_t n, int64_t c, int64_t h, int64_t w, size_t *bytes)
+doconv_status doconv_tensor_bytes(doconv_layout layout, int64_t n, int64_t c, int64_t h, int64_t w,
+                                  size_t *bytes)
 {
     if (bytes == NULL || !valid_layout(layout)) {
         return DOCONV_INVALID_ARGUMENT;
@@ -60,8 +75,8 @@ doconv_status doconv_tensor_bytes(doconv_layout layout, int64_t n, int64_t c, in
     return DOCONV_OK;
 }
 
-doconv_status doconv_reorder(doconv_layout src_layout, doconv_layout dst_layout, int64_t n, int64_t c, int64_t h, int64_t w, const float *src,
-                             float *dst)
+doconv_status doconv_reorder(doconv_layout src_layout, doconv_layout dst_layout, int64_t n,
+                             int64_t c, int64_t h, int64_t w, const float *src, float *dst)
 {
     size_t bytes;
     if (src == NULL || dst == NULL || !valid_layout(src_layout)) {
@@ -74,19 +89,22 @@ doconv_status doconv_reorder(doconv_layout src_layout, doconv_layout dst_layout,
     if (status != DOCONV_OK) {
         return status;
     }
-    const struct dc_tensor_map from = dc_tensor_map(src_layout, c, h, w), to = dc_tensor_map(dst_layout, c, h, w);
+    const struct dc_tensor_map from = dc_tensor_map(src_layout, c, h, w),
+                               to = dc_tensor_map(dst_layout, c, h, w);
     const int64_t block = dc_layout_block(dst_layout), stored = (c + block - 1) / block * block;
     for (int64_t image = 0; image < n; image++) {
         for (int64_t y = 0; y < h; y++) {
             for (int64_t channel = 0; channel < stored; channel++) {
-                float *out = dst + image * to.image + channel / to.block_channels * to.block + channel % to.block_channels * to.channel + y * to.row;
+                float *out = dst + image * to.image + channel / to.block_channels * to.block +
+                             channel % to.block_channels * to.channel + y * to.row;
                 if (channel >= c) {
                     for (int64_t x = 0; x < w; x++) {
                         out[x * to.pixel] = 0.0f;
                     }
                     continue;
                 }
-                const float *in = src + image * from.image + channel / from.block_channels * from.block +
+                const float *in = src + image * from.image +
+                                  channel / from.block_channels * from.block +
                                   channel % from.block_channels * from.channel + y * from.row;
                 for (int64_t x = 0; x < w; x++) {
                     out[x * to.pixel] = in[x * from.pixel];

@@ -2,12 +2,14 @@
 /* Stands for safetensors.c in a build without Jansson. */
 #include "safetensors.h"
 
-doconv_status dc_safetensors_read(doconv_context *ctx, const void *bytes, size_t size, struct dc_safetensors *file)
+doconv_status dc_safetensors_read(doconv_context *ctx, const void *bytes, size_t size,
+                                  struct dc_safetensors *file)
 {
     (void)bytes;
     (void)size;
     *file = (struct dc_safetensors){.json = NULL};
-    return dc_fail(ctx, DOCONV_UNSUPPORTED, "checkpoint: this build has no safetensors (it was made without Jansson)");
+    return dc_fail(ctx, DOCONV_UNSUPPORTED,
+                   "checkpoint: this build has no safetensors (it was made without Jansson)");
 }
 
 /* Nothing was ever read: what follows is not called. */
@@ -24,11 +26,13 @@ struct dc_tensor *dc_safetensors_find(const struct dc_safetensors *file, const c
     return NULL;
 }
 
-doconv_status dc_safetensors_write(doconv_context *ctx, struct dc_safetensors *file, void **result, size_t *size, unsigned char **data)
+doconv_status dc_safetensors_write(doconv_context *ctx, struct dc_safetensors *file, void **result,
+                                   size_t *size, unsigned char **data)
 {
     (void)file;
     (void)result;
     (void)size;
     (void)data;
-    return dc_fail(ctx, DOCONV_UNSUPPORTED, "checkpoint: this build has no safetensors (it was made without Jansson)");
+    return dc_fail(ctx, DOCONV_UNSUPPORTED,
+                   "checkpoint: this build has no safetensors (it was made without Jansson)");
 }

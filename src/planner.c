@@ -6,8 +6,9 @@
 
 #include "core.h"
 
-const struct dc_solver *const dc_solvers[] = {&dc_solver_direct, &dc_solver_depthwise, &dc_solver_grouped,
-                                              &dc_solver_planes, &dc_solver_reference, NULL};
+const struct dc_solver *const dc_solvers[] = {&dc_solver_direct,    &dc_solver_depthwise,
+                                              &dc_solver_grouped,   &dc_solver_planes,
+                                              &dc_solver_reference, NULL};
 
 const struct dc_solver *dc_solver_of(const struct dc_kernel *kernel)
 {
@@ -21,14 +22,21 @@ const struct dc_solver *dc_solver_of(const struct dc_kernel *kernel)
 struct dc_weight_view dc_weight_view(const struct dc_problem *p, const float *weight)
 {
     const int64_t taps = p->desc.kh * p->desc.kw, filter = p->group_cin * taps;
-    return (struct dc_weight_view){.data = weight, .group = p->group_cout * filter, .out = filter, .in = taps, .row = p->desc.kw, .column = 1};
+    return (struct dc_weight_view){.data = weight,
+                                   .group = p->group_cout * filter,
+                                   .out = filter,
+                                   .in = taps,
+                                   .row = p->desc.kw,
+                                   .column = 1};
 }
 
-bool dc_candidate_append(const doconv_context *ctx, struct dc_candidate_list *list, const struct dc_candidate *candidate)
+bool dc_candidate_append(const doconv_context *ctx, struct dc_candidate_list *list,
+                         const struct dc_candidate *candidate)
 {
     if (list->count == list->capacity) {
         const int capacity = list->capacity != 0 ? 2 * list->capacity : 32;
-        struct dc_candidate *items = dc_alloc((doconv_context *)ctx, (size_t)capacity * sizeof *items);
+        struct dc_candidate *items =
+            dc_alloc((doconv_context *)ctx, (size_t)capacity * sizeof *items);
         if (items == NULL) {
             list->out_of_memory = true;
             return false;
@@ -62,7 +70,8 @@ int64_t dc_cut_outputs(const doconv_context *ctx, int64_t units, int64_t blocks)
 /* Does a caller's variant, a full text or a kernel's name, name this? */
 static bool named(const char *variant, const struct dc_kernel *kernel, const char *text)
 {
-    return variant == NULL || strcmp(variant, kernel->name) == 0 || (text != NULL && strcmp(variant, text) == 0);
+    return variant == NULL || strcmp(variant, kernel->name) == 0 ||
+           (text != NULL && strcmp(variant, text) == 0);
 }
 
 static int by_estimate(const void *a, const void *b)
@@ -89,10 +98,12 @@ static bool any_accepted(const struct dc_candidate_list *list)
     return list->count != 0 && list->items[0].refused == NULL;
 }
 
-static void fill(const doconv_context *ctx, const struct dc_problem *problem, const doconv_plan_options *options, struct dc_candidate_list *list)
+static void fill(const doconv_context *ctx, const struct dc_problem *problem,
+                 const doconv_plan_options *options, struct dc_candidate_list *list)
 {
     const char *variant = options != NULL ? options->variant : NULL;
-    const size_t limit = options != NULL && options->workspace_limit != 0 ? options->workspace_limit : SIZE_MAX;
+    const size_t limit =
+        options != NULL && options->workspace_limit != 0 ? options->workspace_limit : SIZE_MAX;
     for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
         const struct dc_kernel *kernel = *row;
         const struct dc_solver *solver = dc_solver_of(kernel);
@@ -122,31 +133,35 @@ static void fill(const doconv_context *ctx, const struct dc_problem *problem, co
 }
 
 /* Refuses what adds in another order than the candidate that is the best on one thread. */
-static void keep_order(const doconv_context *ctx, const struct dc_problem *problem, const doconv_plan_options *options,
-                       struct dc_candidate_list *list)
+static void keep_order(const doconv_context *ctx, const struct dc_problem *problem,
+                       const doconv_plan_options *options, struct dc_candidate_list *list)
 {
     struct doconv_context alone = *ctx; /* enumerating uses no lock of it */
     alone.threads = 1;
     struct dc_candidate_list first = {0};
     fill(&alone, problem, options, &first);
     list->out_of_memory = list->out_of_memory || first.out_of_memory;
-    const int order = any_accepted(&first) ? dc_solver_of(first.items[0].kernel)->order_of_sums : -1;
+    const int order =
+        any_accepted(&first) ? dc_solver_of(first.items[0].kernel)->order_of_sums : -1;
     bool some = false;
     for (int i = 0; i < list->count; i++) {
-        some = some || (list->items[i].refused == NULL && dc_solver_of(list->items[i].kernel)->order_of_sums == order);
+        some = some || (list->items[i].refused == NULL &&
+                        dc_solver_of(list->items[i].kernel)->order_of_sums == order);
     }
     /* None of that order fits into the workspace's limit: any other is better than none. */
     for (int i = 0; i < list->count && some; i++) {
         struct dc_candidate *c = &list->items[i];
         if (c->refused == NULL && dc_solver_of(c->kernel)->order_of_sums != order) {
-            c->refused = "its sums have another order than those of the family that suits the layer in training";
+            c->refused = "its sums have another order than those of the family that suits the "
+                         "layer in training";
         }
     }
     dc_free((doconv_context *)ctx, first.items);
     sort(list);
 }
 
-doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *asked, const doconv_plan_options *options, struct dc_candidate_list *list)
+doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *asked,
+                           const doconv_plan_options *options, struct dc_candidate_list *list)
 {
     *list = (struct dc_candidate_list){0};
     struct dc_problem problem = *asked;
@@ -170,14 +185,15 @@ struct doconv_candidates {
     struct dc_candidate_list list;
 };
 
-doconv_status doconv_candidates_create(doconv_context *context, const doconv_conv_desc *desc, const doconv_plan_options *options,
-                                       doconv_candidates **list)
+doconv_status doconv_candidates_create(doconv_context *context, const doconv_conv_desc *desc,
+                                       const doconv_plan_options *options, doconv_candidates **list)
 {
     if (list != NULL) {
         *list = NULL;
     }
     if (context == NULL || list == NULL) {
-        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "%s: NULL", context == NULL ? "context" : "list");
+        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "%s: NULL",
+                       context == NULL ? "context" : "list");
     }
     struct dc_problem problem;
     doconv_status status = dc_problem_create(context, desc, &problem);
@@ -214,7 +230,8 @@ int doconv_candidates_count(const doconv_candidates *list)
     return list != NULL ? list->list.count : 0;
 }
 
-doconv_status doconv_candidates_get(const doconv_candidates *list, int index, doconv_candidate_info *info)
+doconv_status doconv_candidates_get(const doconv_candidates *list, int index,
+                                    doconv_candidate_info *info)
 {
     if (list == NULL || info == NULL || index < 0 || index >= list->list.count) {
         return DOCONV_INVALID_ARGUMENT;

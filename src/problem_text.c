@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Problems as text, as benchdnn writes them, with attributes after a colon. Numbers don't depend on the locale. */
+/*
+ * Problems as text, as benchdnn writes them, with attributes after a colon. Numbers don't depend on
+ * the locale.
+ */
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -8,7 +11,8 @@
 #include "core.h"
 
 enum field { G, MB, IC, IH, IW, OC, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW, FIELDS };
-static const char *const field_names[FIELDS] = {"g", "mb", "ic", "ih", "iw", "oc", "oh", "ow", "kh", "kw", "sh", "sw", "ph", "pw", "dh", "dw"};
+static const char *const field_names[FIELDS] = {"g",  "mb", "ic", "ih", "iw", "oc", "oh", "ow",
+                                                "kh", "kw", "sh", "sw", "ph", "pw", "dh", "dw"};
 
 /* ---- writing ---- */
 
@@ -47,9 +51,21 @@ void dc_problem_format(const struct dc_problem *p, char *text, size_t size)
 {
     const doconv_conv_desc *d = &p->desc;
     const int64_t values[FIELDS] = {
-        [G] = d->groups,          [MB] = d->n,        [IC] = d->cin,     [IH] = d->h,        [IW] = d->w,
-        [OC] = d->cout,           [OH] = p->hout,     [OW] = p->wout,    [KH] = d->kh,       [KW] = d->kw,
-        [SH] = d->stride_h,       [SW] = d->stride_w, [PH] = d->pad_top, [PW] = d->pad_left, [DH] = d->dilation_h - 1,
+        [G] = d->groups,
+        [MB] = d->n,
+        [IC] = d->cin,
+        [IH] = d->h,
+        [IW] = d->w,
+        [OC] = d->cout,
+        [OH] = p->hout,
+        [OW] = p->wout,
+        [KH] = d->kh,
+        [KW] = d->kw,
+        [SH] = d->stride_h,
+        [SW] = d->stride_w,
+        [PH] = d->pad_top,
+        [PW] = d->pad_left,
+        [DH] = d->dilation_h - 1,
         [DW] = d->dilation_w - 1,
     };
     struct writer w = {text, size, 0};
@@ -58,17 +74,18 @@ void dc_problem_format(const struct dc_problem *p, char *text, size_t size)
             continue;
         }
         char field[32];
-        snprintf(field, sizeof field, "%s%" PRId64 "%s", field_names[i], values[i], i == MB ? "_" : "");
+        snprintf(field, sizeof field, "%s%" PRId64 "%s", field_names[i], values[i],
+                 i == MB ? "_" : "");
         put(&w, field);
     }
     char separator[2] = ":";
-#define ATTRIBUTE(...)                                                                                                                               \
-    do {                                                                                                                                             \
-        const char *const parts[] = {separator, __VA_ARGS__};                                                                                        \
-        for (size_t part = 0; part < sizeof parts / sizeof parts[0]; part++) {                                                                       \
-            put(&w, parts[part]);                                                                                                                    \
-        }                                                                                                                                            \
-        separator[0] = ',';                                                                                                                          \
+#define ATTRIBUTE(...)                                                                             \
+    do {                                                                                           \
+        const char *const parts[] = {separator, __VA_ARGS__};                                      \
+        for (size_t part = 0; part < sizeof parts / sizeof parts[0]; part++) {                     \
+            put(&w, parts[part]);                                                                  \
+        }                                                                                          \
+        separator[0] = ',';                                                                        \
     } while (0)
     if (d->src_layout != DOCONV_NCHW) {
         ATTRIBUTE("src=", doconv_layout_string(d->src_layout));
@@ -97,7 +114,8 @@ void dc_problem_format(const struct dc_problem *p, char *text, size_t size)
 #undef ATTRIBUTE
 }
 
-doconv_status doconv_conv_desc_format(doconv_context *context, const doconv_conv_desc *desc, char *text, size_t size)
+doconv_status doconv_conv_desc_format(doconv_context *context, const doconv_conv_desc *desc,
+                                      char *text, size_t size)
 {
     struct dc_problem problem;
     const doconv_status status = dc_problem_create(context, desc, &problem);
@@ -107,7 +125,8 @@ doconv_status doconv_conv_desc_format(doconv_context *context, const doconv_conv
     char full[DOCONV_PROBLEM_TEXT_SIZE];
     dc_problem_format(&problem, full, sizeof full);
     if (text == NULL || size <= strlen(full)) {
-        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "text: %zu bytes are too few for %zu", text == NULL ? 0 : size, strlen(full) + 1);
+        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "text: %zu bytes are too few for %zu",
+                       text == NULL ? 0 : size, strlen(full) + 1);
     }
     memcpy(text, full, strlen(full) + 1);
     return DOCONV_OK;
@@ -115,7 +134,10 @@ doconv_status doconv_conv_desc_format(doconv_context *context, const doconv_conv
 
 /* ---- reading ---- */
 
-/* Digits only; false if there are none or the number is over 2^31-1 (then *value is the number cut at that). */
+/*
+ * Digits only; false if there are none or the number is over 2^31-1 (then *value is the number cut
+ * at that).
+ */
 static bool read_int(const char **at, int64_t *value)
 {
     const char *c = *at;
@@ -232,17 +254,23 @@ static bool read_attribute(const char **at, doconv_conv_desc *d)
     return true;
 }
 
-/* Padding after the image that gives the stated output; the size is checked by the validation that follows. */
-static int64_t pad_after(int64_t out, int64_t stride, int64_t kernel, int64_t dilation, int64_t size, int64_t pad)
+/*
+ * Padding after the image that gives the stated output; the size is checked by the validation that
+ * follows.
+ */
+static int64_t pad_after(int64_t out, int64_t stride, int64_t kernel, int64_t dilation,
+                         int64_t size, int64_t pad)
 {
     const int64_t needed = (out - 1) * stride + (kernel - 1) * dilation + 1 - size - pad;
     return needed > 0 ? needed : 0;
 }
 
-doconv_status doconv_conv_desc_parse(doconv_context *context, const char *text, doconv_conv_desc *desc)
+doconv_status doconv_conv_desc_parse(doconv_context *context, const char *text,
+                                     doconv_conv_desc *desc)
 {
     if (text == NULL || desc == NULL) {
-        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "%s: NULL", text == NULL ? "text" : "desc");
+        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "%s: NULL",
+                       text == NULL ? "text" : "desc");
     }
     int64_t value[FIELDS] = {0};
     bool given[FIELDS] = {false};
@@ -255,7 +283,8 @@ doconv_status doconv_conv_desc_parse(doconv_context *context, const char *text, 
         if (take(&at, "n\"")) { /* benchdnn's names of problems */
             const char *end = strchr(at, '"');
             if (end == NULL) {
-                return dc_fail(context, DOCONV_INVALID_ARGUMENT, "problem: the name after n\" has no end");
+                return dc_fail(context, DOCONV_INVALID_ARGUMENT,
+                               "problem: the name after n\" has no end");
             }
             at = end + 1;
             continue;
@@ -265,23 +294,29 @@ doconv_status doconv_conv_desc_parse(doconv_context *context, const char *text, 
             field--;
         }
         if (field < 0) {
-            return dc_fail(context, DOCONV_INVALID_ARGUMENT, "problem: no field is called \"%.16s\"", at);
+            return dc_fail(context, DOCONV_INVALID_ARGUMENT,
+                           "problem: no field is called \"%.16s\"", at);
         }
         if (given[field]) {
-            return dc_fail(context, DOCONV_INVALID_ARGUMENT, "problem: %s is given twice", field_names[field]);
+            return dc_fail(context, DOCONV_INVALID_ARGUMENT, "problem: %s is given twice",
+                           field_names[field]);
         }
         const char *number = at;
         if (!read_int(&at, &value[field])) {
-            return dc_fail(context, DOCONV_INVALID_ARGUMENT, "problem: %s: \"%.16s\" is no number in 0..%d", field_names[field], number, INT32_MAX);
+            return dc_fail(context, DOCONV_INVALID_ARGUMENT,
+                           "problem: %s: \"%.16s\" is no number in 0..%d", field_names[field],
+                           number, INT32_MAX);
         }
         given[field] = true;
     }
     for (int field = IC; field <= OC; field++) {
         if (!given[field] && field != IW) {
-            return dc_fail(context, DOCONV_INVALID_ARGUMENT, "problem: %s is missing", field_names[field]);
+            return dc_fail(context, DOCONV_INVALID_ARGUMENT, "problem: %s is missing",
+                           field_names[field]);
         }
     }
-    static const int width_follows[][2] = {{IW, IH}, {OW, OH}, {KW, KH}, {SW, SH}, {PW, PH}, {DW, DH}};
+    static const int width_follows[][2] = {{IW, IH}, {OW, OH}, {KW, KH},
+                                           {SW, SH}, {PW, PH}, {DW, DH}};
     for (size_t i = 0; i < sizeof width_follows / sizeof width_follows[0]; i++) {
         const int w = width_follows[i][0], h = width_follows[i][1];
         if (!given[w] && given[h]) {
@@ -316,7 +351,8 @@ doconv_status doconv_conv_desc_parse(doconv_context *context, const char *text, 
             at++;
             const char *attribute = at;
             if (!read_attribute(&at, &d) || (*at != ',' && *at != '\0')) {
-                return dc_fail(context, DOCONV_INVALID_ARGUMENT, "problem: \"%.24s\" is no attribute", attribute);
+                return dc_fail(context, DOCONV_INVALID_ARGUMENT,
+                               "problem: \"%.24s\" is no attribute", attribute);
             }
         } while (*at == ',');
     }
@@ -327,8 +363,9 @@ doconv_status doconv_conv_desc_parse(doconv_context *context, const char *text, 
     }
     if ((given[OH] && problem.hout != value[OH]) || (given[OW] && problem.wout != value[OW])) {
         const bool h = given[OH] && problem.hout != value[OH];
-        return dc_fail(context, DOCONV_INVALID_PROBLEM, "%s: %" PRId64 " disagrees with the input, which gives %" PRId64, h ? "oh" : "ow",
-                       h ? value[OH] : value[OW], h ? problem.hout : problem.wout);
+        return dc_fail(context, DOCONV_INVALID_PROBLEM,
+                       "%s: %" PRId64 " disagrees with the input, which gives %" PRId64,
+                       h ? "oh" : "ow", h ? value[OH] : value[OW], h ? problem.hout : problem.wout);
     }
     *desc = problem.desc;
     return DOCONV_OK;

@@ -5,13 +5,14 @@
 
 #include "core.h"
 
-static const char *enumerate(const doconv_context *ctx, const struct dc_problem *problem, const struct dc_kernel *kernel,
-                             struct dc_candidate_list *list)
+static const char *enumerate(const doconv_context *ctx, const struct dc_problem *problem,
+                             const struct dc_kernel *kernel, struct dc_candidate_list *list)
 {
     struct dc_candidate c = {
         .kernel = kernel,
         .estimated_seconds = problem->macs / 1e9 / ctx->threads,
-        .packed_size = problem->weight_bytes + (problem->desc.has_bias ? (size_t)problem->desc.cout * sizeof(float) : 0),
+        .packed_size = problem->weight_bytes +
+                       (problem->desc.has_bias ? (size_t)problem->desc.cout * sizeof(float) : 0),
     };
     snprintf(c.text, sizeof c.text, "reference:%s", kernel->name);
     dc_candidate_append(ctx, list, &c);
@@ -24,20 +25,24 @@ static doconv_status prepare(doconv_plan *plan)
     return DOCONV_OK;
 }
 
-static void pack(const doconv_plan *plan, const struct dc_weight_view *weight, const float *bias, float *packed)
+static void pack(const doconv_plan *plan, const struct dc_weight_view *weight, const float *bias,
+                 float *packed)
 {
     const struct dc_problem *p = &plan->problem;
     float *to = packed;
     for (int64_t o = 0; o < p->desc.cout; o++) {
-        const float *filter = weight->data + o / p->group_cout * weight->group + o % p->group_cout * weight->out;
+        const float *filter =
+            weight->data + o / p->group_cout * weight->group + o % p->group_cout * weight->out;
         for (int64_t c = 0; c < p->group_cin; c++) {
             for (int64_t tap = 0; tap < p->desc.kh * p->desc.kw; tap++) {
-                *to++ = filter[c * weight->in + tap / p->desc.kw * weight->row + tap % p->desc.kw * weight->column];
+                *to++ = filter[c * weight->in + tap / p->desc.kw * weight->row +
+                               tap % p->desc.kw * weight->column];
             }
         }
     }
     if (bias != NULL) {
-        memcpy(packed + plan->problem.weight_bytes / sizeof(float), bias, (size_t)plan->problem.desc.cout * sizeof(float));
+        memcpy(packed + plan->problem.weight_bytes / sizeof(float), bias,
+               (size_t)plan->problem.desc.cout * sizeof(float));
     }
 }
 
@@ -54,14 +59,16 @@ static void run_task(void *arg, int index)
     struct dc_reference_args args = job->args;
     const int64_t block = dc_layout_block(job->plan->problem.desc.dst_layout);
     const int64_t stored = (args.cout + block - 1) / block * block;
-    for (int64_t unit = job->channels * index / job->tasks; unit < job->channels * (index + 1) / job->tasks; unit++) {
+    for (int64_t unit = job->channels * index / job->tasks;
+         unit < job->channels * (index + 1) / job->tasks; unit++) {
         args.n = unit / stored;
         args.out_channel = unit % stored;
         job->plan->candidate.kernel->reference(&args);
     }
 }
 
-struct dc_reference_args dc_reference_args(const struct dc_problem *p, const float *src, const float *weight, const float *bias,
+struct dc_reference_args dc_reference_args(const struct dc_problem *p, const float *src,
+                                           const float *weight, const float *bias,
                                            const float *residual, float *dst)
 {
     const doconv_conv_desc *d = &p->desc;
@@ -93,7 +100,8 @@ struct dc_reference_args dc_reference_args(const struct dc_problem *p, const flo
     };
 }
 
-static void execute(const doconv_plan *plan, const float *packed, const float *src, const float *residual, float *dst, char *workspace)
+static void execute(const doconv_plan *plan, const float *packed, const float *src,
+                    const float *residual, float *dst, char *workspace)
 {
     (void)workspace;
     const struct dc_problem *p = &plan->problem;

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A training step of a layer. Plain and by kernel composition it is three convolutions (forward; the input's gradient; the weight's) around the weight as it
- * is now, which a DO-Conv layer folds from W and D first and hands its gradient back through; by feature composition it is src/feature.c's.
+ * A training step of a layer. Plain and by kernel composition it is three convolutions (forward;
+ * the input's gradient; the weight's) around the weight as it is now, which a DO-Conv layer folds
+ * from W and D first and hands its gradient back through; by feature composition it is
+ * src/feature.c's.
  */
 #include <inttypes.h>
 
@@ -17,9 +19,10 @@ struct doconv_training {
     doconv_plan *forward;
     struct dc_input_gradient *input;
     struct dc_weight_gradient *weight;
-    size_t weight_size;           /* of the folded weight in the workspace: 0 for a plain layer */
-    size_t fold_size, parts_size; /* parts_size 0: the gradient of the folded weight isn't handed back in parts */
-    size_t workspace_size;        /* without the bytes that align it */
+    size_t weight_size; /* of the folded weight in the workspace: 0 for a plain layer */
+    /* parts_size 0: the gradient of the folded weight isn't handed back in parts */
+    size_t fold_size, parts_size;
+    size_t workspace_size; /* without the bytes that align it */
 };
 
 static size_t aligned(size_t bytes)
@@ -38,7 +41,9 @@ static bool is_paper(const doconv_fold_desc *f)
     const int64_t group_cin = f->cin / f->groups, group_cout = f->cout / f->groups;
     for (int64_t o = 0; o < f->cout && f->mapping != DOCONV_MAPPING_PAPER && f->groups != 1; o++) {
         for (int64_t i = 0; i < group_cin; i++) {
-            const int64_t channel = f->mapping == DOCONV_MAPPING_PYTORCH ? (o * group_cin + i) % f->cin : (i * f->cout + o) / group_cout;
+            const int64_t channel = f->mapping == DOCONV_MAPPING_PYTORCH
+                                        ? (o * group_cin + i) % f->cin
+                                        : (i * f->cout + o) / group_cout;
             if (channel != o / group_cout * group_cin + i) {
                 return false;
             }
@@ -47,30 +52,40 @@ static bool is_paper(const doconv_fold_desc *f)
     return true;
 }
 
-static doconv_status check(doconv_context *ctx, const doconv_conv_desc *desc, const doconv_training_options *options)
+static doconv_status check(doconv_context *ctx, const doconv_conv_desc *desc,
+                           const doconv_training_options *options)
 {
     if (options != NULL && options->size != sizeof *options) {
-        return dc_fail(ctx, DOCONV_MISMATCH, "options.size: %zu is not %zu, the size of doconv_training_options in this version", options->size,
-                       sizeof *options);
+        return dc_fail(
+            ctx, DOCONV_MISMATCH,
+            "options.size: %zu is not %zu, the size of doconv_training_options in this version",
+            options->size, sizeof *options);
     }
     if (desc == NULL) {
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "desc: NULL");
     }
     if (desc->size != sizeof *desc) {
-        return dc_fail(ctx, DOCONV_MISMATCH, "desc.size: %zu is not %zu, the size of doconv_conv_desc in this version", desc->size, sizeof *desc);
+        return dc_fail(ctx, DOCONV_MISMATCH,
+                       "desc.size: %zu is not %zu, the size of doconv_conv_desc in this version",
+                       desc->size, sizeof *desc);
     }
     const int composition = (int)desc->composition;
     if (desc->d_mul < 0 || composition < 0 || composition > DOCONV_COMPOSITION_FEATURE ||
         (desc->d_mul > 0) != (composition != DOCONV_COMPOSITION_NONE)) {
-        return dc_fail(ctx, DOCONV_INVALID_PROBLEM, "composition: %d does not go with d_mul = %" PRId64, composition, desc->d_mul);
+        return dc_fail(ctx, DOCONV_INVALID_PROBLEM,
+                       "composition: %d does not go with d_mul = %" PRId64, composition,
+                       desc->d_mul);
     }
     const struct {
         const char *name;
         int value;
-    } post_operations[] = {{"residual", desc->residual}, {"relu", desc->relu}, {"clamp", desc->clamp}};
+    } post_operations[] = {
+        {"residual", desc->residual}, {"relu", desc->relu}, {"clamp", desc->clamp}};
     for (size_t i = 0; i < sizeof post_operations / sizeof post_operations[0]; i++) {
         if (post_operations[i].value != 0) {
-            return dc_fail(ctx, DOCONV_UNSUPPORTED, "%s: post-operations are not part of a layer in training", post_operations[i].name);
+            return dc_fail(ctx, DOCONV_UNSUPPORTED,
+                           "%s: post-operations are not part of a layer in training",
+                           post_operations[i].name);
         }
     }
     return DOCONV_OK;
@@ -96,14 +111,19 @@ static doconv_status create_convolutions(doconv_training *t, const doconv_plan_o
     if (composed) {
         t->parts_size = aligned(dc_weight_gradient_fold_workspace_size(t->weight, &t->fold));
     }
-    const size_t weight = larger(aligned(dc_weight_gradient_workspace_size(t->weight)), t->parts_size);
+    const size_t weight =
+        larger(aligned(dc_weight_gradient_workspace_size(t->weight)), t->parts_size);
     const size_t backward = larger(dc_input_gradient_workspace_size(t->input), weight);
-    /* Folding, and handing its gradient back, are over before (or begin after) the others need room; only the weight or its gradient stays. */
+    /*
+     * Folding, and handing its gradient back, are over before (or begin after) the others need
+     * room; only the weight or its gradient stays.
+     */
     t->workspace_size = t->weight_size + larger(larger(forward, backward), t->fold_size);
     return DOCONV_OK;
 }
 
-static doconv_status create(doconv_training *t, const doconv_conv_desc *desc, const doconv_training_options *options)
+static doconv_status create(doconv_training *t, const doconv_conv_desc *desc,
+                            const doconv_training_options *options)
 {
     doconv_context *ctx = t->ctx;
     doconv_conv_desc plain = *desc;
@@ -144,7 +164,9 @@ static doconv_status create(doconv_training *t, const doconv_conv_desc *desc, co
         return create_convolutions(t, &plans);
     }
     if (!is_paper(&t->fold)) {
-        return dc_fail(ctx, DOCONV_UNSUPPORTED, "mapping: feature composition is defined for the paper's only, and %s differs from it for this layer",
+        return dc_fail(ctx, DOCONV_UNSUPPORTED,
+                       "mapping: feature composition is defined for the paper's only, and %s "
+                       "differs from it for this layer",
                        t->fold.mapping == DOCONV_MAPPING_PYTORCH ? "pytorch" : "tensorflow");
     }
     status = dc_feature_create(ctx, &t->problem, t->fold.d_mul, t->fold.add_identity, &t->feature);
@@ -152,14 +174,16 @@ static doconv_status create(doconv_training *t, const doconv_conv_desc *desc, co
     return status;
 }
 
-doconv_status doconv_training_create(doconv_context *context, const doconv_conv_desc *desc, const doconv_training_options *options,
+doconv_status doconv_training_create(doconv_context *context, const doconv_conv_desc *desc,
+                                     const doconv_training_options *options,
                                      doconv_training **training)
 {
     if (training != NULL) {
         *training = NULL;
     }
     if (context == NULL || training == NULL) {
-        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "%s: NULL", context == NULL ? "context" : "training");
+        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "%s: NULL",
+                       context == NULL ? "context" : "training");
     }
     doconv_status status = check(context, desc, options);
     if (status != DOCONV_OK) {
@@ -201,35 +225,43 @@ size_t doconv_training_saved_size(const doconv_training *training)
 }
 
 /* What both passes check; *aligned_workspace: the workspace from its first 64-byte boundary on. */
-static doconv_status check_call(const doconv_training *t, const doconv_parameters *parameters, void *workspace, size_t workspace_size,
-                                char **aligned_workspace)
+static doconv_status check_call(const doconv_training *t, const doconv_parameters *parameters,
+                                void *workspace, size_t workspace_size, char **aligned_workspace)
 {
     doconv_context *ctx = t->ctx;
     if (parameters == NULL) {
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "parameters: NULL");
     }
     if (parameters->size != sizeof *parameters) {
-        return dc_fail(ctx, DOCONV_MISMATCH, "parameters.size: %zu is not %zu, the size of doconv_parameters in this version", parameters->size,
-                       sizeof *parameters);
+        return dc_fail(
+            ctx, DOCONV_MISMATCH,
+            "parameters.size: %zu is not %zu, the size of doconv_parameters in this version",
+            parameters->size, sizeof *parameters);
     }
     const bool has_d = t->fold.d_mul != 0, has_bias = t->problem.desc.has_bias != 0;
-    if (parameters->weight == NULL || (parameters->d != NULL) != has_d || (parameters->bias != NULL) != has_bias) {
-        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "parameters.%s",
-                       parameters->weight == NULL         ? "weight: NULL"
-                       : (parameters->d != NULL) != has_d ? (has_d ? "d: NULL, but the layer has a D" : "d: given, but the layer has none")
-                       : has_bias                         ? "bias: NULL, but the descriptor has one"
-                                                          : "bias: given, but the descriptor has none");
+    if (parameters->weight == NULL || (parameters->d != NULL) != has_d ||
+        (parameters->bias != NULL) != has_bias) {
+        return dc_fail(
+            ctx, DOCONV_INVALID_ARGUMENT, "parameters.%s",
+            parameters->weight == NULL ? "weight: NULL"
+            : (parameters->d != NULL) != has_d
+                ? (has_d ? "d: NULL, but the layer has a D" : "d: given, but the layer has none")
+            : has_bias ? "bias: NULL, but the descriptor has one"
+                       : "bias: given, but the descriptor has none");
     }
     const size_t needed = doconv_training_workspace_size(t);
     if (needed != 0 && (workspace == NULL || workspace_size < needed)) {
-        return dc_fail(ctx, DOCONV_WORKSPACE_TOO_SMALL, "workspace: %zu bytes of %zu", workspace == NULL ? 0 : workspace_size, needed);
+        return dc_fail(ctx, DOCONV_WORKSPACE_TOO_SMALL, "workspace: %zu bytes of %zu",
+                       workspace == NULL ? 0 : workspace_size, needed);
     }
-    *aligned_workspace = needed != 0 ? (char *)workspace + (64 - (uintptr_t)workspace % 64) % 64 : NULL;
+    *aligned_workspace =
+        needed != 0 ? (char *)workspace + (64 - (uintptr_t)workspace % 64) % 64 : NULL;
     return DOCONV_OK;
 }
 
-doconv_status doconv_training_forward(const doconv_training *t, const doconv_parameters *parameters, const float *src, float *dst, void *saved,
-                                      void *workspace, size_t workspace_size)
+doconv_status doconv_training_forward(const doconv_training *t, const doconv_parameters *parameters,
+                                      const float *src, float *dst, void *saved, void *workspace,
+                                      size_t workspace_size)
 {
     if (t == NULL) {
         return DOCONV_INVALID_ARGUMENT;
@@ -243,7 +275,8 @@ doconv_status doconv_training_forward(const doconv_training *t, const doconv_par
         return dc_fail(t->ctx, DOCONV_INVALID_ARGUMENT, "%s: NULL", src == NULL ? "src" : "dst");
     }
     if (t->feature != NULL) {
-        dc_feature_forward(t->feature, parameters->weight, parameters->d, parameters->bias, src, dst, space);
+        dc_feature_forward(t->feature, parameters->weight, parameters->d, parameters->bias, src,
+                           dst, space);
         return DOCONV_OK;
     }
     struct dc_weight_source source = {.bias = parameters->bias};
@@ -253,13 +286,17 @@ doconv_status doconv_training_forward(const doconv_training *t, const doconv_par
         source.d = parameters->d;
         source.folded = saved != NULL ? saved : (float *)space;
     }
-    source.view = dc_weight_view(&t->problem, source.fold != NULL ? source.folded : parameters->weight);
+    source.view =
+        dc_weight_view(&t->problem, source.fold != NULL ? source.folded : parameters->weight);
     dc_fresh_run(t->forward, &source, src, NULL, dst, space + t->weight_size);
     return DOCONV_OK;
 }
 
-doconv_status doconv_training_backward(const doconv_training *t, const doconv_parameters *parameters, const float *src, const float *grad_dst,
-                                       const void *saved, const doconv_gradients *gradients, void *workspace, size_t workspace_size)
+doconv_status doconv_training_backward(const doconv_training *t,
+                                       const doconv_parameters *parameters, const float *src,
+                                       const float *grad_dst, const void *saved,
+                                       const doconv_gradients *gradients, void *workspace,
+                                       size_t workspace_size)
 {
     if (t == NULL) {
         return DOCONV_INVALID_ARGUMENT;
@@ -270,22 +307,30 @@ doconv_status doconv_training_backward(const doconv_training *t, const doconv_pa
         return status;
     }
     if (src == NULL || grad_dst == NULL || gradients == NULL) {
-        return dc_fail(t->ctx, DOCONV_INVALID_ARGUMENT, "%s: NULL", src == NULL ? "src" : grad_dst == NULL ? "grad_dst" : "gradients");
+        return dc_fail(t->ctx, DOCONV_INVALID_ARGUMENT, "%s: NULL",
+                       src == NULL        ? "src"
+                       : grad_dst == NULL ? "grad_dst"
+                                          : "gradients");
     }
     if (gradients->size != sizeof *gradients) {
-        return dc_fail(t->ctx, DOCONV_MISMATCH, "gradients.size: %zu is not %zu, the size of doconv_gradients in this version", gradients->size,
-                       sizeof *gradients);
+        return dc_fail(
+            t->ctx, DOCONV_MISMATCH,
+            "gradients.size: %zu is not %zu, the size of doconv_gradients in this version",
+            gradients->size, sizeof *gradients);
     }
     const bool composed = t->fold.d_mul != 0;
-    if ((gradients->d != NULL && !composed) || (gradients->bias != NULL && !t->problem.desc.has_bias)) {
-        return dc_fail(t->ctx, DOCONV_INVALID_ARGUMENT, "gradients.%s: given, but the layer has none",
+    if ((gradients->d != NULL && !composed) ||
+        (gradients->bias != NULL && !t->problem.desc.has_bias)) {
+        return dc_fail(t->ctx, DOCONV_INVALID_ARGUMENT,
+                       "gradients.%s: given, but the layer has none",
                        gradients->d != NULL && !composed ? "d" : "bias");
     }
     if (t->feature != NULL) {
         if (gradients->bias != NULL) {
             dc_weight_gradient_run(t->weight, src, grad_dst, NULL, gradients->bias, NULL);
         }
-        dc_feature_backward(t->feature, parameters->weight, parameters->d, src, grad_dst, gradients->src, gradients->weight, gradients->d, space);
+        dc_feature_backward(t->feature, parameters->weight, parameters->d, src, grad_dst,
+                            gradients->src, gradients->weight, gradients->d, space);
         return DOCONV_OK;
     }
     char *const rest = space + t->weight_size;
@@ -305,13 +350,17 @@ doconv_status doconv_training_backward(const doconv_training *t, const doconv_pa
     }
     if (t->parts_size != 0 && wants_weight) {
         dc_weight_gradient_run(t->weight, src, grad_dst, NULL, gradients->bias, rest);
-        dc_weight_gradient_fold(t->weight, &t->fold, parameters->weight, parameters->d, src, grad_dst, gradients->weight, gradients->d, rest);
+        dc_weight_gradient_fold(t->weight, &t->fold, parameters->weight, parameters->d, src,
+                                grad_dst, gradients->weight, gradients->d, rest);
         return DOCONV_OK;
     }
-    float *const folded = composed ? (float *)space : gradients->weight; /* the gradient of the weight that convolves */
-    dc_weight_gradient_run(t->weight, src, grad_dst, wants_weight ? folded : NULL, gradients->bias, rest);
+    /* the gradient of the weight that convolves */
+    float *const folded = composed ? (float *)space : gradients->weight;
+    dc_weight_gradient_run(t->weight, src, grad_dst, wants_weight ? folded : NULL, gradients->bias,
+                           rest);
     if (composed && wants_weight) {
-        dc_fold_gradient_run(t->ctx, &t->fold, parameters->weight, parameters->d, folded, gradients->weight, gradients->d, rest);
+        dc_fold_gradient_run(t->ctx, &t->fold, parameters->weight, parameters->d, folded,
+                             gradients->weight, gradients->d, rest);
     }
     return DOCONV_OK;
 }

@@ -18,13 +18,17 @@
 #include <doconv/doconv.h>
 
 /* Compares statuses and prints both in words. */
-void expect_status_at(doconv_status seen, doconv_status expected, const char *call, const char *file, int line);
-#define expect_status(call, expected) expect_status_at((call), (expected), #call, __FILE__, __LINE__)
+void expect_status_at(doconv_status seen, doconv_status expected, const char *call,
+                      const char *file, int line);
+#define expect_status(call, expected)                                                              \
+    expect_status_at((call), (expected), #call, __FILE__, __LINE__)
 #define expect_ok(call) expect_status(call, DOCONV_OK)
 
 /* The context's last error contains both texts (NULL: any). */
-void expect_error_at(const doconv_context *context, const char *first, const char *second, const char *file, int line);
-#define expect_error(context, first, second) expect_error_at((context), (first), (second), __FILE__, __LINE__)
+void expect_error_at(const doconv_context *context, const char *first, const char *second,
+                     const char *file, int line);
+#define expect_error(context, first, second)                                                       \
+    expect_error_at((context), (first), (second), __FILE__, __LINE__)
 
 /* A context of one thread without tuner; ends the test if it can't be made. */
 doconv_context *open_context(void);
@@ -44,7 +48,8 @@ struct tensors tensors_for(const doconv_conv_desc *desc);
 void free_tensors(struct tensors *tensors);
 
 /*
- * Calls body(arg) with stderr going to a file and returns what was written there, cut at size - 1 characters; the number of characters in all.
+ * Calls body(arg) with stderr going to a file and returns what was written there, cut at size - 1
+ * characters; the number of characters in all.
  */
 size_t capture_stderr(void (*body)(void *arg), void *arg, char *text, size_t size);
 

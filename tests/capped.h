@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Contexts under every ISA cap that this machine's architecture has. For programs with api_support and the harness. */
+/*
+ * Contexts under every ISA cap that this machine's architecture has. For programs with api_support
+ * and the harness.
+ */
 #ifndef DOCONV_TEST_CAPPED_H
 #define DOCONV_TEST_CAPPED_H
 
@@ -20,7 +23,8 @@ enum { CAPS = sizeof caps / sizeof caps[0] };
 /* order NULL: the library's own threads. */
 static inline doconv_context *open_with(doconv_isa cap, int threads, struct task_order *order)
 {
-    doconv_context_options options = {.size = sizeof options, .threads = threads, .tune = DOCONV_TUNE_OFF, .max_isa = cap};
+    doconv_context_options options = {
+        .size = sizeof options, .threads = threads, .tune = DOCONV_TUNE_OFF, .max_isa = cap};
     if (order != NULL) {
         options.parallel_for = task_run;
         options.parallel_for_user = order;

@@ -25,10 +25,13 @@ void begin_file(struct builder *b, const char *metadata)
     b->seed = 7;
 }
 
-void *add_tensor(struct builder *b, const char *name, const char *dtype, const char *shape, size_t bytes)
+void *add_tensor(struct builder *b, const char *name, const char *dtype, const char *shape,
+                 size_t bytes)
 {
-    b->length += (size_t)sprintf(b->header + b->length, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%zu,%zu]}",
-                                 b->length > 1 ? "," : "", name, dtype, shape, b->size, b->size + bytes);
+    b->length +=
+        (size_t)sprintf(b->header + b->length,
+                        "%s\"%s\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%zu,%zu]}",
+                        b->length > 1 ? "," : "", name, dtype, shape, b->size, b->size + bytes);
     unsigned char *data = b->data + b->size;
     b->size += bytes;
     assert_true(b->size <= sizeof b->data && b->length < sizeof b->header);
@@ -66,10 +69,12 @@ struct view look(const void *result, size_t size)
     return view;
 }
 
-const unsigned char *expect_tensor(const struct view *view, const char *name, const char *dtype, const char *shape, size_t bytes)
+const unsigned char *expect_tensor(const struct view *view, const char *name, const char *dtype,
+                                   const char *shape, size_t bytes)
 {
     char text[256];
-    snprintf(text, sizeof text, "\"%s\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[", name, dtype, shape);
+    snprintf(text, sizeof text, "\"%s\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[", name,
+             dtype, shape);
     const char *at = strstr(view->header, text);
     if (at == NULL) {
         print_error("%s lacks %s\n", view->header, text);

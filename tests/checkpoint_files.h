@@ -5,7 +5,10 @@
 
 #include "api_support.h"
 
-/* A file, exactly as long as its block of memory, so that a sanitizer sees a byte too many. The caller frees data. */
+/*
+ * A file, exactly as long as its block of memory, so that a sanitizer sees a byte too many. The
+ * caller frees data.
+ */
 struct bytes {
     unsigned char *data;
     size_t size;
@@ -26,7 +29,8 @@ struct builder {
 /* metadata: "", or the header's first members. */
 void begin_file(struct builder *builder, const char *metadata);
 /* shape: "[4,3,9]". Returns its data: floats for F32, else any bytes. */
-void *add_tensor(struct builder *builder, const char *name, const char *dtype, const char *shape, size_t bytes);
+void *add_tensor(struct builder *builder, const char *name, const char *dtype, const char *shape,
+                 size_t bytes);
 struct bytes end_file(struct builder *builder);
 
 /* The header's text and the data of a result. The caller frees header. */
@@ -38,7 +42,8 @@ struct view {
 
 struct view look(const void *result, size_t size);
 /* The data of a tensor that must be there, of this type, shape and size. */
-const unsigned char *expect_tensor(const struct view *view, const char *name, const char *dtype, const char *shape, size_t bytes);
+const unsigned char *expect_tensor(const struct view *view, const char *name, const char *dtype,
+                                   const char *shape, size_t bytes);
 
 /* The i-th float of data of any alignment. */
 float float_at(const void *data, size_t i);

@@ -19,7 +19,8 @@
 
 const char *property_name(enum property property)
 {
-    static const char *const names[] = {"exact", "real", "bounds", "nan", "complete", "unpolluted", "const", "threads", "splits", "state"};
+    static const char *const names[] = {"exact",      "real",  "bounds",  "nan",    "complete",
+                                        "unpolluted", "const", "threads", "splits", "state"};
     return (unsigned)property < PROPERTY_COUNT ? names[property] : "unknown";
 }
 
@@ -67,9 +68,11 @@ static doconv_context *guarded_context(struct lab *lab, int side)
 {
     if (lab->guarded[side] == NULL) {
         lab->sides[side] = side == 0 ? BUFFER_GUARD_AFTER : BUFFER_GUARD_BEFORE;
-        lab->guarded[side] = open_context(
-            lab->h,
-            &(doconv_context_options){.threads = 1, .allocate = guard_allocate, .release = guard_release, .allocate_user = &lab->sides[side]});
+        lab->guarded[side] =
+            open_context(lab->h, &(doconv_context_options){.threads = 1,
+                                                           .allocate = guard_allocate,
+                                                           .release = guard_release,
+                                                           .allocate_user = &lab->sides[side]});
     }
     return lab->guarded[side];
 }
@@ -107,9 +110,11 @@ static void close_contexts(struct lab *lab)
 
 static const struct rig_options plain_options = {.place = BUFFER_CANARIES, .dirt = 0xff};
 
-static bool run_rig(struct rig *rig, doconv_context *ctx, const struct lab *lab, const struct data *data, struct rig_options options, char *text)
+static bool run_rig(struct rig *rig, doconv_context *ctx, const struct lab *lab,
+                    const struct data *data, struct rig_options options, char *text)
 {
-    return rig_prepare(rig, ctx, lab->e, data, lab->variant, options, text, TEXT_SIZE) && rig_execute(rig, text, TEXT_SIZE);
+    return rig_prepare(rig, ctx, lab->e, data, lab->variant, options, text, TEXT_SIZE) &&
+           rig_execute(rig, text, TEXT_SIZE);
 }
 
 static bool check_exact(struct lab *lab, char *text)
@@ -118,7 +123,8 @@ static bool check_exact(struct lab *lab, char *text)
         struct rig rig;
         struct rig_options options = plain_options;
         options.alias = alias != 0;
-        const bool ok = run_rig(&rig, plain_context(lab), lab, &lab->e->integers, options, text) && rig_check_exact(&rig, text, TEXT_SIZE);
+        const bool ok = run_rig(&rig, plain_context(lab), lab, &lab->e->integers, options, text) &&
+                        rig_check_exact(&rig, text, TEXT_SIZE);
         rig_destroy(&rig);
         if (!ok) {
             if (alias) {
@@ -134,8 +140,9 @@ static bool check_exact(struct lab *lab, char *text)
 static bool check_real(struct lab *lab, char *text)
 {
     struct rig rig;
-    const bool ok = run_rig(&rig, plain_context(lab), lab, &lab->e->reals, plain_options, text) &&
-                    rig_check_close(&rig, (double)lab->h->kernel->error_amplification, text, TEXT_SIZE);
+    const bool ok =
+        run_rig(&rig, plain_context(lab), lab, &lab->e->reals, plain_options, text) &&
+        rig_check_close(&rig, (double)lab->h->kernel->error_amplification, text, TEXT_SIZE);
     rig_destroy(&rig);
     return ok;
 }
@@ -158,7 +165,9 @@ static bool check_bounds(struct lab *lab, char *text)
 static bool check_nan(struct lab *lab, char *text)
 {
     struct rig rig;
-    const bool ok = run_rig(&rig, plain_context(lab), lab, &lab->e->poisoned, plain_options, text) && rig_check_exact(&rig, text, TEXT_SIZE);
+    const bool ok =
+        run_rig(&rig, plain_context(lab), lab, &lab->e->poisoned, plain_options, text) &&
+        rig_check_exact(&rig, text, TEXT_SIZE);
     rig_destroy(&rig);
     return ok;
 }
@@ -166,7 +175,8 @@ static bool check_nan(struct lab *lab, char *text)
 static bool check_complete(struct lab *lab, char *text)
 {
     struct rig rig;
-    const bool ok = run_rig(&rig, plain_context(lab), lab, &lab->e->reals, plain_options, text) && rig_check_complete(&rig, text, TEXT_SIZE);
+    const bool ok = run_rig(&rig, plain_context(lab), lab, &lab->e->reals, plain_options, text) &&
+                    rig_check_complete(&rig, text, TEXT_SIZE);
     rig_destroy(&rig);
     return ok;
 }
@@ -176,8 +186,8 @@ static bool check_unpolluted(struct lab *lab, char *text)
     struct rig rig;
     struct rig_options options = plain_options;
     options.nan_gaps = true;
-    const bool ok = run_rig(&rig, plain_context(lab), lab, &lab->e->integers, options, text) && rig_check_exact(&rig, text, TEXT_SIZE) &&
-                    rig_check_gaps(&rig, text, TEXT_SIZE);
+    const bool ok = run_rig(&rig, plain_context(lab), lab, &lab->e->integers, options, text) &&
+                    rig_check_exact(&rig, text, TEXT_SIZE) && rig_check_gaps(&rig, text, TEXT_SIZE);
     rig_destroy(&rig);
     return ok;
 }
@@ -198,7 +208,8 @@ static float *copy_of(const void *data, size_t bytes)
 static bool check_const(struct lab *lab, char *text)
 {
     struct rig rig;
-    bool ok = rig_prepare(&rig, plain_context(lab), lab->e, &lab->e->reals, lab->variant, plain_options, text, TEXT_SIZE);
+    bool ok = rig_prepare(&rig, plain_context(lab), lab->e, &lab->e->reals, lab->variant,
+                          plain_options, text, TEXT_SIZE);
     if (!ok) {
         rig_destroy(&rig);
         return false;
@@ -229,7 +240,8 @@ static bool check_const(struct lab *lab, char *text)
     if (ok) {
         result = copy_of(rig.dst.data, rig.dst.bytes);
         rig.options.dirt = 0x42; /* what is left in the workspace must not matter */
-        ok = rig_execute(&rig, text, TEXT_SIZE) && rig_check_same(&rig, result, "the first run", text, TEXT_SIZE);
+        ok = rig_execute(&rig, text, TEXT_SIZE) &&
+             rig_check_same(&rig, result, "the first run", text, TEXT_SIZE);
     }
     free(result);
     rig_destroy(&rig);
@@ -246,12 +258,14 @@ static bool check_threads(struct lab *lab, char *text)
     for (int i = 0; ok && i < 4; i++) {
         const int threads = (int)rng_range(&rng, 2, MOST_THREADS);
         const enum task_kind kind = (enum task_kind)i;
-        ok = run_rig(&rig, threaded_context(lab, threads, kind), lab, &lab->e->reals, plain_options, text) &&
+        ok = run_rig(&rig, threaded_context(lab, threads, kind), lab, &lab->e->reals, plain_options,
+                     text) &&
              rig_check_same(&rig, result, "the run with 1 thread", text, TEXT_SIZE);
         rig_destroy(&rig);
         if (!ok) {
             const size_t used = strlen(text);
-            snprintf(text + used, TEXT_SIZE - used, " (%d threads, tasks %s)", threads, task_kind_name(kind));
+            snprintf(text + used, TEXT_SIZE - used, " (%d threads, tasks %s)", threads,
+                     task_kind_name(kind));
         }
     }
     free(result);
@@ -312,7 +326,8 @@ static void write_modes(uint64_t modes)
 static bool check_state(struct lab *lab, char *text)
 {
     struct rig rig;
-    bool ok = rig_prepare(&rig, plain_context(lab), lab->e, &lab->e->reals, lab->variant, plain_options, text, TEXT_SIZE);
+    bool ok = rig_prepare(&rig, plain_context(lab), lab->e, &lab->e->reals, lab->variant,
+                          plain_options, text, TEXT_SIZE);
     const uint64_t usual = read_modes();
     for (int flush = 0; ok && flush < 2; flush++) {
         const uint64_t before = flush ? usual | FLUSH_MODE : usual;
@@ -321,7 +336,9 @@ static bool check_state(struct lab *lab, char *text)
         const uint64_t after = read_modes();
         write_modes(usual);
         if (ok && after != before) {
-            snprintf(text, TEXT_SIZE, "the modes of the floating-point unit went from 0x%" PRIx64 " to 0x%" PRIx64, before, after);
+            snprintf(text, TEXT_SIZE,
+                     "the modes of the floating-point unit went from 0x%" PRIx64 " to 0x%" PRIx64,
+                     before, after);
             ok = false;
         }
     }
@@ -331,10 +348,11 @@ static bool check_state(struct lab *lab, char *text)
 
 typedef bool check_fn(struct lab *lab, char *text);
 static check_fn *const checks[PROPERTY_COUNT] = {
-    [PROPERTY_EXACT] = check_exact, [PROPERTY_REAL] = check_real,         [PROPERTY_BOUNDS] = check_bounds,
-    [PROPERTY_NAN] = check_nan,     [PROPERTY_COMPLETE] = check_complete, [PROPERTY_UNPOLLUTED] = check_unpolluted,
-    [PROPERTY_CONST] = check_const, [PROPERTY_THREADS] = check_threads,   [PROPERTY_SPLITS] = check_splits,
-    [PROPERTY_STATE] = check_state,
+    [PROPERTY_EXACT] = check_exact,       [PROPERTY_REAL] = check_real,
+    [PROPERTY_BOUNDS] = check_bounds,     [PROPERTY_NAN] = check_nan,
+    [PROPERTY_COMPLETE] = check_complete, [PROPERTY_UNPOLLUTED] = check_unpolluted,
+    [PROPERTY_CONST] = check_const,       [PROPERTY_THREADS] = check_threads,
+    [PROPERTY_SPLITS] = check_splits,     [PROPERTY_STATE] = check_state,
 };
 
 /* ---- loops ---- */
@@ -349,8 +367,10 @@ static bool check_variant(struct lab *lab, const char *variant)
         }
         lab->report->runs[property]++;
         if (!checks[property](lab, text)) {
-            snprintf(lab->report->failure, sizeof lab->report->failure, "%s: %s: problem=%s variant=%s seed=%" PRIu64 ": %s", lab->h->kernel->name,
-                     property_name((enum property)property), lab->e->text, variant, lab->h->seed, text);
+            snprintf(lab->report->failure, sizeof lab->report->failure,
+                     "%s: %s: problem=%s variant=%s seed=%" PRIu64 ": %s", lab->h->kernel->name,
+                     property_name((enum property)property), lab->e->text, variant, lab->h->seed,
+                     text);
             return false;
         }
     }
@@ -362,16 +382,19 @@ static bool check_shape(struct lab *lab, const doconv_conv_desc *desc)
 {
     struct experiment e;
     lab->report->sampled++;
-    if (!experiment_create(&e, desc, lab->h->seed, lab->report->failure, sizeof lab->report->failure)) {
+    if (!experiment_create(&e, desc, lab->h->seed, lab->report->failure,
+                           sizeof lab->report->failure)) {
         experiment_destroy(&e);
         return false;
     }
     lab->e = &e;
     doconv_candidates *list;
     const doconv_plan_options options = {.size = sizeof options, .variant = lab->h->kernel->name};
-    const doconv_status status = doconv_candidates_create(plain_context(lab), desc, &options, &list);
+    const doconv_status status =
+        doconv_candidates_create(plain_context(lab), desc, &options, &list);
     if (status != DOCONV_OK) {
-        snprintf(lab->report->failure, sizeof lab->report->failure, "%s: problem=%s: doconv_candidates_create: %s", lab->h->kernel->name, e.text,
+        snprintf(lab->report->failure, sizeof lab->report->failure,
+                 "%s: problem=%s: doconv_candidates_create: %s", lab->h->kernel->name, e.text,
                  doconv_status_string(status));
         experiment_destroy(&e);
         return false;
@@ -416,14 +439,16 @@ bool harness_run(const struct harness *h, struct harness_report *report)
     }
     close_contexts(&lab);
     if (ok && report->accepted < h->least_accepted) {
-        snprintf(report->failure, sizeof report->failure, "%s: only %d of %d shapes are accepted, %d must be (seed=%" PRIu64 ")", h->kernel->name,
-                 report->accepted, report->sampled, h->least_accepted, h->seed);
+        snprintf(report->failure, sizeof report->failure,
+                 "%s: only %d of %d shapes are accepted, %d must be (seed=%" PRIu64 ")",
+                 h->kernel->name, report->accepted, report->sampled, h->least_accepted, h->seed);
         ok = false;
     }
     return ok;
 }
 
-bool harness_run_problem(const struct harness *h, const doconv_conv_desc *desc, struct harness_report *report)
+bool harness_run_problem(const struct harness *h, const doconv_conv_desc *desc,
+                         struct harness_report *report)
 {
     *report = (struct harness_report){0};
     struct lab lab = {.h = h, .report = report};
@@ -446,13 +471,16 @@ struct harness harness_for(const struct dc_kernel *kernel)
     };
 }
 
-bool harness_check_default(doconv_context *context, const doconv_conv_desc *desc, uint64_t seed, char *failure, size_t size)
+bool harness_check_default(doconv_context *context, const doconv_conv_desc *desc, uint64_t seed,
+                           char *failure, size_t size)
 {
     struct experiment e;
     struct rig rig = {0};
-    const bool ok = experiment_create(&e, desc, seed, failure, size) &&
-                    rig_prepare(&rig, context, &e, &e.integers, NULL, plain_options, failure, size) && rig_execute(&rig, failure, size) &&
-                    rig_check_exact(&rig, failure, size) && rig_check_complete(&rig, failure, size);
+    const bool ok =
+        experiment_create(&e, desc, seed, failure, size) &&
+        rig_prepare(&rig, context, &e, &e.integers, NULL, plain_options, failure, size) &&
+        rig_execute(&rig, failure, size) && rig_check_exact(&rig, failure, size) &&
+        rig_check_complete(&rig, failure, size);
     rig_destroy(&rig);
     experiment_destroy(&e);
     return ok;

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What every kernel of the registry must hold, checked on shapes sampled around the edges of its tile. All calls go through the public API; the only
- * thing taken from inside the library is the list of kernels, so that tests can put deliberately wrong ones into a context.
+ * What every kernel of the registry must hold, checked on shapes sampled around the edges of its
+ * tile. All calls go through the public API; the only thing taken from inside the library is the
+ * list of kernels, so that tests can put deliberately wrong ones into a context.
  *
- * A failure is one line: kernel, property, problem, variant, seed, and what was seen. The same problem runs again, alone, with
+ * A failure is one line: kernel, property, problem, variant, seed, and what was seen. The same
+ * problem runs again, alone, with
  *   DOCONV_TEST_SEED=SEED DOCONV_TEST_PROBLEM=PROBLEM test_kernels
  */
 #ifndef DOCONV_TEST_HARNESS_H
@@ -18,16 +20,28 @@
 #include "kernel.h"
 
 enum property {
-    PROPERTY_EXACT,      /* small integers, where every order of additions is exact: bitwise equal to the oracle, residual = dst included */
-    PROPERTY_REAL,       /* |error| <= error_amplification * gamma(K + 3) * (sum |src * weight| + |bias| + |residual|) */
-    PROPERTY_BOUNDS,     /* every buffer ends, then starts, at an inaccessible page: nothing is touched outside */
-    PROPERTY_NAN,        /* a NaN in src reaches the outputs that read it, through ReLU and clamp too, and no other */
-    PROPERTY_COMPLETE,   /* every element of dst is written, its padding channels with zero, nothing beside it */
+    /*
+     * small integers, where every order of additions is exact: bitwise equal to the oracle,
+     * residual = dst included
+     */
+    PROPERTY_EXACT,
+    /* |error| <= error_amplification * gamma(K + 3) * (sum |src * weight| + |bias| + |residual|) */
+    PROPERTY_REAL,
+    /* every buffer ends, then starts, at an inaccessible page: nothing is touched outside */
+    PROPERTY_BOUNDS,
+    /* a NaN in src reaches the outputs that read it, through ReLU and clamp too, and no other */
+    PROPERTY_NAN,
+    /* every element of dst is written, its padding channels with zero, nothing beside it */
+    PROPERTY_COMPLETE,
     PROPERTY_UNPOLLUTED, /* NaNs in the padding channels of src and residual reach nothing */
-    PROPERTY_CONST,      /* src, residual, weight, bias and packed weights unchanged; the second run gives the same bits */
-    PROPERTY_THREADS,    /* 1..8 tasks in any order, on real threads too: the same bits */
-    PROPERTY_SPLITS,     /* every variant of a direct kernel adds in the same order: the same bits */
-    PROPERTY_STATE,      /* rounding and denormal modes of the floating-point unit are kept */
+    /*
+     * src, residual, weight, bias and packed weights unchanged; the second run gives the same bits
+     */
+    PROPERTY_CONST,
+    PROPERTY_THREADS, /* 1..8 tasks in any order, on real threads too: the same bits */
+    /* every variant of a direct kernel adds in the same order: the same bits */
+    PROPERTY_SPLITS,
+    PROPERTY_STATE, /* rounding and denormal modes of the floating-point unit are kept */
     PROPERTY_COUNT
 };
 #define PROPERTY_BIT(property) (1u << (property))
@@ -39,7 +53,8 @@ const char *property_name(enum property property);
 struct rng {
     uint64_t state;
 };
-struct rng rng_from(uint64_t seed, const char *text); /* independent streams for different texts; text may be NULL */
+/* independent streams for different texts; text may be NULL */
+struct rng rng_from(uint64_t seed, const char *text);
 uint64_t rng_next(struct rng *rng);
 int64_t rng_range(struct rng *rng, int64_t low, int64_t high); /* low..high, both included */
 int64_t rng_pick(struct rng *rng, const int64_t *values, size_t count);
@@ -52,16 +67,19 @@ uint64_t harness_seed(void);
 int harness_scaled(int count, int least);
 
 /*
- * A problem for a kernel, number index of its series: sizes around the tile's edges, every form of padding, stride, dilation and groups in turn,
- * every pair of layouts, post-ops at random. Always valid, at most a few million multiplications.
+ * A problem for a kernel, number index of its series: sizes around the tile's edges, every form of
+ * padding, stride, dilation and groups in turn, every pair of layouts, post-ops at random. Always
+ * valid, at most a few million multiplications.
  */
-void harness_sample(const struct dc_kernel *kernel, struct rng *rng, int index, doconv_conv_desc *desc);
+void harness_sample(const struct dc_kernel *kernel, struct rng *rng, int index,
+                    doconv_conv_desc *desc);
 
 /* ---- checks ---- */
 struct harness {
-    const struct dc_kernel *kernel;         /* under test */
-    const struct dc_kernel *const *kernels; /* what its contexts hold (NULL at the end, the reference last); NULL: the build's */
-    doconv_isa cap;                         /* of its contexts */
+    const struct dc_kernel *kernel; /* under test */
+    /* what its contexts hold (NULL at the end, the reference last); NULL: the build's */
+    const struct dc_kernel *const *kernels;
+    doconv_isa cap; /* of its contexts */
     uint64_t seed;
     unsigned properties; /* PROPERTY_BITs to check */
     int shapes;          /* to sample */
@@ -80,15 +98,21 @@ struct harness_report {
 bool harness_run(const struct harness *harness, struct harness_report *report);
 
 /* Checks a kernel on one problem; one that it refuses is no failure. least_accepted is ignored. */
-bool harness_run_problem(const struct harness *harness, const doconv_conv_desc *desc, struct harness_report *report);
+bool harness_run_problem(const struct harness *harness, const doconv_conv_desc *desc,
+                         struct harness_report *report);
 
-/* Every property with the usual number of shapes and variants, scaled by DOCONV_TEST_SCALE, under a cap that is the kernel's own ISA. */
+/*
+ * Every property with the usual number of shapes and variants, scaled by DOCONV_TEST_SCALE, under a
+ * cap that is the kernel's own ISA.
+ */
 struct harness harness_for(const struct dc_kernel *kernel);
 
 /*
- * Plans desc with the default choice of a context, runs it on small integers and compares with the oracle. false: failure holds why.
- * For tests that are about something else than kernels, but want to know that the result is right.
+ * Plans desc with the default choice of a context, runs it on small integers and compares with the
+ * oracle. false: failure holds why. For tests that are about something else than kernels, but want
+ * to know that the result is right.
  */
-bool harness_check_default(doconv_context *context, const doconv_conv_desc *desc, uint64_t seed, char *failure, size_t size);
+bool harness_check_default(doconv_context *context, const doconv_conv_desc *desc, uint64_t seed,
+                           char *failure, size_t size);
 
 #endif

@@ -43,7 +43,9 @@ static void no_memory(size_t bytes)
     exit(1);
 }
 
-/* Maps pages for bytes with an inaccessible page on each side; returns the first accessible byte. */
+/*
+ * Maps pages for bytes with an inaccessible page on each side; returns the first accessible byte.
+ */
 static char *map_guarded(size_t bytes, void **map, size_t *map_bytes)
 {
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -83,7 +85,8 @@ void buffer_create(struct buffer *buffer, size_t bytes, enum buffer_place place,
         if (data == NULL) {
             no_memory(bytes);
         }
-        buffer->data = place == BUFFER_GUARD_AFTER ? data + (buffer->map_bytes - 2 * page - bytes) : data;
+        buffer->data =
+            place == BUFFER_GUARD_AFTER ? data + (buffer->map_bytes - 2 * page - bytes) : data;
     }
     fill(buffer->data, bytes, BUFFER_UNWRITTEN);
 }
@@ -105,11 +108,16 @@ bool buffer_intact(const struct buffer *buffer)
     if (buffer->data == NULL || buffer->place != BUFFER_CANARIES) {
         return true;
     }
-    const char *const start = buffer->map, *const data = buffer->data, *const end = start + buffer->map_bytes;
-    return holds(start, (size_t)(data - start), BUFFER_CANARY) && holds(data + buffer->bytes, (size_t)(end - data) - buffer->bytes, BUFFER_CANARY);
+    const char *const start = buffer->map, *const data = buffer->data,
+                      *const end = start + buffer->map_bytes;
+    return holds(start, (size_t)(data - start), BUFFER_CANARY) &&
+           holds(data + buffer->bytes, (size_t)(end - data) - buffer->bytes, BUFFER_CANARY);
 }
 
-/* What guard_release() needs to know, away from the block: a kernel that runs wild must not reach it. */
+/*
+ * What guard_release() needs to know, away from the block: a kernel that runs wild must not reach
+ * it.
+ */
 struct guard_block {
     void *data, *map;
     size_t map_bytes;
@@ -122,14 +130,21 @@ void *guard_allocate(void *user, size_t size, size_t alignment)
 {
     const enum buffer_place *place = user;
     struct guard_block *block = malloc(sizeof *block);
-    /* Sizes are rounded up so that a block can end at the page and still be aligned; both are powers of two. */
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE), rounded = (size + alignment - 1) / alignment * alignment;
-    char *first = block != NULL && alignment <= page ? map_guarded(rounded, &block->map, &block->map_bytes) : NULL;
+    /*
+     * Sizes are rounded up so that a block can end at the page and still be aligned; both are
+     * powers of two.
+     */
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE),
+                 rounded = (size + alignment - 1) / alignment * alignment;
+    char *first = block != NULL && alignment <= page
+                      ? map_guarded(rounded, &block->map, &block->map_bytes)
+                      : NULL;
     if (first == NULL) {
         free(block);
         return NULL;
     }
-    block->data = *place == BUFFER_GUARD_AFTER ? first + (block->map_bytes - 2 * page - rounded) : first;
+    block->data =
+        *place == BUFFER_GUARD_AFTER ? first + (block->map_bytes - 2 * page - rounded) : first;
     fill(block->data, size, BUFFER_UNWRITTEN);
     pthread_mutex_lock(&guard_lock);
     block->next = guard_blocks;
@@ -167,7 +182,10 @@ static void on_fault(int number, siginfo_t *info, void *context)
 {
     (void)context;
     if (!pthread_equal(pthread_self(), fault_thread)) {
-        /* Another thread's stack can't be left from here: the default action ends the program when the instruction runs again. */
+        /*
+         * Another thread's stack can't be left from here: the default action ends the program when
+         * the instruction runs again.
+         */
         signal(number, SIG_DFL);
         return;
     }

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Buffers that notice accesses outside them, and a net that turns such a fault into a return value. */
+/*
+ * Buffers that notice accesses outside them, and a net that turns such a fault into a return value.
+ */
 #ifndef DOCONV_TEST_HARNESS_BUFFER_H
 #define DOCONV_TEST_HARNESS_BUFFER_H
 
@@ -8,7 +10,8 @@
 #include <stdint.h>
 
 enum buffer_place {
-    BUFFER_CANARIES,    /* between margins of known bytes; aligned to the stated shift and no more */
+    /* between margins of known bytes; aligned to the stated shift and no more */
+    BUFFER_CANARIES,
     BUFFER_GUARD_AFTER, /* the byte after the last one lies in an inaccessible page */
     BUFFER_GUARD_BEFORE /* the byte before the first one does */
 };
@@ -26,8 +29,9 @@ struct buffer {
 #define BUFFER_CANARY UINT32_C(0x7fc0c0de)
 
 /*
- * Makes a buffer of bytes, filled with BUFFER_UNWRITTEN. With canaries data is `shift` bytes (1..63) past a 64-byte boundary. Ends the program
- * if there is no memory. buffer_destroy() frees it; on a zeroed struct that is fine too.
+ * Makes a buffer of bytes, filled with BUFFER_UNWRITTEN. With canaries data is `shift` bytes
+ * (1..63) past a 64-byte boundary. Ends the program if there is no memory. buffer_destroy() frees
+ * it; on a zeroed struct that is fine too.
  */
 void buffer_create(struct buffer *buffer, size_t bytes, enum buffer_place place, size_t shift);
 void buffer_destroy(struct buffer *buffer);
@@ -36,15 +40,17 @@ void buffer_destroy(struct buffer *buffer);
 bool buffer_intact(const struct buffer *buffer);
 
 /*
- * An allocator for contexts (doconv_allocate_fn) that puts every block against an inaccessible page, as closely as its alignment allows.
- * user: enum buffer_place *, which side; not BUFFER_CANARIES.
+ * An allocator for contexts (doconv_allocate_fn) that puts every block against an inaccessible
+ * page, as closely as its alignment allows. user: enum buffer_place *, which side; not
+ * BUFFER_CANARIES.
  */
 void *guard_allocate(void *user, size_t size, size_t alignment);
 void guard_release(void *user, void *memory);
 
 /*
- * Calls body(arg). Returns true, or false if it was stopped by SIGSEGV, SIGBUS, SIGILL or SIGFPE on this thread; *address is then the address that
- * the signal names. Whatever body held is lost then. Not reentrant.
+ * Calls body(arg). Returns true, or false if it was stopped by SIGSEGV, SIGBUS, SIGILL or SIGFPE on
+ * this thread; *address is then the address that the signal names. Whatever body held is lost then.
+ * Not reentrant.
  */
 bool fault_catch(void (*body)(void *arg), void *arg, const void **address);
 

@@ -26,7 +26,8 @@ struct job {
 static void *work(void *arg)
 {
     struct job *job = arg;
-    for (int i = atomic_fetch_add(&job->next, 1); i < job->count; i = atomic_fetch_add(&job->next, 1)) {
+    for (int i = atomic_fetch_add(&job->next, 1); i < job->count;
+         i = atomic_fetch_add(&job->next, 1)) {
         job->task(job->arg, i);
     }
     return NULL;
@@ -37,7 +38,8 @@ static void run_on_threads(int count, void (*task)(void *arg, int index), void *
     struct job job = {.count = count, .task = task, .arg = arg};
     pthread_t threads[MOST_THREADS];
     int started = 0;
-    while (started < count && started < MOST_THREADS && pthread_create(&threads[started], NULL, work, &job) == 0) {
+    while (started < count && started < MOST_THREADS &&
+           pthread_create(&threads[started], NULL, work, &job) == 0) {
         started++;
     }
     if (started == 0) {

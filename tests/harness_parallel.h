@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Ways to run the tasks of an execute: doconv_parallel_for_fn with a struct task_order as its user. */
+/*
+ * Ways to run the tasks of an execute: doconv_parallel_for_fn with a struct task_order as its user.
+ */
 #ifndef DOCONV_TEST_HARNESS_PARALLEL_H
 #define DOCONV_TEST_HARNESS_PARALLEL_H
 

@@ -44,10 +44,12 @@ static void answer(const doconv_conv_desc *desc, struct data *data, size_t outpu
 {
     data->value = make(outputs, sizeof *data->value);
     data->magnitude = make(outputs, sizeof *data->magnitude);
-    oracle_convolve(desc, data->src, data->weight, data->bias, data->residual, data->value, data->magnitude);
+    oracle_convolve(desc, data->src, data->weight, data->bias, data->residual, data->value,
+                    data->magnitude);
 }
 
-bool experiment_create(struct experiment *e, const doconv_conv_desc *d, uint64_t seed, char *failure, size_t size)
+bool experiment_create(struct experiment *e, const doconv_conv_desc *d, uint64_t seed,
+                       char *failure, size_t size)
 {
     *e = (struct experiment){.desc = *d, .seed = seed};
     const doconv_status status = doconv_conv_desc_format(NULL, d, e->text, sizeof e->text);
@@ -60,11 +62,14 @@ bool experiment_create(struct experiment *e, const doconv_conv_desc *d, uint64_t
     int64_t shape[4];
     doconv_conv_dst_shape(NULL, d, shape);
     if (shape[0] != d->n || shape[1] != d->cout || shape[2] != e->hout || shape[3] != e->wout) {
-        snprintf(failure, size, "problem=%s: dst is %" PRId64 "x%" PRId64 "x%" PRId64 "x%" PRId64 ", the oracle's %" PRId64 "x%" PRId64, e->text,
-                 shape[0], shape[1], shape[2], shape[3], e->hout, e->wout);
+        snprintf(failure, size,
+                 "problem=%s: dst is %" PRId64 "x%" PRId64 "x%" PRId64 "x%" PRId64
+                 ", the oracle's %" PRId64 "x%" PRId64,
+                 e->text, shape[0], shape[1], shape[2], shape[3], e->hout, e->wout);
         return false;
     }
-    const size_t inputs = (size_t)(d->n * d->cin * d->h * d->w), outputs = (size_t)(d->n * d->cout * e->hout * e->wout);
+    const size_t inputs = (size_t)(d->n * d->cin * d->h * d->w),
+                 outputs = (size_t)(d->n * d->cout * e->hout * e->wout);
     const size_t weights = (size_t)(d->cout * (d->cin / d->groups) * d->kh * d->kw);
     struct rng rng = rng_from(seed, e->text);
     e->integers.src = fill_integers(&rng, inputs, 4);
@@ -108,13 +113,15 @@ void experiment_destroy(struct experiment *e)
 /* ---- a run ---- */
 
 /* Puts an NCHW tensor into a layout; padding channels become gap. */
-static void lay_out(doconv_layout layout, int64_t n, int64_t c, int64_t h, int64_t w, const float *from, float gap, float *to)
+static void lay_out(doconv_layout layout, int64_t n, int64_t c, int64_t h, int64_t w,
+                    const float *from, float gap, float *to)
 {
     for (int64_t image = 0; image < n; image++) {
         for (int64_t channel = 0; channel < oracle_stored_channels(layout, c); channel++) {
             for (int64_t y = 0; y < h; y++) {
                 for (int64_t x = 0; x < w; x++) {
-                    to[oracle_index(layout, c, h, w, image, channel, y, x)] = channel < c ? *from++ : gap;
+                    to[oracle_index(layout, c, h, w, image, channel, y, x)] =
+                        channel < c ? *from++ : gap;
                 }
             }
         }
@@ -130,8 +137,9 @@ static void pack(void *arg)
 static void execute(void *arg)
 {
     struct rig *rig = arg;
-    rig->status = doconv_execute(rig->plan, rig->weights, rig->src.data, rig->residual_is_dst ? rig->dst.data : rig->residual.data, rig->dst.data,
-                                 rig->workspace.data, rig->workspace.bytes);
+    rig->status = doconv_execute(rig->plan, rig->weights, rig->src.data,
+                                 rig->residual_is_dst ? rig->dst.data : rig->residual.data,
+                                 rig->dst.data, rig->workspace.data, rig->workspace.bytes);
 }
 
 static bool failed_call(const struct rig *rig, const char *call, char *failure, size_t size)
@@ -159,28 +167,38 @@ static void name_buffers(const struct rig *rig, struct named_buffer named[BUFFER
 }
 
 /* Names the place of an address beside the nearest buffer. */
-static bool faulted(const struct rig *rig, const char *call, const void *address, char *failure, size_t size)
+static bool faulted(const struct rig *rig, const char *call, const void *address, char *failure,
+                    size_t size)
 {
     struct named_buffer buffers[BUFFERS];
     name_buffers(rig, buffers);
     const uintptr_t at = (uintptr_t)address;
     for (int i = 0; i < BUFFERS; i++) {
         const struct buffer *b = buffers[i].buffer;
-        if (b->data != NULL && b->place != BUFFER_CANARIES && at >= (uintptr_t)b->map && at < (uintptr_t)b->map + b->map_bytes) {
-            snprintf(failure, size, "%s touched byte %" PRId64 " of %s, which has %zu bytes", call, (int64_t)(at - (uintptr_t)b->data),
-                     buffers[i].name, b->bytes);
+        if (b->data != NULL && b->place != BUFFER_CANARIES && at >= (uintptr_t)b->map &&
+            at < (uintptr_t)b->map + b->map_bytes) {
+            snprintf(failure, size, "%s touched byte %" PRId64 " of %s, which has %zu bytes", call,
+                     (int64_t)(at - (uintptr_t)b->data), buffers[i].name, b->bytes);
             return false;
         }
     }
-    snprintf(failure, size, "%s was stopped by a signal at address %p, beside no tensor (packed weights?)", call, address);
+    snprintf(failure, size,
+             "%s was stopped by a signal at address %p, beside no tensor (packed weights?)", call,
+             address);
     return false;
 }
 
-bool rig_prepare(struct rig *rig, doconv_context *ctx, const struct experiment *e, const struct data *data, const char *variant,
-                 struct rig_options options, char *failure, size_t size)
+bool rig_prepare(struct rig *rig, doconv_context *ctx, const struct experiment *e,
+                 const struct data *data, const char *variant, struct rig_options options,
+                 char *failure, size_t size)
 {
     const doconv_conv_desc *d = &e->desc;
-    *rig = (struct rig){.e = e, .data = data, .options = options, .ctx = ctx, .variant = variant, .residual_is_dst = options.alias && d->residual};
+    *rig = (struct rig){.e = e,
+                        .data = data,
+                        .options = options,
+                        .ctx = ctx,
+                        .variant = variant,
+                        .residual_is_dst = options.alias && d->residual};
     const doconv_plan_options plan_options = {.size = sizeof plan_options, .variant = variant};
     rig->status = doconv_plan_create(ctx, d, &plan_options, &rig->plan);
     if (rig->status != DOCONV_OK) {
@@ -204,7 +222,8 @@ bool rig_prepare(struct rig *rig, doconv_context *ctx, const struct experiment *
     }
     if (d->residual && !rig->residual_is_dst) {
         buffer_create(&rig->residual, dst_floats * sizeof(float), options.place, 36);
-        lay_out(d->dst_layout, d->n, d->cout, e->hout, e->wout, data->residual, gap, rig->residual.data);
+        lay_out(d->dst_layout, d->n, d->cout, e->hout, e->wout, data->residual, gap,
+                rig->residual.data);
     }
     buffer_create(&rig->dst, dst_floats * sizeof(float), options.place, 28);
     buffer_create(&rig->workspace, doconv_plan_workspace_size(rig->plan), options.place, 1);
@@ -219,7 +238,8 @@ bool rig_execute(struct rig *rig, char *failure, size_t size)
 {
     const doconv_conv_desc *d = &rig->e->desc;
     if (rig->residual_is_dst) {
-        lay_out(d->dst_layout, d->n, d->cout, rig->e->hout, rig->e->wout, rig->data->residual, rig->options.nan_gaps ? NAN : 0.0f, rig->dst.data);
+        lay_out(d->dst_layout, d->n, d->cout, rig->e->hout, rig->e->wout, rig->data->residual,
+                rig->options.nan_gaps ? NAN : 0.0f, rig->dst.data);
     } else {
         const uint32_t word = BUFFER_UNWRITTEN;
         for (size_t i = 0; i < rig->dst.bytes / sizeof word; i++) {
@@ -240,7 +260,8 @@ void rig_destroy(struct rig *rig)
 {
     doconv_weights_destroy(rig->weights);
     doconv_plan_destroy(rig->plan);
-    struct buffer *const buffers[] = {&rig->src, &rig->weight, &rig->bias, &rig->residual, &rig->dst, &rig->workspace};
+    struct buffer *const buffers[] = {&rig->src,      &rig->weight, &rig->bias,
+                                      &rig->residual, &rig->dst,    &rig->workspace};
     for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++) {
         buffer_destroy(buffers[i]);
     }
@@ -256,23 +277,34 @@ static uint32_t bits_of(float value)
     return bits;
 }
 
-/* Walks over dst; visit returns false to stop with a failure. at: index in the oracle's order, of logical channels only. */
-typedef bool visit_fn(const struct rig *rig, float seen, size_t at, const void *arg, char *text, size_t size);
+/*
+ * Walks over dst; visit returns false to stop with a failure. at: index in the oracle's order, of
+ * logical channels only.
+ */
+typedef bool visit_fn(const struct rig *rig, float seen, size_t at, const void *arg, char *text,
+                      size_t size);
 
-static bool walk(const struct rig *rig, bool gaps, visit_fn *visit, const void *arg, char *failure, size_t size)
+static bool walk(const struct rig *rig, bool gaps, visit_fn *visit, const void *arg, char *failure,
+                 size_t size)
 {
     const doconv_conv_desc *d = &rig->e->desc;
-    const int64_t hout = rig->e->hout, wout = rig->e->wout, stored = oracle_stored_channels(d->dst_layout, d->cout);
+    const int64_t hout = rig->e->hout, wout = rig->e->wout,
+                  stored = oracle_stored_channels(d->dst_layout, d->cout);
     const float *dst = rig->dst.data;
     for (int64_t n = 0; n < d->n; n++) {
         for (int64_t c = gaps ? d->cout : 0; c < (gaps ? stored : d->cout); c++) {
             for (int64_t y = 0; y < hout; y++) {
                 for (int64_t x = 0; x < wout; x++) {
-                    const size_t at = gaps ? 0 : (size_t)(((n * d->cout + c) * hout + y) * wout + x);
-                    const float seen = dst[oracle_index(d->dst_layout, d->cout, hout, wout, n, c, y, x)];
+                    const size_t at =
+                        gaps ? 0 : (size_t)(((n * d->cout + c) * hout + y) * wout + x);
+                    const float seen =
+                        dst[oracle_index(d->dst_layout, d->cout, hout, wout, n, c, y, x)];
                     char text[256];
                     if (!visit(rig, seen, at, arg, text, sizeof text)) {
-                        snprintf(failure, size, "dst[n=%" PRId64 "][c=%" PRId64 "][h=%" PRId64 "][w=%" PRId64 "] %s", n, c, y, x, text);
+                        snprintf(failure, size,
+                                 "dst[n=%" PRId64 "][c=%" PRId64 "][h=%" PRId64 "][w=%" PRId64
+                                 "] %s",
+                                 n, c, y, x, text);
                         return false;
                     }
                 }
@@ -282,11 +314,13 @@ static bool walk(const struct rig *rig, bool gaps, visit_fn *visit, const void *
     return true;
 }
 
-static bool visit_exact(const struct rig *rig, float seen, size_t at, const void *arg, char *text, size_t size)
+static bool visit_exact(const struct rig *rig, float seen, size_t at, const void *arg, char *text,
+                        size_t size)
 {
     (void)arg;
     const float expected = (float)rig->data->value[at];
-    if (bits_of(seen) == bits_of(expected) || (isnan(expected) && isnan(seen) && bits_of(seen) != BUFFER_UNWRITTEN)) {
+    if (bits_of(seen) == bits_of(expected) ||
+        (isnan(expected) && isnan(seen) && bits_of(seen) != BUFFER_UNWRITTEN)) {
         return true;
     }
     snprintf(text, size, "is %.9g, must be %.9g", (double)seen, (double)expected);
@@ -298,26 +332,33 @@ bool rig_check_exact(const struct rig *rig, char *failure, size_t size)
     return walk(rig, false, visit_exact, NULL, failure, size);
 }
 
-static bool visit_close(const struct rig *rig, float seen, size_t at, const void *arg, char *text, size_t size)
+static bool visit_close(const struct rig *rig, float seen, size_t at, const void *arg, char *text,
+                        size_t size)
 {
-    const double factor = *(const double *)arg, bound = factor * rig->data->magnitude[at], error = fabs((double)seen - rig->data->value[at]);
+    const double factor = *(const double *)arg, bound = factor * rig->data->magnitude[at],
+                 error = fabs((double)seen - rig->data->value[at]);
     if (error <= bound) {
         return true;
     }
-    snprintf(text, size, "is %.9g, must be %.9g: an error of %.3g, over the bound of %.3g", (double)seen, rig->data->value[at], error, bound);
+    snprintf(text, size, "is %.9g, must be %.9g: an error of %.3g, over the bound of %.3g",
+             (double)seen, rig->data->value[at], error, bound);
     return false;
 }
 
 bool rig_check_close(const struct rig *rig, double amplification, char *failure, size_t size)
 {
     const doconv_conv_desc *d = &rig->e->desc;
-    /* gamma(n) = n u / (1 - n u): n roundings; the three are bias, residual and the rounding of the oracle itself. */
+    /*
+     * gamma(n) = n u / (1 - n u): n roundings; the three are bias, residual and the rounding of the
+     * oracle itself.
+     */
     const double n = (double)(d->cin / d->groups * d->kh * d->kw + 3), unit = 0x1p-24;
     const double factor = amplification * n * unit / (1.0 - n * unit);
     return walk(rig, false, visit_close, &factor, failure, size);
 }
 
-static bool visit_written(const struct rig *rig, float seen, size_t at, const void *arg, char *text, size_t size)
+static bool visit_written(const struct rig *rig, float seen, size_t at, const void *arg, char *text,
+                          size_t size)
 {
     (void)rig, (void)at, (void)arg;
     if (bits_of(seen) != BUFFER_UNWRITTEN) {
@@ -327,13 +368,15 @@ static bool visit_written(const struct rig *rig, float seen, size_t at, const vo
     return false;
 }
 
-static bool visit_gap(const struct rig *rig, float seen, size_t at, const void *arg, char *text, size_t size)
+static bool visit_gap(const struct rig *rig, float seen, size_t at, const void *arg, char *text,
+                      size_t size)
 {
     (void)rig, (void)at, (void)arg;
     if (seen == 0.0f) {
         return true;
     }
-    snprintf(text, size, "is a padding channel, and %s", bits_of(seen) == BUFFER_UNWRITTEN ? "was not written" : "not zero");
+    snprintf(text, size, "is a padding channel, and %s",
+             bits_of(seen) == BUFFER_UNWRITTEN ? "was not written" : "not zero");
     return false;
 }
 
@@ -352,15 +395,18 @@ bool rig_check_complete(const struct rig *rig, char *failure, size_t size)
             return false;
         }
     }
-    return walk(rig, false, visit_written, NULL, failure, size) && rig_check_gaps(rig, failure, size);
+    return walk(rig, false, visit_written, NULL, failure, size) &&
+           rig_check_gaps(rig, failure, size);
 }
 
-bool rig_check_same(const struct rig *rig, const float *other, const char *what, char *failure, size_t size)
+bool rig_check_same(const struct rig *rig, const float *other, const char *what, char *failure,
+                    size_t size)
 {
     const float *dst = rig->dst.data;
     for (size_t i = 0; i < rig->dst.bytes / sizeof(float); i++) {
         if (bits_of(dst[i]) != bits_of(other[i])) {
-            snprintf(failure, size, "dst[%zu] (in memory order) is %.9g, but %.9g in %s", i, (double)dst[i], (double)other[i], what);
+            snprintf(failure, size, "dst[%zu] (in memory order) is %.9g, but %.9g in %s", i,
+                     (double)dst[i], (double)other[i], what);
             return false;
         }
     }

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The parts of a check: a problem with its data and the oracle's answer, and one run of it through the public API. */
+/*
+ * The parts of a check: a problem with its data and the oracle's answer, and one run of it through
+ * the public API.
+ */
 #ifndef DOCONV_TEST_HARNESS_RIG_H
 #define DOCONV_TEST_HARNESS_RIG_H
 
@@ -11,7 +14,10 @@
 
 #include "harness_buffer.h"
 
-/* Tensors of a problem in NCHW and OIHW order, and what must come out (see oracle_convolve()). Absent ones are NULL. */
+/*
+ * Tensors of a problem in NCHW and OIHW order, and what must come out (see oracle_convolve()).
+ * Absent ones are NULL.
+ */
 struct data {
     float *src, *weight, *bias, *residual;
     double *value, *magnitude;
@@ -22,13 +28,18 @@ struct experiment {
     int64_t hout, wout;
     uint64_t seed;
     char text[DOCONV_PROBLEM_TEXT_SIZE]; /* canonical */
-    struct data integers;                /* |values| <= 4 (bias, residual: 8): sums are exact in float */
-    struct data reals;                   /* uniform, over several binary orders of magnitude */
-    struct data poisoned;                /* the integers with one NaN in src */
+    /* |values| <= 4 (bias, residual: 8): sums are exact in float */
+    struct data integers;
+    struct data reals;    /* uniform, over several binary orders of magnitude */
+    struct data poisoned; /* the integers with one NaN in src */
 };
 
-/* Makes the data of a valid problem, the same for the same seed and problem. false: text or sizes fail; failure tells. */
-bool experiment_create(struct experiment *e, const doconv_conv_desc *desc, uint64_t seed, char *failure, size_t size);
+/*
+ * Makes the data of a valid problem, the same for the same seed and problem. false: text or sizes
+ * fail; failure tells.
+ */
+bool experiment_create(struct experiment *e, const doconv_conv_desc *desc, uint64_t seed,
+                       char *failure, size_t size);
 void experiment_destroy(struct experiment *e);
 
 struct rig_options {
@@ -52,9 +63,13 @@ struct rig {
     bool residual_is_dst;
 };
 
-/* Plans (variant NULL: the context's choice), packs, lays out. false: failure tells; rig_destroy() is due in any case. */
-bool rig_prepare(struct rig *rig, doconv_context *ctx, const struct experiment *e, const struct data *data, const char *variant,
-                 struct rig_options options, char *failure, size_t size);
+/*
+ * Plans (variant NULL: the context's choice), packs, lays out. false: failure tells; rig_destroy()
+ * is due in any case.
+ */
+bool rig_prepare(struct rig *rig, doconv_context *ctx, const struct experiment *e,
+                 const struct data *data, const char *variant, struct rig_options options,
+                 char *failure, size_t size);
 /* Executes; a fault is a failure that names the buffer. dst is filled afresh first. */
 bool rig_execute(struct rig *rig, char *failure, size_t size);
 void rig_destroy(struct rig *rig);
@@ -67,7 +82,11 @@ bool rig_check_close(const struct rig *rig, double amplification, char *failure,
 bool rig_check_complete(const struct rig *rig, char *failure, size_t size);
 /* ... padding channels of dst are zero. */
 bool rig_check_gaps(const struct rig *rig, char *failure, size_t size);
-/* dst equals other, a copy of another run's dst, bit for bit, padding included. what: the other run in words. */
-bool rig_check_same(const struct rig *rig, const float *other, const char *what, char *failure, size_t size);
+/*
+ * dst equals other, a copy of another run's dst, bit for bit, padding included. what: the other run
+ * in words.
+ */
+bool rig_check_same(const struct rig *rig, const float *other, const char *what, char *failure,
+                    size_t size);
 
 #endif

@@ -59,29 +59,38 @@ struct form {
 };
 
 static const struct form forms[] = {
-    {1, 1, 1, 1, 0, 0, 0, 0, 1, 1},                                 /* pointwise */
-    {3, 3, 1, 1, 1, 1, 1, 1, 1, 1},                                 /* the common one */
-    {1, 1, 2, 2, 0, 0, 0, 0, 1, 1},                                 /* stride > kernel */
-    {3, 3, 2, 2, 1, 1, 1, 1, 1, 1}, {3, 3, 1, 1, 2, 2, 2, 2, 2, 2}, /* dilated */
-    {3, 3, 2, 2, 0, 0, 1, 1, 1, 1},                                 /* asymmetric padding */
-    {7, 7, 2, 2, 3, 3, 3, 3, 1, 1},                                 /* first layers */
-    {5, 5, 1, 1, 4, 4, 4, 4, 1, 1},                                 /* on small images the kernel is larger than the image */
-    {2, 2, 3, 3, 0, 0, 0, 0, 1, 1},                                 /* stride > kernel, with one */
-    {1, 7, 1, 1, 0, 3, 0, 3, 1, 1},                                 /* rows */
-    {3, 1, 2, 1, 1, 0, 1, 0, 1, 1},                                 /* columns */
-    {3, 3, 1, 1, 6, 6, 6, 6, 6, 6},                                 /* most taps lie in the padding */
-    {1, 1, 1, 1, 1, 2, 0, 1, 1, 1},                                 /* outputs that see nothing but padding */
-    {2, 3, 3, 2, 2, 1, 0, 1, 2, 1},                                 /* nothing is the same on both axes */
-    {4, 4, 1, 1, 1, 2, 2, 1, 1, 1},                                 /* an even kernel */
-    {3, 3, 1, 1, 0, 0, 0, 0, 1, 1},                                 /* no padding */
-    {3, 3, 2, 1, 3, 0, 0, 5, 1, 2},                                 /* padding wider than the kernel on one side */
-    {3, 3, 4, 5, 1, 1, 1, 1, 1, 1},                                 /* stride > kernel, padded */
+    {1, 1, 1, 1, 0, 0, 0, 0, 1, 1}, /* pointwise */
+    {3, 3, 1, 1, 1, 1, 1, 1, 1, 1}, /* the common one */
+    {1, 1, 2, 2, 0, 0, 0, 0, 1, 1}, /* stride > kernel */
+    {3, 3, 2, 2, 1, 1, 1, 1, 1, 1},
+    {3, 3, 1, 1, 2, 2, 2, 2, 2, 2}, /* dilated */
+    {3, 3, 2, 2, 0, 0, 1, 1, 1, 1}, /* asymmetric padding */
+    {7, 7, 2, 2, 3, 3, 3, 3, 1, 1}, /* first layers */
+    /* on small images the kernel is larger than the image */
+    {5, 5, 1, 1, 4, 4, 4, 4, 1, 1},
+    {2, 2, 3, 3, 0, 0, 0, 0, 1, 1}, /* stride > kernel, with one */
+    {1, 7, 1, 1, 0, 3, 0, 3, 1, 1}, /* rows */
+    {3, 1, 2, 1, 1, 0, 1, 0, 1, 1}, /* columns */
+    /* most taps lie in the padding */
+    {3, 3, 1, 1, 6, 6, 6, 6, 6, 6},
+    /* outputs that see nothing but padding */
+    {1, 1, 1, 1, 1, 2, 0, 1, 1, 1},
+    /* nothing is the same on both axes */
+    {2, 3, 3, 2, 2, 1, 0, 1, 2, 1},
+    {4, 4, 1, 1, 1, 2, 2, 1, 1, 1}, /* an even kernel */
+    {3, 3, 1, 1, 0, 0, 0, 0, 1, 1}, /* no padding */
+    /* padding wider than the kernel on one side */
+    {3, 3, 2, 1, 3, 0, 0, 5, 1, 2},
+    {3, 3, 4, 5, 1, 1, 1, 1, 1, 1}, /* stride > kernel, padded */
 };
 #define FORMS ((int)(sizeof forms / sizeof forms[0]))
 
 static struct form random_form(struct rng *rng)
 {
-    struct form f = {.kh = rng_range(rng, 1, 5), .kw = rng_range(rng, 1, 5), .sh = rng_range(rng, 1, 4), .sw = rng_range(rng, 1, 4)};
+    struct form f = {.kh = rng_range(rng, 1, 5),
+                     .kw = rng_range(rng, 1, 5),
+                     .sh = rng_range(rng, 1, 4),
+                     .sw = rng_range(rng, 1, 4)};
     f.dh = rng_range(rng, 1, 3);
     f.dw = rng_range(rng, 1, 3);
     f.pt = rng_range(rng, 0, f.kh);
@@ -102,8 +111,12 @@ static struct form pointwise_form(struct rng *rng)
     return f;
 }
 
-/* The input size that gives about `out` outputs; *after grows where the image would have to be smaller than one pixel. */
-static int64_t input_size(int64_t out, int64_t kernel, int64_t stride, int64_t dilation, int64_t before, int64_t *after, int64_t rest)
+/*
+ * The input size that gives about `out` outputs; *after grows where the image would have to be
+ * smaller than one pixel.
+ */
+static int64_t input_size(int64_t out, int64_t kernel, int64_t stride, int64_t dilation,
+                          int64_t before, int64_t *after, int64_t rest)
 {
     const int64_t extent = (kernel - 1) * dilation + 1;
     const int64_t size = (out - 1) * stride + extent - before - *after + rest;
@@ -116,18 +129,27 @@ static int64_t input_size(int64_t out, int64_t kernel, int64_t stride, int64_t d
     return 1;
 }
 
-static void sample_channels(const struct dc_kernel *kernel, struct rng *rng, bool deep, doconv_conv_desc *d)
+static void sample_channels(const struct dc_kernel *kernel, struct rng *rng, bool deep,
+                            doconv_conv_desc *d)
 {
-    static const int64_t inputs[] = {1, 3, 15, 16, 17, 33, 4, 8, 32, 65, 80}, many[] = {65, 80, 96, 130, 160, 270};
+    static const int64_t inputs[] = {1, 3, 15, 16, 17, 33, 4, 8, 32, 65, 80},
+                         many[] = {65, 80, 96, 130, 160, 270};
     static const int64_t few[] = {1, 2, 3, 4, 8, 16, 17};
     const int64_t t = kernel->tile_channels, v = kernel->vector;
-    const int64_t outputs[] = {1, 3, v > 1 ? v - 1 : 2, v, v + 1, t > 1 ? t - 1 : 5, t, t + 1, 2 * t, 2 * t + 1, 15, 16, 17, 24};
-    const size_t output_count = sizeof outputs / sizeof outputs[0], few_count = sizeof few / sizeof few[0];
+    const int64_t outputs[] = {
+        1,  3, v > 1 ? v - 1 : 2, v, v + 1, t > 1 ? t - 1 : 5, t, t + 1, 2 * t, 2 * t + 1, 15, 16,
+        17, 24};
+    const size_t output_count = sizeof outputs / sizeof outputs[0],
+                 few_count = sizeof few / sizeof few[0];
     const int64_t cout = rng_pick(rng, outputs, output_count);
     d->groups = 1;
-    d->cin = deep ? rng_pick(rng, many, sizeof many / sizeof many[0]) : rng_pick(rng, inputs, sizeof inputs / sizeof inputs[0]);
+    d->cin = deep ? rng_pick(rng, many, sizeof many / sizeof many[0])
+                  : rng_pick(rng, inputs, sizeof inputs / sizeof inputs[0]);
     d->cout = cout;
-    const int kind = kernel->op == DC_OP_DEPTHWISE ? 2 : kernel->op == DC_OP_GROUPED ? 4 : rng_range(rng, 0, 3) != 0 ? 0 : (int)rng_range(rng, 1, 3);
+    const int kind = kernel->op == DC_OP_DEPTHWISE ? 2
+                     : kernel->op == DC_OP_GROUPED ? 4
+                     : rng_range(rng, 0, 3) != 0   ? 0
+                                                   : (int)rng_range(rng, 1, 3);
     switch (kind) {
     case 1: /* groups */
         d->groups = rng_range(rng, 2, 4);
@@ -141,10 +163,14 @@ static void sample_channels(const struct dc_kernel *kernel, struct rng *rng, boo
         d->groups = d->cin = cout;
         d->cout = 2 * cout;
         break;
-    case 4: { /* narrow groups: so many outputs of a group that none ends inside a vector, and no more inputs */
+    /*
+     * narrow groups: so many outputs of a group that none ends inside a vector, and no more inputs
+     */
+    case 4: {
         const int64_t widths[] = {2, v > 4 ? 4 : 1, v > 8 ? 8 : 2, v, 2 * v};
         const int64_t width = rng_pick(rng, widths, sizeof widths / sizeof widths[0]);
-        const int64_t seen = rng_range(rng, 0, 2) == 0 ? 1 : rng_range(rng, 1, width < v ? width : v);
+        const int64_t seen =
+            rng_range(rng, 0, 2) == 0 ? 1 : rng_range(rng, 1, width < v ? width : v);
         d->groups = rng_range(rng, 2, 9);
         d->cin = d->groups * seen;
         d->cout = d->groups * width;
@@ -172,25 +198,38 @@ static void sample_post(struct rng *rng, doconv_conv_desc *d)
 
 static double multiplications(const doconv_conv_desc *d)
 {
-    const int64_t hout = oracle_out_size(d->h, d->kh, d->stride_h, d->dilation_h, d->pad_top, d->pad_bottom);
-    const int64_t wout = oracle_out_size(d->w, d->kw, d->stride_w, d->dilation_w, d->pad_left, d->pad_right);
-    return (double)d->n * (double)hout * (double)wout * (double)d->cout * (double)(d->cin / d->groups) * (double)d->kh * (double)d->kw;
+    const int64_t hout =
+        oracle_out_size(d->h, d->kh, d->stride_h, d->dilation_h, d->pad_top, d->pad_bottom);
+    const int64_t wout =
+        oracle_out_size(d->w, d->kw, d->stride_w, d->dilation_w, d->pad_left, d->pad_right);
+    return (double)d->n * (double)hout * (double)wout * (double)d->cout *
+           (double)(d->cin / d->groups) * (double)d->kh * (double)d->kw;
 }
 
-void harness_sample(const struct dc_kernel *kernel, struct rng *rng, int index, doconv_conv_desc *desc)
+void harness_sample(const struct dc_kernel *kernel, struct rng *rng, int index,
+                    doconv_conv_desc *desc)
 {
     const int64_t r = kernel->tile_pixels;
-    const int64_t widths[] = {1, r > 1 ? r - 1 : 2, r, r + 1, 2 * r + 1, 3, 7}, heights[] = {1, 1, 2, 3, 5, r};
-    /* Inputs that no cache level takes whole are cut into blocks of rows and passes over channels: every sixth shape. */
+    const int64_t widths[] = {1, r > 1 ? r - 1 : 2, r, r + 1, 2 * r + 1, 3, 7},
+                  heights[] = {1, 1, 2, 3, 5, r};
+    /*
+     * Inputs that no cache level takes whole are cut into blocks of rows and passes over channels:
+     * every sixth shape.
+     */
     const bool deep = rng_range(rng, 0, 5) == 0;
     doconv_conv_desc d;
     double most = deep ? 6e6 : 1.5e6;
     do {
         doconv_conv_desc_init(&d);
         const int form = index % (FORMS + 2);
-        /* A kernel for planes refuses nearly all that the others take: most of its shapes are its own. */
+        /*
+         * A kernel for planes refuses nearly all that the others take: most of its shapes are its
+         * own.
+         */
         const bool planes = kernel->op == DC_OP_PLANES && index % 8 != 0;
-        const struct form f = planes ? pointwise_form(rng) : form < FORMS ? forms[form] : random_form(rng);
+        const struct form f = planes         ? pointwise_form(rng)
+                              : form < FORMS ? forms[form]
+                                             : random_form(rng);
         d.kh = f.kh;
         d.kw = f.kw;
         d.stride_h = f.sh;
@@ -202,8 +241,10 @@ void harness_sample(const struct dc_kernel *kernel, struct rng *rng, int index, 
         d.dilation_h = f.dh;
         d.dilation_w = f.dw;
         d.n = rng_range(rng, 0, 3) == 0 ? rng_range(rng, 2, 3) : 1;
-        const int64_t hout = deep ? rng_range(rng, 7, 14) : rng_pick(rng, heights, sizeof heights / sizeof heights[0]);
-        const int64_t wout = deep ? rng_range(rng, 9, 40) : rng_pick(rng, widths, sizeof widths / sizeof widths[0]);
+        const int64_t hout = deep ? rng_range(rng, 7, 14)
+                                  : rng_pick(rng, heights, sizeof heights / sizeof heights[0]);
+        const int64_t wout =
+            deep ? rng_range(rng, 9, 40) : rng_pick(rng, widths, sizeof widths / sizeof widths[0]);
         d.h = input_size(hout, f.kh, f.sh, f.dh, f.pt, &d.pad_bottom, rng_range(rng, 0, f.sh - 1));
         d.w = input_size(wout, f.kw, f.sw, f.dw, f.pl, &d.pad_right, rng_range(rng, 0, f.sw - 1));
         if (!deep && rng_range(rng, 0, 7) == 0) {
@@ -214,7 +255,10 @@ void harness_sample(const struct dc_kernel *kernel, struct rng *rng, int index, 
         }
         sample_channels(kernel, rng, deep, &d);
         sample_post(rng, &d);
-        /* 16 pairs of layouts against forms in turn: FORMS + 2 and 16 have few common factors, and the second term breaks those. */
+        /*
+         * 16 pairs of layouts against forms in turn: FORMS + 2 and 16 have few common factors, and
+         * the second term breaks those.
+         */
         const int layouts = (index + index / (FORMS + 2)) % 16;
         d.src_layout = planes ? DOCONV_NCHW : (doconv_layout)(layouts % 4);
         d.dst_layout = planes ? DOCONV_NCHW : (doconv_layout)(layouts / 4);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The public headers as a user's program sees them: compiled as pedantic C11 and, through header_check_cxx.cpp, as C++17. */
+/*
+ * The public headers as a user's program sees them: compiled as pedantic C11 and, through
+ * header_check_cxx.cpp, as C++17.
+ */
 #include <doconv/doconv_tune.h>
 #include <doconv/doconv.h> /* twice: the guards hold */
 
@@ -12,7 +15,8 @@ int main(void)
     doconv_conv_desc desc;
     doconv_context_options options;
     doconv_tune_options tune_options;
-    snprintf(header, sizeof header, "%d.%d.%d", DOCONV_VERSION_MAJOR, DOCONV_VERSION_MINOR, DOCONV_VERSION_PATCH);
+    snprintf(header, sizeof header, "%d.%d.%d", DOCONV_VERSION_MAJOR, DOCONV_VERSION_MINOR,
+             DOCONV_VERSION_PATCH);
     memset(&options, 0, sizeof options);
     memset(&tune_options, 0, sizeof tune_options);
     options.size = sizeof options;
@@ -22,7 +26,8 @@ int main(void)
         return 1;
     }
     if (doconv_conv_desc_init(&desc) != DOCONV_OK || desc.size != sizeof desc) {
-        printf("doconv_conv_desc has %lu bytes here and %lu in the library\n", (unsigned long)sizeof desc, (unsigned long)desc.size);
+        printf("doconv_conv_desc has %lu bytes here and %lu in the library\n",
+               (unsigned long)sizeof desc, (unsigned long)desc.size);
         return 1;
     }
     doconv_context *context = NULL;

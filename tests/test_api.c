@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* The context: statuses, versions, options, environment, log, errors, the list of kernels; and NULL for every pointer of every function. */
+/*
+ * The context: statuses, versions, options, environment, log, errors, the list of kernels; and NULL
+ * for every pointer of every function.
+ */
 #include <ctype.h>
 #include <pthread.h>
 
 #include "api_support.h"
 
-static const char *const variables[] = {"DOCONV_MAX_ISA", "DOCONV_TUNE", "DOCONV_CACHE", "DOCONV_VERBOSE", "XDG_CACHE_HOME"};
+static const char *const variables[] = {"DOCONV_MAX_ISA", "DOCONV_TUNE", "DOCONV_CACHE",
+                                        "DOCONV_VERBOSE", "XDG_CACHE_HOME"};
 #define VARIABLES (sizeof variables / sizeof variables[0])
 
 /* Each test starts without the variables that contexts read, and leaves them as they were. */
@@ -56,8 +60,10 @@ static void test_statuses(void **state)
 {
     (void)state;
     const doconv_status all[] = {
-        DOCONV_OK,        DOCONV_INVALID_ARGUMENT, DOCONV_INVALID_PROBLEM,     DOCONV_UNSUPPORTED, DOCONV_OVERFLOW,    DOCONV_OUT_OF_MEMORY,
-        DOCONV_NOT_FOUND, DOCONV_MISMATCH,         DOCONV_WORKSPACE_TOO_SMALL, DOCONV_IO_ERROR,    DOCONV_INVALID_FILE};
+        DOCONV_OK,          DOCONV_INVALID_ARGUMENT, DOCONV_INVALID_PROBLEM,
+        DOCONV_UNSUPPORTED, DOCONV_OVERFLOW,         DOCONV_OUT_OF_MEMORY,
+        DOCONV_NOT_FOUND,   DOCONV_MISMATCH,         DOCONV_WORKSPACE_TOO_SMALL,
+        DOCONV_IO_ERROR,    DOCONV_INVALID_FILE};
     const size_t count = sizeof all / sizeof all[0];
     for (size_t i = 0; i < count; i++) {
         assert_int_equal(all[i], i); /* stable: programs log them as numbers */
@@ -77,9 +83,12 @@ static void test_version(void **state)
 {
     (void)state;
     char text[64];
-    snprintf(text, sizeof text, "%d.%d.%d", DOCONV_VERSION_MAJOR, DOCONV_VERSION_MINOR, DOCONV_VERSION_PATCH);
+    snprintf(text, sizeof text, "%d.%d.%d", DOCONV_VERSION_MAJOR, DOCONV_VERSION_MINOR,
+             DOCONV_VERSION_PATCH);
     assert_string_equal(doconv_version_string(), text);
-    assert_int_equal(doconv_version_number(), DOCONV_VERSION_MAJOR * 10000 + DOCONV_VERSION_MINOR * 100 + DOCONV_VERSION_PATCH);
+    assert_int_equal(doconv_version_number(), DOCONV_VERSION_MAJOR * 10000 +
+                                                  DOCONV_VERSION_MINOR * 100 +
+                                                  DOCONV_VERSION_PATCH);
     assert_string_equal(doconv_version_string(), PROJECT_VERSION);
 }
 
@@ -121,7 +130,8 @@ static void test_bad_options(void **state)
         }
         assert_null(context);
     }
-    static const size_t sizes[] = {0, 1, sizeof(doconv_context_options) - 1, sizeof(doconv_context_options) + 8};
+    static const size_t sizes[] = {0, 1, sizeof(doconv_context_options) - 1,
+                                   sizeof(doconv_context_options) + 8};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         doconv_context_options options = good;
         options.size = sizes[i];
@@ -136,14 +146,16 @@ static void test_info(void **state)
 {
     (void)state;
     char directory[] = "/somewhere/of/the/caller";
-    doconv_context *context = create((doconv_context_options){.threads = 3, .tune = DOCONV_TUNE_OFF, .cache_directory = directory});
+    doconv_context *context = create((doconv_context_options){
+        .threads = 3, .tune = DOCONV_TUNE_OFF, .cache_directory = directory});
     directory[1] = 'X'; /* it was copied */
     const doconv_context_info info = info_of(context);
     assert_int_equal(info.threads, 3);
     assert_int_equal(info.tune, DOCONV_TUNE_OFF);
     assert_string_equal(info.cache_directory, "/somewhere/of/the/caller");
     assert_true(info.cpu != NULL && info.cpu[0] != '\0');
-    assert_true(info.isa == info.cpu_isa && info.isa >= DOCONV_ISA_NONE && info.isa <= DOCONV_ISA_NEON);
+    assert_true(info.isa == info.cpu_isa && info.isa >= DOCONV_ISA_NONE &&
+                info.isa <= DOCONV_ISA_NEON);
     assert_true(info.l1d_bytes >= 0 && info.l2_bytes >= 0 && info.l3_bytes >= 0);
     assert_int_equal(strlen(info.registry), 16);
     assert_int_equal(strspn(info.registry, "0123456789abcdef"), 16);
@@ -232,7 +244,8 @@ static void test_tune_and_cache(void **state)
     static const char *const words[] = {"off", "read", "tune", "force", "only"};
     for (int i = 0; i < 5; i++) {
         setenv("DOCONV_TUNE", words[i], 1);
-        doconv_context *context = create((doconv_context_options){.cache_directory = "/nowhere/at/all"});
+        doconv_context *context =
+            create((doconv_context_options){.cache_directory = "/nowhere/at/all"});
         assert_int_equal(info_of(context).tune, DOCONV_TUNE_OFF + i);
         doconv_context_destroy(context);
     }
@@ -248,7 +261,8 @@ static void test_tune_and_cache(void **state)
     context = create((doconv_context_options){.tune = DOCONV_TUNE_OFF});
     assert_string_equal(info_of(context).cache_directory, "/from/the/environment");
     doconv_context_destroy(context);
-    context = create((doconv_context_options){.tune = DOCONV_TUNE_OFF, .cache_directory = "/from/the/option"});
+    context = create(
+        (doconv_context_options){.tune = DOCONV_TUNE_OFF, .cache_directory = "/from/the/option"});
     assert_string_equal(info_of(context).cache_directory, "/from/the/option");
     doconv_context_destroy(context);
 }
@@ -276,12 +290,14 @@ static void test_unknown_values(void **state)
 {
     (void)state;
     static const char *const settings[][2] = {
-        {"DOCONV_MAX_ISA", "sse9"}, {"DOCONV_MAX_ISA", "AVX2"}, {"DOCONV_TUNE", "always"}, {"DOCONV_VERBOSE", "3"}, {"DOCONV_VERBOSE", "yes"},
+        {"DOCONV_MAX_ISA", "sse9"}, {"DOCONV_MAX_ISA", "AVX2"}, {"DOCONV_TUNE", "always"},
+        {"DOCONV_VERBOSE", "3"},    {"DOCONV_VERBOSE", "yes"},
     };
     for (size_t i = 0; i < sizeof settings / sizeof settings[0]; i++) {
         struct lines lines = {.lock = PTHREAD_MUTEX_INITIALIZER};
         setenv(settings[i][0], settings[i][1], 1);
-        doconv_context *context = create((doconv_context_options){.log = keep_line, .log_user = &lines});
+        doconv_context *context =
+            create((doconv_context_options){.log = keep_line, .log_user = &lines});
         assert_int_equal(lines.count[DOCONV_LOG_WARNING], 1);
         assert_non_null(strstr(lines.last, settings[i][0]));
         assert_non_null(strstr(lines.last, settings[i][1]));
@@ -303,7 +319,8 @@ static void plan_and_run(doconv_context *context)
     expect_ok(doconv_weights_create(plan, t.weight, t.bias, &weights));
     void *workspace = malloc(doconv_plan_workspace_size(plan) + 1);
     for (int i = 0; i < 2; i++) {
-        expect_ok(doconv_execute(plan, weights, t.src, NULL, t.dst, workspace, doconv_plan_workspace_size(plan)));
+        expect_ok(doconv_execute(plan, weights, t.src, NULL, t.dst, workspace,
+                                 doconv_plan_workspace_size(plan)));
     }
     free(workspace);
     free_tensors(&t);
@@ -320,14 +337,19 @@ static void test_verbose(void **state)
             struct lines lines = {.lock = PTHREAD_MUTEX_INITIALIZER};
             char digit[2] = {(char)('0' + verbose), '\0'};
             setenv("DOCONV_VERBOSE", by_environment ? digit : "0", 1);
-            doconv_context *context = create((doconv_context_options){
-                .threads = 1, .tune = DOCONV_TUNE_OFF, .log = keep_line, .log_user = &lines, .verbose = by_environment ? 0 : verbose});
+            doconv_context *context =
+                create((doconv_context_options){.threads = 1,
+                                                .tune = DOCONV_TUNE_OFF,
+                                                .log = keep_line,
+                                                .log_user = &lines,
+                                                .verbose = by_environment ? 0 : verbose});
             plan_and_run(context);
             assert_int_equal(lines.count[DOCONV_LOG_VERBOSE], lines_for[verbose]);
             assert_int_equal(lines.count[DOCONV_LOG_ERROR] + lines.count[DOCONV_LOG_WARNING], 0);
             if (verbose > 0) {
                 assert_non_null(strstr(lines.last, verbose == 1 ? "plan," : "execute,"));
-                assert_non_null(strstr(lines.last, "mb1_ic5ih6iw6oc7oh6ow6kh3kw3sh1sw1ph1pw1dh0dw0:bias"));
+                assert_non_null(
+                    strstr(lines.last, "mb1_ic5ih6iw6oc7oh6ow6kh3kw3sh1sw1ph1pw1dh0dw0:bias"));
                 assert_null(strchr(lines.last, '\n'));
             }
             doconv_context_destroy(context);
@@ -337,7 +359,8 @@ static void test_verbose(void **state)
 
 static void use_quietly(void *arg)
 {
-    doconv_context *context = create((doconv_context_options){.threads = 1, .tune = DOCONV_TUNE_OFF, .verbose = *(const int *)arg});
+    doconv_context *context = create((doconv_context_options){
+        .threads = 1, .tune = DOCONV_TUNE_OFF, .verbose = *(const int *)arg});
     plan_and_run(context);
     doconv_conv_desc desc = problem("ic5ih6oc7kh3ph1");
     desc.stride_h = 0;
@@ -351,7 +374,10 @@ static void test_stderr(void **state)
     (void)state;
     char text[4096];
     int verbose = 0;
-    /* Without a callback and the variable nothing is printed, failures included, whatever the option says. */
+    /*
+     * Without a callback and the variable nothing is printed, failures included, whatever the
+     * option says.
+     */
     assert_int_equal(capture_stderr(use_quietly, &verbose, text, sizeof text), 0);
     verbose = 2;
     assert_int_equal(capture_stderr(use_quietly, &verbose, text, sizeof text), 0);
@@ -420,15 +446,18 @@ static void test_null_pointers(void **state)
     doconv_candidates *list = (doconv_candidates *)context;
     expect_status(doconv_candidates_create(NULL, &desc, &options, &list), DOCONV_INVALID_ARGUMENT);
     assert_null(list);
-    expect_status(doconv_candidates_create(context, NULL, &options, &list), DOCONV_INVALID_ARGUMENT);
-    expect_status(doconv_candidates_create(context, &desc, &options, NULL), DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_candidates_create(context, NULL, &options, &list),
+                  DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_candidates_create(context, &desc, &options, NULL),
+                  DOCONV_INVALID_ARGUMENT);
     expect_error(context, "list", "NULL");
     expect_ok(doconv_candidates_create(context, &desc, NULL, &list));
     doconv_candidate_info candidate = {.size = sizeof candidate};
     expect_status(doconv_candidates_get(NULL, 0, &candidate), DOCONV_INVALID_ARGUMENT);
     expect_status(doconv_candidates_get(list, 0, NULL), DOCONV_INVALID_ARGUMENT);
     expect_status(doconv_candidates_get(list, -1, &candidate), DOCONV_INVALID_ARGUMENT);
-    expect_status(doconv_candidates_get(list, doconv_candidates_count(list), &candidate), DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_candidates_get(list, doconv_candidates_count(list), &candidate),
+                  DOCONV_INVALID_ARGUMENT);
     candidate.size = 1;
     expect_status(doconv_candidates_get(list, 0, &candidate), DOCONV_MISMATCH);
     doconv_candidates_destroy(list);
@@ -461,14 +490,19 @@ static void test_null_pointers(void **state)
 
     void *workspace = malloc(doconv_plan_workspace_size(plan) + 1);
     const size_t size = doconv_plan_workspace_size(plan);
-    expect_status(doconv_execute(NULL, weights, t.src, t.residual, t.dst, workspace, size), DOCONV_INVALID_ARGUMENT);
-    expect_status(doconv_execute(plan, NULL, t.src, t.residual, t.dst, workspace, size), DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_execute(NULL, weights, t.src, t.residual, t.dst, workspace, size),
+                  DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_execute(plan, NULL, t.src, t.residual, t.dst, workspace, size),
+                  DOCONV_INVALID_ARGUMENT);
     expect_error(context, "weights", "NULL");
-    expect_status(doconv_execute(plan, weights, NULL, t.residual, t.dst, workspace, size), DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_execute(plan, weights, NULL, t.residual, t.dst, workspace, size),
+                  DOCONV_INVALID_ARGUMENT);
     expect_error(context, "src", "NULL");
-    expect_status(doconv_execute(plan, weights, t.src, NULL, t.dst, workspace, size), DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_execute(plan, weights, t.src, NULL, t.dst, workspace, size),
+                  DOCONV_INVALID_ARGUMENT);
     expect_error(context, "residual", "NULL");
-    expect_status(doconv_execute(plan, weights, t.src, t.residual, NULL, workspace, size), DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_execute(plan, weights, t.src, t.residual, NULL, workspace, size),
+                  DOCONV_INVALID_ARGUMENT);
     expect_error(context, "dst", "NULL");
     expect_ok(doconv_execute(plan, weights, t.src, t.residual, t.dst, workspace, size));
     free(workspace);
@@ -478,15 +512,18 @@ static void test_null_pointers(void **state)
     doconv_context_destroy(context);
 }
 
-#define WITH_ENVIRONMENT(test) cmocka_unit_test_setup_teardown(test, clear_environment, restore_environment)
+#define WITH_ENVIRONMENT(test)                                                                     \
+    cmocka_unit_test_setup_teardown(test, clear_environment, restore_environment)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_statuses),      cmocka_unit_test(test_version),        cmocka_unit_test(test_isa_names),
-        WITH_ENVIRONMENT(test_bad_options),   WITH_ENVIRONMENT(test_info),           WITH_ENVIRONMENT(test_kernels),
-        WITH_ENVIRONMENT(test_isa_cap),       WITH_ENVIRONMENT(test_tune_and_cache), WITH_ENVIRONMENT(test_unknown_values),
-        WITH_ENVIRONMENT(test_verbose),       WITH_ENVIRONMENT(test_stderr),         WITH_ENVIRONMENT(test_last_error),
+        cmocka_unit_test(test_statuses),       cmocka_unit_test(test_version),
+        cmocka_unit_test(test_isa_names),      WITH_ENVIRONMENT(test_bad_options),
+        WITH_ENVIRONMENT(test_info),           WITH_ENVIRONMENT(test_kernels),
+        WITH_ENVIRONMENT(test_isa_cap),        WITH_ENVIRONMENT(test_tune_and_cache),
+        WITH_ENVIRONMENT(test_unknown_values), WITH_ENVIRONMENT(test_verbose),
+        WITH_ENVIRONMENT(test_stderr),         WITH_ENVIRONMENT(test_last_error),
         WITH_ENVIRONMENT(test_null_pointers),
     };
     return cmocka_run_group_tests_name("api", tests, NULL, NULL) != 0;

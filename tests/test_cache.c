@@ -23,12 +23,14 @@ static const struct dc_kernel *some_kernel(const doconv_context *ctx)
 
 static struct cache_entry make_entry(const doconv_context *ctx, const char *key)
 {
-    struct cache_entry e = {.workspace = 4096, .picoseconds = 123456789, .max_rel_error_e12 = 98765, .count = 3};
+    struct cache_entry e = {
+        .workspace = 4096, .picoseconds = 123456789, .max_rel_error_e12 = 98765, .count = 3};
     snprintf(e.key, sizeof e.key, "%s", key);
     snprintf(e.variant, sizeof e.variant, "reference:%s", some_kernel(ctx)->name);
     e.revision = some_kernel(ctx)->revision;
     for (int i = 0; i < e.count; i++) {
-        snprintf(e.measured[i].variant, sizeof e.measured[i].variant, "direct:kernel_%d@none:rows=%d", i, 7 * i);
+        snprintf(e.measured[i].variant, sizeof e.measured[i].variant,
+                 "direct:kernel_%d@none:rows=%d", i, 7 * i);
         e.measured[i].picoseconds = 123456789 * (i + 1);
         e.measured[i].rounds = 5 + i;
         e.measured[i].spread_ppm = 1000 * i;
@@ -72,7 +74,8 @@ static void test_store_and_find(void **state)
     assert_int_equal(cache_lookup(cache, "key", &back), CACHE_STORED);
     assert_same(&e, &back);
     assert_int_equal(fixture_count(f, "a", ".txt", NULL), 1);
-    assert_int_equal(fixture_count(f, "a", "", NULL), 2); /* and the manifest: no temporary file is left */
+    /* and the manifest: no temporary file is left */
+    assert_int_equal(fixture_count(f, "a", "", NULL), 2);
     assert_int_equal(f->log.lines, 0);
     cache_destroy(cache);
     doconv_context_destroy(ctx);
@@ -89,7 +92,8 @@ static void test_manifest(void **state)
     assert_int_equal(fixture_count(f, "c", "MANIFEST", path), 1);
     const size_t length = fixture_read(path, text, sizeof text);
     snprintf(line, sizeof line, "%016" PRIx64 "/MANIFEST", dc_hash(0, text, length));
-    assert_non_null(strstr(path, line)); /* the directory's name is the hash of what the manifest says */
+    /* the directory's name is the hash of what the manifest says */
+    assert_non_null(strstr(path, line));
     snprintf(line, sizeof line, "\nkernels %s\n", ctx->fingerprint);
     assert_non_null(strstr(text, line));
     snprintf(line, sizeof line, "\ncpu %s\n", dc_cpu_probe()->name);
@@ -98,7 +102,10 @@ static void test_manifest(void **state)
     doconv_context_destroy(ctx);
 }
 
-/* Looks a key up in a new cache: must be a miss with this many warnings, now and (without another) the second time. */
+/*
+ * Looks a key up in a new cache: must be a miss with this many warnings, now and (without another)
+ * the second time.
+ */
 static void assert_miss(struct fixture *f, doconv_context *ctx, const char *key, int warnings)
 {
     struct cache *cache = make_cache(ctx);
@@ -112,7 +119,8 @@ static void assert_miss(struct fixture *f, doconv_context *ctx, const char *key,
 }
 
 /* Stores an entry for "key" and gives its file. */
-static size_t store_file(struct fixture *f, doconv_context *ctx, char path[FIXTURE_PATH], char *text, size_t size)
+static size_t store_file(struct fixture *f, doconv_context *ctx, char path[FIXTURE_PATH],
+                         char *text, size_t size)
 {
     struct cache *cache = make_cache(ctx);
     const struct cache_entry e = make_entry(ctx, "key");
@@ -186,7 +194,10 @@ static void test_hostile_files(void **state)
     doconv_context_destroy(ctx);
 }
 
-/* A valid text that does not belong: another key under this hash, a kernel or a revision that this build does not have. */
+/*
+ * A valid text that does not belong: another key under this hash, a kernel or a revision that this
+ * build does not have.
+ */
 static void test_foreign_entries(void **state)
 {
     struct fixture *f = *state;
@@ -197,9 +208,13 @@ static void test_foreign_entries(void **state)
     fixture_write(path, text, cachefile_print(&e, text, sizeof text));
     assert_miss(f, ctx, "key", 1);
     assert_non_null(strstr(f->log.last, "another problem"));
-    static const char *const variants[] = {
-        "reference:nonesuch@none",        "reference", "reference:", ":", "reference_f32@none", "reference:reference_f32@nonE",
-        "reference:reference_f32@none2:x"};
+    static const char *const variants[] = {"reference:nonesuch@none",
+                                           "reference",
+                                           "reference:",
+                                           ":",
+                                           "reference_f32@none",
+                                           "reference:reference_f32@nonE",
+                                           "reference:reference_f32@none2:x"};
     for (size_t i = 0; i < sizeof variants / sizeof variants[0]; i++) {
         e = make_entry(ctx, "key");
         snprintf(e.variant, sizeof e.variant, "%s", variants[i]);
@@ -241,7 +256,8 @@ static void test_memory_is_bounded(void **state)
     char path[FIXTURE_PATH];
     fixture_path(f, "file", path);
     fixture_write(path, "x", 1);
-    doconv_context *ctx = fixture_context(f, "file/no", DOCONV_TUNE_READ); /* can't be written: memory alone */
+    /* can't be written: memory alone */
+    doconv_context *ctx = fixture_context(f, "file/no", DOCONV_TUNE_READ);
     struct cache *cache = make_cache(ctx);
     struct cache_entry back;
     char key[64];
@@ -249,9 +265,11 @@ static void test_memory_is_bounded(void **state)
         snprintf(key, sizeof key, "key %d", i);
         const struct cache_entry e = make_entry(ctx, key);
         assert_int_equal(cache_store(cache, &e, false), CACHE_MEMORY);
-        assert_int_equal(cache_lookup(cache, "key 0", &back), CACHE_MEMORY); /* always the most recently used but one */
+        /* always the most recently used but one */
+        assert_int_equal(cache_lookup(cache, "key 0", &back), CACHE_MEMORY);
         assert_string_equal(back.key, "key 0");
-        assert_int_equal(cache_memory_count(cache), i < CACHE_MEMORY_ENTRIES ? i + 1 : CACHE_MEMORY_ENTRIES);
+        assert_int_equal(cache_memory_count(cache),
+                         i < CACHE_MEMORY_ENTRIES ? i + 1 : CACHE_MEMORY_ENTRIES);
     }
     assert_int_equal(cache_lookup(cache, "key 1", &back), CACHE_MISS);
     assert_int_equal(cache_lookup(cache, "key 500", &back), CACHE_MEMORY);
@@ -331,7 +349,8 @@ static void test_noisy_entries(void **state)
     assert_int_equal(cache_store(cache, &e, false), CACHE_STORED);
     e.picoseconds = 7;
     assert_int_equal(cache_store(cache, &e, true), CACHE_NOISY);
-    assert_int_equal(cache_lookup(cache, "key", &back), CACHE_STORED); /* never over something better */
+    /* never over something better */
+    assert_int_equal(cache_lookup(cache, "key", &back), CACHE_STORED);
     assert_int_equal(back.picoseconds, 5);
     cache_destroy(cache);
     doconv_context_destroy(ctx);
@@ -369,14 +388,18 @@ static void test_system_cache(void **state)
     assert_int_equal(fixture_count(f, "user", ".txt", path), 1);
     fixture_write(path, "broken", 6);
     cache = make_cache(ctx);
-    assert_int_equal(cache_lookup(cache, "key", &back), CACHE_STORED); /* a broken one is no obstacle */
+    /* a broken one is no obstacle */
+    assert_int_equal(cache_lookup(cache, "key", &back), CACHE_STORED);
     assert_int_equal(back.picoseconds, 123456789);
     assert_int_equal(fixture_count(f, "system", "", NULL), files);
     cache_destroy(cache);
     doconv_context_destroy(ctx);
 }
 
-/* Another set of kernels, another revision, another ISA cap: another directory, and the old one again afterwards. */
+/*
+ * Another set of kernels, another revision, another ISA cap: another directory, and the old one
+ * again afterwards.
+ */
 static void test_environments(void **state)
 {
     struct fixture *f = *state;
@@ -384,7 +407,8 @@ static void test_environments(void **state)
     const struct dc_kernel *const *all = ctx->kernels;
     struct dc_kernel newer = *some_kernel(ctx);
     newer.revision++;
-    const struct dc_kernel *const fewer[] = {some_kernel(ctx), NULL}, *const revised[] = {&newer, NULL};
+    const struct dc_kernel *const fewer[] = {some_kernel(ctx), NULL}, *const revised[] = {&newer,
+                                                                                          NULL};
     const struct dc_kernel *const *const sets[] = {all, fewer, revised, all, fewer};
     struct cache_entry back;
     for (int i = 0; i < 5; i++) {
@@ -417,7 +441,9 @@ static void test_environments(void **state)
 #define KEYS 4
 #define STORES 12
 
-/* Stores and reads the same few keys over and over; false if something it read was no valid entry. */
+/*
+ * Stores and reads the same few keys over and over; false if something it read was no valid entry.
+ */
 static bool write_and_read(struct cache *shared, doconv_context *ctx)
 {
     bool ok = true;
@@ -427,9 +453,10 @@ static bool write_and_read(struct cache *shared, doconv_context *ctx)
         snprintf(key, sizeof key, "key %d", i % KEYS);
         const struct cache_entry e = make_entry(ctx, key);
         ok = ok && cache_store(shared, &e, false) == CACHE_STORED;
-        struct cache *reader = cache_create(ctx); /* nothing in memory: reads the file while others replace it */
-        ok = ok && reader != NULL && cache_lookup(reader, key, &back) == CACHE_STORED && strcmp(back.key, key) == 0 &&
-             cache_lookup(shared, key, &back) == CACHE_STORED;
+        /* nothing in memory: reads the file while others replace it */
+        struct cache *reader = cache_create(ctx);
+        ok = ok && reader != NULL && cache_lookup(reader, key, &back) == CACHE_STORED &&
+             strcmp(back.key, key) == 0 && cache_lookup(shared, key, &back) == CACHE_STORED;
         cache_destroy(reader);
     }
     return ok;

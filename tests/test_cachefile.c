@@ -15,12 +15,14 @@
 
 static struct cache_entry make_entry(const char *key)
 {
-    struct cache_entry e = {.workspace = 4096, .picoseconds = 123456789, .max_rel_error_e12 = 98765, .count = 3};
+    struct cache_entry e = {
+        .workspace = 4096, .picoseconds = 123456789, .max_rel_error_e12 = 98765, .count = 3};
     snprintf(e.key, sizeof e.key, "%s", key);
     snprintf(e.variant, sizeof e.variant, "%s", REFERENCE);
     e.revision = 1;
     for (int i = 0; i < e.count; i++) {
-        snprintf(e.measured[i].variant, sizeof e.measured[i].variant, "direct:kernel_%d@none:rows=%d", i, 7 * i);
+        snprintf(e.measured[i].variant, sizeof e.measured[i].variant,
+                 "direct:kernel_%d@none:rows=%d", i, 7 * i);
         e.measured[i].picoseconds = 123456789 * (i + 1);
         e.measured[i].rounds = 5 + i;
         e.measured[i].spread_ppm = 1000 * i;
@@ -162,8 +164,8 @@ static size_t seal(char *text, size_t body)
 }
 
 /*
- * With the checksum repaired only the parser stands between a changed text and the library: what it accepts must be the printer's
- * text.
+ * With the checksum repaired only the parser stands between a changed text and the library: what it
+ * accepts must be the printer's text.
  */
 static void test_changed_and_sealed(void **state)
 {
@@ -209,21 +211,36 @@ static void test_hostile_texts(void **state)
     static const char *const bodies[] = {
         "\n",
         "doconv-cache 1\n",
-        "doconv-cache 2\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds 1\nmax_rel_error_e12 0\n",
-        "doconv-cache 01\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds 1\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\r\nkey k\r\nvariant v\r\nrevision 1\r\nworkspace 0\r\npicoseconds 1\r\nmax_rel_error_e12 0\r\n",
-        "doconv-cache 1\nkey \nvariant v\nrevision 1\nworkspace 0\npicoseconds 1\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 2147483648\nworkspace 0\npicoseconds 1\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds 9223372036854775808\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds 99999999999999999999999999\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds -1\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds +1\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds \nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds 1.5\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds 1\nmax_rel_error_e12 0\nmeasured 1 1 1 2 v\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds 1\nmax_rel_error_e12 0\nmeasured 1 1 1 0 \n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds 1\nmax_rel_error_e12 0\nmore\n",
-        "doconv-cache 1\nvariant v\nkey k\nrevision 1\nworkspace 0\npicoseconds 1\nmax_rel_error_e12 0\n",
+        "doconv-cache 2\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n",
+        "doconv-cache 01\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\r\nkey k\r\nvariant v\r\nrevision 1\r\nworkspace 0\r\npicoseconds "
+        "1\r\nmax_rel_error_e12 0\r\n",
+        "doconv-cache 1\nkey \nvariant v\nrevision 1\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 2147483648\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
+        "9223372036854775808\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
+        "99999999999999999999999999\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
+        "-1\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
+        "+1\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
+        "\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
+        "1.5\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\nmeasured 1 1 1 2 v\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\nmeasured 1 1 1 0 \n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\nmore\n",
+        "doconv-cache 1\nvariant v\nkey k\nrevision 1\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n",
     };
     static char text[4 * CACHEFILE_SIZE];
     struct cache_entry back;
@@ -231,7 +248,8 @@ static void test_hostile_texts(void **state)
         strcpy(text, bodies[i]);
         assert_non_null(cachefile_parse(text, seal(text, strlen(text)), &back));
     }
-    size_t used = (size_t)sprintf(text, "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds 1\nmax_rel_error_e12 0\n");
+    size_t used = (size_t)sprintf(text, "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace "
+                                        "0\npicoseconds 1\nmax_rel_error_e12 0\n");
     assert_null(cachefile_parse(text, seal(text, used), &back));
     for (int i = 0; i <= CACHEFILE_MEASURED; i++) {
         assert_int_equal(back.count, i);
@@ -242,7 +260,8 @@ static void test_hostile_texts(void **state)
     }
     used = (size_t)sprintf(text, "doconv-cache 1\nkey ");
     memset(text + used, 'k', 3 * CACHEFILE_SIZE);
-    assert_non_null(cachefile_parse(text, seal(text, used + DC_KEY_SIZE), &back)); /* one too long, without its newline */
+    /* one too long, without its newline */
+    assert_non_null(cachefile_parse(text, seal(text, used + DC_KEY_SIZE), &back));
     assert_non_null(cachefile_parse(text, seal(text, 3 * CACHEFILE_SIZE), &back));
     memset(text, 0, sizeof text);
     assert_non_null(cachefile_parse(text, 1000, &back));

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Folding of safetensors checkpoints: values, what is kept, and every malformed file that came to mind. */
+/*
+ * Folding of safetensors checkpoints: values, what is kept, and every malformed file that came to
+ * mind.
+ */
 #include <math.h>
 
 #include "checkpoint_files.h"
@@ -7,8 +10,9 @@
 #if WITH_SAFETENSORS
 
 /* Compares a weight with the formula. d, identity: or NULL. */
-static void expect_folded(const unsigned char *weight, int cout, int cig, int cin, int taps, int d_mul, doconv_mapping mapping, const void *w,
-                          const void *d, const void *identity, bool add_identity)
+static void expect_folded(const unsigned char *weight, int cout, int cig, int cin, int taps,
+                          int d_mul, doconv_mapping mapping, const void *w, const void *d,
+                          const void *identity, bool add_identity)
 {
     const int groups = cin / cig, cog = cout / groups;
     for (int o = 0; o < cout; o++) {
@@ -23,7 +27,8 @@ static void expect_folded(const unsigned char *weight, int cout, int cig, int ci
                     double factor = d != NULL ? (double)float_at(d, at) : 1;
                     factor += identity != NULL ? (double)float_at(identity, at) : 0;
                     factor += add_identity && s < d_mul / taps * taps && s % taps == m;
-                    const double product = factor * (double)float_at(w, (size_t)((o * cig + i) * d_mul + s));
+                    const double product =
+                        factor * (double)float_at(w, (size_t)((o * cig + i) * d_mul + s));
                     sum += product;
                     size += fabs(product);
                 }
@@ -42,7 +47,8 @@ static doconv_fold_checkpoint_options fold_options(void)
     return (doconv_fold_checkpoint_options){.size = sizeof(doconv_fold_checkpoint_options)};
 }
 
-static struct view fold(doconv_context *context, struct bytes file, const doconv_fold_checkpoint_options *options, void **result)
+static struct view fold(doconv_context *context, struct bytes file,
+                        const doconv_fold_checkpoint_options *options, void **result)
 {
     size_t size = 0;
     expect_ok(doconv_fold_checkpoint(context, file.data, file.size, options, result, &size));
@@ -64,34 +70,46 @@ static void test_network(void **state)
     static struct builder b;
     begin_file(&b, "\"__metadata__\":{\"format\":\"pt\",\"caf\\u00e9\":\"a\\\"b\"}");
     const void *tracked = add_tensor(&b, "bn.num_batches_tracked", "I64", "[]", 8);
-    const void *w = add_tensor(&b, "conv.W", "F32", "[4,3,9]", 4 * 3 * 9 * 4), *d = add_tensor(&b, "conv.D", "F32", "[3,9,9]", 3 * 9 * 9 * 4);
+    const void *w = add_tensor(&b, "conv.W", "F32", "[4,3,9]", 4 * 3 * 9 * 4),
+               *d = add_tensor(&b, "conv.D", "F32", "[3,9,9]", 3 * 9 * 9 * 4);
     const void *identity = add_tensor(&b, "conv.d_diag", "F32", "[3,9,9]", 3 * 9 * 9 * 4);
     const void *bias = add_tensor(&b, "conv.bias", "F32", "[4]", 16);
-    /* Grouped; D first in the file; D_mul neither KH*KW nor a multiple; the identity under its older name. */
+    /*
+     * Grouped; D first in the file; D_mul neither KH*KW nor a multiple; the identity under its
+     * older name.
+     */
     const void *gd = add_tensor(&b, "layer1.0.g.D", "F32", "[8,4,6]", 8 * 4 * 6 * 4);
     const void *gi = add_tensor(&b, "layer1.0.g.D_diag", "F32", "[8,4,6]", 8 * 4 * 6 * 4);
     const void *gw = add_tensor(&b, "layer1.0.g.W", "F32", "[12,2,6]", 12 * 2 * 6 * 4);
     const void *point = add_tensor(&b, "point.W", "F32", "[5,4,1]", 80);
     /* Not DO-Conv's, in spite of their names. */
-    const void *other = add_tensor(&b, "fc.W", "F32", "[2,3]", 24), *mamba = add_tensor(&b, "ssm.D", "F32", "[6]", 24);
+    const void *other = add_tensor(&b, "fc.W", "F32", "[2,3]", 24),
+               *mamba = add_tensor(&b, "ssm.D", "F32", "[6]", 24);
     const void *low = add_tensor(&b, "xW", "F32", "[1,1,9]", 36);
-    const void *half = add_tensor(&b, "half", "BF16", "[3]", 6), *foreign = add_tensor(&b, "odd\\n", "Q3", "[7]", 5);
+    const void *half = add_tensor(&b, "half", "BF16", "[3]", 6),
+               *foreign = add_tensor(&b, "odd\\n", "Q3", "[7]", 5);
     add_tensor(&b, "none", "F16", "[3,0]", 0);
     const struct bytes file = end_file(&b);
     for (int threads = 1; threads <= 3; threads++) {
         for (int mapping = -1; mapping <= DOCONV_MAPPING_TENSORFLOW; mapping++) {
-            const doconv_context_options context_options = {.size = sizeof context_options, .threads = threads, .tune = DOCONV_TUNE_OFF};
+            const doconv_context_options context_options = {
+                .size = sizeof context_options, .threads = threads, .tune = DOCONV_TUNE_OFF};
             doconv_context *context;
             expect_ok(doconv_context_create(&context_options, &context));
             doconv_fold_checkpoint_options options = fold_options();
-            const doconv_mapping chosen = mapping < 0 ? DOCONV_MAPPING_PYTORCH : (doconv_mapping)mapping;
+            const doconv_mapping chosen =
+                mapping < 0 ? DOCONV_MAPPING_PYTORCH : (doconv_mapping)mapping;
             options.mapping = &chosen;
             void *result;
             struct view view = fold(context, file, mapping < 0 ? NULL : &options, &result);
-            expect_folded(expect_tensor(&view, "conv.weight", "F32", "[4,3,3,3]", 432), 4, 3, 3, 9, 9, chosen, w, d, identity, false);
-            expect_folded(expect_tensor(&view, "layer1.0.g.weight", "F32", "[12,2,2,2]", 384), 12, 2, 8, 4, 6, chosen, gw, gd, gi, false);
-            assert_memory_equal(expect_tensor(&view, "point.weight", "F32", "[5,4,1,1]", 80), point, 80);
-            assert_memory_equal(expect_tensor(&view, "bn.num_batches_tracked", "I64", "[]", 8), tracked, 8);
+            expect_folded(expect_tensor(&view, "conv.weight", "F32", "[4,3,3,3]", 432), 4, 3, 3, 9,
+                          9, chosen, w, d, identity, false);
+            expect_folded(expect_tensor(&view, "layer1.0.g.weight", "F32", "[12,2,2,2]", 384), 12,
+                          2, 8, 4, 6, chosen, gw, gd, gi, false);
+            assert_memory_equal(expect_tensor(&view, "point.weight", "F32", "[5,4,1,1]", 80), point,
+                                80);
+            assert_memory_equal(expect_tensor(&view, "bn.num_batches_tracked", "I64", "[]", 8),
+                                tracked, 8);
             assert_memory_equal(expect_tensor(&view, "conv.bias", "F32", "[4]", 16), bias, 16);
             assert_memory_equal(expect_tensor(&view, "fc.W", "F32", "[2,3]", 24), other, 24);
             assert_memory_equal(expect_tensor(&view, "ssm.D", "F32", "[6]", 24), mamba, 24);
@@ -99,11 +117,15 @@ static void test_network(void **state)
             assert_memory_equal(expect_tensor(&view, "half", "BF16", "[3]", 6), half, 6);
             assert_memory_equal(expect_tensor(&view, "odd\\n", "Q3", "[7]", 5), foreign, 5);
             expect_tensor(&view, "none", "F16", "[3,0]", 0);
-            assert_ptr_equal(strstr(view.header, "{\"__metadata__\":{\"format\":\"pt\",\"caf\xc3\xa9\":\"a\\\"b\"},"), view.header);
+            assert_ptr_equal(
+                strstr(view.header,
+                       "{\"__metadata__\":{\"format\":\"pt\",\"caf\xc3\xa9\":\"a\\\"b\"},"),
+                view.header);
             assert_int_equal(view.size, 8 + 432 + 16 + 384 + 80 + 24 + 24 + 36 + 6 + 5);
             /* The old order, and nothing that was folded. */
-            static const char *const order[] = {"bn.num", "\"conv.weight", "\"conv.bias", "g.weight", "point.", "fc.W",
-                                                "ssm.D",  "\"xW",          "half",        "odd",      "none"};
+            static const char *const order[] = {
+                "bn.num", "\"conv.weight", "\"conv.bias", "g.weight", "point.", "fc.W",
+                "ssm.D",  "\"xW",          "half",        "odd",      "none"};
             const char *at = view.header;
             for (size_t i = 0; i < sizeof order / sizeof order[0]; i++) {
                 at = strstr(at, order[i]);
@@ -114,8 +136,11 @@ static void test_network(void **state)
             /* Folded once, nothing is left. */
             void *again = &view;
             size_t size = 42;
-            expect_status(doconv_fold_checkpoint(context, result, (size_t)(view.data - (unsigned char *)result) + view.size, NULL, &again, &size),
-                          DOCONV_NOT_FOUND);
+            expect_status(
+                doconv_fold_checkpoint(context, result,
+                                       (size_t)(view.data - (unsigned char *)result) + view.size,
+                                       NULL, &again, &size),
+                DOCONV_NOT_FOUND);
             assert_null(again);
             assert_int_equal(size, 42);
             release(context, &view, result);
@@ -132,7 +157,8 @@ static void test_bare(void **state)
     static struct builder b;
     doconv_context *context = open_context();
     begin_file(&b, "");
-    const void *w = add_tensor(&b, "W", "F32", "[3,2,9]", 216), *d = add_tensor(&b, "D", "F32", "[2,9,9]", 648);
+    const void *w = add_tensor(&b, "W", "F32", "[3,2,9]", 216),
+               *d = add_tensor(&b, "D", "F32", "[2,9,9]", 648);
     const struct bytes file = end_file(&b);
     for (size_t shift = 0; shift < 8; shift++) {
         unsigned char *memory = malloc(file.size + shift);
@@ -140,8 +166,10 @@ static void test_bare(void **state)
         doconv_fold_checkpoint_options options = fold_options();
         options.add_identity = (int)(shift & 1);
         void *result;
-        struct view view = fold(context, (struct bytes){memory + shift, file.size}, &options, &result);
-        expect_folded(expect_tensor(&view, "weight", "F32", "[3,2,3,3]", 216), 3, 2, 2, 9, 9, DOCONV_MAPPING_PYTORCH, w, d, NULL, shift & 1);
+        struct view view =
+            fold(context, (struct bytes){memory + shift, file.size}, &options, &result);
+        expect_folded(expect_tensor(&view, "weight", "F32", "[3,2,3,3]", 216), 3, 2, 2, 9, 9,
+                      DOCONV_MAPPING_PYTORCH, w, d, NULL, shift & 1);
         release(context, &view, result);
         free(memory);
     }
@@ -155,40 +183,49 @@ static void test_kernels(void **state)
     static struct builder b;
     doconv_context *context = open_context();
     begin_file(&b, "");
-    const void *w = add_tensor(&b, "a.W", "F32", "[2,3,7]", 168), *d = add_tensor(&b, "a.D", "F32", "[3,7,7]", 588);
+    const void *w = add_tensor(&b, "a.W", "F32", "[2,3,7]", 168),
+               *d = add_tensor(&b, "a.D", "F32", "[3,7,7]", 588);
     add_tensor(&b, "b.W", "F32", "[1,1,16]", 64);
     add_tensor(&b, "b.D", "F32", "[1,16,16]", 1024);
     const struct bytes file = end_file(&b);
     doconv_fold_checkpoint_options options = fold_options();
     void *result = NULL;
     size_t size;
-    expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size), DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size),
+                  DOCONV_INVALID_ARGUMENT);
     expect_error(context, "layer a: its 7 taps are no square", NULL);
     doconv_fold_kernel kernels[] = {{"b", 2, 8}, {"a", 7, 1}, {"c", 3, 3}};
     options.kernels = kernels;
     options.kernel_count = 2;
     struct view view = fold(context, file, &options, &result);
-    expect_folded(expect_tensor(&view, "a.weight", "F32", "[2,3,7,1]", 168), 2, 3, 3, 7, 7, DOCONV_MAPPING_PYTORCH, w, d, NULL, false);
+    expect_folded(expect_tensor(&view, "a.weight", "F32", "[2,3,7,1]", 168), 2, 3, 3, 7, 7,
+                  DOCONV_MAPPING_PYTORCH, w, d, NULL, false);
     expect_tensor(&view, "b.weight", "F32", "[1,1,2,8]", 64);
     release(context, &view, result);
     options.kernel_count = 3;
-    expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size), DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size),
+                  DOCONV_INVALID_ARGUMENT);
     expect_error(context, "no DO-Conv layer is called \"c\"", NULL);
     options.kernel_count = 2;
     static const int64_t wrong[][2] = {{7, 7}, {0, 7}, {-7, -1}, {INT64_MAX, 3}, {3, 2}};
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         kernels[1].kh = wrong[i][0];
         kernels[1].kw = wrong[i][1];
-        expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size), DOCONV_INVALID_ARGUMENT);
+        expect_status(
+            doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size),
+            DOCONV_INVALID_ARGUMENT);
         expect_error(context, "layer a: ", "the 7 taps of its D");
     }
     kernels[1].name = "b";
-    expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size), DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size),
+                  DOCONV_INVALID_ARGUMENT);
     expect_error(context, "layer b is there twice", NULL);
     kernels[1].name = NULL;
-    expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size), DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size),
+                  DOCONV_INVALID_ARGUMENT);
     options.kernels = NULL;
-    expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size), DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size),
+                  DOCONV_INVALID_ARGUMENT);
     free(file.data);
     doconv_context_destroy(context);
 }
@@ -202,7 +239,8 @@ static void test_alignment(void **state)
     for (int odd = 0; odd < 2; odd++) {
         begin_file(&b, "");
         const void *flags = add_tensor(&b, "flags", "BOOL", odd ? "[3]" : "[8]", odd ? 3 : 8);
-        const void *w = add_tensor(&b, "W", "F32", "[1,1,9]", 36), *d = add_tensor(&b, "D", "F32", "[1,9,9]", 324);
+        const void *w = add_tensor(&b, "W", "F32", "[1,1,9]", 36),
+                   *d = add_tensor(&b, "D", "F32", "[1,9,9]", 324);
         const void *steps = add_tensor(&b, "steps", "I64", "[1]", 8);
         const void *half = add_tensor(&b, "half", "F16", "[1]", 2);
         const struct bytes file = end_file(&b);
@@ -215,13 +253,15 @@ static void test_alignment(void **state)
         assert_int_equal((uintptr_t)out % 8, 0);
         assert_int_equal((uintptr_t)weight % 4, 0);
         assert_memory_equal(expect_tensor(&view, "half", "F16", "[1]", 2), half, 2);
-        assert_memory_equal(expect_tensor(&view, "flags", "BOOL", odd ? "[3]" : "[8]", odd ? 3 : 8), flags, odd ? 3 : 8);
+        assert_memory_equal(expect_tensor(&view, "flags", "BOOL", odd ? "[3]" : "[8]", odd ? 3 : 8),
+                            flags, odd ? 3 : 8);
         release(context, &view, result);
         free(file.data);
     }
     /* A header out of order is what older writers left. */
     const struct bytes file =
-        make_file("{\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[4,6]},\"e\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[4,4]},"
+        make_file("{\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[4,6]},\"e\":{\"dtype\":"
+                  "\"U8\",\"shape\":[0],\"data_offsets\":[4,4]},"
                   "\"W\":{\"dtype\":\"F32\",\"shape\":[1,1,1],\"data_offsets\":[0,4]}}   ",
                   "\0\0\200?xy", 6);
     void *result;
@@ -245,8 +285,9 @@ static void note_layer(void *user, const doconv_folded_layer *layer)
     const doconv_fold_desc *f = &layer->desc;
     assert_int_equal(layer->size, sizeof *layer);
     seen->count++;
-    sprintf(seen->text + strlen(seen->text), "%s %d:%d,%d/%d,%dx%d,%d %d%d%d %zu-%zu;", layer->name, (int)f->mapping, (int)f->cout, (int)f->cin,
-            (int)f->groups, (int)f->kh, (int)f->kw, (int)f->d_mul, layer->has_d, layer->has_identity, f->add_identity, layer->bytes_before,
+    sprintf(seen->text + strlen(seen->text), "%s %d:%d,%d/%d,%dx%d,%d %d%d%d %zu-%zu;", layer->name,
+            (int)f->mapping, (int)f->cout, (int)f->cin, (int)f->groups, (int)f->kh, (int)f->kw,
+            (int)f->d_mul, layer->has_d, layer->has_identity, f->add_identity, layer->bytes_before,
             layer->bytes_after);
 }
 
@@ -272,7 +313,8 @@ static void test_report(void **state)
     struct view view = fold(context, file, &options, &result);
     const size_t full = (size_t)(view.data + view.size - (unsigned char *)result);
     assert_int_equal(seen.count, 3);
-    const char *expected = "z 1:8,4/2,3x3,12 101 2496-576;a 1:1,5/1,1x1,1 000 20-20;m 1:1,1/1,2x2,4 110 144-16;";
+    const char *expected =
+        "z 1:8,4/2,3x3,12 101 2496-576;a 1:1,5/1,1x1,1 000 20-20;m 1:1,1/1,2x2,4 110 144-16;";
     assert_string_equal(seen.text, expected);
     release(context, &view, result);
     /* A dry run tells the same and makes nothing. */
@@ -290,7 +332,8 @@ static void test_report(void **state)
 
 /* ---- what is refused ---- */
 
-static void refuse(doconv_context *context, struct bytes file, doconv_status status, const char *detail)
+static void refuse(doconv_context *context, struct bytes file, doconv_status status,
+                   const char *detail)
 {
     void *result = context;
     size_t size = 42;
@@ -298,14 +341,17 @@ static void refuse(doconv_context *context, struct bytes file, doconv_status sta
     doconv_fold_checkpoint_options options = fold_options();
     options.report = note_layer;
     options.report_user = &seen;
-    expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size), status);
+    expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size),
+                  status);
     expect_error(context, "checkpoint: ", detail);
     assert_null(result);
     assert_int_equal(size, 42);
     assert_int_equal(seen.count, 0);
 }
 
-#define T(name, dtype, shape, begin, end) "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" #begin "," #end "]}"
+#define T(name, dtype, shape, begin, end)                                                          \
+    "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" #begin "," #end \
+    "]}"
 #define F32(name, shape, begin, end) T(name, "F32", shape, begin, end)
 
 /* Headers that are wrong, with how many bytes of data follow. */
@@ -330,8 +376,10 @@ static void test_malformed(void **state)
         {"{\"a\xed\xa0\x80\":1}", 0, "unable to decode byte"},
         {"{\"\\ud800\":1}", 0, "header, byte"},
         {"{\"a\\u0000b\":1}", 0, "header, byte"},
-        {"{" T("a", "U8", "[1]", 0, 1) "," T("a", "U8", "[1]", 1, 2) "}", 2, "duplicate object key near '\"a\"'"},
-        {"{\"a\":{\"dtype\":\"U8\",\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1, "duplicate object key near '\"dtype\"'"},
+        {"{" T("a", "U8", "[1]", 0, 1) "," T("a", "U8", "[1]", 1, 2) "}", 2,
+         "duplicate object key near '\"a\"'"},
+        {"{\"a\":{\"dtype\":\"U8\",\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}", 1,
+         "duplicate object key near '\"dtype\"'"},
         {"{\"a\":[[[1]]]}", 0, "nests deeper"},
         {"{\"a\":{\"shape\":[{}]}}", 0, "nests deeper"},
         {"{\"]]]]\\\"]\":[[[1]]]}", 0, "nests deeper"},
@@ -342,33 +390,55 @@ static void test_malformed(void **state)
         {"{\"a\":{\"dtype\":\"U8\"}}", 0, "tensor a: it has no shape"},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":3}}", 0, "tensor a: it has a shape that is no array"},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1]}}", 1, "tensor a: it has no data_offsets"},
-        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1]}}", 1, "tensor a: data_offsets: not two whole numbers"},
-        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1,1]}}", 1, "tensor a: data_offsets: not two whole numbers"},
-        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":{}}}", 1, "tensor a: data_offsets: not two whole numbers"},
-        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1],\"x\":0}}", 1, "tensor a: its description has more"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1]}}", 1,
+         "tensor a: data_offsets: not two whole numbers"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1,1]}}", 1,
+         "tensor a: data_offsets: not two whole numbers"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":{}}}", 1,
+         "tensor a: data_offsets: not two whole numbers"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1],\"x\":0}}", 1,
+         "tensor a: its description has more"},
         {"{" T("a", "U8", "[-1]", 0, 1) "}", 1, "tensor a: shape: dimension 0 is no whole number"},
-        {"{" T("a", "U8", "[1,1.0]", 0, 1) "}", 1, "tensor a: shape: dimension 1 is no whole number"},
+        {"{" T("a", "U8", "[1,1.0]", 0, 1) "}", 1,
+         "tensor a: shape: dimension 1 is no whole number"},
         {"{" T("a", "U8", "[1e0]", 0, 1) "}", 1, "tensor a: shape: dimension 0 is no whole number"},
-        {"{" T("a", "U8", "[\"1\"]", 0, 1) "}", 1, "tensor a: shape: dimension 0 is no whole number"},
-        {"{" T("a", "U8", "[true]", 0, 1) "}", 1, "tensor a: shape: dimension 0 is no whole number"},
+        {"{" T("a", "U8", "[\"1\"]", 0, 1) "}", 1,
+         "tensor a: shape: dimension 0 is no whole number"},
+        {"{" T("a", "U8", "[true]", 0, 1) "}", 1,
+         "tensor a: shape: dimension 0 is no whole number"},
         {"{" T("a", "U8", "[9223372036854775808]", 0, 1) "}", 1, "header, byte"},
         {"{" T("a", "U8", "[99999999999999999999999999]", 0, 1) "}", 1, "header, byte"},
         {"{" T("a", "U8", "[1]", 0, 18446744073709551617) "}", 1, "header, byte"},
-        {"{" T("a", "U8", "[4294967296,4294967296]", 0, 0) "}", 0, "tensor a: shape: it has more than 2^64 elements"},
-        {"{" T("a", "U8", "[9223372036854775807,2,2]", 0, 0) "}", 0, "tensor a: shape: it has more than 2^64 elements"},
-        {"{" T("a", "I64", "[2305843009213693952]", 0, 0) "}", 0, "tensor a: data_offsets: 0 bytes are not the 2305843009213693952 elements"},
-        {"{" T("a", "I64", "[288230376151711744]", 0, 0) "}", 0, "tensor a: data_offsets: 0 bytes are not"},
-        {"{" T("a", "U8", "[1]", 1, 0) "}", 1, "tensor a: data_offsets: 1 to 0 is no part of the 1 bytes"},
-        {"{" T("a", "U8", "[2]", 0, 2) "}", 1, "tensor a: data_offsets: 0 to 2 is no part of the 1 bytes"},
+        {"{" T("a", "U8", "[4294967296,4294967296]", 0, 0) "}", 0,
+         "tensor a: shape: it has more than 2^64 elements"},
+        {"{" T("a", "U8", "[9223372036854775807,2,2]", 0, 0) "}", 0,
+         "tensor a: shape: it has more than 2^64 elements"},
+        {"{" T("a", "I64", "[2305843009213693952]", 0, 0) "}", 0,
+         "tensor a: data_offsets: 0 bytes are not the 2305843009213693952 elements"},
+        {"{" T("a", "I64", "[288230376151711744]", 0, 0) "}", 0,
+         "tensor a: data_offsets: 0 bytes are not"},
+        {"{" T("a", "U8", "[1]", 1, 0) "}", 1,
+         "tensor a: data_offsets: 1 to 0 is no part of the 1 bytes"},
+        {"{" T("a", "U8", "[2]", 0, 2) "}", 1,
+         "tensor a: data_offsets: 0 to 2 is no part of the 1 bytes"},
         {"{" T("a", "U8", "[1]", -1, 0) "}", 1, "tensor a: data_offsets: not two whole numbers"},
-        {"{" T("a", "U8", "[1]", 9223372036854775806, 9223372036854775807) "}", 1, "tensor a: data_offsets: 9223372036854775806 to"},
-        {"{" T("a", "F32", "[3]", 0, 8) "}", 8, "tensor a: data_offsets: 8 bytes are not the 3 elements of type F32"},
-        {"{" T("a", "F4", "[3]", 0, 1) "}", 1, "tensor a: data_offsets: 1 bytes are not the 3 elements of type F4"},
-        {"{" T("a", "F32", "[]", 0, 8) "}", 8, "tensor a: data_offsets: 8 bytes are not the 1 elements"},
-        {"{" T("a", "U8", "[2]", 0, 2) "," T("b", "U8", "[2]", 1, 3) "}", 3, "tensor b: data_offsets: it overlaps a"},
-        {"{" T("a", "U8", "[2]", 0, 2) "," T("b", "U8", "[2]", 0, 2) "}", 2, "data_offsets: it overlaps"},
-        {"{" T("a", "U8", "[2]", 0, 2) "," T("b", "U8", "[1]", 1, 2) "," T("c", "U8", "[1]", 2, 3) "}", 3, "tensor b: data_offsets: it overlaps a"},
-        {"{" T("b", "U8", "[2]", 3, 5) "," T("a", "U8", "[2]", 0, 2) "}", 5, "tensor b: data_offsets: a hole of 1 bytes"},
+        {"{" T("a", "U8", "[1]", 9223372036854775806, 9223372036854775807) "}", 1,
+         "tensor a: data_offsets: 9223372036854775806 to"},
+        {"{" T("a", "F32", "[3]", 0, 8) "}", 8,
+         "tensor a: data_offsets: 8 bytes are not the 3 elements of type F32"},
+        {"{" T("a", "F4", "[3]", 0, 1) "}", 1,
+         "tensor a: data_offsets: 1 bytes are not the 3 elements of type F4"},
+        {"{" T("a", "F32", "[]", 0, 8) "}", 8,
+         "tensor a: data_offsets: 8 bytes are not the 1 elements"},
+        {"{" T("a", "U8", "[2]", 0, 2) "," T("b", "U8", "[2]", 1, 3) "}", 3,
+         "tensor b: data_offsets: it overlaps a"},
+        {"{" T("a", "U8", "[2]", 0, 2) "," T("b", "U8", "[2]", 0, 2) "}", 2,
+         "data_offsets: it overlaps"},
+        {"{" T("a", "U8", "[2]", 0, 2) "," T("b", "U8", "[1]", 1, 2) "," T("c", "U8", "[1]", 2,
+                                                                           3) "}",
+         3, "tensor b: data_offsets: it overlaps a"},
+        {"{" T("b", "U8", "[2]", 3, 5) "," T("a", "U8", "[2]", 0, 2) "}", 5,
+         "tensor b: data_offsets: a hole of 1 bytes"},
         {"{" T("a", "U8", "[2]", 1, 3) "}", 3, "tensor a: data_offsets: a hole of 1 bytes"},
         {"{" T("a", "U8", "[2]", 0, 2) "}", 3, "1 bytes after the last tensor"},
         {"{}", 3, "3 bytes after the last tensor"},
@@ -383,7 +453,15 @@ static void test_malformed(void **state)
         free(file.data);
     }
     /* The header's length. */
-    static const uint64_t lengths[] = {3, 4, 100, 100000001, UINT64_C(1) << 32, UINT64_C(1) << 63, UINT64_MAX - 8, UINT64_MAX - 7, UINT64_MAX};
+    static const uint64_t lengths[] = {3,
+                                       4,
+                                       100,
+                                       100000001,
+                                       UINT64_C(1) << 32,
+                                       UINT64_C(1) << 63,
+                                       UINT64_MAX - 8,
+                                       UINT64_MAX - 7,
+                                       UINT64_MAX};
     for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
         const struct bytes file = make_file("{}", NULL, 0);
         for (int k = 0; k < 8; k++) {
@@ -399,7 +477,8 @@ static void test_malformed(void **state)
         for (int k = 0; k < 8; k++) {
             file.data[k] = (unsigned char)((uint64_t)huge >> 8 * k);
         }
-        refuse(context, file, DOCONV_INVALID_FILE, "more than the 100000000 that the format allows");
+        refuse(context, file, DOCONV_INVALID_FILE,
+               "more than the 100000000 that the format allows");
         free(file.data);
     }
     /* Brackets enough to empty a stack, and a name longer than any message. */
@@ -436,39 +515,64 @@ static void test_misfits(void **state)
         {"{}", 0, DOCONV_NOT_FOUND, "no DO-Conv layer"},
         {"{" F32("weight", "[1]", 0, 4) "}", 4, DOCONV_NOT_FOUND, "no DO-Conv layer"},
         {"{" F32("a.W", "[2,2]", 0, 16) "}", 16, DOCONV_NOT_FOUND, "no DO-Conv layer"},
-        {"{" F32("a.W", "[1,1,4]", 0, 16) "}", 16, DOCONV_INVALID_FILE, "tensor a.W: its D is missing"},
-        {"{" F32("a.W", "[1,1,4]", 0, 16) "," F32("b.D", "[1,4,4]", 16, 80) "}", 80, DOCONV_INVALID_FILE, "tensor a.W: its D is missing"},
-        {"{" F32("b.D", "[1,4,4]", 0, 64) "}", 64, DOCONV_INVALID_FILE, "tensor b.D: its W is missing"},
-        {"{" F32("a.d_diag", "[1]", 0, 4) "}", 4, DOCONV_INVALID_FILE, "tensor a.d_diag: its W is missing"},
-        {"{" F32("a.D_diag", "[1]", 0, 4) "}", 4, DOCONV_INVALID_FILE, "tensor a.D_diag: its W is missing"},
-        {"{" F32("a.W", "[1,1,1]", 0, 4) "," F32("a.d_diag", "[1,1,1]", 4, 8) "}", 8, DOCONV_INVALID_FILE, "tensor a.W: its D is missing"},
-        {"{" F32("a.W", "[1,4]", 0, 16) "," F32("a.D", "[1,4,4]", 16, 80) "}", 80, DOCONV_INVALID_FILE, "tensor a.W: 2 dimensions"},
-        {"{" F32("a.W", "[1,1,1,1,4]", 0, 16) "," F32("a.D", "[1,4,4]", 16, 80) "}", 80, DOCONV_INVALID_FILE, "tensor a.W: 5 dimensions"},
-        {"{" F32("a.W", "[1,1,4]", 0, 16) "," F32("a.D", "[4,4]", 16, 80) "}", 80, DOCONV_INVALID_FILE, "tensor a.D: 2 dimensions"},
-        {"{" F32("a.W", "[1,1,4]", 0, 16) "," F32("a.D", "[4]", 16, 32) "}", 32, DOCONV_INVALID_FILE, "tensor a.D: 1 dimensions"},
-        {"{" F32("a.W", "[1,0,4]", 0, 0) "," F32("a.D", "[1,4,4]", 0, 64) "}", 64, DOCONV_INVALID_FILE, "tensor a.W: dimension 1 is 0"},
-        {"{" F32("a.W", "[1,1,4]", 0, 16) "," F32("a.D", "[1,0,4]", 16, 16) "}", 16, DOCONV_INVALID_FILE, "tensor a.D: dimension 1 is 0"},
-        {"{" F32("a.W", "[1,1,3]", 0, 12) "," F32("a.D", "[1,4,4]", 12, 76) "}", 76, DOCONV_INVALID_FILE, "tensor a.D: its D_mul is 4, and W's 3"},
-        {"{" F32("a.W", "[1,2,1]", 0, 8) "," F32("a.D", "[3,4,1]", 8, 56) "}", 56, DOCONV_INVALID_FILE, "tensor a.D: no number of groups"},
-        {"{" F32("a.W", "[1,2,1]", 0, 8) "," F32("a.D", "[1,4,1]", 8, 24) "}", 24, DOCONV_INVALID_FILE, "tensor a.D: no number of groups"},
-        {"{" F32("a.W", "[3,1,1]", 0, 12) "," F32("a.D", "[2,4,1]", 12, 44) "}", 44, DOCONV_INVALID_FILE, "tensor a.D: no number of groups"},
-        {"{" F32("a.W", "[1,1,1]", 0, 4) "," F32("a.D", "[1,4,1]", 4, 20) "," F32("a.d_diag", "[1,1,4]", 20, 36) "}", 36, DOCONV_INVALID_FILE,
-         "tensor a.d_diag: its shape is not that of D, 1x4x1"},
-        {"{" F32("a.W", "[1,1,1]", 0, 4) "," F32("a.D", "[1,4,1]", 4, 20) "," F32("a.d_diag", "[4]", 20, 36) "}", 36, DOCONV_INVALID_FILE,
-         "tensor a.d_diag: 1 dimensions"},
-        {"{" F32("a.W", "[1,1,1]", 0, 4) "," F32("a.D", "[1,1,1]", 4, 8) "," F32("a.d_diag", "[1,1,1]", 8, 12) "," F32("a.D_diag", "[1,1,1]", 12,
-                                                                                                                       16) "}",
+        {"{" F32("a.W", "[1,1,4]", 0, 16) "}", 16, DOCONV_INVALID_FILE,
+         "tensor a.W: its D is missing"},
+        {"{" F32("a.W", "[1,1,4]", 0, 16) "," F32("b.D", "[1,4,4]", 16, 80) "}", 80,
+         DOCONV_INVALID_FILE, "tensor a.W: its D is missing"},
+        {"{" F32("b.D", "[1,4,4]", 0, 64) "}", 64, DOCONV_INVALID_FILE,
+         "tensor b.D: its W is missing"},
+        {"{" F32("a.d_diag", "[1]", 0, 4) "}", 4, DOCONV_INVALID_FILE,
+         "tensor a.d_diag: its W is missing"},
+        {"{" F32("a.D_diag", "[1]", 0, 4) "}", 4, DOCONV_INVALID_FILE,
+         "tensor a.D_diag: its W is missing"},
+        {"{" F32("a.W", "[1,1,1]", 0, 4) "," F32("a.d_diag", "[1,1,1]", 4, 8) "}", 8,
+         DOCONV_INVALID_FILE, "tensor a.W: its D is missing"},
+        {"{" F32("a.W", "[1,4]", 0, 16) "," F32("a.D", "[1,4,4]", 16, 80) "}", 80,
+         DOCONV_INVALID_FILE, "tensor a.W: 2 dimensions"},
+        {"{" F32("a.W", "[1,1,1,1,4]", 0, 16) "," F32("a.D", "[1,4,4]", 16, 80) "}", 80,
+         DOCONV_INVALID_FILE, "tensor a.W: 5 dimensions"},
+        {"{" F32("a.W", "[1,1,4]", 0, 16) "," F32("a.D", "[4,4]", 16, 80) "}", 80,
+         DOCONV_INVALID_FILE, "tensor a.D: 2 dimensions"},
+        {"{" F32("a.W", "[1,1,4]", 0, 16) "," F32("a.D", "[4]", 16, 32) "}", 32,
+         DOCONV_INVALID_FILE, "tensor a.D: 1 dimensions"},
+        {"{" F32("a.W", "[1,0,4]", 0, 0) "," F32("a.D", "[1,4,4]", 0, 64) "}", 64,
+         DOCONV_INVALID_FILE, "tensor a.W: dimension 1 is 0"},
+        {"{" F32("a.W", "[1,1,4]", 0, 16) "," F32("a.D", "[1,0,4]", 16, 16) "}", 16,
+         DOCONV_INVALID_FILE, "tensor a.D: dimension 1 is 0"},
+        {"{" F32("a.W", "[1,1,3]", 0, 12) "," F32("a.D", "[1,4,4]", 12, 76) "}", 76,
+         DOCONV_INVALID_FILE, "tensor a.D: its D_mul is 4, and W's 3"},
+        {"{" F32("a.W", "[1,2,1]", 0, 8) "," F32("a.D", "[3,4,1]", 8, 56) "}", 56,
+         DOCONV_INVALID_FILE, "tensor a.D: no number of groups"},
+        {"{" F32("a.W", "[1,2,1]", 0, 8) "," F32("a.D", "[1,4,1]", 8, 24) "}", 24,
+         DOCONV_INVALID_FILE, "tensor a.D: no number of groups"},
+        {"{" F32("a.W", "[3,1,1]", 0, 12) "," F32("a.D", "[2,4,1]", 12, 44) "}", 44,
+         DOCONV_INVALID_FILE, "tensor a.D: no number of groups"},
+        {"{" F32("a.W", "[1,1,1]", 0, 4) "," F32("a.D", "[1,4,1]", 4,
+                                                 20) "," F32("a.d_diag", "[1,1,4]", 20, 36) "}",
+         36, DOCONV_INVALID_FILE, "tensor a.d_diag: its shape is not that of D, 1x4x1"},
+        {"{" F32("a.W", "[1,1,1]", 0, 4) "," F32("a.D", "[1,4,1]", 4, 20) "," F32("a.d_diag", "[4]",
+                                                                                  20, 36) "}",
+         36, DOCONV_INVALID_FILE, "tensor a.d_diag: 1 dimensions"},
+        {"{" F32("a.W", "[1,1,1]", 0, 4) "," F32("a.D", "[1,1,1]", 4, 8) "," F32(
+             "a.d_diag", "[1,1,1]", 8, 12) "," F32("a.D_diag", "[1,1,1]", 12, 16) "}",
          16, DOCONV_INVALID_FILE, "tensor a.D_diag: a.d_diag is there too"},
-        {"{" F32("a.W", "[1,1,1]", 0, 4) "," F32("a.weight", "[1]", 4, 8) "}", 8, DOCONV_INVALID_FILE, "tensor a.weight: it is there already"},
-        {"{" F32("W", "[1,1,1]", 0, 4) "," T("weight", "U8", "[]", 4, 5) "}", 5, DOCONV_INVALID_FILE, "tensor weight: it is there already"},
-        {"{" T("a.W", "F16", "[1,1,4]", 0, 8) "," F32("a.D", "[1,4,4]", 8, 72) "}", 72, DOCONV_UNSUPPORTED, "tensor a.W: type F16"},
-        {"{" F32("a.W", "[1,1,4]", 0, 16) "," T("a.D", "F64", "[1,4,4]", 16, 144) "}", 144, DOCONV_UNSUPPORTED, "tensor a.D: type F64"},
-        {"{" F32("a.W", "[1,1,1]", 0, 4) "," F32("a.D", "[1,1,1]", 4, 8) "," T("a.d_diag", "BF16", "[1,1,1]", 8, 10) "}", 10, DOCONV_UNSUPPORTED,
-         "tensor a.d_diag: type BF16"},
+        {"{" F32("a.W", "[1,1,1]", 0, 4) "," F32("a.weight", "[1]", 4, 8) "}", 8,
+         DOCONV_INVALID_FILE, "tensor a.weight: it is there already"},
+        {"{" F32("W", "[1,1,1]", 0, 4) "," T("weight", "U8", "[]", 4, 5) "}", 5,
+         DOCONV_INVALID_FILE, "tensor weight: it is there already"},
+        {"{" T("a.W", "F16", "[1,1,4]", 0, 8) "," F32("a.D", "[1,4,4]", 8, 72) "}", 72,
+         DOCONV_UNSUPPORTED, "tensor a.W: type F16"},
+        {"{" F32("a.W", "[1,1,4]", 0, 16) "," T("a.D", "F64", "[1,4,4]", 16, 144) "}", 144,
+         DOCONV_UNSUPPORTED, "tensor a.D: type F64"},
+        {"{" F32("a.W", "[1,1,1]", 0, 4) "," F32("a.D", "[1,1,1]", 4,
+                                                 8) "," T("a.d_diag", "BF16", "[1,1,1]", 8, 10) "}",
+         10, DOCONV_UNSUPPORTED, "tensor a.d_diag: type BF16"},
         {"{" T("a.W", "Q7", "[1,1,1]", 0, 4) "}", 4, DOCONV_UNSUPPORTED, "tensor a.W: type Q7"},
-        {"{" F32("a.W", "[1,1,1]", 0, 4) "," F32("a.D", "[1,2,1]", 4, 12) "}", 12, DOCONV_INVALID_ARGUMENT, "layer a: its 2 taps are no square"},
+        {"{" F32("a.W", "[1,1,1]", 0, 4) "," F32("a.D", "[1,2,1]", 4, 12) "}", 12,
+         DOCONV_INVALID_ARGUMENT, "layer a: its 2 taps are no square"},
         /* The first layer is good: nothing of it is left. */
-        {"{" F32("a.W", "[1,1,1]", 0, 4) "," F32("b.W", "[1,1,2]", 4, 12) "}", 12, DOCONV_INVALID_FILE, "tensor b.W: its D is missing"},
+        {"{" F32("a.W", "[1,1,1]", 0, 4) "," F32("b.W", "[1,1,2]", 4, 12) "}", 12,
+         DOCONV_INVALID_FILE, "tensor b.W: its D is missing"},
     };
     doconv_context *context = open_context();
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
@@ -486,23 +590,31 @@ static void test_arguments(void **state)
     const struct bytes file = make_file("{" F32("W", "[1,1,1]", 0, 4) "}", NULL, 4);
     void *result = NULL;
     size_t size = 0;
-    expect_status(doconv_fold_checkpoint(NULL, file.data, file.size, NULL, &result, &size), DOCONV_INVALID_ARGUMENT);
-    expect_status(doconv_fold_checkpoint(context, NULL, file.size, NULL, &result, &size), DOCONV_INVALID_ARGUMENT);
-    expect_status(doconv_fold_checkpoint(context, file.data, file.size, NULL, NULL, &size), DOCONV_INVALID_ARGUMENT);
-    expect_status(doconv_fold_checkpoint(context, file.data, file.size, NULL, &result, NULL), DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_fold_checkpoint(NULL, file.data, file.size, NULL, &result, &size),
+                  DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_fold_checkpoint(context, NULL, file.size, NULL, &result, &size),
+                  DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_fold_checkpoint(context, file.data, file.size, NULL, NULL, &size),
+                  DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_fold_checkpoint(context, file.data, file.size, NULL, &result, NULL),
+                  DOCONV_INVALID_ARGUMENT);
     doconv_fold_checkpoint_options options = fold_options();
     options.size--;
-    expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size), DOCONV_MISMATCH);
+    expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size),
+                  DOCONV_MISMATCH);
     options = fold_options();
     options.dry_run = 2;
-    expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size), DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size),
+                  DOCONV_INVALID_ARGUMENT);
     options = fold_options();
     options.add_identity = -1;
-    expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size), DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size),
+                  DOCONV_INVALID_ARGUMENT);
     options = fold_options();
     const doconv_mapping none = (doconv_mapping)3;
     options.mapping = &none;
-    expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size), DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size),
+                  DOCONV_INVALID_ARGUMENT);
     expect_error(context, "mapping: 3", NULL);
     doconv_checkpoint_free(context, NULL);
     doconv_checkpoint_free(NULL, NULL);
@@ -517,11 +629,13 @@ static void fold_damaged(doconv_context *context, struct bytes file)
 {
     void *result = NULL, *again = NULL;
     size_t size = 0, size_again = 0;
-    const doconv_status status = doconv_fold_checkpoint(context, file.data, file.size, NULL, &result, &size);
+    const doconv_status status =
+        doconv_fold_checkpoint(context, file.data, file.size, NULL, &result, &size);
     assert_true(status >= DOCONV_OK && status <= DOCONV_INVALID_FILE);
     assert_int_equal(status == DOCONV_OK, result != NULL);
     if (status == DOCONV_OK) {
-        const doconv_status second = doconv_fold_checkpoint(context, result, size, NULL, &again, &size_again);
+        const doconv_status second =
+            doconv_fold_checkpoint(context, result, size, NULL, &again, &size_again);
         if (second != DOCONV_NOT_FOUND && second != DOCONV_OK) {
             expect_status(second, DOCONV_OK);
         }
@@ -553,7 +667,8 @@ static void test_truncated(void **state)
         memcpy(part.data, file.data, size);
         void *result = context;
         size_t result_size;
-        expect_status(doconv_fold_checkpoint(context, part.data, size, NULL, &result, &result_size), DOCONV_INVALID_FILE);
+        expect_status(doconv_fold_checkpoint(context, part.data, size, NULL, &result, &result_size),
+                      DOCONV_INVALID_FILE);
         assert_null(result);
         free(part.data);
     }
@@ -629,8 +744,12 @@ static void test_memory(void **state)
 {
     (void)state;
     struct budget budget = {1000, 0};
-    const doconv_context_options options = {
-        .size = sizeof options, .threads = 1, .tune = DOCONV_TUNE_OFF, .allocate = allocate, .release = deallocate, .allocate_user = &budget};
+    const doconv_context_options options = {.size = sizeof options,
+                                            .threads = 1,
+                                            .tune = DOCONV_TUNE_OFF,
+                                            .allocate = allocate,
+                                            .release = deallocate,
+                                            .allocate_user = &budget};
     doconv_context *context;
     expect_ok(doconv_context_create(&options, &context));
     const struct bytes file = small_file();
@@ -661,9 +780,12 @@ static void test_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_network),   cmocka_unit_test(test_bare),      cmocka_unit_test(test_kernels), cmocka_unit_test(test_alignment),
-        cmocka_unit_test(test_report),    cmocka_unit_test(test_malformed), cmocka_unit_test(test_misfits), cmocka_unit_test(test_arguments),
-        cmocka_unit_test(test_truncated), cmocka_unit_test(test_damaged),   cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_network),   cmocka_unit_test(test_bare),
+        cmocka_unit_test(test_kernels),   cmocka_unit_test(test_alignment),
+        cmocka_unit_test(test_report),    cmocka_unit_test(test_malformed),
+        cmocka_unit_test(test_misfits),   cmocka_unit_test(test_arguments),
+        cmocka_unit_test(test_truncated), cmocka_unit_test(test_damaged),
+        cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Descriptors out of range: each field alone, through every function that takes one; the status, and a detail that names the field and the value. */
+/*
+ * Descriptors out of range: each field alone, through every function that takes one; the status,
+ * and a detail that names the field and the value.
+ */
 #include <math.h>
 #include <time.h>
 
@@ -11,7 +14,8 @@ static doconv_conv_desc good(void)
 }
 
 /* Every function that validates says the same. field: must be in the detail, NULL: any. */
-static void expect_refused(const doconv_conv_desc *desc, doconv_status expected, const char *field, const char *value)
+static void expect_refused(const doconv_conv_desc *desc, doconv_status expected, const char *field,
+                           const char *value)
 {
     doconv_context *context = open_context();
     const doconv_plan_options options = plan_options();
@@ -48,19 +52,23 @@ static void expect_refused(const doconv_conv_desc *desc, doconv_status expected,
 static void test_dimensions(void **state)
 {
     (void)state;
-#define FIELD(name, least)                                                                                                                           \
-    {                                                                                                                                                \
-#name, offsetof(doconv_conv_desc, name), least                                                                                               \
+#define FIELD(name, least)                                                                         \
+    {                                                                                              \
+#name, offsetof(doconv_conv_desc, name), least                                             \
     }
     static const struct {
         const char *name;
         size_t offset;
         int64_t least;
-    } fields[] = {FIELD(n, 1),         FIELD(cin, 1),        FIELD(h, 1),          FIELD(w, 1),       FIELD(cout, 1),     FIELD(kh, 1),
-                  FIELD(kw, 1),        FIELD(stride_h, 1),   FIELD(stride_w, 1),   FIELD(pad_top, 0), FIELD(pad_left, 0), FIELD(pad_bottom, 0),
-                  FIELD(pad_right, 0), FIELD(dilation_h, 1), FIELD(dilation_w, 1), FIELD(groups, 1),  FIELD(d_mul, 0)};
+    } fields[] = {FIELD(n, 1),         FIELD(cin, 1),        FIELD(h, 1),
+                  FIELD(w, 1),         FIELD(cout, 1),       FIELD(kh, 1),
+                  FIELD(kw, 1),        FIELD(stride_h, 1),   FIELD(stride_w, 1),
+                  FIELD(pad_top, 0),   FIELD(pad_left, 0),   FIELD(pad_bottom, 0),
+                  FIELD(pad_right, 0), FIELD(dilation_h, 1), FIELD(dilation_w, 1),
+                  FIELD(groups, 1),    FIELD(d_mul, 0)};
 #undef FIELD
-    static const int64_t values[] = {0, -1, -2147483647, INT64_MIN, INT64_C(1) << 31, INT64_C(1) << 40, INT64_MAX};
+    static const int64_t values[] = {
+        0, -1, -2147483647, INT64_MIN, INT64_C(1) << 31, INT64_C(1) << 40, INT64_MAX};
     for (size_t f = 0; f < sizeof fields / sizeof fields[0]; f++) {
         for (size_t v = 0; v < sizeof values / sizeof values[0]; v++) {
             if (values[v] >= fields[f].least && values[v] < INT64_C(1) << 31) {
@@ -71,7 +79,9 @@ static void test_dimensions(void **state)
             char name[32], value[32];
             snprintf(name, sizeof name, "%s: ", fields[f].name);
             snprintf(value, sizeof value, "%" PRId64, values[v]);
-            expect_refused(&desc, values[v] < fields[f].least ? DOCONV_INVALID_PROBLEM : DOCONV_OVERFLOW, name, value);
+            expect_refused(&desc,
+                           values[v] < fields[f].least ? DOCONV_INVALID_PROBLEM : DOCONV_OVERFLOW,
+                           name, value);
         }
     }
 }
@@ -79,16 +89,17 @@ static void test_dimensions(void **state)
 static void test_flags_and_enums(void **state)
 {
     (void)state;
-#define FIELD(name, most)                                                                                                                            \
-    {                                                                                                                                                \
-#name, offsetof(doconv_conv_desc, name), sizeof(((doconv_conv_desc *)0)->name), most                                                         \
+#define FIELD(name, most)                                                                          \
+    {                                                                                              \
+#name, offsetof(doconv_conv_desc, name), sizeof(((doconv_conv_desc *)0)->name), most       \
     }
     static const struct {
         const char *name;
         size_t offset, size;
         int most;
-    } fields[] = {FIELD(src_layout, 3), FIELD(dst_layout, 3), FIELD(has_bias, 1), FIELD(residual, 1),
-                  FIELD(relu, 1),       FIELD(clamp, 1),      FIELD(accuracy, 2), FIELD(composition, 2)};
+    } fields[] = {FIELD(src_layout, 3), FIELD(dst_layout, 3), FIELD(has_bias, 1),
+                  FIELD(residual, 1),   FIELD(relu, 1),       FIELD(clamp, 1),
+                  FIELD(accuracy, 2),   FIELD(composition, 2)};
 #undef FIELD
     for (size_t f = 0; f < sizeof fields / sizeof fields[0]; f++) {
         const int values[] = {-1, fields[f].most + 1, 1000000, INT32_MIN, INT32_MAX};
@@ -107,7 +118,8 @@ static void test_flags_and_enums(void **state)
 static void test_size(void **state)
 {
     (void)state;
-    static const size_t sizes[] = {0, 1, sizeof(doconv_conv_desc) - 1, sizeof(doconv_conv_desc) + 8, SIZE_MAX};
+    static const size_t sizes[] = {0, 1, sizeof(doconv_conv_desc) - 1, sizeof(doconv_conv_desc) + 8,
+                                   SIZE_MAX};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         doconv_conv_desc desc = good();
         desc.size = sizes[i];
@@ -123,7 +135,8 @@ static void test_size(void **state)
     int64_t shape[4];
     expect_ok(doconv_conv_dst_shape(NULL, &desc, shape)); /* the defaults are a valid problem */
     assert_true(shape[0] == 1 && shape[1] == 1 && shape[2] == 1 && shape[3] == 1);
-    assert_true(!desc.has_bias && !desc.residual && !desc.relu && !desc.clamp && desc.d_mul == 0 && desc.src_layout == DOCONV_NCHW);
+    assert_true(!desc.has_bias && !desc.residual && !desc.relu && !desc.clamp && desc.d_mul == 0 &&
+                desc.src_layout == DOCONV_NCHW);
 }
 
 static void test_groups(void **state)
@@ -168,8 +181,11 @@ static void test_clamp(void **state)
     static const struct {
         float lo, hi;
         bool valid;
-    } rows[] = {{1, 0, false},   {0, 1, true},    {2, 2, true},      {-INFINITY, 6, true},        {0, INFINITY, true}, {-INFINITY, INFINITY, true},
-                {NAN, 1, false}, {0, NAN, false}, {NAN, NAN, false}, {INFINITY, -INFINITY, false}};
+    } rows[] = {{1, 0, false},       {0, 1, true},
+                {2, 2, true},        {-INFINITY, 6, true},
+                {0, INFINITY, true}, {-INFINITY, INFINITY, true},
+                {NAN, 1, false},     {0, NAN, false},
+                {NAN, NAN, false},   {INFINITY, -INFINITY, false}};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         doconv_conv_desc desc = good();
         desc.clamp = 1;
@@ -272,8 +288,10 @@ static void test_extremes(void **state)
             doconv_plan_destroy(plan);
         }
         clock_gettime(CLOCK_MONOTONIC, &end);
-        const double seconds = (double)(end.tv_sec - start.tv_sec) + 1e-9 * (double)(end.tv_nsec - start.tv_nsec);
-        if (status != DOCONV_OK && status != DOCONV_UNSUPPORTED && status != DOCONV_OVERFLOW && status != DOCONV_OUT_OF_MEMORY) {
+        const double seconds =
+            (double)(end.tv_sec - start.tv_sec) + 1e-9 * (double)(end.tv_nsec - start.tv_nsec);
+        if (status != DOCONV_OK && status != DOCONV_UNSUPPORTED && status != DOCONV_OVERFLOW &&
+            status != DOCONV_OUT_OF_MEMORY) {
             fail_msg("%s: %s", texts[i], doconv_status_string(status));
         }
         if (seconds > 20.0) {
@@ -286,9 +304,11 @@ static void test_extremes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_dimensions),  cmocka_unit_test(test_flags_and_enums), cmocka_unit_test(test_size),
-        cmocka_unit_test(test_groups),      cmocka_unit_test(test_empty_output),    cmocka_unit_test(test_clamp),
-        cmocka_unit_test(test_composition), cmocka_unit_test(test_tensor_overflow), cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_dimensions),   cmocka_unit_test(test_flags_and_enums),
+        cmocka_unit_test(test_size),         cmocka_unit_test(test_groups),
+        cmocka_unit_test(test_empty_output), cmocka_unit_test(test_clamp),
+        cmocka_unit_test(test_composition),  cmocka_unit_test(test_tensor_overflow),
+        cmocka_unit_test(test_extremes),
     };
     return cmocka_run_group_tests_name("desc", tests, NULL, NULL) != 0;
 }

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Feature composition by itself: dc_feature_forward() and dc_feature_backward() against sums in double that go through the whole of Z, as the paper writes it
- * (test_training's go through the folded weight). Shapes are large enough that pixels, channels, steps of D_mul and images are cut into several
- * parts, with a shorter one at the end. Small integers are exact in every order of additions, so any difference is an error.
+ * Feature composition by itself: dc_feature_forward() and dc_feature_backward() against sums in
+ * double that go through the whole of Z, as the paper writes it (test_training's go through the
+ * folded weight). Shapes are large enough that pixels, channels, steps of D_mul and images are cut
+ * into several parts, with a shorter one at the end. Small integers are exact in every order of
+ * additions, so any difference is an error.
  */
 #include <math.h>
 
@@ -31,13 +33,16 @@ struct layer {
     int identity;
     size_t counts[TENSORS];
     float *in[TENSORS];
-    double *out[TENSORS]; /* what must come out: gradients, and dst; that of the bias is not feature.c's and stays 0 */
+    /* what must come out: gradients, and dst; that of the bias is not feature.c's and stays 0 */
+    double *out[TENSORS];
 };
 
 /* D + I; the identity is repeated along d_mul as often as it fits. */
-static double composed(const struct layer *l, const double *d, int64_t channel, int64_t m, int64_t s)
+static double composed(const struct layer *l, const double *d, int64_t channel, int64_t m,
+                       int64_t s)
 {
-    return d[(channel * l->taps + m) * l->d_mul + s] + (l->identity && s < l->d_mul / l->taps * l->taps && s % l->taps == m ? 1.0 : 0.0);
+    return d[(channel * l->taps + m) * l->d_mul + s] +
+           (l->identity && s < l->d_mul / l->taps * l->taps && s % l->taps == m ? 1.0 : 0.0);
 }
 
 /* Where tap m of output pixel at (of a plane) reads src's plane; -1: in the padding. */
@@ -50,7 +55,8 @@ static int64_t reads(const struct layer *l, int64_t at, int64_t m)
 }
 
 /* out of in, forward and backward: Z of one channel and one s at a time. */
-static void compute(const struct layer *l, const double *const in[TENSORS], double *const out[TENSORS])
+static void compute(const struct layer *l, const double *const in[TENSORS],
+                    double *const out[TENSORS])
 {
     const doconv_conv_desc *desc = &l->desc;
     const int64_t pixels = l->hout * l->wout, plane = desc->h * desc->w;
@@ -74,7 +80,8 @@ static void compute(const struct layer *l, const double *const in[TENSORS], doub
                     }
                 }
                 for (int64_t o = c / l->cig * l->cog; o < (c / l->cig + 1) * l->cog; o++) {
-                    const int64_t w = (o * l->cig + c % l->cig) * l->d_mul + s, dst = (n * desc->cout + o) * pixels;
+                    const int64_t w = (o * l->cig + c % l->cig) * l->d_mul + s,
+                                  dst = (n * desc->cout + o) * pixels;
                     for (int64_t at = 0; at < pixels; at++) {
                         out[DST][dst + at] += in[W][w] * z[at];
                         out[W][w] += in[DST][dst + at] * z[at];
@@ -108,7 +115,8 @@ static struct layer make_layer(const char *text, int64_t d_mul, int identity, bo
     l.taps = d->kh * d->kw;
     l.cig = d->cin / d->groups;
     l.cog = d->cout / d->groups;
-    const int64_t counts[TENSORS] = {d->n * d->cin * d->h * d->w, d->cout * l.cig * d_mul, d->cin * l.taps * d_mul, d->cout,
+    const int64_t counts[TENSORS] = {d->n * d->cin * d->h * d->w, d->cout * l.cig * d_mul,
+                                     d->cin * l.taps * d_mul, d->cout,
                                      d->n * d->cout * l.hout * l.wout};
     struct rng rng = rng_from(11, text);
     double *in[TENSORS];
@@ -118,14 +126,18 @@ static struct layer make_layer(const char *text, int64_t d_mul, int identity, bo
         l.out[t] = zeros(l.counts[t], sizeof(double));
         in[t] = zeros(l.counts[t], sizeof(double));
         for (size_t i = 0; i < l.counts[t]; i++) {
-            l.in[t][i] = integers ? (float)rng_range(&rng, -2, 2) : (float)(2.0 * rng_unit(&rng) - 1.0);
+            l.in[t][i] =
+                integers ? (float)rng_range(&rng, -2, 2) : (float)(2.0 * rng_unit(&rng) - 1.0);
             in[t][i] = (double)l.in[t][i];
         }
     }
     compute(&l, (const double *const *)in, l.out);
     for (int t = 0; t < TENSORS; t++) {
         free(in[t]);
-        /* Every partial sum of integers must be exact in float; half of the range is left for those that are larger than their result. */
+        /*
+         * Every partial sum of integers must be exact in float; half of the range is left for those
+         * that are larger than their result.
+         */
         for (size_t i = 0; i < l.counts[t] && integers; i++) {
             assert_true(fabs(l.out[t][i]) < 8388608.0);
         }
@@ -174,8 +186,8 @@ static size_t place_of(const struct layer *l, int tensor, size_t i)
     int64_t shape[3];
     shape_of(l, tensor, shape);
     const int64_t plane = shape[1] * shape[2], at = (int64_t)i;
-    return oracle_index(layout_of(l, tensor), shape[0], shape[1], shape[2], at / plane / shape[0], at / plane % shape[0], at % plane / shape[2],
-                        at % shape[2]);
+    return oracle_index(layout_of(l, tensor), shape[0], shape[1], shape[2], at / plane / shape[0],
+                        at / plane % shape[0], at % plane / shape[2], at % shape[2]);
 }
 
 static size_t floats_of(const struct layer *l, int tensor)
@@ -205,7 +217,8 @@ static struct run make_run(const struct layer *l, size_t workspace, enum buffer_
         }
     }
     /* The only tensor that is aligned: as closely to the guarded page as that allows. */
-    buffer_create(&r.workspace, (workspace + 63) / 64 * 64, place == BUFFER_CANARIES ? BUFFER_GUARD_AFTER : place, 0);
+    buffer_create(&r.workspace, (workspace + 63) / 64 * 64,
+                  place == BUFFER_CANARIES ? BUFFER_GUARD_AFTER : place, 0);
     return r;
 }
 
@@ -224,16 +237,20 @@ enum { ALL = 1 << SRC | 1 << W | 1 << D };
 
 static void backward(const struct dc_feature *feature, struct run *r, int wanted)
 {
-    memset(r->workspace.data, 0xff, r->workspace.bytes); /* NaNs: nothing is left from the forward pass */
-    dc_feature_backward(feature, r->in[W].data, r->in[D].data, r->in[SRC].data, r->in[DST].data, wanted & 1 << SRC ? r->out[SRC].data : NULL,
-                        wanted & 1 << W ? r->out[W].data : NULL, wanted & 1 << D ? r->out[D].data : NULL, r->workspace.data);
+    /* NaNs: nothing is left from the forward pass */
+    memset(r->workspace.data, 0xff, r->workspace.bytes);
+    dc_feature_backward(feature, r->in[W].data, r->in[D].data, r->in[SRC].data, r->in[DST].data,
+                        wanted & 1 << SRC ? r->out[SRC].data : NULL,
+                        wanted & 1 << W ? r->out[W].data : NULL,
+                        wanted & 1 << D ? r->out[D].data : NULL, r->workspace.data);
 }
 
 static void forward(const struct layer *l, const struct dc_feature *feature, struct run *r)
 {
     memset(r->workspace.data, 0xff, r->workspace.bytes);
-    dc_feature_forward(feature, r->in[W].data, r->in[D].data, l->desc.has_bias ? r->in[BIAS].data : NULL, r->in[SRC].data, r->out[DST].data,
-                       r->workspace.data);
+    dc_feature_forward(feature, r->in[W].data, r->in[D].data,
+                       l->desc.has_bias ? r->in[BIAS].data : NULL, r->in[SRC].data,
+                       r->out[DST].data, r->workspace.data);
 }
 
 static struct dc_feature *make_feature(doconv_context *context, const struct layer *l)
@@ -248,18 +265,21 @@ static struct dc_feature *make_feature(doconv_context *context, const struct lay
 
 /* ---- comparisons ---- */
 
-static void fail_at(const struct layer *l, const char *where, int tensor, size_t i, double seen, double expected, double bound)
+static void fail_at(const struct layer *l, const char *where, int tensor, size_t i, double seen,
+                    double expected, double bound)
 {
-    fail_msg("%s, d_mul %" PRId64 ", identity %d, %s: %s[%zu] is %.9g, expected %.9g within %g", l->text, l->d_mul, l->identity, where, names[tensor],
-             i, seen, expected, bound);
+    fail_msg("%s, d_mul %" PRId64 ", identity %d, %s: %s[%zu] is %.9g, expected %.9g within %g",
+             l->text, l->d_mul, l->identity, where, names[tensor], i, seen, expected, bound);
 }
 
 /* bounds: of each element's error; NULL: none is allowed. */
-static void compare(const struct layer *l, const struct run *r, const char *where, double *const bounds[TENSORS])
+static void compare(const struct layer *l, const struct run *r, const char *where,
+                    double *const bounds[TENSORS])
 {
     for (int t = 0; t < TENSORS; t++) {
         for (size_t i = 0; i < l->counts[t] && t != BIAS; i++) {
-            const double seen = (double)value_at(l, r, t, i), bound = bounds != NULL ? bounds[t][i] : 0.0;
+            const double seen = (double)value_at(l, r, t, i),
+                         bound = bounds != NULL ? bounds[t][i] : 0.0;
             if (!(fabs(seen - l->out[t][i]) <= bound)) {
                 fail_at(l, where, t, i, seen, l->out[t][i], bound);
             }
@@ -270,10 +290,12 @@ static void compare(const struct layer *l, const struct run *r, const char *wher
         /* The channels past the last one. */
         int64_t shape[3];
         shape_of(l, t, shape);
-        const int64_t stored = oracle_stored_channels(layout_of(l, t), shape[0]), plane = shape[1] * shape[2];
+        const int64_t stored = oracle_stored_channels(layout_of(l, t), shape[0]),
+                      plane = shape[1] * shape[2];
         for (int64_t i = 0; i < l->desc.n * (stored - shape[0]) * plane; i++) {
-            const size_t at = oracle_index(layout_of(l, t), shape[0], shape[1], shape[2], i / plane / (stored - shape[0]),
-                                           shape[0] + i / plane % (stored - shape[0]), i % plane / shape[2], i % shape[2]);
+            const size_t at = oracle_index(
+                layout_of(l, t), shape[0], shape[1], shape[2], i / plane / (stored - shape[0]),
+                shape[0] + i / plane % (stored - shape[0]), i % plane / shape[2], i % shape[2]);
             const float seen = ((const float *)r->out[t].data)[at];
             if (seen != 0.0f) {
                 fail_msg("%s, %s: padding of %s is %.9g", l->text, where, names[t], (double)seen);
@@ -282,11 +304,13 @@ static void compare(const struct layer *l, const struct run *r, const char *wher
     }
 }
 
-static void same_bits(const struct layer *l, const struct run *a, const struct run *b, const char *where)
+static void same_bits(const struct layer *l, const struct run *a, const struct run *b,
+                      const char *where)
 {
     for (int t = 0; t < TENSORS; t++) {
         if (t != BIAS && memcmp(a->out[t].data, b->out[t].data, a->out[t].bytes) != 0) {
-            fail_msg("%s, d_mul %" PRId64 ", %s: %s has other bits than with one thread", l->text, l->d_mul, where, names[t]);
+            fail_msg("%s, d_mul %" PRId64 ", %s: %s has other bits than with one thread", l->text,
+                     l->d_mul, where, names[t]);
         }
     }
 }
@@ -306,11 +330,13 @@ static void check_layer(const struct layer *l, double *const bounds[TENSORS])
         struct run first = {0};
         for (size_t way = 0; way < sizeof ways / sizeof ways[0]; way++) {
             struct task_order order = {.kind = ways[way].kind, .seed = 5};
-            doconv_context *context = open_with(caps[cap], ways[way].threads, ways[way].threads > 1 ? &order : NULL);
+            doconv_context *context =
+                open_with(caps[cap], ways[way].threads, ways[way].threads > 1 ? &order : NULL);
             struct dc_feature *feature = make_feature(context, l);
             struct run r = make_run(l, dc_feature_workspace_size(feature), ways[way].place);
             char where[64];
-            snprintf(where, sizeof where, "cap %s, %d threads", doconv_isa_string(caps[cap]), ways[way].threads);
+            snprintf(where, sizeof where, "cap %s, %d threads", doconv_isa_string(caps[cap]),
+                     ways[way].threads);
             forward(l, feature, &r);
             backward(feature, &r, ALL);
             compare(l, &r, where, bounds);
@@ -396,7 +422,10 @@ static const struct {
     {"mb2_ic16ih14iw19oc16kh3kw4ph3pw5sh1sw2dh2dw1:src=nhwc,dst=nchw,bias", 12, 1, 0},
     {"mb1_ic16ih4oc16kh7ph6:src=nhwc,dst=nhwc", 49, 1, 0},
     {"mb1_ic16ih13oc16kh3ph0sh4:src=nhwc,dst=nhwc", 9, 1, 0},
-    /* Groups: depthwise, narrow, blocks of channels that begin inside one of the layout, outputs that don't end with it. */
+    /*
+     * Groups: depthwise, narrow, blocks of channels that begin inside one of the layout, outputs
+     * that don't end with it.
+     */
     {"g32_mb1_ic32ih24oc32kh3ph1:src=nhwc,dst=nhwc,bias", 9, 1, 0},
     {"g10_mb1_ic10ih9oc40kh3ph1sh2:src=nchw,dst=nChw8c", 9, 1, 0},
     {"g8_mb1_ic32ih17oc32kh3ph1:src=nChw16c,dst=nChw16c,bias", 9, 0, 0},
@@ -431,8 +460,9 @@ static double gamma_of(int64_t terms)
 }
 
 /*
- * Values that round: each result within the a-priori bound of its two nested sums, gamma(terms of both) times the same sums of magnitudes. dst is
- * then equal to a convolution by the folded kernel within that bound, for the sums in double are: folding is their distributive law.
+ * Values that round: each result within the a-priori bound of its two nested sums, gamma(terms of
+ * both) times the same sums of magnitudes. dst is then equal to a convolution by the folded kernel
+ * within that bound, for the sums in double are: folding is their distributive law.
  */
 static void rounded_values(void **state)
 {
@@ -441,7 +471,8 @@ static void rounded_values(void **state)
         if ((cases[number].also & ROUNDED) == 0) {
             continue;
         }
-        struct layer l = make_layer(cases[number].text, cases[number].d_mul, cases[number].identity, false);
+        struct layer l =
+            make_layer(cases[number].text, cases[number].d_mul, cases[number].identity, false);
         double *in[TENSORS], *bounds[TENSORS];
         for (int t = 0; t < TENSORS; t++) {
             in[t] = zeros(l.counts[t], sizeof(double));
@@ -478,7 +509,8 @@ static void equals_folded(void **state)
         if ((cases[number].also & FOLDED) == 0) {
             continue;
         }
-        struct layer l = make_layer(cases[number].text, cases[number].d_mul, cases[number].identity, true);
+        struct layer l =
+            make_layer(cases[number].text, cases[number].d_mul, cases[number].identity, true);
         const doconv_conv_desc *d = &l.desc;
         const doconv_fold_desc fold = {.size = sizeof fold,
                                        .cout = d->cout,
@@ -490,7 +522,8 @@ static void equals_folded(void **state)
                                        .mapping = DOCONV_MAPPING_PAPER,
                                        .add_identity = l.identity};
         float *weight = zeros((size_t)(d->cout * l.cig * l.taps), sizeof *weight);
-        double *value = zeros(l.counts[DST], sizeof *value), *magnitude = zeros(l.counts[DST], sizeof *magnitude);
+        double *value = zeros(l.counts[DST], sizeof *value),
+               *magnitude = zeros(l.counts[DST], sizeof *magnitude);
         doconv_context *context = open_with(DOCONV_ISA_NONE, 1, NULL);
         expect_ok(doconv_fold(context, &fold, l.in[W], l.in[D], weight));
         oracle_convolve(d, l.in[SRC], weight, l.in[BIAS], NULL, value, magnitude);
@@ -515,7 +548,8 @@ static void wanted_gradients(void **state)
         if ((cases[number].also & WANTED) == 0) {
             continue;
         }
-        struct layer l = make_layer(cases[number].text, cases[number].d_mul, cases[number].identity, false);
+        struct layer l =
+            make_layer(cases[number].text, cases[number].d_mul, cases[number].identity, false);
         for (int cap = 0; cap < CAPS; cap++) {
             doconv_context *context = open_with(caps[cap], 1, NULL);
             struct dc_feature *feature = make_feature(context, &l);
@@ -527,11 +561,13 @@ static void wanted_gradients(void **state)
                 backward(feature, &some, wanted);
                 for (int t = SRC; t <= D; t++) {
                     const uint32_t *seen = some.out[t].data;
-                    if ((wanted & 1 << t) != 0 && memcmp(seen, all.out[t].data, all.out[t].bytes) != 0) {
-                        fail_msg("%s, cap %s, wanted %d: %s has other bits than with all gradients", l.text, doconv_isa_string(caps[cap]), wanted,
-                                 names[t]);
+                    if ((wanted & 1 << t) != 0 &&
+                        memcmp(seen, all.out[t].data, all.out[t].bytes) != 0) {
+                        fail_msg("%s, cap %s, wanted %d: %s has other bits than with all gradients",
+                                 l.text, doconv_isa_string(caps[cap]), wanted, names[t]);
                     }
-                    for (size_t at = 0; at < some.out[t].bytes / 4 && (wanted & 1 << t) == 0; at++) {
+                    for (size_t at = 0; at < some.out[t].bytes / 4 && (wanted & 1 << t) == 0;
+                         at++) {
                         assert_int_equal(seen[at], BUFFER_UNWRITTEN);
                     }
                 }
@@ -545,7 +581,10 @@ static void wanted_gradients(void **state)
     }
 }
 
-/* The loss sum(dst * grad_dst) is linear in each tensor: with integers, its difference over a step of 1 is the gradient, to the bit. */
+/*
+ * The loss sum(dst * grad_dst) is linear in each tensor: with integers, its difference over a step
+ * of 1 is the gradient, to the bit.
+ */
 static void finite_differences(void **state)
 {
     (void)state;
@@ -564,11 +603,13 @@ static void finite_differences(void **state)
                     value[at] += side == 0 ? 1.0f : -1.0f;
                     forward(&l, feature, &r);
                     for (size_t o = 0; o < l.counts[DST]; o++) {
-                        losses[side] += (double)((const float *)r.out[DST].data)[o] * (double)((const float *)r.in[DST].data)[o];
+                        losses[side] += (double)((const float *)r.out[DST].data)[o] *
+                                        (double)((const float *)r.in[DST].data)[o];
                     }
                 }
                 if (losses[0] - losses[1] != (double)gradient[at]) {
-                    fail_at(&l, doconv_isa_string(caps[cap]), t, at, (double)gradient[at], losses[0] - losses[1], 0.0);
+                    fail_at(&l, doconv_isa_string(caps[cap]), t, at, (double)gradient[at],
+                            losses[0] - losses[1], 0.0);
                 }
             }
         }
@@ -582,8 +623,9 @@ static void finite_differences(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(exact_values),     cmocka_unit_test(rounded_values),     cmocka_unit_test(equals_folded),
-        cmocka_unit_test(wanted_gradients), cmocka_unit_test(finite_differences),
+        cmocka_unit_test(exact_values),       cmocka_unit_test(rounded_values),
+        cmocka_unit_test(equals_folded),      cmocka_unit_test(wanted_gradients),
+        cmocka_unit_test(finite_differences),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* doconv_fold() against a double-precision oracle: shapes, mappings, ISA caps, threads, memory, values that spread, arguments that it must refuse. */
+/*
+ * doconv_fold() against a double-precision oracle: shapes, mappings, ISA caps, threads, memory,
+ * values that spread, arguments that it must refuse.
+ */
 #include <math.h>
 
 #include "capped.h"
@@ -39,13 +42,17 @@ static double identity_at(const doconv_fold_desc *desc, int64_t m, int64_t s)
 }
 
 /* value and sum |D * W| of weight[o][i][m]; a NULL D is a one. */
-static double oracle_fold(const doconv_fold_desc *desc, const float *w, const float *d, int64_t o, int64_t i, int64_t m, double *magnitude)
+static double oracle_fold(const doconv_fold_desc *desc, const float *w, const float *d, int64_t o,
+                          int64_t i, int64_t m, double *magnitude)
 {
     const struct sizes n = sizes_of(desc);
     double sum = 0.0;
     *magnitude = 0.0;
     for (int64_t s = 0; s < desc->d_mul; s++) {
-        const double factor = d != NULL ? (double)d[(oracle_channel(desc, o, i) * n.taps + m) * desc->d_mul + s] + identity_at(desc, m, s) : 1.0;
+        const double factor =
+            d != NULL ? (double)d[(oracle_channel(desc, o, i) * n.taps + m) * desc->d_mul + s] +
+                            identity_at(desc, m, s)
+                      : 1.0;
         const double product = factor * (double)w[(o * n.cig + i) * desc->d_mul + s];
         sum += product;
         *magnitude += fabs(product);
@@ -57,8 +64,11 @@ static double oracle_fold(const doconv_fold_desc *desc, const float *w, const fl
 
 static void describe(const doconv_fold_desc *desc, char *text, size_t size)
 {
-    snprintf(text, size, "%" PRId64 "x%" PRId64 "x%" PRId64 "x%" PRId64 " groups %" PRId64 " d_mul %" PRId64 " mapping %d identity %d", desc->cout,
-             desc->cin, desc->kh, desc->kw, desc->groups, desc->d_mul, (int)desc->mapping, desc->add_identity);
+    snprintf(text, size,
+             "%" PRId64 "x%" PRId64 "x%" PRId64 "x%" PRId64 " groups %" PRId64 " d_mul %" PRId64
+             " mapping %d identity %d",
+             desc->cout, desc->cin, desc->kh, desc->kw, desc->groups, desc->d_mul,
+             (int)desc->mapping, desc->add_identity);
 }
 
 static void fill(struct rng *rng, float *values, size_t count, bool integers)
@@ -110,7 +120,8 @@ static void run_call(void *arg)
 }
 
 /* Folds and checks every element: exactly for integers, else to the bound of a dot product. */
-static void check_fold(doconv_context *context, const doconv_fold_desc *desc, struct rng *rng, struct memory memory, bool integers)
+static void check_fold(doconv_context *context, const doconv_fold_desc *desc, struct rng *rng,
+                       struct memory memory, bool integers)
 {
     char text[160];
     describe(desc, text, sizeof text);
@@ -122,11 +133,13 @@ static void check_fold(doconv_context *context, const doconv_fold_desc *desc, st
     assert_true(w != NULL && d != NULL);
     memcpy(w, t.w.data, t.w.bytes);
     memcpy(d, t.d.data, t.d.bytes);
-    struct call call = {.context = context, .desc = desc, .w = t.w.data, .d = t.d.data, .weight = t.weight.data};
+    struct call call = {
+        .context = context, .desc = desc, .w = t.w.data, .d = t.d.data, .weight = t.weight.data};
     const void *address = NULL;
     if (!fault_catch(run_call, &call, &address)) {
-        fail_msg("%s: touches %p; w ends at %p, d at %p, weight at %p", text, address, (void *)((char *)t.w.data + t.w.bytes),
-                 (void *)((char *)t.d.data + t.d.bytes), (void *)((char *)t.weight.data + t.weight.bytes));
+        fail_msg("%s: touches %p; w ends at %p, d at %p, weight at %p", text, address,
+                 (void *)((char *)t.w.data + t.w.bytes), (void *)((char *)t.d.data + t.d.bytes),
+                 (void *)((char *)t.weight.data + t.weight.bytes));
     }
     expect_ok(call.status);
     if (!buffer_intact(&t.w) || !buffer_intact(&t.d) || !buffer_intact(&t.weight)) {
@@ -136,13 +149,16 @@ static void check_fold(doconv_context *context, const doconv_fold_desc *desc, st
         fail_msg("%s: changes an input", text);
     }
     const float *weight = t.weight.data;
-    const double unit = ldexp(1.0, -24), terms = (double)desc->d_mul + 2.0, bound = terms * unit / (1.0 - terms * unit);
+    const double unit = ldexp(1.0, -24), terms = (double)desc->d_mul + 2.0,
+                 bound = terms * unit / (1.0 - terms * unit);
     for (int64_t at = 0; at < (int64_t)n.weight; at++) {
         const int64_t o = at / (n.cig * n.taps), i = at / n.taps % n.cig, m = at % n.taps;
         double magnitude;
         const double value = oracle_fold(desc, w, d, o, i, m, &magnitude);
-        if (!(integers ? (double)weight[at] == value : fabs((double)weight[at] - value) <= bound * magnitude)) {
-            fail_msg("%s: [%" PRId64 "][%" PRId64 "][%" PRId64 "] is %.9g, must be %.9g", text, o, i, m, (double)weight[at], value);
+        if (!(integers ? (double)weight[at] == value
+                       : fabs((double)weight[at] - value) <= bound * magnitude)) {
+            fail_msg("%s: [%" PRId64 "][%" PRId64 "][%" PRId64 "] is %.9g, must be %.9g", text, o,
+                     i, m, (double)weight[at], value);
         }
     }
     free(w);
@@ -162,7 +178,9 @@ static doconv_fold_desc sample(struct rng *rng, int index)
     const size_t k = (size_t)rng_range(rng, 0, sizeof kernels / sizeof kernels[0] - 1);
     desc.kh = kernels[k].kh;
     desc.kw = kernels[k].kw;
-    desc.d_mul = rng_range(rng, 0, 2) == 0 ? desc.kh * desc.kw : rng_pick(rng, multiples, sizeof multiples / sizeof multiples[0]);
+    desc.d_mul = rng_range(rng, 0, 2) == 0
+                     ? desc.kh * desc.kw
+                     : rng_pick(rng, multiples, sizeof multiples / sizeof multiples[0]);
     desc.mapping = (doconv_mapping)(index % 3);
     desc.add_identity = (int)rng_range(rng, 0, 1);
     switch (index % 4) {
@@ -194,13 +212,18 @@ static void test_shapes(void **state)
     const int count = harness_scaled(400, 40);
     for (int index = 0; index < count; index++) {
         const doconv_fold_desc desc = sample(&rng, index);
-        const struct memory memory = {.place = (enum buffer_place)(index % 3), .shift = index % 2 != 0 ? (size_t)(4 * rng_range(&rng, 1, 15)) : 0};
+        const struct memory memory = {.place = (enum buffer_place)(index % 3),
+                                      .shift = index % 2 != 0 ? (size_t)(4 * rng_range(&rng, 1, 15))
+                                                              : 0};
         check_fold(context, &desc, &rng, memory, index % 5 < 2);
     }
     doconv_context_destroy(context);
 }
 
-/* Every kernel size x D_mul x mapping x identity on a few channel counts: nothing is left to chance here. */
+/*
+ * Every kernel size x D_mul x mapping x identity on a few channel counts: nothing is left to chance
+ * here.
+ */
 static void test_grid(void **state)
 {
     static const struct {
@@ -221,7 +244,9 @@ static void test_grid(void **state)
                                                .d_mul = multiples[s],
                                                .mapping = (doconv_mapping)(index % 3),
                                                .add_identity = index / 3 % 2};
-                check_fold(context, &desc, &rng, (struct memory){.place = (enum buffer_place)(index / 6 % 3), .shift = 4}, true);
+                check_fold(context, &desc, &rng,
+                           (struct memory){.place = (enum buffer_place)(index / 6 % 3), .shift = 4},
+                           true);
             }
         }
     }
@@ -233,15 +258,44 @@ static void test_large(void **state)
 {
     static const doconv_fold_desc descs[] = {
         {.size = sizeof descs[0], .cout = 9, .cin = 150, .kh = 3, .kw = 3, .groups = 1, .d_mul = 9},
-        {.size = sizeof descs[0], .cout = 3, .cin = 20, .kh = 11, .kw = 11, .groups = 1, .d_mul = 121, .add_identity = 1},
-        {.size = sizeof descs[0], .cout = 2, .cin = 2, .kh = 31, .kw = 31, .groups = 1, .d_mul = 961, .add_identity = 1},
-        {.size = sizeof descs[0], .cout = 4, .cin = 17, .kh = 3, .kw = 3, .groups = 1, .d_mul = 3000, .add_identity = 1},
-        {.size = sizeof descs[0], .cout = 64, .cin = 3, .kh = 7, .kw = 7, .groups = 1, .d_mul = 49, .add_identity = 1},
+        {.size = sizeof descs[0],
+         .cout = 3,
+         .cin = 20,
+         .kh = 11,
+         .kw = 11,
+         .groups = 1,
+         .d_mul = 121,
+         .add_identity = 1},
+        {.size = sizeof descs[0],
+         .cout = 2,
+         .cin = 2,
+         .kh = 31,
+         .kw = 31,
+         .groups = 1,
+         .d_mul = 961,
+         .add_identity = 1},
+        {.size = sizeof descs[0],
+         .cout = 4,
+         .cin = 17,
+         .kh = 3,
+         .kw = 3,
+         .groups = 1,
+         .d_mul = 3000,
+         .add_identity = 1},
+        {.size = sizeof descs[0],
+         .cout = 64,
+         .cin = 3,
+         .kh = 7,
+         .kw = 7,
+         .groups = 1,
+         .d_mul = 49,
+         .add_identity = 1},
     };
     doconv_context *context = open_with((doconv_isa)(intptr_t)*state, 1, NULL);
     struct rng rng = rng_from(harness_seed(), "fold large");
     for (size_t i = 0; i < sizeof descs / sizeof descs[0]; i++) {
-        check_fold(context, &descs[i], &rng, (struct memory){.place = BUFFER_GUARD_AFTER}, i % 2 == 0);
+        check_fold(context, &descs[i], &rng, (struct memory){.place = BUFFER_GUARD_AFTER},
+                   i % 2 == 0);
     }
     doconv_context_destroy(context);
 }
@@ -258,8 +312,13 @@ static void test_threads(void **state)
     for (int index = 0; index < count; index++) {
         doconv_fold_desc desc = sample(&rng, index);
         if (index < 4) { /* blocks for many threads; or fewer than there are threads */
-            desc = (doconv_fold_desc){
-                .size = sizeof desc, .cout = index == 3 ? 1 : 40, .cin = index == 0 ? 200 : index, .kh = 3, .kw = 3, .groups = 1, .d_mul = 9};
+            desc = (doconv_fold_desc){.size = sizeof desc,
+                                      .cout = index == 3 ? 1 : 40,
+                                      .cin = index == 0 ? 200 : index,
+                                      .kh = 3,
+                                      .kw = 3,
+                                      .groups = 1,
+                                      .d_mul = 9};
             desc.cin = desc.cin == 0 ? 1 : desc.cin;
         }
         const struct sizes n = sizes_of(&desc);
@@ -270,7 +329,8 @@ static void test_threads(void **state)
         fill(&rng, t.d.data, n.d, false);
         expect_ok(doconv_fold(one, &desc, t.w.data, t.d.data, expected));
         for (int threads = 1; threads <= 8; threads += threads < 3 ? 1 : 5) {
-            order = (struct task_order){.kind = (enum task_kind)((index + threads) % TASK_KINDS), .seed = (uint64_t)index};
+            order = (struct task_order){.kind = (enum task_kind)((index + threads) % TASK_KINDS),
+                                        .seed = (uint64_t)index};
             doconv_context *many = open_with(cap, threads, threads == 2 ? NULL : &order);
             memset(t.weight.data, 0xff, t.weight.bytes);
             expect_ok(doconv_fold(many, &desc, t.w.data, t.d.data, t.weight.data));
@@ -298,7 +358,8 @@ static void test_special(void **state)
     for (int index = 0; index < count; index++) {
         const doconv_fold_desc desc = sample(&rng, index);
         const struct sizes n = sizes_of(&desc);
-        struct tensors_of_fold t = allocate(&desc, (struct memory){.place = BUFFER_CANARIES, .shift = 8});
+        struct tensors_of_fold t =
+            allocate(&desc, (struct memory){.place = BUFFER_CANARIES, .shift = 8});
         float *w = t.w.data, *d = t.d.data, *weight = t.weight.data;
         for (size_t i = 0; i < n.w; i++) {
             w[i] = (float)rng_range(&rng, 1, 3);
@@ -317,8 +378,10 @@ static void test_special(void **state)
             if (isnan(value) ? !isnan(weight[at]) : (double)weight[at] != value) {
                 char text[160];
                 describe(&desc, text, sizeof text);
-                fail_msg("%s, %s in %s[%zu]: [%" PRId64 "][%" PRId64 "][%" PRId64 "] is %g, must be %g", text, infinite ? "-inf" : "NaN",
-                         in_w ? "w" : "d", place, o, i, m, (double)weight[at], value);
+                fail_msg("%s, %s in %s[%zu]: [%" PRId64 "][%" PRId64 "][%" PRId64
+                         "] is %g, must be %g",
+                         text, infinite ? "-inf" : "NaN", in_w ? "w" : "d", place, o, i, m,
+                         (double)weight[at], value);
             }
         }
         release(&t);
@@ -345,7 +408,8 @@ static void test_context_memory(void **state)
         expect_ok(doconv_context_create(&options, &context));
         for (int index = 0; index < harness_scaled(60, 12); index++) {
             const doconv_fold_desc desc = sample(&rng, index);
-            check_fold(context, &desc, &rng, (struct memory){.place = BUFFER_CANARIES, .shift = 0}, true);
+            check_fold(context, &desc, &rng, (struct memory){.place = BUFFER_CANARIES, .shift = 0},
+                       true);
         }
         doconv_context_destroy(context);
     }
@@ -386,7 +450,8 @@ static void test_no_memory(void **state)
                                             .allocate_user = &stingy};
     doconv_context *context = NULL;
     expect_ok(doconv_context_create(&options, &context));
-    const doconv_fold_desc desc = {.size = sizeof desc, .cout = 4, .cin = 20, .kh = 3, .kw = 3, .groups = 1, .d_mul = 9};
+    const doconv_fold_desc desc = {
+        .size = sizeof desc, .cout = 4, .cin = 20, .kh = 3, .kw = 3, .groups = 1, .d_mul = 9};
     struct tensors_of_fold t = allocate(&desc, (struct memory){.place = BUFFER_CANARIES});
     struct rng rng = rng_from(1, NULL);
     fill(&rng, t.w.data, sizes_of(&desc).w, true);
@@ -416,7 +481,14 @@ static void test_no_d(void **state)
         w[i] = (float)i - 7.5f;
     }
     for (int identity = 0; identity <= 1; identity++) {
-        const doconv_fold_desc desc = {.size = sizeof desc, .cout = 3, .cin = 7, .kh = 1, .kw = 1, .groups = 1, .d_mul = 1, .add_identity = identity};
+        const doconv_fold_desc desc = {.size = sizeof desc,
+                                       .cout = 3,
+                                       .cin = 7,
+                                       .kh = 1,
+                                       .kw = 1,
+                                       .groups = 1,
+                                       .d_mul = 1,
+                                       .add_identity = identity};
         memset(weight, 0x55, sizeof weight);
         const float guard = weight[21];
         expect_ok(doconv_fold(context, &desc, w, NULL, weight));
@@ -437,7 +509,8 @@ static void test_arguments(void **state)
     memset(d, 0, sizeof d);
     memset(weight, 0x55, sizeof weight);
     memcpy(untouched, weight, sizeof weight);
-    const doconv_fold_desc good = {.size = sizeof good, .cout = 4, .cin = 3, .kh = 3, .kw = 3, .groups = 1, .d_mul = 9};
+    const doconv_fold_desc good = {
+        .size = sizeof good, .cout = 4, .cin = 3, .kh = 3, .kw = 3, .groups = 1, .d_mul = 9};
     expect_status(doconv_fold(NULL, &good, w, d, weight), DOCONV_INVALID_ARGUMENT);
     expect_status(doconv_fold(context, NULL, w, d, weight), DOCONV_INVALID_ARGUMENT);
     expect_error(context, "fold", "desc");
@@ -449,10 +522,10 @@ static void test_arguments(void **state)
     expect_error(context, "fold", "d: NULL");
     const int64_t huge = INT64_MAX / 2;
     doconv_fold_desc desc;
-#define REFUSED(expected, detail, field, value)                                                                                                      \
-    desc = good;                                                                                                                                     \
-    desc.field = value;                                                                                                                              \
-    expect_status(doconv_fold(context, &desc, w, d, weight), expected);                                                                              \
+#define REFUSED(expected, detail, field, value)                                                    \
+    desc = good;                                                                                   \
+    desc.field = value;                                                                            \
+    expect_status(doconv_fold(context, &desc, w, d, weight), expected);                            \
     expect_error(context, "fold", detail)
     REFUSED(DOCONV_MISMATCH, "size", size, sizeof good - 8);
     REFUSED(DOCONV_MISMATCH, "size", size, 0);
@@ -489,7 +562,10 @@ static void test_arguments(void **state)
     doconv_context_destroy(context);
 }
 
-/* The same convolution, bit for bit, as by a weight that is folded first; and shapes that are not the plan's. */
+/*
+ * The same convolution, bit for bit, as by a weight that is folded first; and shapes that are not
+ * the plan's.
+ */
 static void test_weights(void **state)
 {
     static const struct {
@@ -524,25 +600,34 @@ static void test_weights(void **state)
             struct tensors tensors = tensors_for(&conv);
             doconv_plan *plan = NULL;
             expect_ok(doconv_plan_create(context, &conv, NULL, &plan));
-            void *workspace = malloc(doconv_plan_workspace_size(plan) + 1), *expected = malloc(tensors.dst_bytes);
+            void *workspace = malloc(doconv_plan_workspace_size(plan) + 1),
+                 *expected = malloc(tensors.dst_bytes);
             doconv_weights *weights = NULL;
             expect_ok(doconv_weights_create(plan, t.weight.data, tensors.bias, &weights));
-            expect_ok(doconv_execute(plan, weights, tensors.src, NULL, tensors.dst, workspace, doconv_plan_workspace_size(plan)));
+            expect_ok(doconv_execute(plan, weights, tensors.src, NULL, tensors.dst, workspace,
+                                     doconv_plan_workspace_size(plan)));
             memcpy(expected, tensors.dst, tensors.dst_bytes);
             doconv_weights_destroy(weights);
             memset(tensors.dst, 0xff, tensors.dst_bytes);
             expect_ok(doconv_weights_fold(plan, &desc, t.w.data, t.d.data, tensors.bias, &weights));
-            expect_ok(doconv_execute(plan, weights, tensors.src, NULL, tensors.dst, workspace, doconv_plan_workspace_size(plan)));
+            expect_ok(doconv_execute(plan, weights, tensors.src, NULL, tensors.dst, workspace,
+                                     doconv_plan_workspace_size(plan)));
             assert_memory_equal(tensors.dst, expected, tensors.dst_bytes);
             doconv_weights_destroy(weights);
             desc.cout *= 2;
-            expect_status(doconv_weights_fold(plan, &desc, t.w.data, t.d.data, tensors.bias, &weights), DOCONV_MISMATCH);
+            expect_status(
+                doconv_weights_fold(plan, &desc, t.w.data, t.d.data, tensors.bias, &weights),
+                DOCONV_MISMATCH);
             expect_error(context, "cout", NULL);
             assert_null(weights);
             desc.cout /= 2;
-            expect_status(doconv_weights_fold(plan, &desc, NULL, t.d.data, tensors.bias, &weights), DOCONV_INVALID_ARGUMENT);
-            expect_status(doconv_weights_fold(plan, &desc, t.w.data, NULL, tensors.bias, &weights), DOCONV_INVALID_ARGUMENT);
-            expect_status(doconv_weights_fold(NULL, &desc, t.w.data, t.d.data, tensors.bias, &weights), DOCONV_INVALID_ARGUMENT);
+            expect_status(doconv_weights_fold(plan, &desc, NULL, t.d.data, tensors.bias, &weights),
+                          DOCONV_INVALID_ARGUMENT);
+            expect_status(doconv_weights_fold(plan, &desc, t.w.data, NULL, tensors.bias, &weights),
+                          DOCONV_INVALID_ARGUMENT);
+            expect_status(
+                doconv_weights_fold(NULL, &desc, t.w.data, t.d.data, tensors.bias, &weights),
+                DOCONV_INVALID_ARGUMENT);
             free(workspace);
             free(expected);
             free_tensors(&tensors);
@@ -569,7 +654,8 @@ static void check_gradient(doconv_isa cap, const doconv_fold_desc *desc, struct 
         for (int64_t m = 0; m < n.taps; m++) {
             for (int64_t s = 0; s < desc->d_mul; s++) {
                 const int64_t at = (channel * n.taps + m) * desc->d_mul + s;
-                grad_w[row * desc->d_mul + s] += ((double)d[at] + identity_at(desc, m, s)) * (double)g[row * n.taps + m];
+                grad_w[row * desc->d_mul + s] +=
+                    ((double)d[at] + identity_at(desc, m, s)) * (double)g[row * n.taps + m];
                 grad_d[at] += (double)w[row * desc->d_mul + s] * (double)g[row * n.taps + m];
             }
         }
@@ -578,19 +664,24 @@ static void check_gradient(doconv_isa cap, const doconv_fold_desc *desc, struct 
         struct task_order order = {.kind = TASKS_SHUFFLED, .seed = (uint64_t)threads};
         doconv_context *context = open_with(cap, threads, &order);
         struct buffer out_w, out_d;
-        buffer_create(&out_w, n.w * sizeof(float), threads == 1 ? BUFFER_GUARD_BEFORE : BUFFER_GUARD_AFTER, 4);
-        buffer_create(&out_d, n.d * sizeof(float), threads == 1 ? BUFFER_GUARD_BEFORE : BUFFER_GUARD_AFTER, 4);
-        expect_ok(doconv_fold_gradient(context, desc, w, d, g, threads == 3 ? NULL : out_w.data, threads == 5 ? NULL : out_d.data));
+        buffer_create(&out_w, n.w * sizeof(float),
+                      threads == 1 ? BUFFER_GUARD_BEFORE : BUFFER_GUARD_AFTER, 4);
+        buffer_create(&out_d, n.d * sizeof(float),
+                      threads == 1 ? BUFFER_GUARD_BEFORE : BUFFER_GUARD_AFTER, 4);
+        expect_ok(doconv_fold_gradient(context, desc, w, d, g, threads == 3 ? NULL : out_w.data,
+                                       threads == 5 ? NULL : out_d.data));
         char text[160];
         describe(desc, text, sizeof text);
         for (size_t i = 0; i < n.w && threads != 3; i++) {
             if ((double)((float *)out_w.data)[i] != grad_w[i]) {
-                fail_msg("%s, %d threads: grad_w[%zu] is %g, expected %g", text, threads, i, (double)((float *)out_w.data)[i], grad_w[i]);
+                fail_msg("%s, %d threads: grad_w[%zu] is %g, expected %g", text, threads, i,
+                         (double)((float *)out_w.data)[i], grad_w[i]);
             }
         }
         for (size_t i = 0; i < n.d && threads != 5; i++) {
             if ((double)((float *)out_d.data)[i] != grad_d[i]) {
-                fail_msg("%s, %d threads: grad_d[%zu] is %g, expected %g", text, threads, i, (double)((float *)out_d.data)[i], grad_d[i]);
+                fail_msg("%s, %d threads: grad_d[%zu] is %g, expected %g", text, threads, i,
+                         (double)((float *)out_d.data)[i], grad_d[i]);
             }
         }
         buffer_destroy(&out_w);
@@ -604,9 +695,10 @@ static void check_gradient(doconv_isa cap, const doconv_fold_desc *desc, struct 
 
 static void test_gradient(void **state)
 {
-    static const int64_t shapes[][6] = {{32, 48, 3, 3, 1, 9}, {70, 33, 3, 3, 1, 9}, {5, 3, 7, 7, 1, 49},   {40, 20, 3, 3, 1, 12},
-                                        {24, 16, 5, 1, 1, 3}, {64, 64, 3, 3, 4, 9}, {48, 24, 3, 3, 24, 9}, {36, 12, 3, 3, 3, 18},
-                                        {1, 1, 2, 2, 1, 1},   {33, 17, 1, 1, 1, 5}};
+    static const int64_t shapes[][6] = {
+        {32, 48, 3, 3, 1, 9}, {70, 33, 3, 3, 1, 9}, {5, 3, 7, 7, 1, 49},   {40, 20, 3, 3, 1, 12},
+        {24, 16, 5, 1, 1, 3}, {64, 64, 3, 3, 4, 9}, {48, 24, 3, 3, 24, 9}, {36, 12, 3, 3, 3, 18},
+        {1, 1, 2, 2, 1, 1},   {33, 17, 1, 1, 1, 5}};
     const doconv_isa cap = (doconv_isa)(intptr_t)*state;
     struct rng rng = rng_from(harness_seed(), "gradient");
     for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
@@ -631,18 +723,22 @@ int main(void)
     static const struct {
         const char *name;
         CMUnitTestFunction function;
-    } each_cap[] = {{"shapes", test_shapes},       {"grid", test_grid},       {"large", test_large},
-                    {"threads", test_threads},     {"special", test_special}, {"memory", test_context_memory},
-                    {"no_memory", test_no_memory}, {"no_d", test_no_d},       {"gradient", test_gradient},
-                    {"weights", test_weights}};
+    } each_cap[] = {{"shapes", test_shapes},       {"grid", test_grid},
+                    {"large", test_large},         {"threads", test_threads},
+                    {"special", test_special},     {"memory", test_context_memory},
+                    {"no_memory", test_no_memory}, {"no_d", test_no_d},
+                    {"gradient", test_gradient},   {"weights", test_weights}};
     enum { EACH = sizeof each_cap / sizeof each_cap[0] };
     static struct CMUnitTest tests[CAPS * EACH + 1];
     static char names[CAPS * EACH][32];
     int count = 0;
     for (int c = 0; c < CAPS; c++) {
         for (int i = 0; i < EACH; i++, count++) {
-            snprintf(names[count], sizeof names[count], "%s_%s", each_cap[i].name, doconv_isa_string(caps[c]));
-            tests[count] = (struct CMUnitTest){.name = names[count], .test_func = each_cap[i].function, .initial_state = (void *)(intptr_t)caps[c]};
+            snprintf(names[count], sizeof names[count], "%s_%s", each_cap[i].name,
+                     doconv_isa_string(caps[c]));
+            tests[count] = (struct CMUnitTest){.name = names[count],
+                                               .test_func = each_cap[i].function,
+                                               .initial_state = (void *)(intptr_t)caps[c]};
         }
     }
     tests[count++] = (struct CMUnitTest){.name = "arguments", .test_func = test_arguments};

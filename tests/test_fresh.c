@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Plans whose weights are made in the call, plans that go over weights first, and plans of many groups: every candidate of some problems, in guarded memory and on several threads,
- * against the double-precision oracle. Values are small integers, whose results are exact in every order of additions: any difference is an error.
+ * Plans whose weights are made in the call, plans that go over weights first, and plans of many
+ * groups: every candidate of some problems, in guarded memory and on several threads, against the
+ * double-precision oracle. Values are small integers, whose results are exact in every order of
+ * additions: any difference is an error.
  */
 #include "capped.h"
 #include "core.h"
@@ -10,9 +12,14 @@
 #include "oracle.h"
 
 static const char *const problems[] = {
-    "ic19ih5oc21kh3ph1:src=nhwc,dst=nhwc,bias",          "mb2_ic40ih4oc70kh3ph1:src=nhwc,dst=nhwc,bias", "mb3_ic130ih3oc100kh3ph1:src=nhwc,dst=nhwc",
-    "mb2_ic136ih3oc112kh3ph1sh2:src=nChw16c,dst=nChw8c", "ic24ih9oc48kh1:src=nhwc,dst=nhwc,bias",        "ic33ih6oc35kh2kw3pw1:src=nchw,dst=nchw",
-    "g2ic40ih5oc36kh3ph1:src=nhwc,dst=nhwc,bias",        "g6ic12ih5oc12kh3ph1:src=nhwc,dst=nhwc",
+    "ic19ih5oc21kh3ph1:src=nhwc,dst=nhwc,bias",
+    "mb2_ic40ih4oc70kh3ph1:src=nhwc,dst=nhwc,bias",
+    "mb3_ic130ih3oc100kh3ph1:src=nhwc,dst=nhwc",
+    "mb2_ic136ih3oc112kh3ph1sh2:src=nChw16c,dst=nChw8c",
+    "ic24ih9oc48kh1:src=nhwc,dst=nhwc,bias",
+    "ic33ih6oc35kh2kw3pw1:src=nchw,dst=nchw",
+    "g2ic40ih5oc36kh3ph1:src=nhwc,dst=nhwc,bias",
+    "g6ic12ih5oc12kh3ph1:src=nhwc,dst=nhwc",
 };
 enum { PROBLEMS = sizeof problems / sizeof problems[0] };
 
@@ -44,48 +51,66 @@ struct rig {
 
 static void fold_exactly(struct rig *rig)
 {
-    const int64_t taps = rig->fold.kh * rig->fold.kw, group_cin = rig->problem.group_cin, d_mul = rig->fold.d_mul;
+    const int64_t taps = rig->fold.kh * rig->fold.kw, group_cin = rig->problem.group_cin,
+                  d_mul = rig->fold.d_mul;
     for (int64_t row = 0; row < rig->fold.cout * group_cin; row++) {
-        const int64_t channel = row / group_cin / rig->problem.group_cout * group_cin + row % group_cin;
+        const int64_t channel =
+            row / group_cin / rig->problem.group_cout * group_cin + row % group_cin;
         for (int64_t m = 0; m < taps; m++) {
             double sum = 0.0;
             for (int64_t s = 0; s < d_mul; s++) {
-                sum += (double)rig->d[(channel * taps + m) * d_mul + s] * (double)rig->w[row * d_mul + s];
+                sum += (double)rig->d[(channel * taps + m) * d_mul + s] *
+                       (double)rig->w[row * d_mul + s];
             }
             rig->weight[row * taps + m] = (float)sum;
         }
     }
 }
 
-static void rig_create(struct rig *rig, const char *text, doconv_isa cap, int threads, struct task_order *order)
+static void rig_create(struct rig *rig, const char *text, doconv_isa cap, int threads,
+                       struct task_order *order)
 {
-    const doconv_context_options options = {
-        .size = sizeof options, .threads = threads, .tune = DOCONV_TUNE_OFF, .max_isa = cap, .parallel_for = task_run, .parallel_for_user = order};
+    const doconv_context_options options = {.size = sizeof options,
+                                            .threads = threads,
+                                            .tune = DOCONV_TUNE_OFF,
+                                            .max_isa = cap,
+                                            .parallel_for = task_run,
+                                            .parallel_for_user = order};
     expect_ok(doconv_context_create(&options, &rig->context));
     doconv_conv_desc desc;
     expect_ok(doconv_conv_desc_parse(rig->context, text, &desc));
     expect_ok(dc_problem_create(rig->context, &desc, &rig->problem));
     const doconv_conv_desc *p = &rig->problem.desc;
     const int64_t taps = p->kh * p->kw, d_mul = taps == 1 ? 2 : taps;
-    rig->fold =
-        (doconv_fold_desc){.size = sizeof rig->fold, .cout = p->cout, .cin = p->cin, .kh = p->kh, .kw = p->kw, .groups = p->groups, .d_mul = d_mul};
+    rig->fold = (doconv_fold_desc){.size = sizeof rig->fold,
+                                   .cout = p->cout,
+                                   .cin = p->cin,
+                                   .kh = p->kh,
+                                   .kw = p->kw,
+                                   .groups = p->groups,
+                                   .d_mul = d_mul};
     rig->src = create_integers(&rig->buffers[0], rig->problem.src_bytes / sizeof(float), 1);
     rig->weight = create_integers(&rig->buffers[1], rig->problem.weight_bytes / sizeof(float), 2);
-    rig->w = create_integers(&rig->buffers[2], (size_t)(p->cout * rig->problem.group_cin * d_mul), 3);
+    rig->w =
+        create_integers(&rig->buffers[2], (size_t)(p->cout * rig->problem.group_cin * d_mul), 3);
     rig->d = create_integers(&rig->buffers[3], (size_t)(p->cin * taps * d_mul), 4);
     rig->bias = create_integers(&rig->buffers[4], (size_t)p->cout, 5);
     fold_exactly(rig);
-    rig->expected = malloc((size_t)(p->n * p->cout * rig->problem.hout * rig->problem.wout) * sizeof(double));
-    rig->magnitude = malloc((size_t)(p->n * p->cout * rig->problem.hout * rig->problem.wout) * sizeof(double));
+    rig->expected =
+        malloc((size_t)(p->n * p->cout * rig->problem.hout * rig->problem.wout) * sizeof(double));
+    rig->magnitude =
+        malloc((size_t)(p->n * p->cout * rig->problem.hout * rig->problem.wout) * sizeof(double));
     assert_true(rig->expected != NULL && rig->magnitude != NULL);
     const size_t pixels = (size_t)(p->h * p->w), planes = (size_t)(p->n * p->cin);
     float *src = malloc(planes * pixels * sizeof *src);
     assert_non_null(src);
     for (size_t i = 0; i < planes * pixels; i++) {
         const int64_t plane = (int64_t)(i / pixels), pixel = (int64_t)(i % pixels);
-        src[i] = rig->src[oracle_index(p->src_layout, p->cin, p->h, p->w, plane / p->cin, plane % p->cin, pixel / p->w, pixel % p->w)];
+        src[i] = rig->src[oracle_index(p->src_layout, p->cin, p->h, p->w, plane / p->cin,
+                                       plane % p->cin, pixel / p->w, pixel % p->w)];
     }
-    oracle_convolve(p, src, rig->weight, p->has_bias ? rig->bias : NULL, NULL, rig->expected, rig->magnitude);
+    oracle_convolve(p, src, rig->weight, p->has_bias ? rig->bias : NULL, NULL, rig->expected,
+                    rig->magnitude);
     free(src);
 }
 
@@ -99,22 +124,29 @@ static void rig_destroy(struct rig *rig)
     doconv_context_destroy(rig->context);
 }
 
-static void expect_result(const struct rig *rig, const float *dst, const char *variant, const char *how)
+static void expect_result(const struct rig *rig, const float *dst, const char *variant,
+                          const char *how)
 {
     const doconv_conv_desc *d = &rig->problem.desc;
     const int64_t h = rig->problem.hout, w = rig->problem.wout;
     for (int64_t i = 0; i < d->n * d->cout * h * w; i++) {
-        const float seen = dst[oracle_index(d->dst_layout, d->cout, h, w, i / w / h / d->cout, i / w / h % d->cout, i / w % h, i % w)];
+        const float seen = dst[oracle_index(d->dst_layout, d->cout, h, w, i / w / h / d->cout,
+                                            i / w / h % d->cout, i / w % h, i % w)];
         if ((double)seen != rig->expected[i]) {
-            fail_msg("%s, %s: element %" PRId64 " is %g, not %g", variant, how, i, (double)seen, rig->expected[i]);
+            fail_msg("%s, %s: element %" PRId64 " is %g, not %g", variant, how, i, (double)seen,
+                     rig->expected[i]);
         }
     }
 }
 
-/* One candidate: with the weight as it is, with one that is folded on the way, and by doconv_execute() with packed weights. */
+/*
+ * One candidate: with the weight as it is, with one that is folded on the way, and by
+ * doconv_execute() with packed weights.
+ */
 static void run_candidate(const struct rig *rig, const char *variant)
 {
-    const doconv_plan_options options = {.size = sizeof options, .variant = variant, .fresh_weights = 1};
+    const doconv_plan_options options = {
+        .size = sizeof options, .variant = variant, .fresh_weights = 1};
     const doconv_conv_desc *d = &rig->problem.desc;
     const float *const bias = d->has_bias ? rig->bias : NULL;
     doconv_plan *plan;
@@ -122,9 +154,11 @@ static void run_candidate(const struct rig *rig, const char *variant)
     struct buffer dst, workspace, folded;
     for (int folds = 0; folds < 2; folds++) {
         buffer_create(&dst, rig->problem.dst_bytes, BUFFER_GUARD_AFTER, 0);
-        buffer_create(&workspace, dc_fresh_workspace_size(plan, folds ? &rig->fold : NULL), BUFFER_GUARD_AFTER, 0);
+        buffer_create(&workspace, dc_fresh_workspace_size(plan, folds ? &rig->fold : NULL),
+                      BUFFER_GUARD_AFTER, 0);
         buffer_create(&folded, rig->problem.weight_bytes, BUFFER_GUARD_AFTER, 0);
-        struct dc_weight_source source = {.view = dc_weight_view(&rig->problem, folds ? folded.data : rig->weight), .bias = bias};
+        struct dc_weight_source source = {
+            .view = dc_weight_view(&rig->problem, folds ? folded.data : rig->weight), .bias = bias};
         if (folds) {
             source.fold = &rig->fold;
             source.w = rig->w;
@@ -145,7 +179,8 @@ static void run_candidate(const struct rig *rig, const char *variant)
     expect_ok(doconv_weights_create(plan, rig->weight, bias, &weights));
     buffer_create(&dst, rig->problem.dst_bytes, BUFFER_GUARD_AFTER, 0);
     buffer_create(&workspace, doconv_plan_workspace_size(plan), BUFFER_GUARD_AFTER, 0);
-    expect_ok(doconv_execute(plan, weights, rig->src, NULL, dst.data, workspace.data, workspace.bytes));
+    expect_ok(
+        doconv_execute(plan, weights, rig->src, NULL, dst.data, workspace.data, workspace.bytes));
     expect_result(rig, dst.data, variant, "packed before");
     buffer_destroy(&dst);
     buffer_destroy(&workspace);
@@ -187,7 +222,8 @@ static void run_packed(const struct rig *rig, const char *variant)
     struct buffer dst, workspace;
     buffer_create(&dst, rig->problem.dst_bytes, BUFFER_GUARD_AFTER, 0);
     buffer_create(&workspace, doconv_plan_workspace_size(plan), BUFFER_GUARD_AFTER, 0);
-    expect_ok(doconv_execute(plan, weights, rig->src, NULL, dst.data, workspace.data, workspace.bytes));
+    expect_ok(
+        doconv_execute(plan, weights, rig->src, NULL, dst.data, workspace.data, workspace.bytes));
     expect_result(rig, dst.data, variant, "packed before");
     buffer_destroy(&dst);
     buffer_destroy(&workspace);
@@ -195,11 +231,15 @@ static void run_packed(const struct rig *rig, const char *variant)
     doconv_plan_destroy(plan);
 }
 
-/* Groups of several vectors of outputs, the first of which that ends outside of a block of inputs comes late. */
+/*
+ * Groups of several vectors of outputs, the first of which that ends outside of a block of inputs
+ * comes late.
+ */
 static void many_groups(void **state)
 {
     (void)state;
-    static const char *const texts[] = {"g18ic18ih5oc288kh3ph1:src=nChw16c,dst=nChw16c,bias", "g9ic9ih5oc144kh3ph1:src=nChw8c,dst=nChw8c,bias",
+    static const char *const texts[] = {"g18ic18ih5oc288kh3ph1:src=nChw16c,dst=nChw16c,bias",
+                                        "g9ic9ih5oc144kh3ph1:src=nChw8c,dst=nChw8c,bias",
                                         "g20ic60ih4oc320kh3ph1:src=nChw16c,dst=nChw8c,bias"};
     enum { TEXTS = sizeof texts / sizeof texts[0] };
     for (size_t i = 0; i < (size_t)TEXTS * CAPS; i++) {
@@ -227,10 +267,12 @@ static void weights_first(void **state)
     char text[DOCONV_PROBLEM_TEXT_SIZE];
     /* The library offers that order where the weight takes half of L2. */
     int64_t channels = 64;
-    while (channels * channels * 9 * (int64_t)sizeof(float) <= dc_cpu_probe()->l2_bytes && channels < 1024) {
+    while (channels * channels * 9 * (int64_t)sizeof(float) <= dc_cpu_probe()->l2_bytes &&
+           channels < 1024) {
         channels += 64;
     }
-    snprintf(text, sizeof text, "mb2_ic%" PRId64 "ih2oc%" PRId64 "kh3ph1:src=nhwc,dst=nhwc,bias", channels, channels);
+    snprintf(text, sizeof text, "mb2_ic%" PRId64 "ih2oc%" PRId64 "kh3ph1:src=nhwc,dst=nhwc,bias",
+             channels, channels);
     rig_create(&rig, text, DOCONV_ISA_DEFAULT, 3, &order);
     struct dc_candidate_list list;
     expect_ok(dc_enumerate(rig.context, &rig.problem, NULL, &list));

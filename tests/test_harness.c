@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The harness must catch kernels that are wrong. Each row below wraps a real kernel with one defect and names the property that must notice it,
- * checked alone; the wrapper without a defect must pass all of them.
+ * The harness must catch kernels that are wrong. Each row below wraps a real kernel with one defect
+ * and names the property that must notice it, checked alone; the wrapper without a defect must pass
+ * all of them.
  */
 #include <pthread.h>
 #include <setjmp.h>
@@ -90,7 +91,10 @@ static const struct {
     [CHANGES_MODES] = {"leaves denormals flushed to zero", PROPERTY_STATE},
 };
 
-/* The kernel behind the wrapper and its defect. Kernels have no data of their own, so these are global. */
+/*
+ * The kernel behind the wrapper and its defect. Kernels have no data of their own, so these are
+ * global.
+ */
 static const struct dc_kernel *base;
 static enum defect defect;
 static pthread_t main_thread;
@@ -98,13 +102,15 @@ static unsigned calls;
 
 static float *stored_at(const struct dc_run_args *a, ptrdiff_t pixel, ptrdiff_t channel)
 {
-    return a->dst + pixel * a->dst_pixel + a->dst_vector[channel / base->vector] + channel % base->vector;
+    return a->dst + pixel * a->dst_pixel + a->dst_vector[channel / base->vector] +
+           channel % base->vector;
 }
 
 /* Where the sum of a pixel and channel went: to dst or to the sums for later. */
 static float *result_at(const struct dc_run_args *a, ptrdiff_t pixel, ptrdiff_t channel)
 {
-    return a->partial_out != NULL ? a->partial_out + pixel * base->tile_channels + channel : stored_at(a, pixel, channel);
+    return a->partial_out != NULL ? a->partial_out + pixel * base->tile_channels + channel
+                                  : stored_at(a, pixel, channel);
 }
 
 static void add_to_results(const struct dc_run_args *a, float value)
@@ -180,7 +186,9 @@ static void stray(const struct dc_run_args *a)
     }
     if (defect == READS_PAST_WEIGHTS) {
         for (ptrdiff_t i = 0; i < a->segment_count; i++) {
-            sink = a->weights[a->segments[i].weight_offset + (base->op == DC_OP_DIRECT ? a->segments[i].length + 3 : 4) * base->tile_channels];
+            sink = a->weights[a->segments[i].weight_offset +
+                              (base->op == DC_OP_DIRECT ? a->segments[i].length + 3 : 4) *
+                                  base->tile_channels];
         }
     }
     if (defect == WRITES_SRC && a->segment_count > 0) {
@@ -189,7 +197,8 @@ static void stray(const struct dc_run_args *a)
     if (defect == READS_PAST_SRC || defect == READS_BEFORE_SRC) {
         for (ptrdiff_t i = 0; i < a->segment_count; i++) {
             const float *first = a->src + a->segments[i].src_offset;
-            sink = defect == READS_BEFORE_SRC ? first[-1] : first[pixel * a->src_pixel + a->segments[i].length];
+            sink = defect == READS_BEFORE_SRC ? first[-1]
+                                              : first[pixel * a->src_pixel + a->segments[i].length];
         }
     }
     if (last && a->dst != NULL) {
@@ -332,7 +341,8 @@ static void wrapped_store(const struct dc_store_args *args)
         break;
     case CLAMPS_BEFORE_RESIDUAL:
         for (ptrdiff_t i = 0; i < a.pixels * a.channels; i++) {
-            float *sum = (float *)(uintptr_t)a.tile + i / a.channels * a.tile_channels + i % a.channels;
+            float *sum =
+                (float *)(uintptr_t)a.tile + i / a.channels * a.tile_channels + i % a.channels;
             *sum = clamped(*sum, a.lo, a.hi);
         }
         a.lo = -__builtin_inff();
@@ -407,7 +417,8 @@ static void test_defect(void **state)
     const char *property = property_name(defects[which].caught_by);
     struct harness_report report;
     if (run_wrapped(which, PROPERTY_BIT(defects[which].caught_by), &report)) {
-        fail_msg("\"%s\" is not caught by %s in %d shapes", defects[which].name, property, report.sampled);
+        fail_msg("\"%s\" is not caught by %s in %d shapes", defects[which].name, property,
+                 report.sampled);
     }
     print_message("    caught after %d shapes: %s\n", report.sampled, report.failure);
     /* The line says all that it takes to run this again. */
@@ -444,7 +455,8 @@ static void short_reference(const struct dc_reference_args *args)
 static void test_reference_defect(void **state)
 {
     (void)state;
-    for (reference_row = dc_builtin_kernels; (*reference_row)->op != DC_OP_REFERENCE; reference_row++) {
+    for (reference_row = dc_builtin_kernels; (*reference_row)->op != DC_OP_REFERENCE;
+         reference_row++) {
     }
     struct dc_kernel kernel = **reference_row;
     kernel.name = "short@none";
@@ -478,7 +490,8 @@ static void test_too_few_shapes(void **state)
     assert_int_equal(report.accepted, 0);
     assert_non_null(strstr(report.failure, "only 0 of 50 shapes are accepted, 40 must be"));
     /* The seed decides everything. */
-    struct rng a = rng_from(1, "x"), b = rng_from(1, "x"), c = rng_from(2, "x"), d = rng_from(1, "y");
+    struct rng a = rng_from(1, "x"), b = rng_from(1, "x"), c = rng_from(2, "x"),
+               d = rng_from(1, "y");
     const uint64_t first = rng_next(&a);
     assert_true(first == rng_next(&b) && first != rng_next(&c) && first != rng_next(&d));
 }
@@ -486,14 +499,20 @@ static void test_too_few_shapes(void **state)
 int main(void)
 {
     struct CMUnitTest tests[DEFECTS + 4] = {
-        {.name = "healthy_direct", .test_func = test_healthy, .initial_state = (void *)(intptr_t)DC_OP_DIRECT},
-        {.name = "healthy_depthwise", .test_func = test_healthy, .initial_state = (void *)(intptr_t)DC_OP_DEPTHWISE},
+        {.name = "healthy_direct",
+         .test_func = test_healthy,
+         .initial_state = (void *)(intptr_t)DC_OP_DIRECT},
+        {.name = "healthy_depthwise",
+         .test_func = test_healthy,
+         .initial_state = (void *)(intptr_t)DC_OP_DEPTHWISE},
         {.name = "too_few_shapes", .test_func = test_too_few_shapes},
         {.name = "reference_without_last_column", .test_func = test_reference_defect},
     };
     size_t count = 4;
     for (int i = DEFECT_NONE + 1; i < DEFECTS; i++) {
-        tests[count++] = (struct CMUnitTest){.name = defects[i].name, .test_func = test_defect, .initial_state = (void *)(intptr_t)i};
+        tests[count++] = (struct CMUnitTest){.name = defects[i].name,
+                                             .test_func = test_defect,
+                                             .initial_state = (void *)(intptr_t)i};
     }
     return _cmocka_run_group_tests("harness", tests, count, NULL, NULL) != 0;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Every convolving kernel of the registry through every property of the harness, a test each (test_fold.c has the others); kernels that this CPU can't run are skipped by name.
- * With an argument, a pattern for names of tests (* and ?), only those run. Environment: see harness.h.
+ * Every convolving kernel of the registry through every property of the harness, a test each
+ * (test_fold.c has the others); kernels that this CPU can't run are skipped by name. With an
+ * argument, a pattern for names of tests (* and ?), only those run. Environment: see harness.h.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -18,7 +19,8 @@
 
 static doconv_context *open_context(doconv_isa cap)
 {
-    const doconv_context_options options = {.size = sizeof options, .threads = 1, .tune = DOCONV_TUNE_OFF, .max_isa = cap};
+    const doconv_context_options options = {
+        .size = sizeof options, .threads = 1, .tune = DOCONV_TUNE_OFF, .max_isa = cap};
     doconv_context *ctx;
     assert_int_equal(doconv_context_create(&options, &ctx), DOCONV_OK);
     return ctx;
@@ -26,7 +28,8 @@ static doconv_context *open_context(doconv_isa cap)
 
 static void print_report(const char *name, const struct harness_report *report)
 {
-    printf("    %s: %d shapes, %d accepted, %d variants;", name, report->sampled, report->accepted, report->variants);
+    printf("    %s: %d shapes, %d accepted, %d variants;", name, report->sampled, report->accepted,
+           report->variants);
     for (int i = 0; i < PROPERTY_COUNT; i++) {
         printf(" %s %d", property_name((enum property)i), report->runs[i]);
     }
@@ -41,7 +44,8 @@ static void test_kernel(void **state)
     const bool usable = dc_isa_usable(kernel->isa, ctx->isa);
     doconv_context_destroy(ctx);
     if (!usable) {
-        print_message("%s: this CPU has no %s\n", kernel->name, doconv_isa_string((doconv_isa)kernel->isa));
+        print_message("%s: this CPU has no %s\n", kernel->name,
+                      doconv_isa_string((doconv_isa)kernel->isa));
         skip();
     }
     const struct harness h = harness_for(kernel);
@@ -94,7 +98,8 @@ static void test_cap(void **state)
             if (info.refused == NULL) {
                 accepted++;
                 if ((doconv_isa)kernel->isa > cap) {
-                    fail_msg("%s: %s is accepted under the cap %s", capped_problems[p], info.variant, doconv_isa_string(cap));
+                    fail_msg("%s: %s is accepted under the cap %s", capped_problems[p],
+                             info.variant, doconv_isa_string(cap));
                 }
             }
         }
@@ -102,7 +107,8 @@ static void test_cap(void **state)
         doconv_candidates_destroy(list);
         char failure[1024];
         if (!harness_check_default(ctx, &desc, harness_seed(), failure, sizeof failure)) {
-            fail_msg("%s under the cap %s: %s", capped_problems[p], doconv_isa_string(cap), failure);
+            fail_msg("%s under the cap %s: %s", capped_problems[p], doconv_isa_string(cap),
+                     failure);
         }
     }
     doconv_context_destroy(ctx);
@@ -126,11 +132,13 @@ static void test_registry(void **state)
         const size_t length = strlen(info.name);
         assert_true(length > strlen(end) && length < 64);
         assert_string_equal(info.name + length - strlen(end), end);
-        assert_true(strspn(info.name, "abcdefghijklmnopqrstuvwxyz0123456789_@") == length); /* cache files hold names as single words */
+        /* cache files hold names as single words */
+        assert_true(strspn(info.name, "abcdefghijklmnopqrstuvwxyz0123456789_@") == length);
         assert_true(info.revision >= 1);
         assert_true(info.tile_pixels >= 1 && info.tile_channels >= 1);
         const bool planes = kernel->op == DC_OP_PLANES; /* vectors of pixels; else of channels */
-        assert_true(kernel->vector >= 1 && (planes ? kernel->tile_pixels : kernel->tile_channels) % kernel->vector == 0);
+        assert_true(kernel->vector >= 1 &&
+                    (planes ? kernel->tile_pixels : kernel->tile_channels) % kernel->vector == 0);
         assert_true(planes || kernel->tile_channels / kernel->vector <= DC_MAX_TILE_VECTORS);
         assert_true(kernel->tile_channels * kernel->tile_pixels <= DC_MAX_TILE_FLOATS);
         assert_true(kernel->error_amplification >= 1.0f);
@@ -179,7 +187,8 @@ int main(int argc, char **argv)
     }
     const char *problem = getenv("DOCONV_TEST_PROBLEM");
     doconv_conv_desc desc;
-    if (problem != NULL && *problem != '\0' && doconv_conv_desc_parse(NULL, problem, &desc) != DOCONV_OK) {
+    if (problem != NULL && *problem != '\0' &&
+        doconv_conv_desc_parse(NULL, problem, &desc) != DOCONV_OK) {
         fprintf(stderr, "test_kernels: DOCONV_TEST_PROBLEM=\"%s\" is no problem\n", problem);
         return 2;
     }
@@ -197,16 +206,19 @@ int main(int argc, char **argv)
     tests[count++] = (struct CMUnitTest){.name = "registry", .test_func = test_registry};
     for (int i = 0; i < CAPS; i++) {
         snprintf(names[i], sizeof names[i], "cap_%s", doconv_isa_string(caps[i]));
-        tests[count++] = (struct CMUnitTest){.name = names[i], .test_func = test_cap, .initial_state = (void *)(intptr_t)caps[i]};
+        tests[count++] = (struct CMUnitTest){
+            .name = names[i], .test_func = test_cap, .initial_state = (void *)(intptr_t)caps[i]};
     }
     for (int i = 0; i < kernels; i++) {
         if (dc_solver_of(dc_builtin_kernels[i]) == NULL) {
             continue;
         }
         void *kernel = (void *)(uintptr_t)dc_builtin_kernels[i];
-        tests[count++] = (struct CMUnitTest){.name = dc_builtin_kernels[i]->name, .test_func = test_kernel, .initial_state = kernel};
+        tests[count++] = (struct CMUnitTest){
+            .name = dc_builtin_kernels[i]->name, .test_func = test_kernel, .initial_state = kernel};
     }
-    printf("test_kernels: DOCONV_TEST_SEED=%llu, %d kernels\n", (unsigned long long)harness_seed(), kernels);
+    printf("test_kernels: DOCONV_TEST_SEED=%llu, %d kernels\n", (unsigned long long)harness_seed(),
+           kernels);
     fflush(stdout);
     if (argc == 2) {
         cmocka_set_test_filter(argv[1]);

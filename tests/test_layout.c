@@ -19,9 +19,12 @@ static void test_bytes(void **state)
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         size_t bytes = 0;
-        expect_ok(doconv_tensor_bytes(rows[i].layout, rows[i].n, rows[i].c, rows[i].h, rows[i].w, &bytes));
+        expect_ok(doconv_tensor_bytes(rows[i].layout, rows[i].n, rows[i].c, rows[i].h, rows[i].w,
+                                      &bytes));
         assert_int_equal(bytes, rows[i].floats * sizeof(float));
-        assert_int_equal(bytes, oracle_floats(rows[i].layout, rows[i].n, rows[i].c, rows[i].h, rows[i].w) * sizeof(float));
+        assert_int_equal(bytes,
+                         oracle_floats(rows[i].layout, rows[i].n, rows[i].c, rows[i].h, rows[i].w) *
+                             sizeof(float));
     }
 }
 
@@ -34,21 +37,29 @@ static void test_bad_bytes(void **state)
         for (size_t i = 0; i < sizeof below / sizeof below[0]; i++) {
             int64_t d[4] = {2, 3, 4, 5};
             d[field] = below[i];
-            expect_status(doconv_tensor_bytes(DOCONV_NCHW, d[0], d[1], d[2], d[3], &bytes), DOCONV_INVALID_ARGUMENT);
+            expect_status(doconv_tensor_bytes(DOCONV_NCHW, d[0], d[1], d[2], d[3], &bytes),
+                          DOCONV_INVALID_ARGUMENT);
         }
         for (size_t i = 0; i < sizeof above / sizeof above[0]; i++) {
             int64_t d[4] = {2, 3, 4, 5};
             d[field] = above[i];
-            expect_status(doconv_tensor_bytes(DOCONV_NHWC, d[0], d[1], d[2], d[3], &bytes), DOCONV_OVERFLOW);
+            expect_status(doconv_tensor_bytes(DOCONV_NHWC, d[0], d[1], d[2], d[3], &bytes),
+                          DOCONV_OVERFLOW);
         }
     }
-    expect_status(doconv_tensor_bytes(DOCONV_NCHW, 1 << 20, 1 << 20, 1 << 20, 4, &bytes), DOCONV_OVERFLOW);
-    expect_status(doconv_tensor_bytes(DOCONV_NCHW16C, INT32_MAX, 1, 1 << 28, 1, &bytes), DOCONV_OVERFLOW);
-    expect_status(doconv_tensor_bytes((doconv_layout)4, 1, 1, 1, 1, &bytes), DOCONV_INVALID_ARGUMENT);
-    expect_status(doconv_tensor_bytes((doconv_layout)-1, 1, 1, 1, 1, &bytes), DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_tensor_bytes(DOCONV_NCHW, 1 << 20, 1 << 20, 1 << 20, 4, &bytes),
+                  DOCONV_OVERFLOW);
+    expect_status(doconv_tensor_bytes(DOCONV_NCHW16C, INT32_MAX, 1, 1 << 28, 1, &bytes),
+                  DOCONV_OVERFLOW);
+    expect_status(doconv_tensor_bytes((doconv_layout)4, 1, 1, 1, 1, &bytes),
+                  DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_tensor_bytes((doconv_layout)-1, 1, 1, 1, 1, &bytes),
+                  DOCONV_INVALID_ARGUMENT);
     expect_status(doconv_tensor_bytes(DOCONV_NCHW, 1, 1, 1, 1, NULL), DOCONV_INVALID_ARGUMENT);
-    assert_int_equal(bytes, 42);                                                       /* only written on success */
-    expect_ok(doconv_tensor_bytes(DOCONV_NCHW, 1 << 20, 1 << 20, 1 << 20, 1, &bytes)); /* 2^62: the largest there is */
+    /* only written on success */
+    assert_int_equal(bytes, 42);
+    /* 2^62: the largest there is */
+    expect_ok(doconv_tensor_bytes(DOCONV_NCHW, 1 << 20, 1 << 20, 1 << 20, 1, &bytes));
     assert_true(bytes == (size_t)1 << 62);
 }
 
@@ -63,10 +74,15 @@ static void test_names(void **state)
     assert_string_equal(doconv_layout_string((doconv_layout)-1), "unknown");
 }
 
-/* Every pair of layouts, against the oracle's own index; nothing beside dst is touched, padding channels become zero. */
-static void check_reorder(doconv_layout from, doconv_layout to, int64_t n, int64_t c, int64_t h, int64_t w)
+/*
+ * Every pair of layouts, against the oracle's own index; nothing beside dst is touched, padding
+ * channels become zero.
+ */
+static void check_reorder(doconv_layout from, doconv_layout to, int64_t n, int64_t c, int64_t h,
+                          int64_t w)
 {
-    const size_t src_floats = oracle_floats(from, n, c, h, w), dst_floats = oracle_floats(to, n, c, h, w);
+    const size_t src_floats = oracle_floats(from, n, c, h, w),
+                 dst_floats = oracle_floats(to, n, c, h, w);
     float *src = malloc(src_floats * sizeof *src), *dst = malloc((dst_floats + 2) * sizeof *dst);
     assert_true(src != NULL && dst != NULL);
     for (size_t i = 0; i < src_floats; i++) {
@@ -77,7 +93,8 @@ static void check_reorder(doconv_layout from, doconv_layout to, int64_t n, int64
     }
     float value = 1.0f;
     for (int64_t i = 0; i < n * c * h * w; i++) {
-        src[oracle_index(from, c, h, w, i / (c * h * w), i / (h * w) % c, i / w % h, i % w)] = value++;
+        src[oracle_index(from, c, h, w, i / (c * h * w), i / (h * w) % c, i / w % h, i % w)] =
+            value++;
     }
     expect_ok(doconv_reorder(from, to, n, c, h, w, src, dst + 1));
     assert_true(dst[0] == -2.0f && dst[dst_floats + 1] == -2.0f);
@@ -86,10 +103,13 @@ static void check_reorder(doconv_layout from, doconv_layout to, int64_t n, int64
             for (int64_t y = 0; y < h; y++) {
                 for (int64_t x = 0; x < w; x++) {
                     const float seen = dst[1 + oracle_index(to, c, h, w, image, channel, y, x)];
-                    const float expected = channel < c ? (float)(((image * c + channel) * h + y) * w + x + 1) : 0.0f;
+                    const float expected =
+                        channel < c ? (float)(((image * c + channel) * h + y) * w + x + 1) : 0.0f;
                     if (seen != expected) {
-                        fail_msg("%s to %s, c=%d: [%d][%d][%d][%d] is %g, must be %g", doconv_layout_string(from), doconv_layout_string(to), (int)c,
-                                 (int)image, (int)channel, (int)y, (int)x, (double)seen, (double)expected);
+                        fail_msg("%s to %s, c=%d: [%d][%d][%d][%d] is %g, must be %g",
+                                 doconv_layout_string(from), doconv_layout_string(to), (int)c,
+                                 (int)image, (int)channel, (int)y, (int)x, (double)seen,
+                                 (double)expected);
                     }
                 }
             }
@@ -100,7 +120,8 @@ static void check_reorder(doconv_layout from, doconv_layout to, int64_t n, int64
     assert_non_null(back);
     expect_ok(doconv_reorder(to, from, n, c, h, w, dst + 1, back));
     for (int64_t i = 0; i < n * c * h * w; i++) {
-        const size_t at = oracle_index(from, c, h, w, i / (c * h * w), i / (h * w) % c, i / w % h, i % w);
+        const size_t at =
+            oracle_index(from, c, h, w, i / (c * h * w), i / (h * w) % c, i / w % h, i % w);
         assert_true(back[at] == src[at]);
     }
     free(src);
@@ -127,22 +148,31 @@ static void test_bad_reorder(void **state)
 {
     (void)state;
     float src[16] = {1.0f}, dst[16] = {2.0f};
-    expect_status(doconv_reorder(DOCONV_NCHW, DOCONV_NHWC, 1, 1, 1, 1, NULL, dst), DOCONV_INVALID_ARGUMENT);
-    expect_status(doconv_reorder(DOCONV_NCHW, DOCONV_NHWC, 1, 1, 1, 1, src, NULL), DOCONV_INVALID_ARGUMENT);
-    expect_status(doconv_reorder((doconv_layout)4, DOCONV_NHWC, 1, 1, 1, 1, src, dst), DOCONV_INVALID_ARGUMENT);
-    expect_status(doconv_reorder(DOCONV_NCHW, (doconv_layout)-1, 1, 1, 1, 1, src, dst), DOCONV_INVALID_ARGUMENT);
-    expect_status(doconv_reorder(DOCONV_NCHW, DOCONV_NHWC, 0, 1, 1, 1, src, dst), DOCONV_INVALID_ARGUMENT);
-    expect_status(doconv_reorder(DOCONV_NCHW, DOCONV_NHWC, 1, -1, 1, 1, src, dst), DOCONV_INVALID_ARGUMENT);
-    expect_status(doconv_reorder(DOCONV_NCHW, DOCONV_NHWC, 1, 1, INT64_MAX, 1, src, dst), DOCONV_OVERFLOW);
-    expect_status(doconv_reorder(DOCONV_NCHW, DOCONV_NCHW16C, INT32_MAX, 1, 1 << 28, 1, src, dst), DOCONV_OVERFLOW);
+    expect_status(doconv_reorder(DOCONV_NCHW, DOCONV_NHWC, 1, 1, 1, 1, NULL, dst),
+                  DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_reorder(DOCONV_NCHW, DOCONV_NHWC, 1, 1, 1, 1, src, NULL),
+                  DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_reorder((doconv_layout)4, DOCONV_NHWC, 1, 1, 1, 1, src, dst),
+                  DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_reorder(DOCONV_NCHW, (doconv_layout)-1, 1, 1, 1, 1, src, dst),
+                  DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_reorder(DOCONV_NCHW, DOCONV_NHWC, 0, 1, 1, 1, src, dst),
+                  DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_reorder(DOCONV_NCHW, DOCONV_NHWC, 1, -1, 1, 1, src, dst),
+                  DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_reorder(DOCONV_NCHW, DOCONV_NHWC, 1, 1, INT64_MAX, 1, src, dst),
+                  DOCONV_OVERFLOW);
+    expect_status(doconv_reorder(DOCONV_NCHW, DOCONV_NCHW16C, INT32_MAX, 1, 1 << 28, 1, src, dst),
+                  DOCONV_OVERFLOW);
     assert_true(dst[0] == 2.0f);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bytes),   cmocka_unit_test(test_bad_bytes),   cmocka_unit_test(test_names),
-        cmocka_unit_test(test_reorder), cmocka_unit_test(test_bad_reorder),
+        cmocka_unit_test(test_bytes),       cmocka_unit_test(test_bad_bytes),
+        cmocka_unit_test(test_names),       cmocka_unit_test(test_reorder),
+        cmocka_unit_test(test_bad_reorder),
     };
     return cmocka_run_group_tests_name("layout", tests, NULL, NULL) != 0;
 }

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Plans and what is done with them: options, candidates, workspace, weights of other plans, failing memory, threads that share one plan. */
+/*
+ * Plans and what is done with them: options, candidates, workspace, weights of other plans, failing
+ * memory, threads that share one plan.
+ */
 #include <pthread.h>
 
 #include "api_support.h"
@@ -13,7 +16,8 @@ static void test_bad_options(void **state)
     (void)state;
     doconv_context *context = open_context();
     const doconv_conv_desc desc = problem(PROBLEM);
-    static const size_t sizes[] = {0, sizeof(doconv_plan_options) - 1, sizeof(doconv_plan_options) + 8};
+    static const size_t sizes[] = {0, sizeof(doconv_plan_options) - 1,
+                                   sizeof(doconv_plan_options) + 8};
     doconv_plan *plan;
     doconv_candidates *list;
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
@@ -95,7 +99,8 @@ static void test_candidates(void **state)
             expect_ok(doconv_candidates_get(list, i, &info));
             found += strcmp(info.kernel, kernel.name) == 0;
         }
-        if (strcmp(kernel.operation, "compose") == 0 || strcmp(kernel.operation, "product") == 0 || strcmp(kernel.operation, "correlate") == 0) {
+        if (strcmp(kernel.operation, "compose") == 0 || strcmp(kernel.operation, "product") == 0 ||
+            strcmp(kernel.operation, "correlate") == 0) {
             assert_int_equal(found, 0);
         } else {
             assert_true(found >= 1);
@@ -141,7 +146,8 @@ static void test_unknown_variant(void **state)
     doconv_plan_destroy(plan);
     doconv_context_destroy(context);
     /* A kernel over the cap is not found, however it is called. */
-    const doconv_context_options capped = {.size = sizeof capped, .threads = 1, .tune = DOCONV_TUNE_OFF, .max_isa = DOCONV_ISA_NONE};
+    const doconv_context_options capped = {
+        .size = sizeof capped, .threads = 1, .tune = DOCONV_TUNE_OFF, .max_isa = DOCONV_ISA_NONE};
     expect_ok(doconv_context_create(&capped, &context));
     for (int i = 0; i < doconv_kernel_count(context); i++) {
         doconv_kernel_info kernel = {.size = sizeof kernel};
@@ -165,7 +171,8 @@ static void test_workspace_limit(void **state)
         doconv_plan_options options = plan_options();
         options.workspace_limit = limits[i];
         doconv_plan *plan;
-        expect_ok(doconv_plan_create(context, &desc, &options, &plan)); /* the reference needs none */
+        /* the reference needs none */
+        expect_ok(doconv_plan_create(context, &desc, &options, &plan));
         assert_true(doconv_plan_workspace_size(plan) <= limits[i]);
         doconv_plan_destroy(plan);
         doconv_candidates *list;
@@ -213,13 +220,15 @@ static void finish(struct prepared *p)
     doconv_context_destroy(p->context);
 }
 
-static void expect_refused_execute(const struct prepared *p, const doconv_weights *weights, const float *residual, void *workspace, size_t size,
+static void expect_refused_execute(const struct prepared *p, const doconv_weights *weights,
+                                   const float *residual, void *workspace, size_t size,
                                    doconv_status expected, const char *detail)
 {
     float *before = malloc(p->t.dst_bytes);
     assert_non_null(before);
     memcpy(before, p->t.dst, p->t.dst_bytes);
-    expect_status(doconv_execute(p->plan, weights, p->t.src, residual, p->t.dst, workspace, size), expected);
+    expect_status(doconv_execute(p->plan, weights, p->t.src, residual, p->t.dst, workspace, size),
+                  expected);
     assert_memory_equal(before, p->t.dst, p->t.dst_bytes);
     expect_error(p->context, detail, NULL);
     free(before);
@@ -229,21 +238,28 @@ static void test_execute_arguments(void **state)
 {
     (void)state;
     struct prepared p = prepare(PROBLEM);
-    expect_refused_execute(&p, p.weights, p.t.src, p.workspace, p.workspace_size, DOCONV_INVALID_ARGUMENT, "residual: given");
+    expect_refused_execute(&p, p.weights, p.t.src, p.workspace, p.workspace_size,
+                           DOCONV_INVALID_ARGUMENT, "residual: given");
     if (p.workspace_size > 0) {
-        expect_refused_execute(&p, p.weights, NULL, NULL, 0, DOCONV_WORKSPACE_TOO_SMALL, "workspace");
-        expect_refused_execute(&p, p.weights, NULL, NULL, p.workspace_size, DOCONV_WORKSPACE_TOO_SMALL, "workspace");
-        expect_refused_execute(&p, p.weights, NULL, p.workspace, 0, DOCONV_WORKSPACE_TOO_SMALL, "workspace");
-        expect_refused_execute(&p, p.weights, NULL, p.workspace, p.workspace_size - 1, DOCONV_WORKSPACE_TOO_SMALL, "workspace");
+        expect_refused_execute(&p, p.weights, NULL, NULL, 0, DOCONV_WORKSPACE_TOO_SMALL,
+                               "workspace");
+        expect_refused_execute(&p, p.weights, NULL, NULL, p.workspace_size,
+                               DOCONV_WORKSPACE_TOO_SMALL, "workspace");
+        expect_refused_execute(&p, p.weights, NULL, p.workspace, 0, DOCONV_WORKSPACE_TOO_SMALL,
+                               "workspace");
+        expect_refused_execute(&p, p.weights, NULL, p.workspace, p.workspace_size - 1,
+                               DOCONV_WORKSPACE_TOO_SMALL, "workspace");
     }
-    expect_ok(doconv_execute(p.plan, p.weights, p.t.src, NULL, p.t.dst, p.workspace, p.workspace_size));
+    expect_ok(
+        doconv_execute(p.plan, p.weights, p.t.src, NULL, p.t.dst, p.workspace, p.workspace_size));
     /* A bias that the problem has not. */
     doconv_conv_desc plain = p.desc;
     plain.has_bias = 0;
     doconv_plan *plan;
     doconv_weights *weights;
     expect_ok(doconv_plan_create(p.context, &plain, NULL, &plan));
-    expect_status(doconv_weights_create(plan, p.t.weight, p.t.bias, &weights), DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_weights_create(plan, p.t.weight, p.t.bias, &weights),
+                  DOCONV_INVALID_ARGUMENT);
     expect_error(p.context, "bias: given", NULL);
     assert_null(weights);
     doconv_plan_destroy(plan);
@@ -255,20 +271,30 @@ static void test_foreign_weights(void **state)
     (void)state;
     struct prepared p = prepare(PROBLEM);
     static const char *const others[] = {
-        "mb2_ic19ih9oc36kh3ph1:src=nhwc,dst=nhwc,bias,relu", "mb2_ic18ih9oc35kh3ph1:src=nhwc,dst=nhwc,bias,relu",
-        "mb2_ic19ih9oc35kh5ph2:src=nhwc,dst=nhwc,bias,relu", "mb2_ic19ih9oc35kh3kw1ph1pw0:src=nhwc,dst=nhwc,bias,relu",
+        "mb2_ic19ih9oc36kh3ph1:src=nhwc,dst=nhwc,bias,relu",
+        "mb2_ic18ih9oc35kh3ph1:src=nhwc,dst=nhwc,bias,relu",
+        "mb2_ic19ih9oc35kh5ph2:src=nhwc,dst=nhwc,bias,relu",
+        "mb2_ic19ih9oc35kh3kw1ph1pw0:src=nhwc,dst=nhwc,bias,relu",
         "mb2_ic19ih9oc35kh3ph1:src=nhwc,dst=nhwc,relu",
     };
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
         struct prepared other = prepare(others[i]);
-        expect_refused_execute(&p, other.weights, NULL, p.workspace, p.workspace_size, DOCONV_MISMATCH, "weights");
+        expect_refused_execute(&p, other.weights, NULL, p.workspace, p.workspace_size,
+                               DOCONV_MISMATCH, "weights");
         finish(&other);
     }
-    /* The same weights for another kernel with another packed layout; and for one that packs columns otherwise with another dilation. */
-    struct prepared dense = prepare("g32mb1_ic32ih9oc32kh3ph1:src=nhwc,dst=nhwc"), dilated = prepare("g32mb1_ic32ih9oc32kh3ph2dh1:src=nhwc,dst=nhwc");
-    if (strncmp(doconv_plan_variant(dense.plan), "depthwise", 9) == 0 && strncmp(doconv_plan_variant(dilated.plan), "depthwise", 9) == 0) {
-        expect_refused_execute(&dense, dilated.weights, NULL, dense.workspace, dense.workspace_size, DOCONV_MISMATCH, "weights");
-        expect_refused_execute(&dilated, dense.weights, NULL, dilated.workspace, dilated.workspace_size, DOCONV_MISMATCH, "weights");
+    /*
+     * The same weights for another kernel with another packed layout; and for one that packs
+     * columns otherwise with another dilation.
+     */
+    struct prepared dense = prepare("g32mb1_ic32ih9oc32kh3ph1:src=nhwc,dst=nhwc"),
+                    dilated = prepare("g32mb1_ic32ih9oc32kh3ph2dh1:src=nhwc,dst=nhwc");
+    if (strncmp(doconv_plan_variant(dense.plan), "depthwise", 9) == 0 &&
+        strncmp(doconv_plan_variant(dilated.plan), "depthwise", 9) == 0) {
+        expect_refused_execute(&dense, dilated.weights, NULL, dense.workspace, dense.workspace_size,
+                               DOCONV_MISMATCH, "weights");
+        expect_refused_execute(&dilated, dense.weights, NULL, dilated.workspace,
+                               dilated.workspace_size, DOCONV_MISMATCH, "weights");
     }
     finish(&dense);
     finish(&dilated);
@@ -279,7 +305,8 @@ static void test_foreign_weights(void **state)
     doconv_weights *weights;
     expect_ok(doconv_weights_create(reference, p.t.weight, p.t.bias, &weights));
     if (strcmp(doconv_plan_variant(p.plan), doconv_plan_variant(reference)) != 0) {
-        expect_refused_execute(&p, weights, NULL, p.workspace, p.workspace_size, DOCONV_MISMATCH, "weights");
+        expect_refused_execute(&p, weights, NULL, p.workspace, p.workspace_size, DOCONV_MISMATCH,
+                               "weights");
     }
     doconv_weights_destroy(weights);
     doconv_plan_destroy(reference);
@@ -288,7 +315,8 @@ static void test_foreign_weights(void **state)
     expect_ok(doconv_plan_create(p.context, &p.desc, NULL, &again));
     doconv_plan_destroy(p.plan);
     p.plan = again;
-    expect_ok(doconv_execute(p.plan, p.weights, p.t.src, NULL, p.t.dst, p.workspace, p.workspace_size));
+    expect_ok(
+        doconv_execute(p.plan, p.weights, p.t.src, NULL, p.t.dst, p.workspace, p.workspace_size));
     finish(&p);
 }
 
@@ -307,7 +335,8 @@ static void *work(void *arg)
     w->same = dst != NULL && workspace != NULL;
     for (int i = 0; w->same && i < 20; i++) {
         memset(dst, 0xff, p->t.dst_bytes);
-        w->same = doconv_execute(p->plan, p->weights, p->t.src, p->t.residual, dst, workspace, p->workspace_size) == DOCONV_OK &&
+        w->same = doconv_execute(p->plan, p->weights, p->t.src, p->t.residual, dst, workspace,
+                                 p->workspace_size) == DOCONV_OK &&
                   memcmp(dst, w->expected, p->t.dst_bytes) == 0;
     }
     free(dst);
@@ -318,10 +347,12 @@ static void *work(void *arg)
 static void test_reentrant(void **state)
 {
     (void)state;
-    static const char *const texts[] = {PROBLEM, "mb1_ic19ih9oc35kh3ph1:bias,residual,relu", "g16ic16ih12oc16kh3ph1sh2:src=nChw8c,dst=nChw16c"};
+    static const char *const texts[] = {PROBLEM, "mb1_ic19ih9oc35kh3ph1:bias,residual,relu",
+                                        "g16ic16ih12oc16kh3ph1sh2:src=nChw8c,dst=nChw16c"};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         struct prepared p = prepare(texts[i]);
-        expect_ok(doconv_execute(p.plan, p.weights, p.t.src, p.t.residual, p.t.dst, p.workspace, p.workspace_size));
+        expect_ok(doconv_execute(p.plan, p.weights, p.t.src, p.t.residual, p.t.dst, p.workspace,
+                                 p.workspace_size));
         enum { WORKERS = 6 };
         struct worker workers[WORKERS];
         pthread_t threads[WORKERS];
@@ -368,8 +399,12 @@ static void count_release(void *user, void *block)
 /* Everything that allocates; the status of the first call that fails. */
 static doconv_status use_all(struct memory *m)
 {
-    const doconv_context_options options = {
-        .size = sizeof options, .threads = 1, .tune = DOCONV_TUNE_OFF, .allocate = count_allocate, .release = count_release, .allocate_user = m};
+    const doconv_context_options options = {.size = sizeof options,
+                                            .threads = 1,
+                                            .tune = DOCONV_TUNE_OFF,
+                                            .allocate = count_allocate,
+                                            .release = count_release,
+                                            .allocate_user = m};
     doconv_context *context = NULL;
     doconv_plan *plan = NULL;
     doconv_candidates *list = NULL;
@@ -392,7 +427,8 @@ static doconv_status use_all(struct memory *m)
     if (status == DOCONV_OK) {
         void *workspace = malloc(doconv_plan_workspace_size(plan) + 1);
         const int before = m->allocations;
-        status = doconv_execute(plan, weights, t.src, NULL, t.dst, workspace, doconv_plan_workspace_size(plan));
+        status = doconv_execute(plan, weights, t.src, NULL, t.dst, workspace,
+                                doconv_plan_workspace_size(plan));
         assert_int_equal(m->allocations, before); /* execute allocates nothing */
         free(workspace);
     } else if (context != NULL) {
@@ -420,7 +456,8 @@ static void test_failing_memory(void **state)
         m = (struct memory){.fail_at = fail_at};
         const doconv_status status = use_all(&m);
         if (status != DOCONV_OUT_OF_MEMORY) {
-            fail_msg("allocation %d of %d fails: %s", fail_at, needed, doconv_status_string(status));
+            fail_msg("allocation %d of %d fails: %s", fail_at, needed,
+                     doconv_status_string(status));
         }
         if (m.live != 0) {
             fail_msg("allocation %d of %d fails: %d blocks leak", fail_at, needed, m.live);
@@ -431,9 +468,10 @@ static void test_failing_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bad_options),     cmocka_unit_test(test_candidates),        cmocka_unit_test(test_unknown_variant),
-        cmocka_unit_test(test_workspace_limit), cmocka_unit_test(test_execute_arguments), cmocka_unit_test(test_foreign_weights),
-        cmocka_unit_test(test_reentrant),       cmocka_unit_test(test_failing_memory),
+        cmocka_unit_test(test_bad_options),       cmocka_unit_test(test_candidates),
+        cmocka_unit_test(test_unknown_variant),   cmocka_unit_test(test_workspace_limit),
+        cmocka_unit_test(test_execute_arguments), cmocka_unit_test(test_foreign_weights),
+        cmocka_unit_test(test_reentrant),         cmocka_unit_test(test_failing_memory),
     };
     return cmocka_run_group_tests_name("plan", tests, NULL, NULL) != 0;
 }

@@ -13,19 +13,24 @@ static void expect_text(const doconv_conv_desc *desc, const char *expected)
 
 static bool same_problem(const doconv_conv_desc *a, const doconv_conv_desc *b)
 {
-    return a->n == b->n && a->cin == b->cin && a->h == b->h && a->w == b->w && a->cout == b->cout && a->kh == b->kh && a->kw == b->kw &&
-           a->stride_h == b->stride_h && a->stride_w == b->stride_w && a->pad_top == b->pad_top && a->pad_left == b->pad_left &&
-           a->pad_bottom == b->pad_bottom && a->pad_right == b->pad_right && a->dilation_h == b->dilation_h && a->dilation_w == b->dilation_w &&
-           a->groups == b->groups && a->src_layout == b->src_layout && a->dst_layout == b->dst_layout && a->has_bias == b->has_bias &&
+    return a->n == b->n && a->cin == b->cin && a->h == b->h && a->w == b->w && a->cout == b->cout &&
+           a->kh == b->kh && a->kw == b->kw && a->stride_h == b->stride_h &&
+           a->stride_w == b->stride_w && a->pad_top == b->pad_top && a->pad_left == b->pad_left &&
+           a->pad_bottom == b->pad_bottom && a->pad_right == b->pad_right &&
+           a->dilation_h == b->dilation_h && a->dilation_w == b->dilation_w &&
+           a->groups == b->groups && a->src_layout == b->src_layout &&
+           a->dst_layout == b->dst_layout && a->has_bias == b->has_bias &&
            a->residual == b->residual && a->relu == b->relu && a->clamp == b->clamp &&
-           (!a->clamp || (a->clamp_lo == b->clamp_lo && a->clamp_hi == b->clamp_hi)) && a->accuracy == b->accuracy;
+           (!a->clamp || (a->clamp_lo == b->clamp_lo && a->clamp_hi == b->clamp_hi)) &&
+           a->accuracy == b->accuracy;
 }
 
 static void test_fields(void **state)
 {
     (void)state;
-    const doconv_conv_desc d = problem("g2mb3_ic4ih10iw11oc6oh4ow5kh3kw2sh2sw3ph1pw2dh1dw0n\"a name: x,y\""
-                                       ":src=nhwc,dst=nChw8c,bias,residual,relu,clamp=-1.5/6,accuracy=fast");
+    const doconv_conv_desc d =
+        problem("g2mb3_ic4ih10iw11oc6oh4ow5kh3kw2sh2sw3ph1pw2dh1dw0n\"a name: x,y\""
+                ":src=nhwc,dst=nChw8c,bias,residual,relu,clamp=-1.5/6,accuracy=fast");
     assert_int_equal(d.groups, 2);
     assert_int_equal(d.n, 3);
     assert_int_equal(d.cin, 4);
@@ -53,14 +58,19 @@ static void test_fields(void **state)
 static void test_defaults(void **state)
 {
     (void)state;
-    /* A missing width field takes the height's value, n and groups are 1, strides 1, no padding, no dilation. */
-    const doconv_conv_desc d = problem("ic5ih9oc7kh3ph1"), full = problem("g1mb1_ic5ih9iw9oc7oh9ow9kh3kw3sh1sw1ph1pw1dh0dw0");
+    /*
+     * A missing width field takes the height's value, n and groups are 1, strides 1, no padding, no
+     * dilation.
+     */
+    const doconv_conv_desc d = problem("ic5ih9oc7kh3ph1"),
+                           full = problem("g1mb1_ic5ih9iw9oc7oh9ow9kh3kw3sh1sw1ph1pw1dh0dw0");
     assert_true(same_problem(&d, &full));
     const doconv_conv_desc pointwise = problem("ic5ih9oc7");
     assert_true(pointwise.kh == 1 && pointwise.kw == 1 && pointwise.w == 9);
     /* The output decides the bottom and right padding. */
     const doconv_conv_desc asymmetric = problem("ic3ih10iw8oc4oh5ow4kh3sh2ph0");
-    assert_true(asymmetric.pad_top == 0 && asymmetric.pad_bottom == 1 && asymmetric.pad_left == 0 && asymmetric.pad_right == 1);
+    assert_true(asymmetric.pad_top == 0 && asymmetric.pad_bottom == 1 && asymmetric.pad_left == 0 &&
+                asymmetric.pad_right == 1);
     /* A width of zero is a value, not a missing one. */
     const doconv_conv_desc no_width_padding = problem("ic3ih10oc4kh3ph1pw0");
     assert_true(no_width_padding.pad_top == 1 && no_width_padding.pad_left == 0);
@@ -150,10 +160,14 @@ static void test_invalid(void **state)
     static const struct {
         const char *text, *detail;
     } rows[] = {
-        {"ic0ih5oc3", "cin: 0"},          {"ic3ih0oc3", "h: 0"},           {"ic3ih5iw0oc3", "w: 0"},     {"ic3ih5oc0", "cout: 0"},
-        {"mb0_ic3ih5oc3", "n: 0"},        {"g0ic3ih5oc3", "groups: 0"},    {"g2ic3ih5oc3", "groups: 2"}, {"ic3ih5oc3kh0", "kh: 0"},
-        {"ic3ih5oc3kh3kw0", "kw: 0"},     {"ic3ih5oc3sh0", "stride_h: 0"}, {"ic3ih5oc3kh6", "h: "},      {"ic3ih5oc3kh3dh2", "h: "},
-        {"ic3ih5oc3:clamp=2/1", "clamp"}, {"ic3ih5oc3oh3kh3ph1", "oh: 3"}, {"ic3ih5oc3oh0", "oh: 0"},    {"ic3ih5oc3oh5ow4", "ow: 4"},
+        {"ic0ih5oc3", "cin: 0"},          {"ic3ih0oc3", "h: 0"},
+        {"ic3ih5iw0oc3", "w: 0"},         {"ic3ih5oc0", "cout: 0"},
+        {"mb0_ic3ih5oc3", "n: 0"},        {"g0ic3ih5oc3", "groups: 0"},
+        {"g2ic3ih5oc3", "groups: 2"},     {"ic3ih5oc3kh0", "kh: 0"},
+        {"ic3ih5oc3kh3kw0", "kw: 0"},     {"ic3ih5oc3sh0", "stride_h: 0"},
+        {"ic3ih5oc3kh6", "h: "},          {"ic3ih5oc3kh3dh2", "h: "},
+        {"ic3ih5oc3:clamp=2/1", "clamp"}, {"ic3ih5oc3oh3kh3ph1", "oh: 3"},
+        {"ic3ih5oc3oh0", "oh: 0"},        {"ic3ih5oc3oh5ow4", "ow: 4"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         doconv_context *context = open_context();
@@ -179,9 +193,11 @@ static void test_arguments(void **state)
     expect_status(doconv_conv_desc_parse(context, "ic3ih5oc3", NULL), DOCONV_INVALID_ARGUMENT);
     expect_error(context, "desc: NULL", NULL);
     char text[DOCONV_PROBLEM_TEXT_SIZE];
-    expect_status(doconv_conv_desc_format(context, NULL, text, sizeof text), DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_conv_desc_format(context, NULL, text, sizeof text),
+                  DOCONV_INVALID_ARGUMENT);
     expect_error(context, "desc: NULL", NULL);
-    expect_status(doconv_conv_desc_format(context, &desc, NULL, sizeof text), DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_conv_desc_format(context, &desc, NULL, sizeof text),
+                  DOCONV_INVALID_ARGUMENT);
     expect_error(context, "text: ", NULL);
     /* The text fits whole or not at all. */
     expect_ok(doconv_conv_desc_format(context, &desc, text, sizeof text));
@@ -208,8 +224,10 @@ static void test_canonical(void **state)
     (void)state;
     static const char *const groups[][6] = {
         /* Equal problems, written differently: one text. */
-        {"ic3ih5oc3kh1", "mb1_ic3ih5iw5oc3", "ic3_ih5_oc3_oh5", "oc3ih5ic3", "ic3ih5oc3n\"x\"", "g1ic3ih5oc3:accuracy=default,src=nchw"},
-        {"ic8ih9oc8kh3ph1:relu,bias", "ic8ih9oc8kh3kw3ph1pw1oh9:bias,relu", "ic8ih9oc8kh3ph1sh1:bias,bias,relu", NULL},
+        {"ic3ih5oc3kh1", "mb1_ic3ih5iw5oc3", "ic3_ih5_oc3_oh5", "oc3ih5ic3", "ic3ih5oc3n\"x\"",
+         "g1ic3ih5oc3:accuracy=default,src=nchw"},
+        {"ic8ih9oc8kh3ph1:relu,bias", "ic8ih9oc8kh3kw3ph1pw1oh9:bias,relu",
+         "ic8ih9oc8kh3ph1sh1:bias,bias,relu", NULL},
         /* Padding that no output reads. */
         {"ic8ih10oc8oh5kh3sh2ph1", "ic8ih10oc8kh3sh2ph1", NULL},
         {"ic3ih5oc3:clamp=0.5/6", "ic3ih5oc3:clamp=5e-1/6.0", "ic3ih5oc3:clamp=+.5/600e-2", NULL},
@@ -341,9 +359,11 @@ static void test_locale(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_fields),     cmocka_unit_test(test_defaults),       cmocka_unit_test(test_malformed),
-        cmocka_unit_test(test_invalid),    cmocka_unit_test(test_arguments),      cmocka_unit_test(test_canonical),
-        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_infinite_clamp), cmocka_unit_test(test_locale),
+        cmocka_unit_test(test_fields),     cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_malformed),  cmocka_unit_test(test_invalid),
+        cmocka_unit_test(test_arguments),  cmocka_unit_test(test_canonical),
+        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_infinite_clamp),
+        cmocka_unit_test(test_locale),
     };
     return cmocka_run_group_tests_name("text", tests, NULL, NULL) != 0;
 }

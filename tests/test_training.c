@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Training: forward and backward of plain and DO-Conv layers against double-precision sums written down from the definitions. Most cases use small
- * integers, whose results are exact in every order of additions, so any difference is an error.
+ * Training: forward and backward of plain and DO-Conv layers against double-precision sums written
+ * down from the definitions. Most cases use small integers, whose results are exact in every order
+ * of additions, so any difference is an error.
  */
 #include <math.h>
 
@@ -18,7 +19,8 @@ struct layer {
     doconv_conv_desc desc;
     doconv_training_options options;
     int64_t hout, wout, cig, taps;
-    size_t src_count, dst_count, weight_count, w_count, d_count; /* w: the trained weight, W or the plain one */
+    /* w: the trained weight, W or the plain one */
+    size_t src_count, dst_count, weight_count, w_count, d_count;
     float *src, *grad_dst, *w, *d, *bias;
     double *dst, *grad_src, *grad_w, *grad_d, *grad_bias;
 };
@@ -33,7 +35,9 @@ static int64_t oracle_channel(const struct layer *l, int64_t o, int64_t i)
 
 static double composed_d(const struct layer *l, int64_t channel, int64_t m, int64_t s)
 {
-    const double identity = l->options.add_identity && s < l->desc.d_mul / l->taps * l->taps && s % l->taps == m ? 1.0 : 0.0;
+    const double identity =
+        l->options.add_identity && s < l->desc.d_mul / l->taps * l->taps && s % l->taps == m ? 1.0
+                                                                                             : 0.0;
     return (double)l->d[(channel * l->taps + m) * l->desc.d_mul + s] + identity;
 }
 
@@ -41,7 +45,8 @@ static double composed_d(const struct layer *l, int64_t channel, int64_t m, int6
 struct product {
     size_t dst, src, weight;
 };
-static void for_products(const struct layer *l, void (*visit)(void *arg, const struct product *product), void *arg)
+static void for_products(const struct layer *l,
+                         void (*visit)(void *arg, const struct product *product), void *arg)
 {
     const doconv_conv_desc *d = &l->desc;
     for (int64_t n = 0; n < d->n; n++) {
@@ -50,15 +55,18 @@ static void for_products(const struct layer *l, void (*visit)(void *arg, const s
                 for (int64_t q = 0; q < l->wout; q++) {
                     for (int64_t i = 0; i < l->cig; i++) {
                         for (int64_t m = 0; m < l->taps; m++) {
-                            const int64_t y = p * d->stride_h + m / d->kw * d->dilation_h - d->pad_top;
-                            const int64_t x = q * d->stride_w + m % d->kw * d->dilation_w - d->pad_left;
+                            const int64_t y =
+                                p * d->stride_h + m / d->kw * d->dilation_h - d->pad_top;
+                            const int64_t x =
+                                q * d->stride_w + m % d->kw * d->dilation_w - d->pad_left;
                             if (y < 0 || y >= d->h || x < 0 || x >= d->w) {
                                 continue;
                             }
                             const int64_t channel = o / (d->cout / d->groups) * l->cig + i;
-                            const struct product product = {.dst = (size_t)(((n * d->cout + o) * l->hout + p) * l->wout + q),
-                                                            .src = (size_t)(((n * d->cin + channel) * d->h + y) * d->w + x),
-                                                            .weight = (size_t)((o * l->cig + i) * l->taps + m)};
+                            const struct product product = {
+                                .dst = (size_t)(((n * d->cout + o) * l->hout + p) * l->wout + q),
+                                .src = (size_t)(((n * d->cin + channel) * d->h + y) * d->w + x),
+                                .weight = (size_t)((o * l->cig + i) * l->taps + m)};
                             visit(arg, &product);
                         }
                     }
@@ -93,12 +101,15 @@ static void *zeros(size_t count, size_t size)
 static void compute_expected(struct layer *l)
 {
     const doconv_conv_desc *d = &l->desc;
-    double *weight = zeros(l->weight_count, sizeof *weight), *grad_weight = zeros(l->weight_count, sizeof *grad_weight);
+    double *weight = zeros(l->weight_count, sizeof *weight),
+           *grad_weight = zeros(l->weight_count, sizeof *grad_weight);
     for (size_t at = 0; at < l->weight_count; at++) {
         weight[at] = d->d_mul == 0 ? (double)l->w[at] : 0.0;
-        const int64_t m = (int64_t)at % l->taps, i = (int64_t)at / l->taps % l->cig, o = (int64_t)at / l->taps / l->cig;
+        const int64_t m = (int64_t)at % l->taps, i = (int64_t)at / l->taps % l->cig,
+                      o = (int64_t)at / l->taps / l->cig;
         for (int64_t s = 0; s < d->d_mul; s++) {
-            weight[at] += composed_d(l, oracle_channel(l, o, i), m, s) * (double)l->w[(o * l->cig + i) * d->d_mul + s];
+            weight[at] += composed_d(l, oracle_channel(l, o, i), m, s) *
+                          (double)l->w[(o * l->cig + i) * d->d_mul + s];
         }
     }
     struct sums sums = {l, weight, grad_weight};
@@ -114,11 +125,14 @@ static void compute_expected(struct layer *l)
             l->grad_w[at] = grad_weight[at];
             continue;
         }
-        const int64_t m = (int64_t)at % l->taps, i = (int64_t)at / l->taps % l->cig, o = (int64_t)at / l->taps / l->cig;
+        const int64_t m = (int64_t)at % l->taps, i = (int64_t)at / l->taps % l->cig,
+                      o = (int64_t)at / l->taps / l->cig;
         const int64_t channel = oracle_channel(l, o, i);
         for (int64_t s = 0; s < d->d_mul; s++) {
-            l->grad_w[(o * l->cig + i) * d->d_mul + s] += composed_d(l, channel, m, s) * grad_weight[at];
-            l->grad_d[(channel * l->taps + m) * d->d_mul + s] += (double)l->w[(o * l->cig + i) * d->d_mul + s] * grad_weight[at];
+            l->grad_w[(o * l->cig + i) * d->d_mul + s] +=
+                composed_d(l, channel, m, s) * grad_weight[at];
+            l->grad_d[(channel * l->taps + m) * d->d_mul + s] +=
+                (double)l->w[(o * l->cig + i) * d->d_mul + s] * grad_weight[at];
         }
     }
     free(weight);
@@ -134,9 +148,12 @@ static float *values(struct rng *rng, size_t count, bool integers)
     return result;
 }
 
-static struct layer make_layer(const char *text, int64_t d_mul, doconv_mapping mapping, int add_identity, bool integers)
+static struct layer make_layer(const char *text, int64_t d_mul, doconv_mapping mapping,
+                               int add_identity, bool integers)
 {
-    struct layer l = {.desc = problem(text), .options = {.size = sizeof l.options, .mapping = mapping, .add_identity = add_identity}};
+    struct layer l = {
+        .desc = problem(text),
+        .options = {.size = sizeof l.options, .mapping = mapping, .add_identity = add_identity}};
     int64_t shape[4];
     expect_ok(doconv_conv_dst_shape(NULL, &l.desc, shape));
     doconv_conv_desc *d = &l.desc;
@@ -168,7 +185,8 @@ static struct layer make_layer(const char *text, int64_t d_mul, doconv_mapping m
 
 static void free_layer(struct layer *l)
 {
-    void *const all[] = {l->src, l->grad_dst, l->w, l->d, l->bias, l->dst, l->grad_src, l->grad_w, l->grad_d, l->grad_bias};
+    void *const all[] = {l->src, l->grad_dst, l->w,      l->d,      l->bias,
+                         l->dst, l->grad_src, l->grad_w, l->grad_d, l->grad_bias};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         free(all[i]);
     }
@@ -177,19 +195,23 @@ static void free_layer(struct layer *l)
 /* ---- a step in guarded memory ---- */
 
 struct step {
-    struct buffer src, dst, grad_dst, w, d, bias, grad_src, grad_w, grad_d, grad_bias, saved, workspace;
+    struct buffer src, dst, grad_dst, w, d, bias, grad_src, grad_w, grad_d, grad_bias, saved,
+        workspace;
 };
 
 /* Blocked layouts: unread padding channels of inputs are NaN. */
-static void put(struct buffer *buffer, const float *from, doconv_layout layout, int64_t n, int64_t c, int64_t h, int64_t w, enum buffer_place place)
+static void put(struct buffer *buffer, const float *from, doconv_layout layout, int64_t n,
+                int64_t c, int64_t h, int64_t w, enum buffer_place place)
 {
     buffer_create(buffer, oracle_floats(layout, n, c, h, w) * sizeof(float), place, 4);
     for (int64_t i = 0; from != NULL && i < n * c * h * w; i++) {
-        ((float *)buffer->data)[oracle_index(layout, c, h, w, i / w / h / c, i / w / h % c, i / w % h, i % w)] = from[i];
+        ((float *)buffer->data)[oracle_index(layout, c, h, w, i / w / h / c, i / w / h % c,
+                                             i / w % h, i % w)] = from[i];
     }
 }
 
-static void put_flat(struct buffer *buffer, const float *from, size_t count, enum buffer_place place)
+static void put_flat(struct buffer *buffer, const float *from, size_t count,
+                     enum buffer_place place)
 {
     buffer_create(buffer, count * sizeof(float), place, 20);
     if (from != NULL && count != 0) {
@@ -197,7 +219,8 @@ static void put_flat(struct buffer *buffer, const float *from, size_t count, enu
     }
 }
 
-static struct step make_step(const struct layer *l, const doconv_training *training, enum buffer_place place)
+static struct step make_step(const struct layer *l, const doconv_training *training,
+                             enum buffer_place place)
 {
     const doconv_conv_desc *d = &l->desc;
     struct step s;
@@ -218,8 +241,9 @@ static struct step make_step(const struct layer *l, const doconv_training *train
 
 static void free_step(struct step *s)
 {
-    struct buffer *const all[] = {&s->src,      &s->dst,    &s->grad_dst, &s->w,         &s->d,     &s->bias,
-                                  &s->grad_src, &s->grad_w, &s->grad_d,   &s->grad_bias, &s->saved, &s->workspace};
+    struct buffer *const all[] = {&s->src,    &s->dst,       &s->grad_dst, &s->w,
+                                  &s->d,      &s->bias,      &s->grad_src, &s->grad_w,
+                                  &s->grad_d, &s->grad_bias, &s->saved,    &s->workspace};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         assert_true(all[i]->place != BUFFER_CANARIES || buffer_intact(all[i]));
         buffer_destroy(all[i]);
@@ -234,7 +258,8 @@ static doconv_parameters parameters_of(const struct layer *l, const struct step 
                                .bias = l->desc.has_bias ? s->bias.data : NULL};
 }
 
-static void run_step(const struct layer *l, const doconv_training *training, struct step *s, bool save)
+static void run_step(const struct layer *l, const doconv_training *training, struct step *s,
+                     bool save)
 {
     const doconv_parameters parameters = parameters_of(l, s);
     const doconv_gradients gradients = {.size = sizeof gradients,
@@ -243,10 +268,11 @@ static void run_step(const struct layer *l, const doconv_training *training, str
                                         .d = l->desc.d_mul > 0 ? s->grad_d.data : NULL,
                                         .bias = l->desc.has_bias ? s->grad_bias.data : NULL};
     void *saved = save ? s->saved.data : NULL;
-    expect_ok(doconv_training_forward(training, &parameters, s->src.data, s->dst.data, saved, s->workspace.data, s->workspace.bytes));
+    expect_ok(doconv_training_forward(training, &parameters, s->src.data, s->dst.data, saved,
+                                      s->workspace.data, s->workspace.bytes));
     memset(s->workspace.data, 0xff, s->workspace.bytes);
-    expect_ok(
-        doconv_training_backward(training, &parameters, s->src.data, s->grad_dst.data, saved, &gradients, s->workspace.data, s->workspace.bytes));
+    expect_ok(doconv_training_backward(training, &parameters, s->src.data, s->grad_dst.data, saved,
+                                       &gradients, s->workspace.data, s->workspace.bytes));
 }
 
 /* ---- comparisons ---- */
@@ -257,12 +283,14 @@ struct comparison {
     bool exact;
 };
 
-static void compare(const struct comparison *c, const char *what, double seen, double expected, double scale, size_t at)
+static void compare(const struct comparison *c, const char *what, double seen, double expected,
+                    double scale, size_t at)
 {
     const double error = fabs(seen - expected);
     if (!(c->exact ? error == 0.0 : error <= 2e-5 * scale)) {
-        fail_msg("%s, d_mul %" PRId64 ", mapping %d, %s: %s[%zu] is %.9g, expected %.9g", c->text, c->layer->desc.d_mul,
-                 (int)c->layer->options.mapping, c->where, what, at, seen, expected);
+        fail_msg("%s, d_mul %" PRId64 ", mapping %d, %s: %s[%zu] is %.9g, expected %.9g", c->text,
+                 c->layer->desc.d_mul, (int)c->layer->options.mapping, c->where, what, at, seen,
+                 expected);
     }
 }
 
@@ -275,7 +303,8 @@ static double largest(const double *v, size_t count)
     return most;
 }
 
-static void compare_flat(const struct comparison *c, const char *what, const struct buffer *seen, const double *expected, size_t count)
+static void compare_flat(const struct comparison *c, const char *what, const struct buffer *seen,
+                         const double *expected, size_t count)
 {
     const double scale = largest(expected, count);
     for (size_t i = 0; i < count; i++) {
@@ -283,15 +312,19 @@ static void compare_flat(const struct comparison *c, const char *what, const str
     }
 }
 
-static void compare_tensor(const struct comparison *c, const char *what, const struct buffer *seen, const double *expected, doconv_layout layout,
-                           int64_t channels, int64_t h, int64_t w)
+static void compare_tensor(const struct comparison *c, const char *what, const struct buffer *seen,
+                           const double *expected, doconv_layout layout, int64_t channels,
+                           int64_t h, int64_t w)
 {
     const int64_t n = c->layer->desc.n, stored = oracle_stored_channels(layout, channels);
     const double scale = largest(expected, (size_t)(n * channels * h * w));
     for (int64_t i = 0; i < n * stored * h * w; i++) {
         const int64_t image = i / w / h / stored, channel = i / w / h % stored, pixel = i % (h * w);
-        const float value = ((const float *)seen->data)[oracle_index(layout, channels, h, w, image, channel, pixel / w, pixel % w)];
-        compare(c, what, (double)value, channel < channels ? expected[(image * channels + channel) * h * w + pixel] : 0.0, scale, (size_t)i);
+        const float value = ((const float *)seen->data)[oracle_index(
+            layout, channels, h, w, image, channel, pixel / w, pixel % w)];
+        compare(c, what, (double)value,
+                channel < channels ? expected[(image * channels + channel) * h * w + pixel] : 0.0,
+                scale, (size_t)i);
     }
 }
 
@@ -326,14 +359,16 @@ static void check_layer(const char *text, struct layer *l, bool exact)
                     {64, false, BUFFER_CANARIES}};
         for (size_t way = 0; way < sizeof ways / sizeof ways[0]; way++) {
             struct task_order order = {.kind = TASKS_SHUFFLED};
-            doconv_context *context = open_with(caps[cap], ways[way].threads, ways[way].threads > 1 ? &order : NULL);
+            doconv_context *context =
+                open_with(caps[cap], ways[way].threads, ways[way].threads > 1 ? &order : NULL);
             doconv_training *training = NULL;
             expect_ok(doconv_training_create(context, &l->desc, &l->options, &training));
             struct step s = make_step(l, training, ways[way].place);
             run_step(l, training, &s, ways[way].save);
             char where[96];
-            snprintf(where, sizeof where, "composition %d, cap %s, %d threads, %s", (int)l->desc.composition, doconv_isa_string(caps[cap]),
-                     ways[way].threads, ways[way].save ? "saved" : "not saved");
+            snprintf(where, sizeof where, "composition %d, cap %s, %d threads, %s",
+                     (int)l->desc.composition, doconv_isa_string(caps[cap]), ways[way].threads,
+                     ways[way].save ? "saved" : "not saved");
             compare_step(&(struct comparison){l, text, where, exact}, &s);
             doconv_training_destroy(training);
             doconv_context_destroy(context);
@@ -341,11 +376,15 @@ static void check_layer(const char *text, struct layer *l, bool exact)
                 first = s;
                 continue;
             }
-            const struct buffer *const one[] = {&first.dst, &first.grad_src, &first.grad_w, &first.grad_d, &first.grad_bias};
-            const struct buffer *const other[] = {&s.dst, &s.grad_src, &s.grad_w, &s.grad_d, &s.grad_bias};
+            const struct buffer *const one[] = {&first.dst, &first.grad_src, &first.grad_w,
+                                                &first.grad_d, &first.grad_bias};
+            const struct buffer *const other[] = {&s.dst, &s.grad_src, &s.grad_w, &s.grad_d,
+                                                  &s.grad_bias};
             for (size_t i = 0; i < sizeof one / sizeof one[0]; i++) {
-                if (one[i]->bytes != 0 && memcmp(one[i]->data, other[i]->data, one[i]->bytes) != 0) {
-                    fail_msg("%s, %s: tensor %zu has other bits than with one thread", text, where, i);
+                if (one[i]->bytes != 0 &&
+                    memcmp(one[i]->data, other[i]->data, one[i]->bytes) != 0) {
+                    fail_msg("%s, %s: tensor %zu has other bits than with one thread", text, where,
+                             i);
                 }
             }
             free_step(&s);
@@ -391,14 +430,18 @@ static void plain_layers(void **state)
     }
 }
 
-/* Every shape with a D, at three depth multipliers. Feature composition knows the paper's mapping only. */
+/*
+ * Every shape with a D, at three depth multipliers. Feature composition knows the paper's mapping
+ * only.
+ */
 static void composed_layers(doconv_composition composition)
 {
     for (int i = 0; i < SHAPES; i++) {
         const doconv_conv_desc d = problem(shapes[i]);
         const int64_t taps = d.kh * d.kw, d_muls[] = {taps, taps + 3, taps > 2 ? taps - 1 : 2};
-        const doconv_mapping mapping =
-            composition == DOCONV_COMPOSITION_FEATURE ? DOCONV_MAPPING_PAPER : (doconv_mapping)(i % (DOCONV_MAPPING_TENSORFLOW + 1));
+        const doconv_mapping mapping = composition == DOCONV_COMPOSITION_FEATURE
+                                           ? DOCONV_MAPPING_PAPER
+                                           : (doconv_mapping)(i % (DOCONV_MAPPING_TENSORFLOW + 1));
         struct layer l = make_layer(shapes[i], d_muls[i % 3], mapping, i % 2, true);
         l.desc.composition = composition;
         check_layer(shapes[i], &l, true);
@@ -433,7 +476,8 @@ static void real_values(void **state)
     };
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         for (int composition = 0; composition <= DOCONV_COMPOSITION_FEATURE; composition++) {
-            struct layer l = make_layer(texts[i], composition != 0 ? 9 : 0, DOCONV_MAPPING_PAPER, 1, false);
+            struct layer l =
+                make_layer(texts[i], composition != 0 ? 9 : 0, DOCONV_MAPPING_PAPER, 1, false);
             l.desc.composition = (doconv_composition)composition;
             check_layer(texts[i], &l, false);
             free_layer(&l);
@@ -445,15 +489,20 @@ static void real_values(void **state)
 static double loss(const struct layer *l, const doconv_training *training, struct step *s)
 {
     const doconv_parameters parameters = parameters_of(l, s);
-    expect_ok(doconv_training_forward(training, &parameters, s->src.data, s->dst.data, NULL, s->workspace.data, s->workspace.bytes));
+    expect_ok(doconv_training_forward(training, &parameters, s->src.data, s->dst.data, NULL,
+                                      s->workspace.data, s->workspace.bytes));
     double sum = 0.0;
     for (size_t i = 0; i < l->dst_count; i++) {
-        sum += (double)((const float *)s->dst.data)[i] * (double)((const float *)s->grad_dst.data)[i];
+        sum +=
+            (double)((const float *)s->dst.data)[i] * (double)((const float *)s->grad_dst.data)[i];
     }
     return sum;
 }
 
-/* The library's gradients against differences of its own forward pass: dst is linear in each tensor, so a step of any size is exact but for rounding. */
+/*
+ * The library's gradients against differences of its own forward pass: dst is linear in each
+ * tensor, so a step of any size is exact but for rounding.
+ */
 static void check_differences(const struct layer *l)
 {
     doconv_context *context = open_context();
@@ -464,7 +513,10 @@ static void check_differences(const struct layer *l)
     const struct {
         const char *name;
         struct buffer *value, *gradient;
-    } tensors[] = {{"src", &s.src, &s.grad_src}, {"weight", &s.w, &s.grad_w}, {"d", &s.d, &s.grad_d}, {"bias", &s.bias, &s.grad_bias}};
+    } tensors[] = {{"src", &s.src, &s.grad_src},
+                   {"weight", &s.w, &s.grad_w},
+                   {"d", &s.d, &s.grad_d},
+                   {"bias", &s.bias, &s.grad_bias}};
     for (size_t t = 0; t < sizeof tensors / sizeof tensors[0]; t++) {
         float *value = tensors[t].value->data;
         const float *gradient = tensors[t].gradient->data;
@@ -477,7 +529,8 @@ static void check_differences(const struct layer *l)
             const double difference = above - loss(l, training, &s);
             value[i] = kept;
             if (!(fabs(difference - (double)gradient[i]) <= 1e-3 * fmax(1.0, fabs(difference)))) {
-                fail_msg("%s[%zu]: the gradient is %.9g, the difference %.9g", tensors[t].name, i, (double)gradient[i], difference);
+                fail_msg("%s[%zu]: the gradient is %.9g, the difference %.9g", tensors[t].name, i,
+                         (double)gradient[i], difference);
             }
         }
     }
@@ -489,8 +542,10 @@ static void check_differences(const struct layer *l)
 static void finite_differences(void **state)
 {
     (void)state;
-    for (int composition = DOCONV_COMPOSITION_KERNEL; composition <= DOCONV_COMPOSITION_FEATURE; composition++) {
-        struct layer l = make_layer("mb2_ic6ih7oc8kh3ph1sh2:src=nchw,dst=nchw,bias", 9, DOCONV_MAPPING_PAPER, 1, false);
+    for (int composition = DOCONV_COMPOSITION_KERNEL; composition <= DOCONV_COMPOSITION_FEATURE;
+         composition++) {
+        struct layer l = make_layer("mb2_ic6ih7oc8kh3ph1sh2:src=nchw,dst=nchw,bias", 9,
+                                    DOCONV_MAPPING_PAPER, 1, false);
         l.desc.composition = (doconv_composition)composition;
         check_differences(&l);
         free_layer(&l);
@@ -502,7 +557,8 @@ static void wanted_gradients(void **state)
 {
     (void)state;
     for (int composition = 0; composition <= DOCONV_COMPOSITION_FEATURE; composition++) {
-        struct layer l = make_layer(shapes[1], composition != 0 ? 9 : 0, DOCONV_MAPPING_PAPER, 0, true);
+        struct layer l =
+            make_layer(shapes[1], composition != 0 ? 9 : 0, DOCONV_MAPPING_PAPER, 0, true);
         l.desc.composition = (doconv_composition)composition;
         doconv_context *context = open_context();
         doconv_training *training = NULL;
@@ -516,11 +572,13 @@ static void wanted_gradients(void **state)
                                                 .weight = wanted & 2 ? s.grad_w.data : NULL,
                                                 .d = wants_d ? s.grad_d.data : NULL,
                                                 .bias = wanted & 8 ? s.grad_bias.data : NULL};
-            expect_ok(
-                doconv_training_backward(training, &parameters, s.src.data, s.grad_dst.data, NULL, &gradients, s.workspace.data, s.workspace.bytes));
+            expect_ok(doconv_training_backward(training, &parameters, s.src.data, s.grad_dst.data,
+                                               NULL, &gradients, s.workspace.data,
+                                               s.workspace.bytes));
             const struct comparison c = {&l, shapes[1], "some gradients", true};
             if (wanted & 1) {
-                compare_tensor(&c, "grad_src", &s.grad_src, l.grad_src, l.desc.src_layout, l.desc.cin, l.desc.h, l.desc.w);
+                compare_tensor(&c, "grad_src", &s.grad_src, l.grad_src, l.desc.src_layout,
+                               l.desc.cin, l.desc.h, l.desc.w);
             }
             if (wanted & 2) {
                 compare_flat(&c, "grad_weight", &s.grad_w, l.grad_w, l.w_count);
@@ -553,7 +611,8 @@ static void refused_layers(void **state)
     expect_status(doconv_training_create(context, &d, &options, &training), DOCONV_MISMATCH);
     options.size = sizeof options;
     options.rigor = (doconv_rigor)77;
-    expect_status(doconv_training_create(context, &d, &options, &training), DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_training_create(context, &d, &options, &training),
+                  DOCONV_INVALID_ARGUMENT);
     options.rigor = DOCONV_RIGOR_DEFAULT;
     d.relu = 1;
     expect_status(doconv_training_create(context, &d, &options, &training), DOCONV_UNSUPPORTED);
@@ -576,7 +635,8 @@ static void refused_layers(void **state)
     d.composition = DOCONV_COMPOSITION_KERNEL;
     d.d_mul = -1;
     expect_status(doconv_training_create(context, &d, &options, &training), DOCONV_INVALID_PROBLEM);
-    for (int composition = DOCONV_COMPOSITION_KERNEL; composition <= DOCONV_COMPOSITION_FEATURE; composition++) {
+    for (int composition = DOCONV_COMPOSITION_KERNEL; composition <= DOCONV_COMPOSITION_FEATURE;
+         composition++) {
         d.composition = (doconv_composition)composition;
         for (int bits = 32; bits < 63; bits++) {
             d.d_mul = INT64_C(1) << bits;
@@ -606,8 +666,10 @@ static void refused_calls(void **state)
     void *const space = s.workspace.data;
     const size_t size = s.workspace.bytes;
     doconv_parameters p = good;
-#define FORWARD(parameters, src, dst, space, size) doconv_training_forward(training, parameters, src, dst, NULL, space, size)
-    expect_status(doconv_training_forward(NULL, &p, s.src.data, s.dst.data, NULL, space, size), DOCONV_INVALID_ARGUMENT);
+#define FORWARD(parameters, src, dst, space, size)                                                 \
+    doconv_training_forward(training, parameters, src, dst, NULL, space, size)
+    expect_status(doconv_training_forward(NULL, &p, s.src.data, s.dst.data, NULL, space, size),
+                  DOCONV_INVALID_ARGUMENT);
     expect_status(FORWARD(NULL, s.src.data, s.dst.data, space, size), DOCONV_INVALID_ARGUMENT);
     expect_status(FORWARD(&p, NULL, s.dst.data, space, size), DOCONV_INVALID_ARGUMENT);
     expect_status(FORWARD(&p, s.src.data, NULL, space, size), DOCONV_INVALID_ARGUMENT);
@@ -625,7 +687,8 @@ static void refused_calls(void **state)
     expect_status(FORWARD(&p, s.src.data, s.dst.data, space, size), DOCONV_MISMATCH);
     const uint32_t *dst = s.dst.data;
     assert_int_equal(dst[0], BUFFER_UNWRITTEN);
-#define BACKWARD(grad_dst, gradients) doconv_training_backward(training, &good, s.src.data, grad_dst, NULL, gradients, space, size)
+#define BACKWARD(grad_dst, gradients)                                                              \
+    doconv_training_backward(training, &good, s.src.data, grad_dst, NULL, gradients, space, size)
     doconv_gradients g = {.size = sizeof g};
     expect_ok(BACKWARD(s.grad_dst.data, &g));
     expect_status(BACKWARD(NULL, &g), DOCONV_INVALID_ARGUMENT);
@@ -639,10 +702,14 @@ static void refused_calls(void **state)
     expect_ok(doconv_training_create(context, &l.desc, NULL, &training));
     const doconv_parameters plain = {.size = sizeof plain, .weight = s.w.data};
     g = (doconv_gradients){.size = sizeof g, .d = s.grad_d.data};
-    expect_status(doconv_training_backward(training, &plain, s.src.data, s.grad_dst.data, NULL, &g, space, size), DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_training_backward(training, &plain, s.src.data, s.grad_dst.data, NULL, &g,
+                                           space, size),
+                  DOCONV_INVALID_ARGUMENT);
     expect_error(context, "gradients.d", NULL);
     g = (doconv_gradients){.size = sizeof g, .bias = s.grad_bias.data};
-    expect_status(doconv_training_backward(training, &plain, s.src.data, s.grad_dst.data, NULL, &g, space, size), DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_training_backward(training, &plain, s.src.data, s.grad_dst.data, NULL, &g,
+                                           space, size),
+                  DOCONV_INVALID_ARGUMENT);
     expect_error(context, "gradients.bias", NULL);
     doconv_training_destroy(training);
     free_step(&s);
@@ -653,9 +720,10 @@ static void refused_calls(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(plain_layers),   cmocka_unit_test(kernel_composition), cmocka_unit_test(feature_composition),
-        cmocka_unit_test(real_values),    cmocka_unit_test(finite_differences), cmocka_unit_test(wanted_gradients),
-        cmocka_unit_test(refused_layers), cmocka_unit_test(refused_calls),
+        cmocka_unit_test(plain_layers),        cmocka_unit_test(kernel_composition),
+        cmocka_unit_test(feature_composition), cmocka_unit_test(real_values),
+        cmocka_unit_test(finite_differences),  cmocka_unit_test(wanted_gradients),
+        cmocka_unit_test(refused_layers),      cmocka_unit_test(refused_calls),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

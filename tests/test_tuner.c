@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The tuner as programs and plans see it: what is measured, checked, stored and found again; wrong kernels. Nothing here
- * depends on how long anything takes: where a test needs an entry on disk, noise on the machine must not keep it out (see
- * fixture_plant()).
+ * The tuner as programs and plans see it: what is measured, checked, stored and found again; wrong
+ * kernels. Nothing here depends on how long anything takes: where a test needs an entry on disk,
+ * noise on the machine must not keep it out (see fixture_plant()).
  */
 #include <math.h>
 #include <setjmp.h>
@@ -37,7 +37,8 @@ static void test_report(void **state)
     for (int i = 0; i < s.measured; i++) {
         doconv_tune_entry e = {.size = sizeof e}, before = {.size = sizeof before};
         assert_int_equal(doconv_tune_report_get(report, i, &e), DOCONV_OK);
-        assert_true(e.median_seconds > 0.0 && e.spread >= 0.0 && (e.dropped == 0 || e.dropped == 1));
+        assert_true(e.median_seconds > 0.0 && e.spread >= 0.0 &&
+                    (e.dropped == 0 || e.dropped == 1));
         assert_true(e.rounds >= (e.dropped ? 1 : 5));
         if (i == 0) {
             assert_string_equal(e.variant, s.variant);
@@ -101,8 +102,10 @@ static void test_found_again(void **state)
         doconv_context_options options = fixture_options(f, "c", path);
         doconv_tune_report *report;
         doconv_tune_summary s = {.size = sizeof s};
-        bool ok = doconv_context_create(&options, &ctx) == DOCONV_OK && doconv_tune(ctx, &desc, NULL, &fixture_quick, &report) == DOCONV_OK;
-        ok = ok && doconv_tune_report_summary(report, &s) == DOCONV_OK && s.from_cache == 1 && strcmp(s.variant, variant) == 0;
+        bool ok = doconv_context_create(&options, &ctx) == DOCONV_OK &&
+                  doconv_tune(ctx, &desc, NULL, &fixture_quick, &report) == DOCONV_OK;
+        ok = ok && doconv_tune_report_summary(report, &s) == DOCONV_OK && s.from_cache == 1 &&
+             strcmp(s.variant, variant) == 0;
         _exit(ok ? 0 : 1);
     }
     int status;
@@ -122,7 +125,8 @@ static void test_force(void **state)
     assert_true(s.measured >= 1);
     doconv_tune_report_destroy(report);
     report = fixture_tune(ctx, &desc, NULL, false);
-    assert_int_equal(fixture_summary(report).from_cache, 1); /* the new winner, or the old one if the new times were noisy */
+    /* the new winner, or the old one if the new times were noisy */
+    assert_int_equal(fixture_summary(report).from_cache, 1);
     doconv_tune_report_destroy(report);
     doconv_context_destroy(ctx);
 }
@@ -144,7 +148,8 @@ static void test_bad_arguments(void **state)
     bad.size = 1;
     assert_int_equal(doconv_tune(ctx, &bad, NULL, NULL, &report), DOCONV_MISMATCH);
     doconv_plan_options plan_options = {.size = sizeof plan_options, .cold_weights = 2};
-    assert_int_equal(doconv_tune(ctx, &desc, &plan_options, NULL, &report), DOCONV_INVALID_ARGUMENT);
+    assert_int_equal(doconv_tune(ctx, &desc, &plan_options, NULL, &report),
+                     DOCONV_INVALID_ARGUMENT);
     plan_options = (doconv_plan_options){.size = sizeof plan_options, .variant = "nonesuch"};
     assert_int_equal(doconv_tune(ctx, &desc, &plan_options, NULL, &report), DOCONV_NOT_FOUND);
     assert_int_equal(doconv_context_last_error(ctx, text, sizeof text), DOCONV_OK);
@@ -169,7 +174,8 @@ static void test_bad_arguments(void **state)
     assert_int_equal(doconv_tune_report_summary(report, NULL), DOCONV_INVALID_ARGUMENT);
     assert_int_equal(doconv_tune_report_summary(NULL, &s), DOCONV_INVALID_ARGUMENT);
     assert_int_equal(doconv_tune_report_get(report, -1, &e), DOCONV_INVALID_ARGUMENT);
-    assert_int_equal(doconv_tune_report_get(report, doconv_tune_report_count(report), &e), DOCONV_INVALID_ARGUMENT);
+    assert_int_equal(doconv_tune_report_get(report, doconv_tune_report_count(report), &e),
+                     DOCONV_INVALID_ARGUMENT);
     assert_int_equal(doconv_tune_report_get(report, 0, NULL), DOCONV_INVALID_ARGUMENT);
     assert_int_equal(doconv_tune_report_get(NULL, 0, &e), DOCONV_INVALID_ARGUMENT);
     e.size++;
@@ -210,7 +216,10 @@ static void test_progress(void **state)
     doconv_context_destroy(ctx);
 }
 
-/* A caller that names a variant or a kernel measures only that, and the cache learns nothing from it. */
+/*
+ * A caller that names a variant or a kernel measures only that, and the cache learns nothing from
+ * it.
+ */
 static void test_restricted(void **state)
 {
     struct fixture *f = *state;
@@ -246,11 +255,13 @@ static void test_many_problems(void **state)
         "g4mb1_ic8ih7oc12kh3ph1:src=nhwc,dst=nhwc",
         "g16mb2_ic16ih7oc16kh3ph1:src=nChw16c,dst=nChw16c,bias,clamp=0/6",
         "mb1_ic8ih5oc8kh3ph1:bias,clamp=0/1e-6",
-        "mb1_ic64ih16oc64kh3ph1:clamp=-1e-2/1e-2", /* small values left of large ones, with their rounding */
-        "mb1_ic8ih5oc8kh3ph1:relu,clamp=-3/-1",    /* nothing at all */
+        /* small values left of large ones, with their rounding */
+        "mb1_ic64ih16oc64kh3ph1:clamp=-1e-2/1e-2",
+        "mb1_ic8ih5oc8kh3ph1:relu,clamp=-3/-1", /* nothing at all */
         "mb1_ic8ih5oc8kh3ph1dh1:src=nhwc,dst=nChw8c,accuracy=strict",
         "mb3_ic4ih9oc5kh5sh3ph2:residual,relu",
-        "mb1_ic40ih12oc40kh3ph1:src=nhwc,dst=nhwc", /* enough to be measured by more than one kernel */
+        /* enough to be measured by more than one kernel */
+        "mb1_ic40ih12oc40kh3ph1:src=nhwc,dst=nhwc",
     };
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
     for (size_t i = 0; i < sizeof problems / sizeof problems[0]; i++) {
@@ -275,14 +286,18 @@ static void test_cold_weights(void **state)
     const doconv_conv_desc desc = fixture_problem(FIXTURE_PROBLEM);
     const struct dc_candidate c = fixture_candidate(ctx, &desc);
     /* One variant: flushing caches takes time. */
-    const doconv_plan_options options = {.size = sizeof options, .cold_weights = 1, .variant = c.text};
+    const doconv_plan_options options = {
+        .size = sizeof options, .cold_weights = 1, .variant = c.text};
     doconv_tune_report *report = fixture_tune(ctx, &desc, &options, false);
     assert_string_equal(fixture_summary(report).variant, c.text);
     doconv_tune_report_destroy(report);
     doconv_context_destroy(ctx);
 }
 
-/* Each candidate is measured with its packing, those that pack block by block among them, and the winner is checked. */
+/*
+ * Each candidate is measured with its packing, those that pack block by block among them, and the
+ * winner is checked.
+ */
 static void test_fresh_weights(void **state)
 {
     struct fixture *f = *state;
@@ -312,7 +327,8 @@ static void test_unwritable_directory(void **state)
     fixture_path(f, "file", path);
     fixture_write(path, "x", 1);
     doconv_context *ctx = fixture_context(f, "file/below", DOCONV_TUNE_READ);
-    const doconv_conv_desc desc = fixture_problem(FIXTURE_PROBLEM), other = fixture_problem("mb1_ic2ih4oc3kh1");
+    const doconv_conv_desc desc = fixture_problem(FIXTURE_PROBLEM),
+                           other = fixture_problem("mb1_ic2ih4oc3kh1");
     int noisy = 0;
     for (int i = 0; i < 3; i++) {
         doconv_tune_report *report = fixture_tune(ctx, i < 2 ? &desc : &other, NULL, i != 1);
@@ -323,7 +339,8 @@ static void test_unwritable_directory(void **state)
         doconv_tune_report_destroy(report);
     }
     assert_int_equal(f->log.errors, 0);
-    assert_in_range(f->log.warnings, noisy, noisy + 1); /* one for each noisy result, one for the directory */
+    /* one for each noisy result, one for the directory */
+    assert_in_range(f->log.warnings, noisy, noisy + 1);
     doconv_context_destroy(ctx);
 }
 
@@ -376,9 +393,12 @@ static void run_nan(const struct dc_run_args *args)
     victim->run(&changed);
 }
 
-static void (*const wrong_runs[])(const struct dc_run_args *) = {run_nothing, run_short_sum, run_short_row, run_wrong_bias, run_nan};
+static void (*const wrong_runs[])(const struct dc_run_args *) = {
+    run_nothing, run_short_sum, run_short_row, run_wrong_bias, run_nan};
 
-/* A usable direct kernel and the reference of the build; NULL if there is none (portable builds). */
+/*
+ * A usable direct kernel and the reference of the build; NULL if there is none (portable builds).
+ */
 static const struct dc_kernel *find_kernel(const doconv_context *ctx, enum dc_op op)
 {
     for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
@@ -401,7 +421,8 @@ static void assert_every_variant_wrong(doconv_context *ctx, const doconv_conv_de
         assert_int_equal(doconv_candidates_get(list, i, &info), DOCONV_OK);
         if (info.refused == NULL && strstr(info.variant, "wrong") != NULL) {
             const doconv_plan_options options = {.size = sizeof options, .variant = info.variant};
-            assert_int_equal(doconv_tune(ctx, desc, &options, &fixture_quick, &report), DOCONV_UNSUPPORTED);
+            assert_int_equal(doconv_tune(ctx, desc, &options, &fixture_quick, &report),
+                             DOCONV_UNSUPPORTED);
             assert_null(report);
             accepted++;
         }
@@ -418,7 +439,8 @@ static void test_wrong_kernels_are_caught(void **state)
     struct fixture *f = *state;
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_TUNE);
     const doconv_conv_desc desc = fixture_problem("mb1_ic20ih9oc40kh3ph1:src=nhwc,dst=nhwc,bias");
-    const struct dc_kernel *const *all = ctx->kernels, *reference = find_kernel(ctx, DC_OP_REFERENCE);
+    const struct dc_kernel *const *all = ctx->kernels,
+                                  *reference = find_kernel(ctx, DC_OP_REFERENCE);
     victim = find_kernel(ctx, DC_OP_DIRECT);
     if (victim == NULL) {
         doconv_context_destroy(ctx);
@@ -435,7 +457,8 @@ static void test_wrong_kernels_are_caught(void **state)
         assert_true(f->log.errors >= 1);
         assert_non_null(strstr(f->log.last, "direct_f32_wrong@none"));
         doconv_plan *plan;
-        assert_int_equal(doconv_plan_create(ctx, &desc, NULL, &plan), DOCONV_UNSUPPORTED); /* mode tune */
+        /* mode tune */
+        assert_int_equal(doconv_plan_create(ctx, &desc, NULL, &plan), DOCONV_UNSUPPORTED);
         assert_int_equal(fixture_count(f, "c", "", NULL), 0);
         fixture_reattach(ctx, all);
     }
@@ -448,7 +471,8 @@ static void test_wrong_kernel_never_wins(void **state)
     struct fixture *f = *state;
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
     const doconv_conv_desc desc = fixture_problem("mb1_ic20ih9oc40kh3ph1:src=nhwc,dst=nhwc,bias");
-    const struct dc_kernel *const *all = ctx->kernels, *reference = find_kernel(ctx, DC_OP_REFERENCE);
+    const struct dc_kernel *const *all = ctx->kernels,
+                                  *reference = find_kernel(ctx, DC_OP_REFERENCE);
     victim = find_kernel(ctx, DC_OP_DIRECT);
     if (victim == NULL) {
         doconv_context_destroy(ctx);
@@ -480,7 +504,8 @@ static void test_reference_alone(void **state)
 {
     struct fixture *f = *state;
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
-    const struct dc_kernel *const *all = ctx->kernels, *const kernels[] = {find_kernel(ctx, DC_OP_REFERENCE), NULL};
+    const struct dc_kernel *const *all = ctx->kernels, *const kernels[] = {
+                                                           find_kernel(ctx, DC_OP_REFERENCE), NULL};
     const doconv_conv_desc desc = fixture_problem(FIXTURE_PROBLEM);
     fixture_reattach(ctx, kernels);
     doconv_tune_report *report = fixture_tune(ctx, &desc, NULL, false);
@@ -498,7 +523,8 @@ static void test_no_reference(void **state)
 {
     struct fixture *f = *state;
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
-    const struct dc_kernel *const *all = ctx->kernels, *const kernels[] = {find_kernel(ctx, DC_OP_DIRECT), NULL};
+    const struct dc_kernel *const *all = ctx->kernels, *const kernels[] = {
+                                                           find_kernel(ctx, DC_OP_DIRECT), NULL};
     const doconv_conv_desc desc = fixture_problem(FIXTURE_PROBLEM);
     if (kernels[0] == NULL) {
         doconv_context_destroy(ctx);
@@ -544,7 +570,8 @@ static void test_own_parallel_for(void **state)
     const doconv_conv_desc desc = fixture_problem("mb2_ic20ih9oc40kh3ph1:bias");
     doconv_tune_report *report = fixture_tune(ctx, &desc, NULL, false);
     assert_true(runner.calls > 0);
-    assert_in_range(runner.most, 1, 3); /* never more tasks than threads: a caller may start one for each */
+    /* never more tasks than threads: a caller may start one for each */
+    assert_in_range(runner.most, 1, 3);
     doconv_tune_report_destroy(report);
     fixture_plant(ctx, &desc, NULL, NULL);
     doconv_context_destroy(ctx);
@@ -629,7 +656,8 @@ static void test_out_of_memory(void **state)
         failing.calls = 0;
         failing.fail_at = n;
         doconv_tune_report *report;
-        const doconv_tune_options forced = {.size = sizeof forced, .force = 1, .budget_seconds = 1e-3};
+        const doconv_tune_options forced = {
+            .size = sizeof forced, .force = 1, .budget_seconds = 1e-3};
         const doconv_status status = doconv_tune(ctx, &desc, NULL, &forced, &report);
         assert_true(status == DOCONV_OK || (status == DOCONV_OUT_OF_MEMORY && report == NULL));
         refused += status != DOCONV_OK;

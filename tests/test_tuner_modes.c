@@ -12,12 +12,16 @@
 
 static const char *const mode_words[] = {"", "off", "read", "tune", "force", "only"};
 
-/* What a plan's choice rests on ("": the plan fails with NOT_FOUND), without and with an entry in the cache. */
+/*
+ * What a plan's choice rests on ("": the plan fails with NOT_FOUND), without and with an entry in
+ * the cache.
+ */
 static const struct {
     const char *without, *with;
 } mode_origins[] = {
-    [DOCONV_TUNE_DEFAULT] = {"estimate", "cache"}, [DOCONV_TUNE_OFF] = {"estimate", "estimate"},   [DOCONV_TUNE_READ] = {"estimate", "cache"},
-    [DOCONV_TUNE_TUNE] = {"measured", "cache"},    [DOCONV_TUNE_FORCE] = {"measured", "measured"}, [DOCONV_TUNE_ONLY] = {"", "cache"},
+    [DOCONV_TUNE_DEFAULT] = {"estimate", "cache"},  [DOCONV_TUNE_OFF] = {"estimate", "estimate"},
+    [DOCONV_TUNE_READ] = {"estimate", "cache"},     [DOCONV_TUNE_TUNE] = {"measured", "cache"},
+    [DOCONV_TUNE_FORCE] = {"measured", "measured"}, [DOCONV_TUNE_ONLY] = {"", "cache"},
 };
 
 static void test_modes(void **state)
@@ -60,8 +64,10 @@ static void test_rigor(void **state)
         doconv_rigor rigor;
         const char *without, *with;
     } rows[] = {
-        {DOCONV_TUNE_OFF, DOCONV_RIGOR_READ, "estimate", "cache"},         {DOCONV_TUNE_OFF, DOCONV_RIGOR_MEASURE, "measured", "cache"},
-        {DOCONV_TUNE_TUNE, DOCONV_RIGOR_ESTIMATE, "estimate", "estimate"}, {DOCONV_TUNE_ONLY, DOCONV_RIGOR_READ, "estimate", "cache"},
+        {DOCONV_TUNE_OFF, DOCONV_RIGOR_READ, "estimate", "cache"},
+        {DOCONV_TUNE_OFF, DOCONV_RIGOR_MEASURE, "measured", "cache"},
+        {DOCONV_TUNE_TUNE, DOCONV_RIGOR_ESTIMATE, "estimate", "estimate"},
+        {DOCONV_TUNE_ONLY, DOCONV_RIGOR_READ, "estimate", "cache"},
         {DOCONV_TUNE_READ, DOCONV_RIGOR_MEASURE, "measured", "cache"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
@@ -106,7 +112,8 @@ static void test_never_served_elsewhere(void **state)
         const doconv_conv_desc other = fixture_problem(other_problems[i]);
         fixture_assert_origin(ctx, &other, NULL, "");
     }
-    const doconv_plan_options limited = {.size = sizeof limited, .workspace_limit = (size_t)1 << 30};
+    const doconv_plan_options limited = {.size = sizeof limited,
+                                         .workspace_limit = (size_t)1 << 30};
     const doconv_plan_options cold = {.size = sizeof cold, .cold_weights = 1};
     const doconv_plan_options fresh = {.size = sizeof fresh, .fresh_weights = 1};
     fixture_assert_origin(ctx, &desc, &limited, "");
@@ -115,7 +122,8 @@ static void test_never_served_elsewhere(void **state)
     fixture_plant(ctx, &desc, &limited, NULL);
     fixture_assert_origin(ctx, &desc, &limited, "cache");
     fixture_assert_origin(ctx, &desc, &cold, "");
-    const doconv_plan_options tighter = {.size = sizeof tighter, .workspace_limit = ((size_t)1 << 30) - 1};
+    const doconv_plan_options tighter = {.size = sizeof tighter,
+                                         .workspace_limit = ((size_t)1 << 30) - 1};
     fixture_assert_origin(ctx, &desc, &tighter, "");
     doconv_context_destroy(ctx);
 

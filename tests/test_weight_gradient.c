@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The gradient of weight and bias against double-precision sums written down from the definition: sampled and chosen shapes, layouts, ISA caps, threads,
- * memory. Most cases use small integers, whose results are exact in every order of additions, so any difference is an error.
+ * The gradient of weight and bias against double-precision sums written down from the definition:
+ * sampled and chosen shapes, layouts, ISA caps, threads, memory. Most cases use small integers,
+ * whose results are exact in every order of additions, so any difference is an error.
  */
 #include <math.h>
 
@@ -26,20 +27,24 @@ static double *zeros(size_t count)
 }
 
 /* A tensor in NCHW order. */
-static float *planes_of(doconv_layout layout, int64_t n, int64_t c, int64_t h, int64_t w, const float *data)
+static float *planes_of(doconv_layout layout, int64_t n, int64_t c, int64_t h, int64_t w,
+                        const float *data)
 {
     float *planes = malloc((size_t)(n * c * h * w) * sizeof *planes);
     assert_non_null(planes);
     for (int64_t i = 0; i < n * c * h * w; i++) {
-        planes[i] = data[oracle_index(layout, c, h, w, i / w / h / c, i / w / h % c, i / w % h, i % w)];
+        planes[i] =
+            data[oracle_index(layout, c, h, w, i / w / h / c, i / w / h % c, i / w % h, i % w)];
     }
     return planes;
 }
 
-static struct expected expect_gradient(const struct dc_problem *p, const float *src_data, const float *grad_data)
+static struct expected expect_gradient(const struct dc_problem *p, const float *src_data,
+                                       const float *grad_data)
 {
     const doconv_conv_desc *d = &p->desc;
-    const int64_t taps = d->kh * d->kw, cig = d->cin / d->groups, cog = d->cout / d->groups, pixels = p->hout * p->wout;
+    const int64_t taps = d->kh * d->kw, cig = d->cin / d->groups, cog = d->cout / d->groups,
+                  pixels = p->hout * p->wout;
     struct expected e = {.weights = (size_t)(d->cout * cig * taps)};
     e.weight = zeros(e.weights);
     e.magnitude = zeros(e.weights);
@@ -63,7 +68,8 @@ static struct expected expect_gradient(const struct dc_problem *p, const float *
                 for (int64_t x = 0; x < p->wout && row >= 0 && row < d->h; x++) {
                     const int64_t column = x * d->stride_w + kx * d->dilation_w - d->pad_left;
                     if (column >= 0 && column < d->w) {
-                        const double product = (double)grad[y * p->wout + x] * (double)in[row * d->w + column];
+                        const double product =
+                            (double)grad[y * p->wout + x] * (double)in[row * d->w + column];
                         sum += product;
                         magnitude += fabs(product);
                     }
@@ -97,37 +103,44 @@ struct call {
 static void run_call(void *arg)
 {
     struct call *c = arg;
-    dc_weight_gradient_run(c->gradient, c->src.data, c->grad_dst.data, c->weight ? c->grad_weight.data : NULL, c->bias ? c->grad_bias.data : NULL,
-                           c->workspace.data);
+    dc_weight_gradient_run(c->gradient, c->src.data, c->grad_dst.data,
+                           c->weight ? c->grad_weight.data : NULL,
+                           c->bias ? c->grad_bias.data : NULL, c->workspace.data);
 }
 
-/* Channels that a layout stores beside the tensor's stay NaN: nothing of them may reach a result. */
+/*
+ * Channels that a layout stores beside the tensor's stay NaN: nothing of them may reach a result.
+ */
 static void put(struct buffer *buffer, const struct buffer *from)
 {
     memcpy(buffer->data, from->data, from->bytes);
 }
 
-static void fill(struct buffer *buffer, struct rng *rng, doconv_layout layout, int64_t n, int64_t c, int64_t h, int64_t w, bool integers)
+static void fill(struct buffer *buffer, struct rng *rng, doconv_layout layout, int64_t n, int64_t c,
+                 int64_t h, int64_t w, bool integers)
 {
     buffer_create(buffer, oracle_floats(layout, n, c, h, w) * sizeof(float), BUFFER_CANARIES, 4);
     for (int64_t i = 0; i < n * c * h * w; i++) {
-        ((float *)buffer->data)[oracle_index(layout, c, h, w, i / w / h / c, i / w / h % c, i / w % h, i % w)] =
+        ((float *)buffer->data)[oracle_index(layout, c, h, w, i / w / h / c, i / w / h % c,
+                                             i / w % h, i % w)] =
             integers ? (float)rng_range(rng, -2, 2) : (float)(2.0 * rng_unit(rng) - 1.0);
     }
 }
 
-static void compare(const char *text, const char *where, const char *what, const float *seen, const double *value, const double *magnitude,
-                    size_t count, double unit)
+static void compare(const char *text, const char *where, const char *what, const float *seen,
+                    const double *value, const double *magnitude, size_t count, double unit)
 {
     for (size_t i = 0; i < count; i++) {
         if (!(fabs((double)seen[i] - value[i]) <= unit * magnitude[i])) {
-            fail_msg("%s, %s: %s[%zu] is %.9g, must be %.9g", text, where, what, i, (double)seen[i], value[i]);
+            fail_msg("%s, %s: %s[%zu] is %.9g, must be %.9g", text, where, what, i, (double)seen[i],
+                     value[i]);
         }
     }
 }
 
 /* Every cap, numbers of threads, and places in memory; all the same bits under a cap. */
-static void check_problem(const char *text, const doconv_conv_desc *desc, struct rng *rng, bool integers)
+static void check_problem(const char *text, const doconv_conv_desc *desc, struct rng *rng,
+                          bool integers)
 {
     struct dc_problem p;
     expect_ok(dc_problem_create(NULL, desc, &p));
@@ -137,7 +150,8 @@ static void check_problem(const char *text, const doconv_conv_desc *desc, struct
     fill(&grad_dst, rng, d->dst_layout, d->n, d->cout, p.hout, p.wout, integers);
     struct expected e = expect_gradient(&p, src.data, grad_dst.data);
     /* Of a sum of so many products, whatever their order. */
-    const double terms = (double)(d->n * p.hout * p.wout) + 3.0, unit = integers ? 0.0 : terms * ldexp(1.0, -24);
+    const double terms = (double)(d->n * p.hout * p.wout) + 3.0,
+                 unit = integers ? 0.0 : terms * ldexp(1.0, -24);
     for (int cap = 0; cap < CAPS; cap++) {
         static const struct {
             int threads;
@@ -151,19 +165,24 @@ static void check_problem(const char *text, const doconv_conv_desc *desc, struct
         struct buffer first_weight = {0}, first_bias = {0};
         for (size_t way = 0; way < sizeof ways / sizeof ways[0]; way++) {
             char where[96];
-            snprintf(where, sizeof where, "cap %s, %d threads, place %d", doconv_isa_string(caps[cap]), ways[way].threads, (int)ways[way].place);
+            snprintf(where, sizeof where, "cap %s, %d threads, place %d",
+                     doconv_isa_string(caps[cap]), ways[way].threads, (int)ways[way].place);
             struct task_order order = {.kind = ways[way].kind};
             doconv_context *context = open_with(caps[cap], ways[way].threads, &order);
             struct dc_weight_gradient *gradient = NULL;
             expect_ok(dc_weight_gradient_create(context, &p, &gradient));
-            /* Guards: tensors end (or start) at a page; the workspace is 64-byte aligned by contract, so its size is rounded to that. */
+            /*
+             * Guards: tensors end (or start) at a page; the workspace is 64-byte aligned by
+             * contract, so its size is rounded to that.
+             */
             struct call c = {.gradient = gradient, .weight = true, .bias = true};
             buffer_create(&c.src, src.bytes, ways[way].place, 12);
             buffer_create(&c.grad_dst, grad_dst.bytes, ways[way].place, 20);
             buffer_create(&c.grad_weight, e.weights * sizeof(float), ways[way].place, 4);
             buffer_create(&c.grad_bias, (size_t)d->cout * sizeof(float), ways[way].place, 36);
-            buffer_create(&c.workspace, (dc_weight_gradient_workspace_size(gradient) + 127) / 64 * 64,
-                          ways[way].place == BUFFER_CANARIES ? BUFFER_GUARD_AFTER : ways[way].place, 0);
+            buffer_create(
+                &c.workspace, (dc_weight_gradient_workspace_size(gradient) + 127) / 64 * 64,
+                ways[way].place == BUFFER_CANARIES ? BUFFER_GUARD_AFTER : ways[way].place, 0);
             put(&c.src, &src);
             put(&c.grad_dst, &grad_dst);
             const void *address = NULL;
@@ -171,11 +190,14 @@ static void check_problem(const char *text, const doconv_conv_desc *desc, struct
                 fail_msg("%s, %s: touches %p", text, where, address);
             }
             assert_true(c.src.place != BUFFER_CANARIES ||
-                        (buffer_intact(&c.src) && buffer_intact(&c.grad_dst) && buffer_intact(&c.grad_weight) && buffer_intact(&c.grad_bias)));
+                        (buffer_intact(&c.src) && buffer_intact(&c.grad_dst) &&
+                         buffer_intact(&c.grad_weight) && buffer_intact(&c.grad_bias)));
             assert_memory_equal(c.src.data, src.data, src.bytes);
             assert_memory_equal(c.grad_dst.data, grad_dst.data, grad_dst.bytes);
-            compare(text, where, "weight", c.grad_weight.data, e.weight, e.magnitude, e.weights, unit);
-            compare(text, where, "bias", c.grad_bias.data, e.bias, e.bias_magnitude, (size_t)d->cout, unit);
+            compare(text, where, "weight", c.grad_weight.data, e.weight, e.magnitude, e.weights,
+                    unit);
+            compare(text, where, "bias", c.grad_bias.data, e.bias, e.bias_magnitude,
+                    (size_t)d->cout, unit);
             if (way == 0) {
                 first_weight = c.grad_weight;
                 first_bias = c.grad_bias;
@@ -261,7 +283,8 @@ static void chosen_shapes(void **state)
             }
             char text[160];
             /* Mostly the same layout on both sides; every pair comes up. */
-            snprintf(text, sizeof text, "%s:src=%s,dst=%s", shapes[i], layouts[l], layouts[i % 3 == 0 ? (l + i / 3) % 4 : l]);
+            snprintf(text, sizeof text, "%s:src=%s,dst=%s", shapes[i], layouts[l],
+                     layouts[i % 3 == 0 ? (l + i / 3) % 4 : l]);
             const doconv_conv_desc desc = problem(text);
             check_problem(text, &desc, &rng, true);
         }
@@ -272,10 +295,14 @@ static void sampled_shapes(void **state)
 {
     (void)state;
     struct rng rng = rng_from(harness_seed(), "weight gradient sampled");
-    const struct dc_kernel *kernels[3] = {NULL, NULL, NULL}; /* shapes are sampled around the tiles of these */
+    /* shapes are sampled around the tiles of these */
+    const struct dc_kernel *kernels[3] = {NULL, NULL, NULL};
     for (int i = 0; dc_builtin_kernels[i] != NULL; i++) {
         const struct dc_kernel *k = dc_builtin_kernels[i];
-        const int at = k->op == DC_OP_DIRECT ? 0 : k->op == DC_OP_GROUPED ? 1 : k->op == DC_OP_DEPTHWISE ? 2 : -1;
+        const int at = k->op == DC_OP_DIRECT      ? 0
+                       : k->op == DC_OP_GROUPED   ? 1
+                       : k->op == DC_OP_DEPTHWISE ? 2
+                                                  : -1;
         if (at >= 0 && kernels[at] == NULL) {
             kernels[at] = k;
         }
@@ -298,8 +325,9 @@ static void sampled_shapes(void **state)
 static void real_values(void **state)
 {
     (void)state;
-    static const char *const texts[] = {"mb2_ic32ih28oc48kh3ph1:src=nhwc,dst=nhwc", "g4_mb2_ic64ih30oc64kh3ph1:src=nchw,dst=nchw",
-                                        "g32_mb2_ic32ih40oc32kh3ph1:src=nhwc,dst=nhwc", "mb1_ic3ih64oc24kh7ph3sh2"};
+    static const char *const texts[] = {
+        "mb2_ic32ih28oc48kh3ph1:src=nhwc,dst=nhwc", "g4_mb2_ic64ih30oc64kh3ph1:src=nchw,dst=nchw",
+        "g32_mb2_ic32ih40oc32kh3ph1:src=nhwc,dst=nhwc", "mb1_ic3ih64oc24kh7ph3sh2"};
     struct rng rng = rng_from(harness_seed(), "weight gradient real");
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         const doconv_conv_desc desc = problem(texts[i]);
@@ -311,7 +339,8 @@ static void real_values(void **state)
 static void wanted(void **state)
 {
     (void)state;
-    static const char *const texts[] = {"mb2_ic32ih9oc48kh3ph1:src=nhwc,dst=nhwc", "g32_mb2_ic32ih9oc32kh3ph1:src=nchw,dst=nchw"};
+    static const char *const texts[] = {"mb2_ic32ih9oc48kh3ph1:src=nhwc,dst=nhwc",
+                                        "g32_mb2_ic32ih9oc32kh3ph1:src=nchw,dst=nchw"};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         doconv_context *context = open_context();
         const doconv_conv_desc desc = problem(texts[i]);
@@ -330,13 +359,18 @@ static void wanted(void **state)
             c.bias = (want & 2) != 0;
             buffer_create(&c.grad_weight, e.weights * sizeof(float), BUFFER_CANARIES, 4);
             buffer_create(&c.grad_bias, (size_t)desc.cout * sizeof(float), BUFFER_CANARIES, 4);
-            buffer_create(&c.workspace, c.weight ? (dc_weight_gradient_workspace_size(gradient) + 63) / 64 * 64 : 0, BUFFER_GUARD_AFTER, 0);
+            buffer_create(&c.workspace,
+                          c.weight ? (dc_weight_gradient_workspace_size(gradient) + 63) / 64 * 64
+                                   : 0,
+                          BUFFER_GUARD_AFTER, 0);
             run_call(&c);
             if (c.weight) {
-                compare(texts[i], "wanted", "weight", c.grad_weight.data, e.weight, e.magnitude, e.weights, 0.0);
+                compare(texts[i], "wanted", "weight", c.grad_weight.data, e.weight, e.magnitude,
+                        e.weights, 0.0);
             }
             if (c.bias) {
-                compare(texts[i], "wanted", "bias", c.grad_bias.data, e.bias, e.bias_magnitude, (size_t)desc.cout, 0.0);
+                compare(texts[i], "wanted", "bias", c.grad_bias.data, e.bias, e.bias_magnitude,
+                        (size_t)desc.cout, 0.0);
             }
             buffer_destroy(&c.grad_weight);
             buffer_destroy(&c.grad_bias);
@@ -358,8 +392,11 @@ static void *failing_allocate(void *user, size_t size, size_t alignment)
 {
     struct failing *f = user;
     void *memory = NULL;
-    return f->left-- <= 0 || posix_memalign(&memory, alignment < sizeof(void *) ? sizeof(void *) : alignment, size != 0 ? size : 1) != 0 ? NULL
-                                                                                                                                         : memory;
+    return f->left-- <= 0 ||
+                   posix_memalign(&memory, alignment < sizeof(void *) ? sizeof(void *) : alignment,
+                                  size != 0 ? size : 1) != 0
+               ? NULL
+               : memory;
 }
 static void failing_release(void *user, void *memory)
 {
@@ -370,7 +407,8 @@ static void failing_release(void *user, void *memory)
 static void out_of_memory(void **state)
 {
     (void)state;
-    static const char *const texts[] = {"mb2_ic32ih9oc48kh3ph1", "g32_mb2_ic32ih9oc32kh3ph1", "mb1_ic3ih9oc32kh3ph1"};
+    static const char *const texts[] = {"mb2_ic32ih9oc48kh3ph1", "g32_mb2_ic32ih9oc32kh3ph1",
+                                        "mb1_ic3ih9oc32kh3ph1"};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         const doconv_conv_desc desc = problem(texts[i]);
         struct failing failing = {.left = 1000};
@@ -390,20 +428,26 @@ static void out_of_memory(void **state)
             failing.left = left;
             struct dc_weight_gradient *gradient = NULL;
             status = dc_weight_gradient_create(context, &p, &gradient);
-            assert_true(status == DOCONV_OK || (status == DOCONV_OUT_OF_MEMORY && gradient == NULL));
+            assert_true(status == DOCONV_OK ||
+                        (status == DOCONV_OUT_OF_MEMORY && gradient == NULL));
             dc_weight_gradient_destroy(gradient);
         }
         doconv_context_destroy(context);
     }
 }
 
-/* A folded weight's gradient handed back in parts is bitwise the same as the whole one handed back, for any number of threads. */
+/*
+ * A folded weight's gradient handed back in parts is bitwise the same as the whole one handed back,
+ * for any number of threads.
+ */
 static void handed_back(void **state)
 {
     (void)state;
     static const char *const texts[] = {
-        "mb3_ic100ih6oc150kh3ph1:src=nhwc,dst=nhwc", "mb2_ic64ih9oc70kh3ph1sh2:src=nChw16c,dst=nChw16c",
-        "ic33ih20iw17oc21kh3ph1:src=nchw,dst=nhwc",  "ic20ih5oc130kh2:src=nhwc,dst=nchw",
+        "mb3_ic100ih6oc150kh3ph1:src=nhwc,dst=nhwc",
+        "mb2_ic64ih9oc70kh3ph1sh2:src=nChw16c,dst=nChw16c",
+        "ic33ih20iw17oc21kh3ph1:src=nchw,dst=nhwc",
+        "ic20ih5oc130kh2:src=nhwc,dst=nchw",
         "mb2_ic40ih6oc40kh1:src=nhwc,dst=nhwc",
     };
     enum { TEXTS = sizeof texts / sizeof texts[0] };
@@ -411,13 +455,22 @@ static void handed_back(void **state)
     for (size_t i = 0; i < (size_t)TEXTS * CAPS * 3; i++) {
         const char *text = texts[i % TEXTS];
         struct task_order order = {.kind = TASKS_SHUFFLED, .seed = i};
-        doconv_context *context = open_with(caps[i / TEXTS % CAPS], 1 + (int)(i / TEXTS / CAPS), &order);
+        doconv_context *context =
+            open_with(caps[i / TEXTS % CAPS], 1 + (int)(i / TEXTS / CAPS), &order);
         const doconv_conv_desc desc = problem(text);
         struct dc_problem p;
         expect_ok(dc_problem_create(context, &desc, &p));
-        const int64_t taps = desc.kh * desc.kw, d_mul = taps == 1 ? 3 : i % 2 == 0 ? taps : taps + 2;
-        const doconv_fold_desc fold = {
-            .size = sizeof fold, .cout = desc.cout, .cin = desc.cin, .kh = desc.kh, .kw = desc.kw, .groups = 1, .d_mul = d_mul, .add_identity = 1};
+        const int64_t taps = desc.kh * desc.kw, d_mul = taps == 1    ? 3
+                                                        : i % 2 == 0 ? taps
+                                                                     : taps + 2;
+        const doconv_fold_desc fold = {.size = sizeof fold,
+                                       .cout = desc.cout,
+                                       .cin = desc.cin,
+                                       .kh = desc.kh,
+                                       .kw = desc.kw,
+                                       .groups = 1,
+                                       .d_mul = d_mul,
+                                       .add_identity = 1};
         struct dc_weight_gradient *gradient = NULL;
         expect_ok(dc_weight_gradient_create(context, &p, &gradient));
         const size_t parts = dc_weight_gradient_fold_workspace_size(gradient, &fold);
@@ -434,21 +487,30 @@ static void handed_back(void **state)
                 buffer_create(&grad_d[k], d.bytes, BUFFER_GUARD_AFTER, 0);
             }
             buffer_create(&whole, p.weight_bytes, BUFFER_GUARD_AFTER, 0);
-            const size_t sizes[] = {dc_weight_gradient_workspace_size(gradient), dc_fold_workspace_size(context, &fold)};
-            buffer_create(&workspace, ((sizes[0] > sizes[1] ? sizes[0] : sizes[1]) + 63) / 64 * 64, BUFFER_GUARD_AFTER, 0);
-            dc_weight_gradient_run(gradient, src.data, grad_dst.data, whole.data, NULL, workspace.data);
-            dc_fold_gradient_run(context, &fold, w.data, d.data, whole.data, grad_w[0].data, grad_d[0].data, workspace.data);
+            const size_t sizes[] = {dc_weight_gradient_workspace_size(gradient),
+                                    dc_fold_workspace_size(context, &fold)};
+            buffer_create(&workspace, ((sizes[0] > sizes[1] ? sizes[0] : sizes[1]) + 63) / 64 * 64,
+                          BUFFER_GUARD_AFTER, 0);
+            dc_weight_gradient_run(gradient, src.data, grad_dst.data, whole.data, NULL,
+                                   workspace.data);
+            dc_fold_gradient_run(context, &fold, w.data, d.data, whole.data, grad_w[0].data,
+                                 grad_d[0].data, workspace.data);
             buffer_destroy(&workspace);
             buffer_create(&workspace, (parts + 63) / 64 * 64, BUFFER_GUARD_AFTER, 0);
-            dc_weight_gradient_fold(gradient, &fold, w.data, d.data, src.data, grad_dst.data, grad_w[1].data, grad_d[1].data, workspace.data);
+            dc_weight_gradient_fold(gradient, &fold, w.data, d.data, src.data, grad_dst.data,
+                                    grad_w[1].data, grad_d[1].data, workspace.data);
             assert_memory_equal(grad_w[0].data, grad_w[1].data, w.bytes);
             assert_memory_equal(grad_d[0].data, grad_d[1].data, d.bytes);
             /* One of them alone. */
-            dc_weight_gradient_fold(gradient, &fold, w.data, d.data, src.data, grad_dst.data, grad_w[0].data, NULL, workspace.data);
-            dc_weight_gradient_fold(gradient, &fold, w.data, d.data, src.data, grad_dst.data, NULL, grad_d[0].data, workspace.data);
+            dc_weight_gradient_fold(gradient, &fold, w.data, d.data, src.data, grad_dst.data,
+                                    grad_w[0].data, NULL, workspace.data);
+            dc_weight_gradient_fold(gradient, &fold, w.data, d.data, src.data, grad_dst.data, NULL,
+                                    grad_d[0].data, workspace.data);
             assert_memory_equal(grad_w[0].data, grad_w[1].data, w.bytes);
             assert_memory_equal(grad_d[0].data, grad_d[1].data, d.bytes);
-            struct buffer *const all[] = {&src, &grad_dst, &w, &d, &whole, &workspace, &grad_w[0], &grad_w[1], &grad_d[0], &grad_d[1]};
+            struct buffer *const all[] = {&src,       &grad_dst,  &w,         &d,
+                                          &whole,     &workspace, &grad_w[0], &grad_w[1],
+                                          &grad_d[0], &grad_d[1]};
             for (size_t k = 0; k < sizeof all / sizeof all[0]; k++) {
                 buffer_destroy(all[k]);
             }
@@ -462,8 +524,9 @@ static void handed_back(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(chosen_shapes), cmocka_unit_test(sampled_shapes), cmocka_unit_test(real_values),
-        cmocka_unit_test(wanted),        cmocka_unit_test(handed_back),    cmocka_unit_test(out_of_memory),
+        cmocka_unit_test(chosen_shapes), cmocka_unit_test(sampled_shapes),
+        cmocka_unit_test(real_values),   cmocka_unit_test(wanted),
+        cmocka_unit_test(handed_back),   cmocka_unit_test(out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

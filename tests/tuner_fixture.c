@@ -26,7 +26,8 @@ static void count_line(void *user, doconv_log_level level, const char *line)
 
 int fixture_setup(void **state)
 {
-    static const char *const variables[] = {"DOCONV_MAX_ISA", "DOCONV_TUNE", "DOCONV_CACHE", "DOCONV_VERBOSE", "DOCONV_SYSTEM_CACHE"};
+    static const char *const variables[] = {"DOCONV_MAX_ISA", "DOCONV_TUNE", "DOCONV_CACHE",
+                                            "DOCONV_VERBOSE", "DOCONV_SYSTEM_CACHE"};
     for (size_t i = 0; i < sizeof variables / sizeof variables[0]; i++) {
         unsetenv(variables[i]);
     }
@@ -35,7 +36,8 @@ int fixture_setup(void **state)
     if (f == NULL || pthread_mutex_init(&f->log.lock, NULL) != 0) {
         return -1;
     }
-    snprintf(f->root, sizeof f->root, "%s/doconv-test-XXXXXX", base != NULL && *base != '\0' ? base : "/tmp");
+    snprintf(f->root, sizeof f->root, "%s/doconv-test-XXXXXX",
+             base != NULL && *base != '\0' ? base : "/tmp");
     *state = f;
     return mkdtemp(f->root) != NULL ? 0 : -1;
 }
@@ -70,7 +72,8 @@ int fixture_teardown(void **state)
 
 void fixture_path(const struct fixture *f, const char *name, char path[FIXTURE_PATH])
 {
-    assert_true((size_t)snprintf(path, FIXTURE_PATH, "%.600s/%.300s", f->root, name) < FIXTURE_PATH);
+    assert_true((size_t)snprintf(path, FIXTURE_PATH, "%.600s/%.300s", f->root, name) <
+                FIXTURE_PATH);
 }
 
 doconv_context_options fixture_options(struct fixture *f, const char *name, char path[FIXTURE_PATH])
@@ -143,12 +146,14 @@ static int count_below(const char *path, const char *ending, char found[FIXTURE_
         struct stat info;
         const size_t length = strlen(item->d_name);
         snprintf(below, sizeof below, "%.600s/%.300s", path, item->d_name);
-        if (strcmp(item->d_name, ".") == 0 || strcmp(item->d_name, "..") == 0 || lstat(below, &info) != 0) {
+        if (strcmp(item->d_name, ".") == 0 || strcmp(item->d_name, "..") == 0 ||
+            lstat(below, &info) != 0) {
             continue;
         }
         if (S_ISDIR(info.st_mode)) {
             count += count_below(below, ending, found);
-        } else if (length >= strlen(ending) && strcmp(item->d_name + length - strlen(ending), ending) == 0) {
+        } else if (length >= strlen(ending) &&
+                   strcmp(item->d_name + length - strlen(ending), ending) == 0) {
             count++;
             if (found != NULL) {
                 memcpy(found, below, sizeof below);
@@ -161,7 +166,8 @@ static int count_below(const char *path, const char *ending, char found[FIXTURE_
     return count;
 }
 
-int fixture_count(const struct fixture *f, const char *name, const char *ending, char path[FIXTURE_PATH])
+int fixture_count(const struct fixture *f, const char *name, const char *ending,
+                  char path[FIXTURE_PATH])
 {
     char start[FIXTURE_PATH];
     fixture_path(f, name, start);
@@ -198,7 +204,8 @@ doconv_conv_desc fixture_problem(const char *text)
     return desc;
 }
 
-doconv_tune_report *fixture_tune(doconv_context *ctx, const doconv_conv_desc *desc, const doconv_plan_options *plan_options, bool force)
+doconv_tune_report *fixture_tune(doconv_context *ctx, const doconv_conv_desc *desc,
+                                 const doconv_plan_options *plan_options, bool force)
 {
     doconv_tune_options options = fixture_quick;
     options.force = force;
@@ -231,11 +238,13 @@ struct dc_candidate fixture_candidate(doconv_context *ctx, const doconv_conv_des
     return found;
 }
 
-void fixture_plant(doconv_context *ctx, const doconv_conv_desc *desc, const doconv_plan_options *options, char variant[DC_VARIANT_SIZE])
+void fixture_plant(doconv_context *ctx, const doconv_conv_desc *desc,
+                   const doconv_plan_options *options, char variant[DC_VARIANT_SIZE])
 {
     const struct dc_candidate c = fixture_candidate(ctx, desc);
     struct dc_problem p;
-    struct cache_entry entry = {.revision = c.kernel->revision, .picoseconds = 5000000, .max_rel_error_e12 = 1000};
+    struct cache_entry entry = {
+        .revision = c.kernel->revision, .picoseconds = 5000000, .max_rel_error_e12 = 1000};
     assert_int_equal(dc_problem_create(ctx, desc, &p), DOCONV_OK);
     dc_plan_key(ctx, &p, options, entry.key, sizeof entry.key);
     snprintf(entry.variant, sizeof entry.variant, "%s", c.text);
@@ -245,7 +254,8 @@ void fixture_plant(doconv_context *ctx, const doconv_conv_desc *desc, const doco
     }
 }
 
-void fixture_assert_origin(doconv_context *ctx, const doconv_conv_desc *desc, const doconv_plan_options *options, const char *origin)
+void fixture_assert_origin(doconv_context *ctx, const doconv_conv_desc *desc,
+                           const doconv_plan_options *options, const char *origin)
 {
     doconv_plan *plan;
     const doconv_status status = doconv_plan_create(ctx, desc, options, &plan);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the tests of the tuner and its cache share: a directory of their own, a log that counts, contexts. Every failure is an
- * assertion.
+ * What the tests of the tuner and its cache share: a directory of their own, a log that counts,
+ * contexts. Every failure is an assertion.
  */
 #ifndef DOCONV_TEST_TUNER_FIXTURE_H
 #define DOCONV_TEST_TUNER_FIXTURE_H
@@ -27,15 +27,22 @@ struct fixture {
     struct fixture_log log;
 };
 
-/* cmocka's set-up and tear-down: *state is a struct fixture. The environment's DOCONV_ variables are unset before each test. */
+/*
+ * cmocka's set-up and tear-down: *state is a struct fixture. The environment's DOCONV_ variables
+ * are unset before each test.
+ */
 int fixture_setup(void **state);
 int fixture_teardown(void **state);
 
 /* "root/name" */
 void fixture_path(const struct fixture *f, const char *name, char path[FIXTURE_PATH]);
 
-/* Options of a context with one thread, the fixture's log and the cache directory root/name. path must outlive their use. */
-doconv_context_options fixture_options(struct fixture *f, const char *name, char path[FIXTURE_PATH]);
+/*
+ * Options of a context with one thread, the fixture's log and the cache directory root/name. path
+ * must outlive their use.
+ */
+doconv_context_options fixture_options(struct fixture *f, const char *name,
+                                       char path[FIXTURE_PATH]);
 doconv_context *fixture_context(struct fixture *f, const char *name, doconv_tune_mode tune);
 
 /* An allocator that fails one call, and counts what is live. */
@@ -51,8 +58,12 @@ void fixture_log_clear(struct fixture *f);
 /* A context's advisor anew, after its kernels were replaced. */
 void fixture_reattach(doconv_context *ctx, const struct dc_kernel *const *kernels);
 
-/* Number of files below root/name whose names end so; 0 if there is no such directory. path (may be NULL): one of them. */
-int fixture_count(const struct fixture *f, const char *name, const char *ending, char path[FIXTURE_PATH]);
+/*
+ * Number of files below root/name whose names end so; 0 if there is no such directory. path (may be
+ * NULL): one of them.
+ */
+int fixture_count(const struct fixture *f, const char *name, const char *ending,
+                  char path[FIXTURE_PATH]);
 
 /* Reads a whole file of less than size bytes; adds a NUL. Returns the length. */
 size_t fixture_read(const char *path, char *text, size_t size);
@@ -68,16 +79,22 @@ extern const doconv_tune_options fixture_quick;
 doconv_conv_desc fixture_problem(const char *text);
 
 /* Tunes with little to do. The caller owns the report. */
-doconv_tune_report *fixture_tune(doconv_context *ctx, const doconv_conv_desc *desc, const doconv_plan_options *plan_options, bool force);
+doconv_tune_report *fixture_tune(doconv_context *ctx, const doconv_conv_desc *desc,
+                                 const doconv_plan_options *plan_options, bool force);
 doconv_tune_summary fixture_summary(const doconv_tune_report *report);
 
 /* The accepted candidate with the worst estimate: not what a plan takes by itself. */
 struct dc_candidate fixture_candidate(doconv_context *ctx, const doconv_conv_desc *desc);
 
-/* Puts that candidate into the cache of ctx, on disk, as a measurement without noise would. variant (may be NULL): its text. */
-void fixture_plant(doconv_context *ctx, const doconv_conv_desc *desc, const doconv_plan_options *options, char variant[DC_VARIANT_SIZE]);
+/*
+ * Puts that candidate into the cache of ctx, on disk, as a measurement without noise would. variant
+ * (may be NULL): its text.
+ */
+void fixture_plant(doconv_context *ctx, const doconv_conv_desc *desc,
+                   const doconv_plan_options *options, char variant[DC_VARIANT_SIZE]);
 
 /* Makes a plan, which must have this origin; "": the plan must fail with NOT_FOUND. */
-void fixture_assert_origin(doconv_context *ctx, const doconv_conv_desc *desc, const doconv_plan_options *options, const char *origin);
+void fixture_assert_origin(doconv_context *ctx, const doconv_conv_desc *desc,
+                           const doconv_plan_options *options, const char *origin);
 
 #endif

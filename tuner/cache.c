@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Files: DIRECTORY/ENVIRONMENT/KEY.txt, both names hashes. The environment is everything that makes measured choices comparable:
- * CPU, ISA, cache sizes, the set of kernels and the format; another CPU or build has another directory and finds its own again. A
- * file holds its full key, so that a hash that two keys share is a miss. Written to a temporary file, fsync, rename; no file
- * locks: they break on network file systems, and a measurement done twice is the cheaper failure. The mutex guards memory alone:
- * no I/O and no callback happen under it.
+ * Files: DIRECTORY/ENVIRONMENT/KEY.txt, both names hashes. The environment is everything that makes
+ * measured choices comparable: CPU, ISA, cache sizes, the set of kernels and the format; another
+ * CPU or build has another directory and finds its own again. A file holds its full key, so that a
+ * hash that two keys share is a miss. Written to a temporary file, fsync, rename; no file locks:
+ * they break on network file systems, and a measurement done twice is the cheaper failure. The
+ * mutex guards memory alone: no I/O and no callback happen under it.
  */
 #include "cache.h"
 
@@ -34,10 +35,11 @@ struct cache {
     pthread_mutex_t lock; /* guards clock and nodes */
     uint64_t clock;
     struct node nodes[CACHE_MEMORY_ENTRIES];
-    char user[PATH_SIZE], system[PATH_SIZE]; /* the environment's directories; "" if there is none */
-    char environment[512];                   /* what their name is the hash of */
-    atomic_bool prepared;                    /* the user's directory exists */
-    atomic_bool complained;                  /* about a directory that can't be written */
+    /* the environment's directories; "" if there is none */
+    char user[PATH_SIZE], system[PATH_SIZE];
+    char environment[512];  /* what their name is the hash of */
+    atomic_bool prepared;   /* the user's directory exists */
+    atomic_bool complained; /* about a directory that can't be written */
 };
 
 /* ---- memory; the lock is held ---- */
@@ -72,8 +74,12 @@ static struct node *least_used(struct cache *cache)
     return node;
 }
 
-/* CACHE_MISS remembers that there is nothing; entry is unused then. Without memory the key is just not kept. */
-static void remember(struct cache *cache, uint64_t hash, const char *key, const struct cache_entry *entry, enum cache_state state)
+/*
+ * CACHE_MISS remembers that there is nothing; entry is unused then. Without memory the key is just
+ * not kept.
+ */
+static void remember(struct cache *cache, uint64_t hash, const char *key,
+                     const struct cache_entry *entry, enum cache_state state)
 {
     struct node *node = find(cache, hash, key);
     if (node == NULL) {
@@ -94,23 +100,30 @@ static void remember(struct cache *cache, uint64_t hash, const char *key, const 
     if (entry_copy != NULL) {
         *entry_copy = *entry;
     }
-    *node = (struct node){.hash = hash, .used = ++cache->clock, .key = copy, .entry = entry_copy, .state = state};
+    *node = (struct node){
+        .hash = hash, .used = ++cache->clock, .key = copy, .entry = entry_copy, .state = state};
 }
 
 /* ---- reading ---- */
 
 static bool entry_path(const char *directory, uint64_t hash, char *path, size_t size)
 {
-    return directory[0] != '\0' && (size_t)snprintf(path, size, "%s/%016" PRIx64 ".txt", directory, hash) < size;
+    return directory[0] != '\0' &&
+           (size_t)snprintf(path, size, "%s/%016" PRIx64 ".txt", directory, hash) < size;
 }
 
-/* Reads a plain file of less than size bytes. Its length, or -1 and the reason ("" if there is no such file). */
+/*
+ * Reads a plain file of less than size bytes. Its length, or -1 and the reason ("" if there is no
+ * such file).
+ */
 static ssize_t read_whole(const char *path, char *text, size_t size, const char **reason)
 {
     /* Without O_NONBLOCK a FIFO of that name would stop the program. */
     const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
     if (fd < 0) {
-        *reason = errno == ENOENT || errno == ENOTDIR ? "" : errno == ELOOP ? "it is a symbolic link" : "it can't be opened";
+        *reason = errno == ENOENT || errno == ENOTDIR ? ""
+                  : errno == ELOOP                    ? "it is a symbolic link"
+                                                      : "it can't be opened";
         return -1;
     }
     struct stat info;
@@ -122,7 +135,8 @@ static ssize_t read_whole(const char *path, char *text, size_t size, const char 
         *reason = "it is too large";
     } else {
         *reason = "it can't be read";
-        while (length < size && ((n = read(fd, text + length, size - length)) > 0 || (n < 0 && errno == EINTR))) {
+        while (length < size &&
+               ((n = read(fd, text + length, size - length)) > 0 || (n < 0 && errno == EINTR))) {
             length += n > 0 ? (size_t)n : 0;
         }
     }
@@ -131,7 +145,8 @@ static ssize_t read_whole(const char *path, char *text, size_t size, const char 
 }
 
 /* NULL: *entry is the key's valid entry. */
-static const char *read_entry(const struct cache *cache, const char *path, const char *key, char *text, struct cache_entry *entry)
+static const char *read_entry(const struct cache *cache, const char *path, const char *key,
+                              char *text, struct cache_entry *entry)
 {
     const char *reason;
     const ssize_t length = read_whole(path, text, CACHEFILE_SIZE, &reason);
@@ -147,14 +162,16 @@ static const char *read_entry(const struct cache *cache, const char *path, const
     }
     size_t name_length;
     const char *name = cachefile_kernel(entry->variant, &name_length);
-    const struct dc_kernel *kernel = name != NULL ? dc_kernel_find(cache->ctx, name, name_length) : NULL;
+    const struct dc_kernel *kernel =
+        name != NULL ? dc_kernel_find(cache->ctx, name, name_length) : NULL;
     if (kernel == NULL) {
         return "its kernel is not in this build";
     }
     return kernel->revision == entry->revision ? NULL : "its kernel has another revision";
 }
 
-static bool load(struct cache *cache, const char *directory, uint64_t hash, const char *key, struct cache_entry *entry)
+static bool load(struct cache *cache, const char *directory, uint64_t hash, const char *key,
+                 struct cache_entry *entry)
 {
     char path[PATH_SIZE + FILE_NAME_SIZE];
     if (!entry_path(directory, hash, path, sizeof path)) {
@@ -209,7 +226,10 @@ static bool write_all(int fd, const char *text, size_t length)
     return fsync(fd) == 0;
 }
 
-/* The new name survives a crash only once its directory is written. Not every file system can do that: a wish. */
+/*
+ * The new name survives a crash only once its directory is written. Not every file system can do
+ * that: a wish.
+ */
 static void sync_directory(const char *path)
 {
     const int fd = open(path, O_RDONLY | O_CLOEXEC | O_DIRECTORY);
@@ -220,17 +240,19 @@ static void sync_directory(const char *path)
 }
 
 /* Atomic: a reader, and a crash, see the old file or the new one. */
-static const char *write_file(const struct cache *cache, const char *name, const char *text, size_t length)
+static const char *write_file(const struct cache *cache, const char *name, const char *text,
+                              size_t length)
 {
     /*
-     * Process and counter tell apart the temporary files of one machine; on a shared directory the address helps, and O_EXCL
-     * decides.
+     * Process and counter tell apart the temporary files of one machine; on a shared directory the
+     * address helps, and O_EXCL decides.
      */
     static atomic_ulong counter;
     char path[PATH_SIZE + FILE_NAME_SIZE], temporary[PATH_SIZE + FILE_NAME_SIZE];
     if ((size_t)snprintf(path, sizeof path, "%s/%s", cache->user, name) >= sizeof path ||
-        (size_t)snprintf(temporary, sizeof temporary, "%s/%s.%ld.%lu.%" PRIxPTR ".tmp", cache->user, name, (long)getpid(),
-                         atomic_fetch_add(&counter, 1), (uintptr_t)cache) >= sizeof temporary) {
+        (size_t)snprintf(temporary, sizeof temporary, "%s/%s.%ld.%lu.%" PRIxPTR ".tmp", cache->user,
+                         name, (long)getpid(), atomic_fetch_add(&counter, 1),
+                         (uintptr_t)cache) >= sizeof temporary) {
         return strerror(ENAMETOOLONG);
     }
     const int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
@@ -293,8 +315,10 @@ static bool save(struct cache *cache, const struct cache_entry *entry, uint64_t 
     }
     dc_free(cache->ctx, text);
     if (reason != NULL && !atomic_exchange(&cache->complained, true)) {
-        dc_log(cache->ctx, DOCONV_LOG_WARNING, "cache: the directory \"%.800s\" can't be written, choices are kept in memory only: %s", cache->user,
-               reason);
+        dc_log(
+            cache->ctx, DOCONV_LOG_WARNING,
+            "cache: the directory \"%.800s\" can't be written, choices are kept in memory only: %s",
+            cache->user, reason);
     }
     return reason == NULL;
 }
@@ -304,9 +328,12 @@ static bool save(struct cache *cache, const struct cache_entry *entry, uint64_t 
 static void set_directory(doconv_context *ctx, char *path, const char *root, uint64_t hash)
 {
     path[0] = '\0';
-    if (root != NULL && root[0] != '\0' && (size_t)snprintf(path, PATH_SIZE, "%s/%016" PRIx64, root, hash) >= PATH_SIZE) {
+    if (root != NULL && root[0] != '\0' &&
+        (size_t)snprintf(path, PATH_SIZE, "%s/%016" PRIx64, root, hash) >= PATH_SIZE) {
         path[0] = '\0';
-        dc_log(ctx, DOCONV_LOG_WARNING, "cache: the directory's name of %zu characters is too long and ignored", strlen(root));
+        dc_log(ctx, DOCONV_LOG_WARNING,
+               "cache: the directory's name of %zu characters is too long and ignored",
+               strlen(root));
     }
 }
 
@@ -326,9 +353,10 @@ struct cache *cache_create(doconv_context *ctx)
     atomic_init(&cache->complained, false);
     const struct dc_cpu *cpu = dc_cpu_probe();
     snprintf(cache->environment, sizeof cache->environment,
-             "doconv-cache %d\nlibrary %s\ncpu %s\nisa %s\nl1d %" PRId64 "\nl2 %" PRId64 "\nl3 %" PRId64 "\nkernels %016" PRIx64 "\n",
-             CACHEFILE_VERSION, doconv_version_string(), cpu->name, dc_isa_name(ctx->isa), cpu->l1d_bytes, cpu->l2_bytes, cpu->l3_bytes,
-             dc_registry_fingerprint(ctx));
+             "doconv-cache %d\nlibrary %s\ncpu %s\nisa %s\nl1d %" PRId64 "\nl2 %" PRId64
+             "\nl3 %" PRId64 "\nkernels %016" PRIx64 "\n",
+             CACHEFILE_VERSION, doconv_version_string(), cpu->name, dc_isa_name(ctx->isa),
+             cpu->l1d_bytes, cpu->l2_bytes, cpu->l3_bytes, dc_registry_fingerprint(ctx));
     const uint64_t hash = dc_hash(0, cache->environment, strlen(cache->environment));
     set_directory(ctx, cache->user, ctx->cache_directory, hash);
     set_directory(ctx, cache->system, getenv("DOCONV_SYSTEM_CACHE"), hash);
@@ -352,7 +380,8 @@ doconv_context *cache_context(const struct cache *cache)
 }
 
 /* What memory knows of a key; false if nothing, not even that it is missing. */
-static bool recall(struct cache *cache, uint64_t hash, const char *key, struct cache_entry *entry, enum cache_state *state)
+static bool recall(struct cache *cache, uint64_t hash, const char *key, struct cache_entry *entry,
+                   enum cache_state *state)
 {
     const struct node *node = find(cache, hash, key);
     *state = node != NULL ? node->state : CACHE_MISS;
@@ -372,12 +401,14 @@ enum cache_state cache_lookup(struct cache *cache, const char *key, struct cache
     if (known) {
         return state;
     }
-    const bool hit = load(cache, cache->user, hash, key, entry) || load(cache, cache->system, hash, key, entry);
+    const bool hit =
+        load(cache, cache->user, hash, key, entry) || load(cache, cache->system, hash, key, entry);
     pthread_mutex_lock(&cache->lock);
     if (hit) {
         state = CACHE_STORED;
         remember(cache, hash, key, entry, state);
-    } else if (!recall(cache, hash, key, entry, &state)) { /* another thread may have measured it meanwhile */
+    } else if (!recall(cache, hash, key, entry,
+                       &state)) { /* another thread may have measured it meanwhile */
         remember(cache, hash, key, NULL, CACHE_MISS);
     }
     pthread_mutex_unlock(&cache->lock);
@@ -387,7 +418,9 @@ enum cache_state cache_lookup(struct cache *cache, const char *key, struct cache
 enum cache_state cache_store(struct cache *cache, const struct cache_entry *entry, bool noisy)
 {
     const uint64_t hash = dc_hash(0, entry->key, strlen(entry->key));
-    const enum cache_state state = noisy ? CACHE_NOISY : save(cache, entry, hash) ? CACHE_STORED : CACHE_MEMORY;
+    const enum cache_state state = noisy                      ? CACHE_NOISY
+                                   : save(cache, entry, hash) ? CACHE_STORED
+                                                              : CACHE_MEMORY;
     pthread_mutex_lock(&cache->lock);
     const struct node *node = find(cache, hash, entry->key);
     if (!noisy || node == NULL || node->state <= CACHE_NOISY) {

@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* The cache of winners: a bounded table in memory over one small file an entry on disk. Thread-safe. */
+/*
+ * The cache of winners: a bounded table in memory over one small file an entry on disk.
+ * Thread-safe.
+ */
 #ifndef DOCONV_CACHE_H
 #define DOCONV_CACHE_H
 
 #include "cachefile.h"
 
-#define CACHE_MEMORY_ENTRIES 1024 /* kept in memory, misses included; the least recently used goes first */
+#define CACHE_MEMORY_ENTRIES                                                                       \
+    1024 /* kept in memory, misses included; the least recently used goes first */
 
 struct cache;
 
@@ -18,24 +22,24 @@ enum cache_state {
 };
 
 /*
- * Reads the environment variable DOCONV_SYSTEM_CACHE, a directory with the same structure as the user's, which is only read, and
- * after the user's. The directory's environment part follows from ctx's ISA cap and kernels as they are now. NULL if out of
- * memory.
+ * Reads the environment variable DOCONV_SYSTEM_CACHE, a directory with the same structure as the
+ * user's, which is only read, and after the user's. The directory's environment part follows from
+ * ctx's ISA cap and kernels as they are now. NULL if out of memory.
  */
 struct cache *cache_create(doconv_context *ctx);
 void cache_destroy(struct cache *cache);
 doconv_context *cache_context(const struct cache *cache);
 
 /*
- * Copies the entry of a key. Its kernel is in the build with the same revision; whether its variant is still a candidate is the
- * caller's question. A file that is no valid entry of this key is a miss and one log line; a key's file is probed once in the
- * cache's life.
+ * Copies the entry of a key. Its kernel is in the build with the same revision; whether its variant
+ * is still a candidate is the caller's question. A file that is no valid entry of this key is a
+ * miss and one log line; a key's file is probed once in the cache's life.
  */
 enum cache_state cache_lookup(struct cache *cache, const char *key, struct cache_entry *entry);
 
 /*
- * Keeps an entry in memory and writes its file. CACHE_MEMORY if that is impossible: the first time with a log line. noisy: kept
- * in memory only, and only if nothing better is known: CACHE_NOISY.
+ * Keeps an entry in memory and writes its file. CACHE_MEMORY if that is impossible: the first time
+ * with a log line. noisy: kept in memory only, and only if nothing better is known: CACHE_NOISY.
  */
 enum cache_state cache_store(struct cache *cache, const struct cache_entry *entry, bool noisy);
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Lines of "name value" in a fixed order, numbers as decimal integers: the text is the same in every locale. The last line is a
- * checksum of everything before it, so a file that was cut or changed anywhere is refused.
+ * Lines of "name value" in a fixed order, numbers as decimal integers: the text is the same in
+ * every locale. The last line is a checksum of everything before it, so a file that was cut or
+ * changed anywhere is refused.
  */
 #include "cachefile.h"
 
@@ -24,12 +25,13 @@ static bool valid_line(const char *text, size_t size)
 
 static bool valid(const struct cache_entry *e)
 {
-    bool ok = valid_line(e->key, sizeof e->key) && valid_line(e->variant, sizeof e->variant) && e->revision <= INT32_MAX && e->workspace >= 0 &&
-              e->picoseconds >= 0 && e->max_rel_error_e12 >= 0 && e->count >= 0 && e->count <= CACHEFILE_MEASURED;
+    bool ok = valid_line(e->key, sizeof e->key) && valid_line(e->variant, sizeof e->variant) &&
+              e->revision <= INT32_MAX && e->workspace >= 0 && e->picoseconds >= 0 &&
+              e->max_rel_error_e12 >= 0 && e->count >= 0 && e->count <= CACHEFILE_MEASURED;
     for (int i = 0; ok && i < e->count; i++) {
         const struct cache_measured *m = &e->measured[i];
-        ok = valid_line(m->variant, sizeof m->variant) && m->picoseconds >= 0 && m->rounds >= 0 && m->spread_ppm >= 0 &&
-             (m->dropped == 0 || m->dropped == 1);
+        ok = valid_line(m->variant, sizeof m->variant) && m->picoseconds >= 0 && m->rounds >= 0 &&
+             m->spread_ppm >= 0 && (m->dropped == 0 || m->dropped == 1);
     }
     return ok;
 }
@@ -40,14 +42,15 @@ size_t cachefile_print(const struct cache_entry *entry, char *text, size_t size)
         return 0;
     }
     size_t used = 0;
-    int n =
-        snprintf(text, size,
-                 "doconv-cache %d\nkey %s\nvariant %s\nrevision %u\nworkspace %" PRId64 "\npicoseconds %" PRId64 "\nmax_rel_error_e12 %" PRId64 "\n",
-                 CACHEFILE_VERSION, entry->key, entry->variant, entry->revision, entry->workspace, entry->picoseconds, entry->max_rel_error_e12);
+    int n = snprintf(text, size,
+                     "doconv-cache %d\nkey %s\nvariant %s\nrevision %u\nworkspace %" PRId64
+                     "\npicoseconds %" PRId64 "\nmax_rel_error_e12 %" PRId64 "\n",
+                     CACHEFILE_VERSION, entry->key, entry->variant, entry->revision,
+                     entry->workspace, entry->picoseconds, entry->max_rel_error_e12);
     for (int i = 0; n >= 0 && (used += (size_t)n) < size && i < entry->count; i++) {
         const struct cache_measured *m = &entry->measured[i];
-        n = snprintf(text + used, size - used, "measured %" PRId64 " %d %d %d %s\n", m->picoseconds, m->rounds, m->spread_ppm, m->dropped,
-                     m->variant);
+        n = snprintf(text + used, size - used, "measured %" PRId64 " %d %d %d %s\n", m->picoseconds,
+                     m->rounds, m->spread_ppm, m->dropped, m->variant);
     }
     if (n < 0 || used >= size) {
         return 0;
@@ -102,8 +105,9 @@ static bool take_line(struct reader *r, char *text, size_t size)
 static bool take_measured(struct reader *r, struct cache_measured *m)
 {
     int64_t rounds, spread, dropped;
-    if (!take(r, "measured ") || !take_int(r, INT64_MAX, &m->picoseconds) || !take(r, " ") || !take_int(r, INT32_MAX, &rounds) || !take(r, " ") ||
-        !take_int(r, INT32_MAX, &spread) || !take(r, " ") || !take_int(r, 1, &dropped) || !take(r, " ") ||
+    if (!take(r, "measured ") || !take_int(r, INT64_MAX, &m->picoseconds) || !take(r, " ") ||
+        !take_int(r, INT32_MAX, &rounds) || !take(r, " ") || !take_int(r, INT32_MAX, &spread) ||
+        !take(r, " ") || !take_int(r, 1, &dropped) || !take(r, " ") ||
         !take_line(r, m->variant, sizeof m->variant)) {
         return false;
     }
@@ -120,7 +124,8 @@ const char *cachefile_parse(const char *text, size_t length, struct cache_entry 
     }
     const char *checksum = text + length - CHECKSUM_LINE;
     char expected[CHECKSUM_LINE + 1];
-    snprintf(expected, sizeof expected, CHECKSUM "%016" PRIx64 "\n", dc_hash(0, text, length - CHECKSUM_LINE));
+    snprintf(expected, sizeof expected, CHECKSUM "%016" PRIx64 "\n",
+             dc_hash(0, text, length - CHECKSUM_LINE));
     if (memcmp(checksum, expected, CHECKSUM_LINE) != 0) {
         return "its checksum is wrong";
     }
@@ -132,10 +137,12 @@ const char *cachefile_parse(const char *text, size_t length, struct cache_entry 
     if (version != CACHEFILE_VERSION) {
         return "it is of another version";
     }
-    if (!take(&r, "key ") || !take_line(&r, entry->key, sizeof entry->key) || !take(&r, "variant ") ||
-        !take_line(&r, entry->variant, sizeof entry->variant) || !take(&r, "revision ") || !take_int(&r, INT32_MAX, &revision) ||
-        !take(&r, "\nworkspace ") || !take_int(&r, INT64_MAX, &entry->workspace) || !take(&r, "\npicoseconds ") ||
-        !take_int(&r, INT64_MAX, &entry->picoseconds) || !take(&r, "\nmax_rel_error_e12 ") || !take_int(&r, INT64_MAX, &entry->max_rel_error_e12) ||
+    if (!take(&r, "key ") || !take_line(&r, entry->key, sizeof entry->key) ||
+        !take(&r, "variant ") || !take_line(&r, entry->variant, sizeof entry->variant) ||
+        !take(&r, "revision ") || !take_int(&r, INT32_MAX, &revision) ||
+        !take(&r, "\nworkspace ") || !take_int(&r, INT64_MAX, &entry->workspace) ||
+        !take(&r, "\npicoseconds ") || !take_int(&r, INT64_MAX, &entry->picoseconds) ||
+        !take(&r, "\nmax_rel_error_e12 ") || !take_int(&r, INT64_MAX, &entry->max_rel_error_e12) ||
         !take(&r, "\n")) {
         return "a line is malformed";
     }

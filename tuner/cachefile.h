@@ -29,14 +29,16 @@ struct cache_entry {
 };
 
 /*
- * Writes an entry's text of at most size bytes, its NUL included; returns the length without it. 0 if it does not fit or if the
- * entry holds what the parser would refuse (an empty text, a newline, a negative number).
+ * Writes an entry's text of at most size bytes, its NUL included; returns the length without it. 0
+ * if it does not fit or if the entry holds what the parser would refuse (an empty text, a newline,
+ * a negative number).
  */
 size_t cachefile_print(const struct cache_entry *entry, char *text, size_t size);
 
 /*
- * Reads an entry of exactly length bytes, which need no NUL. Returns NULL, or the reason (a constant string) why the text is no
- * entry; then *entry is undefined. What it accepts, cachefile_print() gives back byte for byte.
+ * Reads an entry of exactly length bytes, which need no NUL. Returns NULL, or the reason (a
+ * constant string) why the text is no entry; then *entry is undefined. What it accepts,
+ * cachefile_print() gives back byte for byte.
  */
 const char *cachefile_parse(const char *text, size_t length, struct cache_entry *entry);
 

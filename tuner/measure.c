@@ -15,7 +15,10 @@
 /* Another than the default must be this much faster. */
 #define MARGIN 1.01
 #define FINALISTS 3
-/* A candidate goes if it is slower than the best by these factors: after one run, after two rounds, after five. */
+/*
+ * A candidate goes if it is slower than the best by these factors: after one run, after two rounds,
+ * after five.
+ */
 #define HOPELESS_RUN 3.0
 #define HOPELESS_ROUND 1.5
 #define BEHIND 1.15
@@ -43,11 +46,13 @@ static size_t flush_size(const doconv_context *ctx)
     return bytes < (double)FLUSH_BYTES ? (size_t)bytes : FLUSH_BYTES;
 }
 
-doconv_status measure_set_create(doconv_context *ctx, const struct dc_problem *problem, const doconv_plan_options *options, int capacity,
+doconv_status measure_set_create(doconv_context *ctx, const struct dc_problem *problem,
+                                 const doconv_plan_options *options, int capacity,
                                  struct measure_set *set)
 {
     const doconv_conv_desc *d = &problem->desc;
-    const bool cold = options != NULL && options->cold_weights != 0, fresh = options != NULL && options->fresh_weights != 0;
+    const bool cold = options != NULL && options->cold_weights != 0,
+               fresh = options != NULL && options->fresh_weights != 0;
     *set = (struct measure_set){
         .ctx = ctx,
         .problem = *problem,
@@ -68,11 +73,13 @@ doconv_status measure_set_create(doconv_context *ctx, const struct dc_problem *p
             memset(set->flush, 1, set->flush_bytes);
         }
     }
-    if (set->src == NULL || set->weight == NULL || set->dst == NULL || set->items == NULL || (d->has_bias && set->bias == NULL) ||
-        (d->residual && set->residual == NULL) || (cold && set->flush == NULL)) {
+    if (set->src == NULL || set->weight == NULL || set->dst == NULL || set->items == NULL ||
+        (d->has_bias && set->bias == NULL) || (d->residual && set->residual == NULL) ||
+        (cold && set->flush == NULL)) {
         measure_set_destroy(set);
-        return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "tune: no memory for tensors of %zu + %zu + %zu bytes", problem->src_bytes, problem->weight_bytes,
-                       problem->dst_bytes);
+        return dc_fail(ctx, DOCONV_OUT_OF_MEMORY,
+                       "tune: no memory for tensors of %zu + %zu + %zu bytes", problem->src_bytes,
+                       problem->weight_bytes, problem->dst_bytes);
     }
     return DOCONV_OK;
 }
@@ -86,7 +93,8 @@ void measure_set_destroy(struct measure_set *set)
         }
         doconv_plan_destroy(set->items[i].plan);
     }
-    void *const all[] = {set->src, set->weight, set->bias, set->residual, set->dst, set->workspace, set->flush, set->items};
+    void *const all[] = {set->src, set->weight,    set->bias,  set->residual,
+                         set->dst, set->workspace, set->flush, set->items};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         if (all[i] != NULL) {
             dc_free(ctx, all[i]);
@@ -95,7 +103,8 @@ void measure_set_destroy(struct measure_set *set)
     *set = (struct measure_set){0};
 }
 
-doconv_status measure_set_add(struct measure_set *set, const doconv_plan_options *options, const char *variant)
+doconv_status measure_set_add(struct measure_set *set, const doconv_plan_options *options,
+                              const char *variant)
 {
     struct measured item = {.owns_weights = true, .is_default = set->count == 0};
     doconv_plan_options forced = {.size = sizeof forced};
@@ -117,7 +126,8 @@ doconv_status measure_set_add(struct measure_set *set, const doconv_plan_options
     if (item.weights == NULL && !set->fresh) {
         status = doconv_weights_create(item.plan, set->weight, set->bias, &item.weights);
     }
-    const size_t needed = set->fresh ? dc_fresh_workspace_size(item.plan, NULL) : doconv_plan_workspace_size(item.plan);
+    const size_t needed = set->fresh ? dc_fresh_workspace_size(item.plan, NULL)
+                                     : doconv_plan_workspace_size(item.plan);
     if (status == DOCONV_OK && needed > set->workspace_size) {
         char *workspace = dc_alloc(set->ctx, needed);
         if (workspace != NULL) {
@@ -125,7 +135,8 @@ doconv_status measure_set_add(struct measure_set *set, const doconv_plan_options
             set->workspace = workspace;
             set->workspace_size = needed;
         } else {
-            status = dc_fail(set->ctx, DOCONV_OUT_OF_MEMORY, "tune: no memory for a workspace of %zu bytes", needed);
+            status = dc_fail(set->ctx, DOCONV_OUT_OF_MEMORY,
+                             "tune: no memory for a workspace of %zu bytes", needed);
         }
     }
     if (status != DOCONV_OK) {
@@ -144,11 +155,13 @@ doconv_status measure_set_add(struct measure_set *set, const doconv_plan_options
 void measure_run(const struct measure_set *set, const struct measured *m)
 {
     if (set->fresh) {
-        const struct dc_weight_source source = {.view = dc_weight_view(&set->problem, set->weight), .bias = set->bias};
+        const struct dc_weight_source source = {.view = dc_weight_view(&set->problem, set->weight),
+                                                .bias = set->bias};
         dc_fresh_run(m->plan, &source, set->src, set->residual, set->dst, set->workspace);
         return;
     }
-    m->plan->solver->execute(m->plan, m->weights->data, set->src, set->residual, set->dst, set->workspace);
+    m->plan->solver->execute(m->plan, m->weights->data, set->src, set->residual, set->dst,
+                             set->workspace);
 }
 
 /* Each task reads and writes its part: the caches of all cores are filled with it. */
@@ -169,7 +182,10 @@ static void touch(const volatile float *tensor, size_t bytes)
     }
 }
 
-/* As in a network: the layer before has just written src, dst's memory serves every other layer, the weights were last read an inference ago. */
+/*
+ * As in a network: the layer before has just written src, dst's memory serves every other layer,
+ * the weights were last read an inference ago.
+ */
 static void make_cold(struct measure_set *set)
 {
     dc_parallel(set->ctx, set->ctx->threads, flush_task, set);
@@ -294,8 +310,9 @@ static void round_of(struct measure_set *set, int count, int number)
 }
 
 /*
- * Drops what is behind by a factor, and returns how many are left. Behind in the best sample and in the median both: on a busy machine one
- * lucky sample of one candidate is no reason to drop all others, nor an unlucky median to drop that one.
+ * Drops what is behind by a factor, and returns how many are left. Behind in the best sample and in
+ * the median both: on a busy machine one lucky sample of one candidate is no reason to drop all
+ * others, nor an unlucky median to drop that one.
  */
 static int drop(struct measure_set *set, double factor)
 {
@@ -325,7 +342,8 @@ static void report_progress(const struct measure_limits *limits, int done, int t
 }
 
 /* Returns the number of items kept, which stand first then, the fastest before the others. */
-static int coarse_rounds(struct measure_set *set, const struct measure_limits *limits, double start, int finals)
+static int coarse_rounds(struct measure_set *set, const struct measure_limits *limits, double start,
+                         int finals)
 {
     for (int i = 0; i < set->count; i++) {
         struct measured *m = &set->items[i];
@@ -341,7 +359,8 @@ static int coarse_rounds(struct measure_set *set, const struct measure_limits *l
         if (number >= limits->least_rounds && dc_now() - start > 0.6 * limits->budget_seconds) {
             break;
         }
-        report_progress(limits, number, (number > limits->least_rounds ? number : limits->least_rounds) + finals);
+        report_progress(limits, number,
+                        (number > limits->least_rounds ? number : limits->least_rounds) + finals);
         round_of(set, set->count, number);
         if (number == 1) {
             kept = drop(set, HOPELESS_ROUND);
@@ -370,8 +389,8 @@ static double paired_ratio(const struct measured *a, const struct measured *b)
 }
 
 /*
- * Spread of a finalist relative to its round: a clock that drifts moves all finalists of a round and says nothing about their
- * order. A finalist alone keeps the spread of its own samples.
+ * Spread of a finalist relative to its round: a clock that drifts moves all finalists of a round
+ * and says nothing about their order. A finalist alone keeps the spread of its own samples.
  */
 static void paired_spread(struct measured *items, int count)
 {
@@ -400,7 +419,8 @@ static int choose(const struct measured *items, int count)
     }
     /* A gain within the noise is no reason to leave the default. */
     for (int i = 0; i < count; i++) {
-        if (items[i].is_default && i != winner && paired_ratio(&items[winner], &items[i]) < MARGIN) {
+        if (items[i].is_default && i != winner &&
+            paired_ratio(&items[winner], &items[i]) < MARGIN) {
             return i;
         }
     }
@@ -423,7 +443,8 @@ void measure(struct measure_set *set, const struct measure_limits *limits)
     for (int i = count; i < kept; i++) {
         if (set->items[i].is_default) {
             const struct measured standard = set->items[i];
-            memmove(&set->items[count + 1], &set->items[count], (size_t)(i - count) * sizeof standard);
+            memmove(&set->items[count + 1], &set->items[count],
+                    (size_t)(i - count) * sizeof standard);
             set->items[count++] = standard;
             break;
         }

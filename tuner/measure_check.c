@@ -5,7 +5,10 @@
 #include <math.h>
 #include <string.h>
 
-/* MACs that the reference may compute for a check (about a tenth of a second), and the fewest planes compared all the same. */
+/*
+ * MACs that the reference may compute for a check (about a tenth of a second), and the fewest
+ * planes compared all the same.
+ */
 #define CHECK_MACS 5e7
 #define FEWEST_PLANES 8
 #define ROUNDING 0x1p-24 /* unit roundoff of fp32 */
@@ -35,14 +38,17 @@ static void check_plane(const struct check *check, int64_t index)
 {
     struct dc_reference_args args = check->args;
     /* Spread evenly, the first and the last among them. */
-    const double step = check->checked > 1 ? (double)(check->planes - 1) / (double)(check->checked - 1) : 0.0;
-    const int64_t plane = index == check->checked - 1 ? check->planes - 1 : (int64_t)(step * (double)index);
+    const double step =
+        check->checked > 1 ? (double)(check->planes - 1) / (double)(check->checked - 1) : 0.0;
+    const int64_t plane =
+        index == check->checked - 1 ? check->planes - 1 : (int64_t)(step * (double)index);
     args.n = plane / check->stored;
     args.out_channel = plane % check->stored;
     check->reference->reference(&args);
     const struct dc_tensor_map *map = &args.dst_map;
-    const ptrdiff_t start =
-        args.n * map->image + args.out_channel / map->block_channels * map->block + args.out_channel % map->block_channels * map->channel;
+    const ptrdiff_t start = args.n * map->image +
+                            args.out_channel / map->block_channels * map->block +
+                            args.out_channel % map->block_channels * map->channel;
     double worst = 0.0, largest = 0.0;
     for (ptrdiff_t y = 0; y < args.hout; y++) {
         for (ptrdiff_t x = 0; x < args.wout; x++) {
@@ -70,39 +76,51 @@ static double terms(const struct dc_problem *p)
     return (double)p->group_cin * (double)p->desc.kh * (double)p->desc.kw + 16.0;
 }
 
-/* The usual size of a sum of products of values in [-0.5, 0.5): post-ops may leave nothing of it. */
+/*
+ * The usual size of a sum of products of values in [-0.5, 0.5): post-ops may leave nothing of it.
+ */
 static double usual_size(const struct dc_problem *p)
 {
     return 0.25 * sqrt(terms(p));
 }
 
 /*
- * Sums of k terms without a common sign grow like sqrt(k), and so does their rounding relative to them: 16 units leave room for
- * every order of additions, and none for a term that is missing.
+ * Sums of k terms without a common sign grow like sqrt(k), and so does their rounding relative to
+ * them: 16 units leave room for every order of additions, and none for a term that is missing.
  */
 static double tolerance(const struct dc_problem *p, const struct dc_kernel *kernel, double largest)
 {
-    return (double)kernel->error_amplification * 16.0 * ROUNDING * sqrt(terms(p)) * fmax(largest, usual_size(p));
+    return (double)kernel->error_amplification * 16.0 * ROUNDING * sqrt(terms(p)) *
+           fmax(largest, usual_size(p));
 }
 
-doconv_status measure_check(struct measure_set *set, const struct measured *item, double *max_rel_error, bool *right)
+doconv_status measure_check(struct measure_set *set, const struct measured *item,
+                            double *max_rel_error, bool *right)
 {
     doconv_context *ctx = set->ctx;
     const struct dc_problem *p = &set->problem;
-    const int64_t block = dc_layout_block(p->desc.dst_layout), stored = (p->desc.cout + block - 1) / block * block;
-    struct check check = {.reference = find_reference(ctx), .got = set->dst, .stored = stored, .planes = p->desc.n * stored};
+    const int64_t block = dc_layout_block(p->desc.dst_layout),
+                  stored = (p->desc.cout + block - 1) / block * block;
+    struct check check = {.reference = find_reference(ctx),
+                          .got = set->dst,
+                          .stored = stored,
+                          .planes = p->desc.n * stored};
     if (check.reference == NULL) {
-        return dc_fail(ctx, DOCONV_UNSUPPORTED, "tune: there is no reference kernel to check a winner against");
+        return dc_fail(ctx, DOCONV_UNSUPPORTED,
+                       "tune: there is no reference kernel to check a winner against");
     }
     const double affordable = CHECK_MACS / (p->macs / (double)check.planes);
-    check.checked = affordable < FEWEST_PLANES ? FEWEST_PLANES : affordable < INT32_MAX ? (int64_t)affordable : INT32_MAX;
+    check.checked = affordable < FEWEST_PLANES ? FEWEST_PLANES
+                    : affordable < INT32_MAX   ? (int64_t)affordable
+                                               : INT32_MAX;
     check.checked = check.checked < check.planes ? check.checked : check.planes;
     float *expected = dc_alloc(ctx, p->dst_bytes);
     check.worst = dc_alloc(ctx, 2 * (size_t)check.checked * sizeof *check.worst);
     if (expected == NULL || check.worst == NULL) {
         dc_free(ctx, expected);
         dc_free(ctx, check.worst);
-        return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "tune: no memory for a reference result of %zu bytes", p->dst_bytes);
+        return dc_fail(ctx, DOCONV_OUT_OF_MEMORY,
+                       "tune: no memory for a reference result of %zu bytes", p->dst_bytes);
     }
     check.largest = check.worst + check.checked;
     check.args = dc_reference_args(p, set->src, set->weight, set->bias, set->residual, expected);

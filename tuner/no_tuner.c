@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The empty twin of the tuner, for a build without it: contexts get no advisor, and the functions of doconv_tune.h refuse. */
+/*
+ * The empty twin of the tuner, for a build without it: contexts get no advisor, and the functions
+ * of doconv_tune.h refuse.
+ */
 #include <doconv/doconv_tune.h>
 
 #include "core.h"
@@ -10,7 +13,8 @@ doconv_status dc_tuner_attach(doconv_context *ctx)
     return DOCONV_OK;
 }
 
-doconv_status doconv_tune(doconv_context *context, const doconv_conv_desc *desc, const doconv_plan_options *plan_options,
+doconv_status doconv_tune(doconv_context *context, const doconv_conv_desc *desc,
+                          const doconv_plan_options *plan_options,
                           const doconv_tune_options *options, doconv_tune_report **report)
 {
     (void)desc;
@@ -27,7 +31,8 @@ void doconv_tune_report_destroy(doconv_tune_report *report)
     (void)report;
 }
 
-doconv_status doconv_tune_report_summary(const doconv_tune_report *report, doconv_tune_summary *summary)
+doconv_status doconv_tune_report_summary(const doconv_tune_report *report,
+                                         doconv_tune_summary *summary)
 {
     (void)report;
     (void)summary;
@@ -40,7 +45,8 @@ int doconv_tune_report_count(const doconv_tune_report *report)
     return 0;
 }
 
-doconv_status doconv_tune_report_get(const doconv_tune_report *report, int index, doconv_tune_entry *entry)
+doconv_status doconv_tune_report_get(const doconv_tune_report *report, int index,
+                                     doconv_tune_entry *entry)
 {
     (void)report;
     (void)index;

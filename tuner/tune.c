@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Choosing by measurement: prune, measure, check, store, report; and the advisor through which plans use it. There is no lock
- * around a measurement: a caller's threads may be those that it needs. Two at once disturb each other, which the noise shows.
+ * Choosing by measurement: prune, measure, check, store, report; and the advisor through which
+ * plans use it. There is no lock around a measurement: a caller's threads may be those that it
+ * needs. Two at once disturb each other, which the noise shows.
  */
 #include <math.h>
 #include <string.h>
@@ -10,14 +11,17 @@
 #include "measure.h"
 
 /*
- * Candidates that are measured: the best of each kernel and the best of all, as the estimate has it, none that is slower by this
- * factor.
+ * Candidates that are measured: the best of each kernel and the best of all, as the estimate has
+ * it, none that is slower by this factor.
  */
 #define PRUNED 20
 #define HOPELESS 3.0
 #define BUDGET_SECONDS 0.6
 #define LEAST_ROUNDS 5
-/* A winner whose samples deviate more is not trusted, and measured again with twice the samples each time. */
+/*
+ * A winner whose samples deviate more is not trusted, and measured again with twice the samples
+ * each time.
+ */
 #define NOISY 0.08
 #define ATTEMPTS 3
 
@@ -31,9 +35,14 @@ struct doconv_tune_report {
 
 static bool worth_measuring(const struct dc_candidate_list *list, int index)
 {
-    /* Only where nothing else takes the problem: the reference is what the others are checked against. */
+    /*
+     * Only where nothing else takes the problem: the reference is what the others are checked
+     * against.
+     */
     const bool reference = list->items[index].kernel->op == DC_OP_REFERENCE;
-    return reference ? index == 0 : list->items[index].estimated_seconds <= HOPELESS * list->items[0].estimated_seconds;
+    return reference ? index == 0
+                     : list->items[index].estimated_seconds <=
+                           HOPELESS * list->items[0].estimated_seconds;
 }
 
 static bool best_of_kernel(const struct dc_candidate_list *list, int index)
@@ -46,7 +55,10 @@ static bool best_of_kernel(const struct dc_candidate_list *list, int index)
     return true;
 }
 
-/* Picks indices from a sorted list, in its order: the default, which the library would take without measuring, is the first. */
+/*
+ * Picks indices from a sorted list, in its order: the default, which the library would take without
+ * measuring, is the first.
+ */
 static int prune(const struct dc_candidate_list *list, int picked[PRUNED])
 {
     int kernels = 0, count = 0;
@@ -102,11 +114,14 @@ static void record(struct cache_entry *entry, const struct measure_set *set, dou
 }
 
 /* Measures until the winner is right. */
-static doconv_status measure_and_check(struct measure_set *set, const doconv_tune_options *options, struct doconv_tune_report *report)
+static doconv_status measure_and_check(struct measure_set *set, const doconv_tune_options *options,
+                                       struct doconv_tune_report *report)
 {
     for (int left = set->count; left > 0; left--) {
         struct measure_limits limits = {
-            .budget_seconds = options != NULL && options->budget_seconds > 0.0 ? options->budget_seconds : BUDGET_SECONDS,
+            .budget_seconds = options != NULL && options->budget_seconds > 0.0
+                                  ? options->budget_seconds
+                                  : BUDGET_SECONDS,
             .least_rounds = LEAST_ROUNDS,
             .progress = options != NULL ? options->progress : NULL,
             .progress_user = options != NULL ? options->progress_user : NULL,
@@ -129,16 +144,22 @@ static doconv_status measure_and_check(struct measure_set *set, const doconv_tun
             record(&report->entry, set, error);
             return DOCONV_OK;
         }
-        dc_log(set->ctx, DOCONV_LOG_ERROR, "tune: %s is wrong by %g of the largest value and dropped: %s", winner->plan->candidate.text, error,
-               report->entry.key);
+        dc_log(set->ctx, DOCONV_LOG_ERROR,
+               "tune: %s is wrong by %g of the largest value and dropped: %s",
+               winner->plan->candidate.text, error, report->entry.key);
         winner->wrong = true;
-        /* What it left behind was measured against a time that no right variant has: all others run again. */
+        /*
+         * What it left behind was measured against a time that no right variant has: all others run
+         * again.
+         */
     }
-    return dc_fail(set->ctx, DOCONV_UNSUPPORTED, "tune: every measured variant gave a wrong result");
+    return dc_fail(set->ctx, DOCONV_UNSUPPORTED,
+                   "tune: every measured variant gave a wrong result");
 }
 
 /* Fills the set; a candidate that there is no memory for is left out while there is another. */
-static doconv_status add_candidates(struct measure_set *set, const struct dc_candidate_list *list, const int *picked, int count,
+static doconv_status add_candidates(struct measure_set *set, const struct dc_candidate_list *list,
+                                    const int *picked, int count,
                                     const doconv_plan_options *plan_options)
 {
     doconv_status status = DOCONV_OK;
@@ -146,21 +167,25 @@ static doconv_status add_candidates(struct measure_set *set, const struct dc_can
         const char *text = list->items[picked[i]].text;
         const doconv_status added = measure_set_add(set, plan_options, text);
         if (added != DOCONV_OK) {
-            dc_log(set->ctx, DOCONV_LOG_WARNING, "tune: %s is not measured: %s", text, doconv_status_string(added));
+            dc_log(set->ctx, DOCONV_LOG_WARNING, "tune: %s is not measured: %s", text,
+                   doconv_status_string(added));
             status = added;
         }
     }
     return set->count > 0 ? DOCONV_OK : status;
 }
 
-static doconv_status tune(doconv_context *ctx, const struct dc_problem *problem, const struct dc_candidate_list *list,
-                          const doconv_plan_options *plan_options, const doconv_tune_options *options, struct doconv_tune_report *report)
+static doconv_status tune(doconv_context *ctx, const struct dc_problem *problem,
+                          const struct dc_candidate_list *list,
+                          const doconv_plan_options *plan_options,
+                          const doconv_tune_options *options, struct doconv_tune_report *report)
 {
     int picked[PRUNED];
     const int count = prune(list, picked);
     if (count == 0) {
         const char *variant = plan_options != NULL ? plan_options->variant : NULL;
-        return dc_fail(ctx, variant != NULL ? DOCONV_NOT_FOUND : DOCONV_UNSUPPORTED, "tune: no candidate%s%.100s takes this problem",
+        return dc_fail(ctx, variant != NULL ? DOCONV_NOT_FOUND : DOCONV_UNSUPPORTED,
+                       "tune: no candidate%s%.100s takes this problem",
                        variant != NULL ? " called " : "", variant != NULL ? variant : "");
     }
     struct measure_set set;
@@ -177,8 +202,10 @@ static doconv_status tune(doconv_context *ctx, const struct dc_problem *problem,
 }
 
 /* Takes the winner from the cache or measures it. */
-static doconv_status fill_report(doconv_context *ctx, const struct dc_problem *problem, const doconv_plan_options *plan_options,
-                                 const doconv_tune_options *options, struct doconv_tune_report *report)
+static doconv_status fill_report(doconv_context *ctx, const struct dc_problem *problem,
+                                 const doconv_plan_options *plan_options,
+                                 const doconv_tune_options *options,
+                                 struct doconv_tune_report *report)
 {
     struct cache *cache = ctx->advisor.self;
     const bool restricted = plan_options != NULL && plan_options->variant != NULL;
@@ -218,26 +245,32 @@ static doconv_status check_options(doconv_context *ctx, const doconv_tune_option
         return DOCONV_OK;
     }
     if (options->size != sizeof *options) {
-        return dc_fail(ctx, DOCONV_MISMATCH, "options.size: %zu is not %zu, the size of doconv_tune_options in this version", options->size,
-                       sizeof *options);
+        return dc_fail(
+            ctx, DOCONV_MISMATCH,
+            "options.size: %zu is not %zu, the size of doconv_tune_options in this version",
+            options->size, sizeof *options);
     }
     if (options->force != 0 && options->force != 1) {
-        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.force: %d is not in 0..1", options->force);
+        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.force: %d is not in 0..1",
+                       options->force);
     }
     if (!(options->budget_seconds >= 0.0 && options->budget_seconds <= 86400.0)) {
-        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.budget_seconds: %g is not in 0..86400", options->budget_seconds);
+        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT,
+                       "options.budget_seconds: %g is not in 0..86400", options->budget_seconds);
     }
     return DOCONV_OK;
 }
 
-doconv_status doconv_tune(doconv_context *context, const doconv_conv_desc *desc, const doconv_plan_options *plan_options,
+doconv_status doconv_tune(doconv_context *context, const doconv_conv_desc *desc,
+                          const doconv_plan_options *plan_options,
                           const doconv_tune_options *options, doconv_tune_report **report)
 {
     if (report != NULL) {
         *report = NULL;
     }
     if (context == NULL || report == NULL) {
-        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "%s: NULL", context == NULL ? "context" : "report");
+        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "%s: NULL",
+                       context == NULL ? "context" : "report");
     }
     struct dc_problem problem;
     doconv_status status = check_options(context, options);
@@ -274,7 +307,8 @@ void doconv_tune_report_destroy(doconv_tune_report *report)
     }
 }
 
-doconv_status doconv_tune_report_summary(const doconv_tune_report *report, doconv_tune_summary *summary)
+doconv_status doconv_tune_report_summary(const doconv_tune_report *report,
+                                         doconv_tune_summary *summary)
 {
     if (report == NULL || summary == NULL) {
         return DOCONV_INVALID_ARGUMENT;
@@ -300,7 +334,8 @@ int doconv_tune_report_count(const doconv_tune_report *report)
     return report != NULL ? report->entry.count : 0;
 }
 
-doconv_status doconv_tune_report_get(const doconv_tune_report *report, int index, doconv_tune_entry *entry)
+doconv_status doconv_tune_report_get(const doconv_tune_report *report, int index,
+                                     doconv_tune_entry *entry)
 {
     if (report == NULL || entry == NULL || index < 0 || index >= report->entry.count) {
         return DOCONV_INVALID_ARGUMENT;
@@ -326,7 +361,8 @@ static bool advise(void *self, const char *key, char *variant, size_t size)
 {
     struct cache *cache = self;
     struct cache_entry *entry = dc_alloc(cache_context(cache), sizeof *entry);
-    const bool hit = entry != NULL && cache_lookup(cache, key, entry) > CACHE_NOISY && strlen(entry->variant) < size;
+    const bool hit = entry != NULL && cache_lookup(cache, key, entry) > CACHE_NOISY &&
+                     strlen(entry->variant) < size;
     if (hit) {
         memcpy(variant, entry->variant, strlen(entry->variant) + 1);
     }
@@ -335,9 +371,11 @@ static bool advise(void *self, const char *key, char *variant, size_t size)
 }
 
 /*
- * A winner too noisy to be stored, measured in this context before: on a busy machine each further plan would measure once more.
+ * A winner too noisy to be stored, measured in this context before: on a busy machine each further
+ * plan would measure once more.
  */
-static bool recall_noisy(struct cache *cache, const doconv_conv_desc *desc, const doconv_plan_options *options, struct cache_entry *entry)
+static bool recall_noisy(struct cache *cache, const doconv_conv_desc *desc,
+                         const doconv_plan_options *options, struct cache_entry *entry)
 {
     doconv_context *ctx = cache_context(cache);
     struct dc_problem problem;
@@ -349,7 +387,8 @@ static bool recall_noisy(struct cache *cache, const doconv_conv_desc *desc, cons
     return cache_lookup(cache, key, entry) == CACHE_NOISY;
 }
 
-static doconv_status measure_now(void *self, const doconv_conv_desc *desc, const doconv_plan_options *options, char *variant, size_t size)
+static doconv_status measure_now(void *self, const doconv_conv_desc *desc,
+                                 const doconv_plan_options *options, char *variant, size_t size)
 {
     struct cache *cache = self;
     doconv_context *ctx = cache_context(cache);
@@ -369,7 +408,9 @@ static doconv_status measure_now(void *self, const doconv_conv_desc *desc, const
         if (length < size) {
             memcpy(variant, report->entry.variant, length + 1);
         } else {
-            status = dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "tune: a variant of %zu characters does not fit %zu bytes", length, size);
+            status =
+                dc_fail(ctx, DOCONV_INVALID_ARGUMENT,
+                        "tune: a variant of %zu characters does not fit %zu bytes", length, size);
         }
         doconv_tune_report_destroy(report);
     }
@@ -387,6 +428,7 @@ doconv_status dc_tuner_attach(doconv_context *ctx)
     if (cache == NULL) {
         return DOCONV_OUT_OF_MEMORY;
     }
-    ctx->advisor = (struct dc_advisor){.self = cache, .lookup = advise, .measure = measure_now, .destroy = detach};
+    ctx->advisor = (struct dc_advisor){
+        .self = cache, .lookup = advise, .measure = measure_now, .destroy = detach};
     return DOCONV_OK;
 }

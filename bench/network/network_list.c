@@ -24,10 +24,12 @@ static const struct {
     const char *name;
     int64_t least, most;
 } columns[COLUMNS] = {
-    [COUNT] = {"count", 1, MAX_COUNT}, [CI] = {"ci", 1, INT32_MAX}, [H] = {"h", 1, INT32_MAX},   [W] = {"w", 1, INT32_MAX},
-    [CO] = {"co", 1, INT32_MAX},       [KH] = {"kh", 1, INT32_MAX}, [KW] = {"kw", 1, INT32_MAX}, [SH] = {"sh", 1, INT32_MAX},
-    [SW] = {"sw", 1, INT32_MAX},       [PT] = {"pt", 0, INT32_MAX}, [PL] = {"pl", 0, INT32_MAX}, [PB] = {"pb", 0, INT32_MAX},
-    [PR] = {"pr", 0, INT32_MAX},       [DH] = {"dh", 1, INT32_MAX}, [DW] = {"dw", 1, INT32_MAX}, [GROUPS] = {"groups", 1, INT32_MAX},
+    [COUNT] = {"count", 1, MAX_COUNT},   [CI] = {"ci", 1, INT32_MAX}, [H] = {"h", 1, INT32_MAX},
+    [W] = {"w", 1, INT32_MAX},           [CO] = {"co", 1, INT32_MAX}, [KH] = {"kh", 1, INT32_MAX},
+    [KW] = {"kw", 1, INT32_MAX},         [SH] = {"sh", 1, INT32_MAX}, [SW] = {"sw", 1, INT32_MAX},
+    [PT] = {"pt", 0, INT32_MAX},         [PL] = {"pl", 0, INT32_MAX}, [PB] = {"pb", 0, INT32_MAX},
+    [PR] = {"pr", 0, INT32_MAX},         [DH] = {"dh", 1, INT32_MAX}, [DW] = {"dw", 1, INT32_MAX},
+    [GROUPS] = {"groups", 1, INT32_MAX},
 };
 
 struct message {
@@ -54,7 +56,10 @@ static bool has_suffix(const char *name)
 
 /* ---- the file ---- */
 
-/* The whole file with a NUL at its end, or NULL with a message. Bounded while reading: a file may grow, a pipe has no size. */
+/*
+ * The whole file with a NUL at its end, or NULL with a message. Bounded while reading: a file may
+ * grow, a pipe has no size.
+ */
 static char *read_text(const char *path, struct message error)
 {
     FILE *file = fopen(path, "rb");
@@ -117,7 +122,8 @@ static char *cut_line(char **at)
 /* ---- its lines ---- */
 
 /* order[i] becomes the column that the i-th cell of a line holds. */
-static int read_header(const char *path, char *line, enum column order[COLUMNS], struct message error)
+static int read_header(const char *path, char *line, enum column order[COLUMNS],
+                       struct message error)
 {
     bool seen[COLUMNS] = {false};
     int cells = 0;
@@ -127,10 +133,12 @@ static int read_header(const char *path, char *line, enum column order[COLUMNS],
             column++;
         }
         if (column == COLUMNS) {
-            return fail(error, "%s: line 1, column %d: no column is called \"%.40s\"", path, cells + 1, cell);
+            return fail(error, "%s: line 1, column %d: no column is called \"%.40s\"", path,
+                        cells + 1, cell);
         }
         if (seen[column]) {
-            return fail(error, "%s: line 1, column %d: \"%s\" is there twice", path, cells + 1, cell);
+            return fail(error, "%s: line 1, column %d: \"%s\" is there twice", path, cells + 1,
+                        cell);
         }
         seen[column] = true;
         order[cells] = (enum column)column; /* no column twice: at most COLUMNS cells get here */
@@ -157,7 +165,8 @@ static bool read_number(const char *text, int64_t *value)
     return at != text && *at == '\0';
 }
 
-static int read_layer(const char *path, int line_number, char *line, const enum column order[COLUMNS], struct network_layer *layer,
+static int read_layer(const char *path, int line_number, char *line,
+                      const enum column order[COLUMNS], struct network_layer *layer,
                       struct message error)
 {
     int64_t value[COLUMNS];
@@ -165,11 +174,16 @@ static int read_layer(const char *path, int line_number, char *line, const enum 
         const enum column column = order[i];
         const char *cell = cut(&line, '\t');
         if (cell == NULL) {
-            return fail(error, "%s: line %d: column \"%s\" is missing", path, line_number, columns[column].name);
+            return fail(error, "%s: line %d: column \"%s\" is missing", path, line_number,
+                        columns[column].name);
         }
-        if (!read_number(cell, &value[column]) || value[column] < columns[column].least || value[column] > columns[column].most) {
-            return fail(error, "%s: line %d, column \"%s\": \"%.40s\" is no whole number in %" PRId64 "..%" PRId64, path, line_number,
-                        columns[column].name, cell, columns[column].least, columns[column].most);
+        if (!read_number(cell, &value[column]) || value[column] < columns[column].least ||
+            value[column] > columns[column].most) {
+            return fail(error,
+                        "%s: line %d, column \"%s\": \"%.40s\" is no whole number in %" PRId64
+                        "..%" PRId64,
+                        path, line_number, columns[column].name, cell, columns[column].least,
+                        columns[column].most);
         }
     }
     if (line != NULL) {
@@ -194,13 +208,16 @@ static int read_layer(const char *path, int line_number, char *line, const enum 
     d->groups = value[GROUPS];
     layer->count = (int)value[COUNT];
     if (d->cin % d->groups != 0 || d->cout % d->groups != 0) {
-        return fail(error, "%s: line %d, column \"groups\": %" PRId64 " does not divide ci %" PRId64 " and co %" PRId64, path, line_number, d->groups,
-                    d->cin, d->cout);
+        return fail(error,
+                    "%s: line %d, column \"groups\": %" PRId64 " does not divide ci %" PRId64
+                    " and co %" PRId64,
+                    path, line_number, d->groups, d->cin, d->cout);
     }
     int64_t shape[4];
     const doconv_status status = doconv_conv_dst_shape(NULL, d, shape);
     if (status != DOCONV_OK) {
-        return fail(error, "%s: line %d: no convolution: %s", path, line_number, doconv_status_string(status));
+        return fail(error, "%s: line %d: no convolution: %s", path, line_number,
+                    doconv_status_string(status));
     }
     return 0;
 }
@@ -258,7 +275,8 @@ static const char *directory(int i)
 static bool valid_name(const char *name)
 {
     return *name != '\0' && *name != '.' && strlen(name) < NETWORK_NAME_SIZE &&
-           strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") == strlen(name);
+           strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") ==
+               strlen(name);
 }
 
 int network_names(char (*names)[NETWORK_NAME_SIZE], int max)
@@ -282,7 +300,8 @@ int network_names(char (*names)[NETWORK_NAME_SIZE], int max)
             while (place < count && strcmp(names[place], name) < 0) {
                 place++;
             }
-            if (!valid_name(name) || count == max || (place < count && strcmp(names[place], name) == 0)) {
+            if (!valid_name(name) || count == max ||
+                (place < count && strcmp(names[place], name) == 0)) {
                 continue;
             }
             memmove(&names[place + 1], &names[place], (size_t)(count - place) * sizeof names[0]);
@@ -312,7 +331,8 @@ static int find_path(const char *name, char *path, size_t size, struct message e
     const int count = network_names(names, 64);
     char known[512] = "none found: DOCONV_NETWORKS names their directory";
     for (int i = 0, used = 0; i < count && used < (int)sizeof known; i++) {
-        used += snprintf(known + used, sizeof known - (size_t)used, "%s%s", i > 0 ? ", " : "", names[i]);
+        used += snprintf(known + used, sizeof known - (size_t)used, "%s%s", i > 0 ? ", " : "",
+                         names[i]);
     }
     return fail(error, "no network is called \"%s\" (networks: %s)", name, known);
 }
@@ -346,7 +366,8 @@ int network_load(const char *name_or_path, struct network *net, char *error_text
     }
     const char *base = strrchr(path, '/') != NULL ? strrchr(path, '/') + 1 : path;
     const size_t length = strlen(base) - (has_suffix(base) ? strlen(SUFFIX) : 0);
-    snprintf(net->name, sizeof net->name, "%.*s", (int)(length < sizeof net->name ? length : sizeof net->name - 1), base);
+    snprintf(net->name, sizeof net->name, "%.*s",
+             (int)(length < sizeof net->name ? length : sizeof net->name - 1), base);
     return 0;
 }
 

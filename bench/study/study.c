@@ -7,7 +7,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define OTHER_SECONDS 0.8 /* of a case and engine beside its samples: data, checks, PyTorch's formats */
+#define OTHER_SECONDS                                                                              \
+    0.8 /* of a case and engine beside its samples: data, checks, PyTorch's formats */
 
 static void log_line(void *user, doconv_log_level level, const char *line)
 {
@@ -20,11 +21,17 @@ static void log_line(void *user, doconv_log_level level, const char *line)
 
 static doconv_context *make_context(const struct options *o)
 {
-    const doconv_context_options options = {.size = sizeof options, .threads = o->threads, .log = log_line, .max_isa = o->isa, .tune = o->tune};
+    const doconv_context_options options = {.size = sizeof options,
+                                            .threads = o->threads,
+                                            .log = log_line,
+                                            .max_isa = o->isa,
+                                            .tune = o->tune};
     doconv_context *context;
     const doconv_status status = doconv_context_create(&options, &context);
     if (status != DOCONV_OK) {
-        fprintf(stderr, "doconv-study: %s\n", o->isa != DOCONV_ISA_DEFAULT ? "--isa: not of this architecture" : doconv_status_string(status));
+        fprintf(stderr, "doconv-study: %s\n",
+                o->isa != DOCONV_ISA_DEFAULT ? "--isa: not of this architecture"
+                                             : doconv_status_string(status));
         return NULL;
     }
     return context;
@@ -38,15 +45,20 @@ static bool is_file(const char *path)
 }
 
 /* Tells in advance what will be done and how long it takes. */
-static void announce(const struct study *study, const struct options *o, const doconv_context_info *info, const struct pytorch *pytorch)
+static void announce(const struct study *study, const struct options *o,
+                     const doconv_context_info *info, const struct pytorch *pytorch)
 {
-    const double minutes = study->case_count * PASSES * (pytorch != NULL ? 2 : 1) * (o->seconds + OTHER_SECONDS / 2) / 60;
-    fprintf(stderr, "doconv-study: %d layers, %d cases; %s, %s, %s, %d thread%s%s%s\n", study->layer_count, study->case_count, info->cpu,
-            doconv_isa_string(info->isa), doconv_layout_string(o->layout), o->threads, o->threads == 1 ? "" : "s",
+    const double minutes = study->case_count * PASSES * (pytorch != NULL ? 2 : 1) *
+                           (o->seconds + OTHER_SECONDS / 2) / 60;
+    fprintf(stderr, "doconv-study: %d layers, %d cases; %s, %s, %s, %d thread%s%s%s\n",
+            study->layer_count, study->case_count, info->cpu, doconv_isa_string(info->isa),
+            doconv_layout_string(o->layout), o->threads, o->threads == 1 ? "" : "s",
             pytorch != NULL ? "; PyTorch " : "", pytorch != NULL ? pytorch_version(pytorch) : "");
-    fprintf(stderr, "doconv-study: expected: about %.0f minutes, more where a case is large%s\n", ceil(minutes),
-            o->tune == DOCONV_TUNE_TUNE || o->tune == DOCONV_TUNE_FORCE ? ", and about a second for each convolution that the tuner's cache lacks"
-                                                                        : "");
+    fprintf(stderr, "doconv-study: expected: about %.0f minutes, more where a case is large%s\n",
+            ceil(minutes),
+            o->tune == DOCONV_TUNE_TUNE || o->tune == DOCONV_TUNE_FORCE
+                ? ", and about a second for each convolution that the tuner's cache lacks"
+                : "");
 }
 
 /* Every result right, and something measured? */
@@ -55,7 +67,9 @@ static bool all_good(const struct study *study, const struct result *results)
     bool any = false;
     for (int i = 0; i < study->case_count; i++) {
         for (int f = 0; f < PASSES * ENGINES * COMPOSITIONS; f++) {
-            const struct figure *figure = &results[i].figure[f / (ENGINES * COMPOSITIONS)][f / COMPOSITIONS % ENGINES][f % COMPOSITIONS];
+            const struct figure *figure =
+                &results[i].figure[f / (ENGINES * COMPOSITIONS)][f / COMPOSITIONS % ENGINES]
+                                  [f % COMPOSITIONS];
             if (figure->wrong) {
                 return false;
             }
@@ -65,7 +79,8 @@ static bool all_good(const struct study *study, const struct result *results)
     return any;
 }
 
-static int run_study(const struct study *study, const struct options *o, doconv_context *context, struct pytorch *pytorch)
+static int run_study(const struct study *study, const struct options *o, doconv_context *context,
+                     struct pytorch *pytorch)
 {
     doconv_context_info info = {.size = sizeof info};
     doconv_context_get_info(context, &info);
@@ -80,8 +95,10 @@ static int run_study(const struct study *study, const struct options *o, doconv_
     int status = 1;
     if (results == NULL || bench == NULL || make_numbers() != 0) {
         fprintf(stderr, "doconv-study: out of memory\n");
-    } else if (o->json != NULL && write_json(o->json, study, results, o, &info, json_version) != 0) {
-        fprintf(stderr, "doconv-study: --json: \"%s\" can't be written: %s\n", o->json, strerror(errno));
+    } else if (o->json != NULL &&
+               write_json(o->json, study, results, o, &info, json_version) != 0) {
+        fprintf(stderr, "doconv-study: --json: \"%s\" can't be written: %s\n", o->json,
+                strerror(errno));
         status = 2;
     } else {
         const bool each_time = o->json != NULL && is_file(o->json);
@@ -93,15 +110,17 @@ static int run_study(const struct study *study, const struct options *o, doconv_
             if (bench_case(bench, c, &results[i], why) == 0) {
                 describe(c, &results[i], pytorch != NULL, line, sizeof line);
             } else {
-                snprintf(line, sizeof line, "%s, batch %lld, D_mul %lld: skipped: %s", c->layer->name, (long long)c->desc.n, (long long)c->d_mul,
-                         why);
+                snprintf(line, sizeof line, "%s, batch %lld, D_mul %lld: skipped: %s",
+                         c->layer->name, (long long)c->desc.n, (long long)c->d_mul, why);
             }
             progress_line(line);
             for (int f = 0; f < PASSES * ENGINES * COMPOSITIONS && results[i].done; f++) {
-                const int p = f / (ENGINES * COMPOSITIONS), e = f / COMPOSITIONS % ENGINES, k = f % COMPOSITIONS;
+                const int p = f / (ENGINES * COMPOSITIONS), e = f / COMPOSITIONS % ENGINES,
+                          k = f % COMPOSITIONS;
                 const struct figure *figure = &results[i].figure[p][e][k];
                 if (figure->why[0] != '\0' && (e == DOCONV || pytorch != NULL)) {
-                    fprintf(stderr, "study       %s, %s, %s: %s\n", engine_names[e], composition_names[k], pass_names[p], figure->why);
+                    fprintf(stderr, "study       %s, %s, %s: %s\n", engine_names[e],
+                            composition_names[k], pass_names[p], figure->why);
                 }
             }
             if (each_time) {
@@ -112,7 +131,8 @@ static int run_study(const struct study *study, const struct options *o, doconv_
         print_table(study, results, pytorch != NULL);
         status = all_good(study, results) ? 0 : 1;
         if (o->json != NULL && write_json(o->json, study, results, o, &info, json_version) != 0) {
-            fprintf(stderr, "doconv-study: --json: \"%s\" can't be written: %s\n", o->json, strerror(errno));
+            fprintf(stderr, "doconv-study: --json: \"%s\" can't be written: %s\n", o->json,
+                    strerror(errno));
             status = 1;
         }
         if (bench_lost(bench) != NULL) {
@@ -141,7 +161,8 @@ static int do_study(const struct options *o, char **argv)
         status = 0;
     } else if (bind_threads(o->threads, argv) != 0 || (context = make_context(o)) == NULL) {
         status = 2;
-    } else if (o->pytorch != NULL && (pytorch = pytorch_start(o->pytorch, o->threads, why)) == NULL) {
+    } else if (o->pytorch != NULL &&
+               (pytorch = pytorch_start(o->pytorch, o->threads, why)) == NULL) {
         fprintf(stderr, "doconv-study: --pytorch: %s\n", why);
     } else {
         status = run_study(&study, o, context, pytorch);

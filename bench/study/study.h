@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * doconv-study: what DO-Conv's two compositions cost beside a plain convolution, by the formula and measured. The program uses the public API alone.
+ * doconv-study: what DO-Conv's two compositions cost beside a plain convolution, by the formula and
+ * measured. The program uses the public API alone.
  *
  *   study_options.c   the command line
  *   study_layers.c    cases: layers of networks x batch x D_mul; MACs
@@ -78,7 +79,11 @@ struct study_case {
     int64_t hout, wout, d_mul;
     int64_t pixels;            /* P */
     double macs[COMPOSITIONS]; /* of a forward pass; a step is three times as many */
-    double crossover;          /* the P at which both compositions have as many; INFINITY: feature composition has fewer for any */
+    /*
+     * the P at which both compositions have as many; INFINITY: feature composition has fewer for
+     * any
+     */
+    double crossover;
 };
 
 struct study {
@@ -120,12 +125,19 @@ size_t weight_floats(const struct study_case *c);
 
 /* In double: the folded weight by D + I, and the gradients of W and D from the folded weight's. */
 void fold_reference(const struct study_case *c, const float *w, const float *d, float *weight);
-void fold_gradient_reference(const struct study_case *c, const float *w, const float *d, const float *grad_weight, float *grad_w, float *grad_d);
+void fold_gradient_reference(const struct study_case *c, const float *w, const float *d,
+                             const float *grad_weight, float *grad_w, float *grad_d);
 
-/* The largest difference, over the root mean square of what is right, of some elements from sums in double. */
-double sample_dst(const struct study_case *c, const float *src, const float *weight, const float *dst);
-double sample_grad_src(const struct study_case *c, const float *grad_dst, const float *weight, const float *grad_src);
-double sample_grad_weight(const struct study_case *c, const float *src, const float *grad_dst, const float *grad_weight);
+/*
+ * The largest difference, over the root mean square of what is right, of some elements from sums in
+ * double.
+ */
+double sample_dst(const struct study_case *c, const float *src, const float *weight,
+                  const float *dst);
+double sample_grad_src(const struct study_case *c, const float *grad_dst, const float *weight,
+                       const float *grad_src);
+double sample_grad_weight(const struct study_case *c, const float *src, const float *grad_dst,
+                          const float *grad_weight);
 
 double root_mean_square(const float *right, size_t count);
 /* The largest difference of all elements, over the root mean square of right. */
@@ -133,7 +145,10 @@ double difference(const float *right, const float *got, size_t count);
 /* What a difference may be where an element is a sum of so many terms. */
 double tolerance(double terms);
 
-/* Sums of each CHUNK elements, in the order N, C, H, W, by numbers: any element that is off moves its chunk's. shape NULL: the tensor is flat. */
+/*
+ * Sums of each CHUNK elements, in the order N, C, H, W, by numbers: any element that is off moves
+ * its chunk's. shape NULL: the tensor is flat.
+ */
 size_t chunk_count(size_t elements);
 void project(const struct shape *s, size_t elements, const float *tensor, double *sums);
 
@@ -149,8 +164,8 @@ const char *pytorch_version(const struct pytorch *p);
 bool pytorch_alive(const struct pytorch *p);
 /* All return 0, or -1 with a reason in why. */
 int pytorch_case(struct pytorch *p, const struct study_case *c, char *why);
-int pytorch_time(struct pytorch *p, enum composition composition, enum pass pass, enum format format, int calls, bool warm, double *seconds,
-                 char *why);
+int pytorch_time(struct pytorch *p, enum composition composition, enum pass pass,
+                 enum format format, int calls, bool warm, double *seconds, char *why);
 int pytorch_sums(struct pytorch *p, const char *name, double *sums, size_t count, char *why);
 
 /* ---- study_measure.c ---- */
@@ -158,7 +173,8 @@ int pytorch_sums(struct pytorch *p, const char *name, double *sums, size_t count
 struct figure {
     double seconds; /* a call's median; 0: there is none */
     bool wrong;
-    double error; /* the largest difference found by the check, over what is allowed: right up to 1 */
+    /* the largest difference found by the check, over what is allowed: right up to 1 */
+    double error;
     enum format format;
     int rounds;
     char why[WHY_SIZE]; /* there is none */
@@ -170,7 +186,8 @@ struct result {
 };
 
 struct bench; /* what stays from case to case */
-struct bench *bench_create(doconv_context *context, const struct options *o, struct pytorch *pytorch);
+struct bench *bench_create(doconv_context *context, const struct options *o,
+                           struct pytorch *pytorch);
 void bench_destroy(struct bench *b);
 /* Checks and times a case. Returns 0, or -1 with a reason in why if nothing of it could be. */
 int bench_case(struct bench *b, const struct study_case *c, struct result *r, char *why);
@@ -182,18 +199,23 @@ const char *bench_lost(const struct bench *b);
 void print_cases(const struct study *study);
 void print_table(const struct study *study, const struct result *results, bool pytorch);
 /* Returns 0, or -1 (errno). */
-int write_json(const char *path, const struct study *study, const struct result *results, const struct options *o, const doconv_context_info *info,
+int write_json(const char *path, const struct study *study, const struct result *results,
+               const struct options *o, const doconv_context_info *info,
                const char *pytorch_version);
 void progress_begin(int steps);
 void progress_step(const char *what);
 void progress_line(const char *line); /* the step is done */
 void progress_end(void);
 /* A case's line. */
-void describe(const struct study_case *c, const struct result *r, bool pytorch, char *text, size_t size);
+void describe(const struct study_case *c, const struct result *r, bool pytorch, char *text,
+              size_t size);
 
 /* ---- study_threads.c ---- */
 
-/* Binds one thread to its core, or starts the program anew with OpenMP's threads bound. Returns 0, or -1 after a message on stderr. */
+/*
+ * Binds one thread to its core, or starts the program anew with OpenMP's threads bound. Returns 0,
+ * or -1 after a message on stderr.
+ */
 int bind_threads(int count, char **argv);
 /* Gives a child that brings threads of its own the CPUs that the process had before. */
 void unbind_thread(void);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The same numbers on both sides of a pipe: a table of a prime length, of which each tensor is a run, in the order N, C, H, W.
+ * The same numbers on both sides of a pipe: a table of a prime length, of which each tensor is a
+ * run, in the order N, C, H, W.
  */
 #include "study.h"
 
@@ -65,7 +66,10 @@ size_t shape_floats(const struct shape *s)
     return (size_t)(s->n * ((s->c + b - 1) / b * b) * s->h * s->w);
 }
 
-/* Where the rows of channel c of image n begin, and how far its pixels and rows are from each other. */
+/*
+ * Where the rows of channel c of image n begin, and how far its pixels and rows are from each
+ * other.
+ */
 static size_t plane(const struct shape *s, int64_t n, int64_t c, int64_t *step)
 {
     const int64_t area = s->h * s->w;
@@ -78,7 +82,8 @@ static size_t plane(const struct shape *s, int64_t n, int64_t c, int64_t *step)
     return (size_t)(((n * blocks + c / b) * area) * b + c % b);
 }
 
-static float at(const struct shape *s, const float *tensor, int64_t n, int64_t c, int64_t y, int64_t x)
+static float at(const struct shape *s, const float *tensor, int64_t n, int64_t c, int64_t y,
+                int64_t x)
 {
     int64_t step;
     const size_t start = plane(s, n, c, &step);
@@ -130,7 +135,8 @@ size_t weight_floats(const struct study_case *c)
 }
 
 /* D + I: I is the identity of M*N, repeated along D_mul as often as it fits whole. */
-static double with_identity(const struct study_case *c, const float *d, int64_t channel, int64_t m, int64_t s)
+static double with_identity(const struct study_case *c, const float *d, int64_t channel, int64_t m,
+                            int64_t s)
 {
     const bool in_identity = s < c->d_mul / taps(c) * taps(c) && s % taps(c) == m;
     return (double)d[(channel * taps(c) + m) * c->d_mul + s] + (in_identity ? 1 : 0);
@@ -159,7 +165,8 @@ void fold_reference(const struct study_case *c, const float *w, const float *d, 
     }
 }
 
-void fold_gradient_reference(const struct study_case *c, const float *w, const float *d, const float *grad_weight, float *grad_w, float *grad_d)
+void fold_gradient_reference(const struct study_case *c, const float *w, const float *d,
+                             const float *grad_weight, float *grad_w, float *grad_d)
 {
     const int64_t inputs = c->desc.cin / c->desc.groups, outputs = c->desc.cout / c->desc.groups;
     for (int64_t o = 0; o < c->desc.cout; o++) {
@@ -167,7 +174,8 @@ void fold_gradient_reference(const struct study_case *c, const float *w, const f
             for (int64_t s = 0; s < c->d_mul; s++) {
                 double sum = 0;
                 for (int64_t m = 0; m < taps(c); m++) {
-                    sum += with_identity(c, d, channel_of(c, o, i), m, s) * (double)grad_weight[(o * inputs + i) * taps(c) + m];
+                    sum += with_identity(c, d, channel_of(c, o, i), m, s) *
+                           (double)grad_weight[(o * inputs + i) * taps(c) + m];
                 }
                 grad_w[(o * inputs + i) * c->d_mul + s] = (float)sum;
             }
@@ -179,7 +187,8 @@ void fold_gradient_reference(const struct study_case *c, const float *w, const f
             for (int64_t s = 0; s < c->d_mul; s++) {
                 double sum = 0;
                 for (int64_t o = first; o < first + outputs; o++) {
-                    sum += (double)w[(o * inputs + i) * c->d_mul + s] * (double)grad_weight[(o * inputs + i) * taps(c) + m];
+                    sum += (double)w[(o * inputs + i) * c->d_mul + s] *
+                           (double)grad_weight[(o * inputs + i) * taps(c) + m];
                 }
                 grad_d[(channel * taps(c) + m) * c->d_mul + s] = (float)sum;
             }
@@ -189,10 +198,15 @@ void fold_gradient_reference(const struct study_case *c, const float *w, const f
 
 /* ---- sums in double ---- */
 
-/* Which elements are looked at: the first and the last, and some between, not in step with any extent. */
+/*
+ * Which elements are looked at: the first and the last, and some between, not in step with any
+ * extent.
+ */
 static int64_t sample_at(int sample, int64_t elements)
 {
-    return sample == 0 ? 0 : sample == 1 ? elements - 1 : (int64_t)((uint64_t)sample * 0x9E3779B97F4A7C15u % (uint64_t)elements);
+    return sample == 0   ? 0
+           : sample == 1 ? elements - 1
+                         : (int64_t)((uint64_t)sample * 0x9E3779B97F4A7C15u % (uint64_t)elements);
 }
 
 static int sample_count(int64_t elements, double terms)
@@ -220,23 +234,27 @@ static double relative(const struct error *e)
     return e->largest / (rms > 0 ? rms : 1);
 }
 
-double sample_dst(const struct study_case *c, const float *src, const float *weight, const float *dst)
+double sample_dst(const struct study_case *c, const float *src, const float *weight,
+                  const float *dst)
 {
     const doconv_conv_desc *d = &c->desc;
     const struct shape in = src_shape(c), out = dst_shape(c);
-    const int64_t inputs = d->cin / d->groups, outputs = d->cout / d->groups, elements = out.n * out.c * out.h * out.w;
+    const int64_t inputs = d->cin / d->groups, outputs = d->cout / d->groups,
+                  elements = out.n * out.c * out.h * out.w;
     const int samples = sample_count(elements, (double)(inputs * taps(c)));
     struct error error = {0};
     for (int k = 0; k < samples; k++) {
         int64_t e = sample_at(k, elements);
-        const int64_t q = e % out.w, p = (e /= out.w) % out.h, o = (e /= out.h) % out.c, n = e / out.c;
+        const int64_t q = e % out.w, p = (e /= out.w) % out.h, o = (e /= out.h) % out.c,
+                      n = e / out.c;
         double sum = 0;
         for (int64_t i = 0; i < inputs; i++) {
             for (int64_t m = 0; m < taps(c); m++) {
                 const int64_t y = p * d->stride_h + m / d->kw * d->dilation_h - d->pad_top,
                               x = q * d->stride_w + m % d->kw * d->dilation_w - d->pad_left;
                 if (y >= 0 && y < d->h && x >= 0 && x < d->w) {
-                    sum += (double)at(&in, src, n, o / outputs * inputs + i, y, x) * (double)weight[(o * inputs + i) * taps(c) + m];
+                    sum += (double)at(&in, src, n, o / outputs * inputs + i, y, x) *
+                           (double)weight[(o * inputs + i) * taps(c) + m];
                 }
             }
         }
@@ -245,11 +263,13 @@ double sample_dst(const struct study_case *c, const float *src, const float *wei
     return relative(&error);
 }
 
-double sample_grad_src(const struct study_case *c, const float *grad_dst, const float *weight, const float *grad_src)
+double sample_grad_src(const struct study_case *c, const float *grad_dst, const float *weight,
+                       const float *grad_src)
 {
     const doconv_conv_desc *d = &c->desc;
     const struct shape in = src_shape(c), out = dst_shape(c);
-    const int64_t inputs = d->cin / d->groups, outputs = d->cout / d->groups, elements = in.n * in.c * in.h * in.w;
+    const int64_t inputs = d->cin / d->groups, outputs = d->cout / d->groups,
+                  elements = in.n * in.c * in.h * in.w;
     const int samples = sample_count(elements, (double)(outputs * taps(c)));
     struct error error = {0};
     for (int k = 0; k < samples; k++) {
@@ -257,13 +277,16 @@ double sample_grad_src(const struct study_case *c, const float *grad_dst, const 
         const int64_t x = e % in.w, y = (e /= in.w) % in.h, i = (e /= in.h) % in.c, n = e / in.c;
         double sum = 0;
         for (int64_t m = 0; m < taps(c); m++) {
-            const int64_t from_y = y + d->pad_top - m / d->kw * d->dilation_h, from_x = x + d->pad_left - m % d->kw * d->dilation_w;
+            const int64_t from_y = y + d->pad_top - m / d->kw * d->dilation_h,
+                          from_x = x + d->pad_left - m % d->kw * d->dilation_w;
             const int64_t p = from_y / d->stride_h, q = from_x / d->stride_w;
-            if (from_y < 0 || from_x < 0 || from_y % d->stride_h != 0 || from_x % d->stride_w != 0 || p >= out.h || q >= out.w) {
+            if (from_y < 0 || from_x < 0 || from_y % d->stride_h != 0 ||
+                from_x % d->stride_w != 0 || p >= out.h || q >= out.w) {
                 continue;
             }
             for (int64_t o = i / inputs * outputs; o < (i / inputs + 1) * outputs; o++) {
-                sum += (double)at(&out, grad_dst, n, o, p, q) * (double)weight[(o * inputs + i % inputs) * taps(c) + m];
+                sum += (double)at(&out, grad_dst, n, o, p, q) *
+                       (double)weight[(o * inputs + i % inputs) * taps(c) + m];
             }
         }
         add_error(&error, sum, (double)at(&in, grad_src, n, i, y, x));
@@ -271,11 +294,13 @@ double sample_grad_src(const struct study_case *c, const float *grad_dst, const 
     return relative(&error);
 }
 
-double sample_grad_weight(const struct study_case *c, const float *src, const float *grad_dst, const float *grad_weight)
+double sample_grad_weight(const struct study_case *c, const float *src, const float *grad_dst,
+                          const float *grad_weight)
 {
     const doconv_conv_desc *d = &c->desc;
     const struct shape in = src_shape(c), out = dst_shape(c);
-    const int64_t inputs = d->cin / d->groups, outputs = d->cout / d->groups, elements = d->cout * inputs * taps(c);
+    const int64_t inputs = d->cin / d->groups, outputs = d->cout / d->groups,
+                  elements = d->cout * inputs * taps(c);
     const int samples = sample_count(elements, (double)c->pixels);
     struct error error = {0};
     for (int k = 0; k < samples; k++) {
@@ -288,7 +313,8 @@ double sample_grad_weight(const struct study_case *c, const float *src, const fl
                 for (int64_t q = 0; q < out.w && y >= 0 && y < d->h; q++) {
                     const int64_t x = q * d->stride_w + m % d->kw * d->dilation_w - d->pad_left;
                     if (x >= 0 && x < d->w) {
-                        sum += (double)at(&out, grad_dst, n, o, p, q) * (double)at(&in, src, n, o / outputs * inputs + i, y, x);
+                        sum += (double)at(&out, grad_dst, n, o, p, q) *
+                               (double)at(&in, src, n, o / outputs * inputs + i, y, x);
                     }
                 }
             }
@@ -320,7 +346,10 @@ double difference(const float *right, const float *got, size_t count)
     return largest / root_mean_square(right, count);
 }
 
-/* Rounding grows with the root of the terms where signs are mixed; some algorithms and partial sums are a few times as far off. */
+/*
+ * Rounding grows with the root of the terms where signs are mixed; some algorithms and partial sums
+ * are a few times as far off.
+ */
 double tolerance(double terms)
 {
     return 2e-5 + 2e-6 * sqrt(terms);

@@ -10,14 +10,17 @@
 
 static void name_layer(const doconv_conv_desc *d, char *name)
 {
-    int used = snprintf(name, LAYER_NAME_SIZE, "%lld->%lld %lldx%lld %lldx%lld", (long long)d->cin, (long long)d->cout, (long long)d->h,
-                        (long long)d->w, (long long)d->kh, (long long)d->kw);
+    int used = snprintf(name, LAYER_NAME_SIZE, "%lld->%lld %lldx%lld %lldx%lld", (long long)d->cin,
+                        (long long)d->cout, (long long)d->h, (long long)d->w, (long long)d->kh,
+                        (long long)d->kw);
     if (d->stride_h != 1 || d->stride_w != 1) {
-        used += snprintf(name + used, LAYER_NAME_SIZE - (size_t)used, d->stride_h == d->stride_w ? " s%lld" : " s%lldx%lld", (long long)d->stride_h,
-                         (long long)d->stride_w);
+        used += snprintf(name + used, LAYER_NAME_SIZE - (size_t)used,
+                         d->stride_h == d->stride_w ? " s%lld" : " s%lldx%lld",
+                         (long long)d->stride_h, (long long)d->stride_w);
     }
     if (d->dilation_h != 1 || d->dilation_w != 1) {
-        used += snprintf(name + used, LAYER_NAME_SIZE - (size_t)used, d->dilation_h == d->dilation_w ? " d%lld" : " d%lldx%lld",
+        used += snprintf(name + used, LAYER_NAME_SIZE - (size_t)used,
+                         d->dilation_h == d->dilation_w ? " d%lld" : " d%lldx%lld",
                          (long long)d->dilation_h, (long long)d->dilation_w);
     }
     if (d->groups > 1) {
@@ -30,7 +33,8 @@ static bool matches(const char *pattern, const char *network, const char *name)
 {
     char full[NETWORK_NAME_SIZE + LAYER_NAME_SIZE + 1];
     snprintf(full, sizeof full, "%s/%s", network, name);
-    return pattern == NULL || strstr(full, pattern) != NULL || fnmatch(pattern, full, 0) == 0 || fnmatch(pattern, name, 0) == 0;
+    return pattern == NULL || strstr(full, pattern) != NULL || fnmatch(pattern, full, 0) == 0 ||
+           fnmatch(pattern, name, 0) == 0;
 }
 
 static bool same_layer(const doconv_conv_desc *a, const doconv_conv_desc *b)
@@ -71,7 +75,8 @@ static int add_network(const struct options *o, const char *name, struct study *
     for (int i = 0; i < network.layers && result == 0; i++) {
         struct layer layer = {.desc = network.layer[i].desc};
         name_layer(&layer.desc, layer.name);
-        if ((layer.desc.kh == 1 && layer.desc.kw == 1) || !matches(o->layers, network.name, layer.name)) {
+        if ((layer.desc.kh == 1 && layer.desc.kw == 1) ||
+            !matches(o->layers, network.name, layer.name)) {
             continue;
         }
         struct layer *known = NULL;
@@ -84,7 +89,8 @@ static int add_network(const struct options *o, const char *name, struct study *
         } else if (known == NULL) {
             snprintf(layer.networks, sizeof layer.networks, "%s", network.name);
             study->layers[study->layer_count++] = layer;
-        } else if (strstr(known->networks, network.name) == NULL && strlen(known->networks) + strlen(network.name) + 2 < sizeof known->networks) {
+        } else if (strstr(known->networks, network.name) == NULL &&
+                   strlen(known->networks) + strlen(network.name) + 2 < sizeof known->networks) {
             strcat(strcat(known->networks, ","), network.name);
         }
     }
@@ -92,7 +98,8 @@ static int add_network(const struct options *o, const char *name, struct study *
     return result;
 }
 
-static int make_case(const struct layer *layer, const struct options *o, int batch, int d_mul, struct study_case *c)
+static int make_case(const struct layer *layer, const struct options *o, int batch, int d_mul,
+                     struct study_case *c)
 {
     *c = (struct study_case){.layer = layer, .desc = layer->desc};
     doconv_conv_desc *d = &c->desc;
@@ -105,13 +112,15 @@ static int make_case(const struct layer *layer, const struct options *o, int bat
         status = doconv_conv_desc_format(NULL, d, c->problem, sizeof c->problem);
     }
     if (status != DOCONV_OK) {
-        fprintf(stderr, "doconv-study: %s at batch %d: %s\n", layer->name, batch, doconv_status_string(status));
+        fprintf(stderr, "doconv-study: %s at batch %d: %s\n", layer->name, batch,
+                doconv_status_string(status));
         return -1;
     }
     c->hout = shape[2];
     c->wout = shape[3];
     c->pixels = shape[0] * shape[2] * shape[3];
-    const double taps = (double)(d->kh * d->kw), cin = (double)d->cin, cout = (double)d->cout, groups = (double)d->groups;
+    const double taps = (double)(d->kh * d->kw), cin = (double)d->cin, cout = (double)d->cout,
+                 groups = (double)d->groups;
     const double mul = (double)c->d_mul, pixels = (double)c->pixels;
     c->macs[PLAIN] = cin / groups * cout * taps * pixels;
     c->macs[KERNEL] = cin / groups * cout * taps * (mul + pixels);
@@ -134,11 +143,12 @@ int make_study(const struct options *o, struct study *study)
         }
     }
     if (study->layer_count == 0) {
-        fprintf(stderr, "doconv-study: no layer with a kernel larger than 1x1 matches%s%s\n", o->layers != NULL ? " --layers=" : "",
-                o->layers != NULL ? o->layers : "");
+        fprintf(stderr, "doconv-study: no layer with a kernel larger than 1x1 matches%s%s\n",
+                o->layers != NULL ? " --layers=" : "", o->layers != NULL ? o->layers : "");
         return -1;
     }
-    study->cases = calloc((size_t)study->layer_count * (size_t)(o->batch_count * o->d_mul_count), sizeof *study->cases);
+    study->cases = calloc((size_t)study->layer_count * (size_t)(o->batch_count * o->d_mul_count),
+                          sizeof *study->cases);
     if (study->cases == NULL) {
         fprintf(stderr, "doconv-study: out of memory\n");
         return -1;

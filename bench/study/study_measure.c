@@ -15,7 +15,10 @@
 #define ATTEMPTS 3
 #define MOST_DEATHS 3 /* of PyTorch's process */
 
-/* What the cases of a layer and batch share. ref_ is what plain convolution with the folded weight gives, once it is checked. */
+/*
+ * What the cases of a layer and batch share. ref_ is what plain convolution with the folded weight
+ * gives, once it is checked.
+ */
 struct tensors {
     const struct layer *layer;
     int64_t n;
@@ -72,7 +75,8 @@ static double gib(double bytes)
     return bytes / 1073741824.0;
 }
 
-struct bench *bench_create(doconv_context *context, const struct options *o, struct pytorch *pytorch)
+struct bench *bench_create(doconv_context *context, const struct options *o,
+                           struct pytorch *pytorch)
 {
     struct bench *b = calloc(1, sizeof *b);
     if (b != NULL) {
@@ -142,17 +146,24 @@ static size_t larger(size_t a, size_t b)
 static double own_bytes(const struct study_case *c)
 {
     const struct shape in = src_shape(c), out = dst_shape(c);
-    return sizeof(float) * (3.0 * (double)shape_floats(&in) + 3.0 * (double)shape_floats(&out) + 3.0 * (double)composed_floats(c) +
-                            3.0 * (double)d_floats(c) + 2.0 * (double)weight_floats(c));
+    return sizeof(float) * (3.0 * (double)shape_floats(&in) + 3.0 * (double)shape_floats(&out) +
+                            3.0 * (double)composed_floats(c) + 3.0 * (double)d_floats(c) +
+                            2.0 * (double)weight_floats(c));
 }
 
-/* About what PyTorch holds at its peak: src and dst in both memory formats with their gradients, and the depthwise result of feature composition with its
- * gradient, in the format that a caller sees and in the one that a primitive wants. */
-static double pytorch_bytes(const struct study_case *c, enum composition composition, enum pass pass)
+/*
+ * About what PyTorch holds at its peak: src and dst in both memory formats with their gradients,
+ * and the depthwise result of feature composition with its gradient, in the format that a caller
+ * sees and in the one that a primitive wants.
+ */
+static double pytorch_bytes(const struct study_case *c, enum composition composition,
+                            enum pass pass)
 {
     const struct shape in = src_shape(c), out = dst_shape(c);
-    const double base = sizeof(float) * 4.0 * ((double)shape_floats(&in) + (double)shape_floats(&out));
-    const double depthwise = sizeof(float) * (double)c->desc.cin * (double)c->d_mul * (double)c->pixels;
+    const double base =
+        sizeof(float) * 4.0 * ((double)shape_floats(&in) + (double)shape_floats(&out));
+    const double depthwise =
+        sizeof(float) * (double)c->desc.cin * (double)c->d_mul * (double)c->pixels;
     return base + (composition == FEATURE ? (pass == STEP ? 3.2 : 2.0) * depthwise : 0);
 }
 
@@ -171,7 +182,8 @@ static int make_tensors(struct bench *b, const struct study_case *c, char *why)
     t->dst = allocate_floats(outs);
     t->grad_dst = allocate_floats(outs);
     t->ref_dst = allocate_floats(outs);
-    if (t->src == NULL || t->grad_src == NULL || t->ref_grad_src == NULL || t->dst == NULL || t->grad_dst == NULL || t->ref_dst == NULL) {
+    if (t->src == NULL || t->grad_src == NULL || t->ref_grad_src == NULL || t->dst == NULL ||
+        t->grad_dst == NULL || t->ref_dst == NULL) {
         free_tensors(t);
         return explain(why, "out of memory");
     }
@@ -194,8 +206,9 @@ static int make_parameters(struct bench *b, const struct study_case *c, char *wh
     p->ref_grad_weight = allocate_floats(weight);
     p->ref_grad_w = allocate_floats(w);
     p->ref_grad_d = allocate_floats(d);
-    if (p->w == NULL || p->d == NULL || p->weight == NULL || p->grad_w == NULL || p->grad_d == NULL || p->ref_grad_weight == NULL ||
-        p->ref_grad_w == NULL || p->ref_grad_d == NULL) {
+    if (p->w == NULL || p->d == NULL || p->weight == NULL || p->grad_w == NULL ||
+        p->grad_d == NULL || p->ref_grad_weight == NULL || p->ref_grad_w == NULL ||
+        p->ref_grad_d == NULL) {
         return explain(why, "out of memory");
     }
     fill_flat(WEIGHT, w, p->w);
@@ -206,7 +219,8 @@ static int make_parameters(struct bench *b, const struct study_case *c, char *wh
 
 /* ---- doconv ---- */
 
-static int make_ours(struct bench *b, const struct study_case *c, enum composition composition, char *why)
+static int make_ours(struct bench *b, const struct study_case *c, enum composition composition,
+                     char *why)
 {
     struct layer_engine *e = &b->ours[composition];
     doconv_conv_desc desc = c->desc;
@@ -214,7 +228,9 @@ static int make_ours(struct bench *b, const struct study_case *c, enum compositi
     desc.composition = composition == PLAIN    ? DOCONV_COMPOSITION_NONE
                        : composition == KERNEL ? DOCONV_COMPOSITION_KERNEL
                                                : DOCONV_COMPOSITION_FEATURE;
-    const doconv_training_options options = {.size = sizeof options, .mapping = DOCONV_MAPPING_PAPER, .add_identity = composition != PLAIN};
+    const doconv_training_options options = {.size = sizeof options,
+                                             .mapping = DOCONV_MAPPING_PAPER,
+                                             .add_identity = composition != PLAIN};
     const doconv_status status = doconv_training_create(b->context, &desc, &options, &e->training);
     if (status != DOCONV_OK) {
         char detail[200];
@@ -222,9 +238,11 @@ static int make_ours(struct bench *b, const struct study_case *c, enum compositi
         return explain(why, "%s: %s", doconv_status_string(status), detail);
     }
     e->workspace_size = doconv_training_workspace_size(e->training);
-    const double bytes = own_bytes(c) + (double)e->workspace_size + (double)doconv_training_saved_size(e->training);
+    const double bytes =
+        own_bytes(c) + (double)e->workspace_size + (double)doconv_training_saved_size(e->training);
     if (bytes > b->memory) {
-        return explain(why, "it would hold %.1f GiB; the limit is %.1f (--memory)", gib(bytes), gib(b->memory));
+        return explain(why, "it would hold %.1f GiB; the limit is %.1f (--memory)", gib(bytes),
+                       gib(b->memory));
     }
     e->workspace = allocate_floats(e->workspace_size / sizeof(float) + 1);
     e->saved = allocate_floats(doconv_training_saved_size(e->training) / sizeof(float) + 1);
@@ -236,16 +254,22 @@ static doconv_status run_ours(struct bench *b, enum composition composition, enu
     const struct tensors *t = &b->tensors;
     const struct parameters *p = &b->parameters;
     const struct layer_engine *e = &b->ours[composition];
-    const doconv_parameters parameters = {
-        .size = sizeof parameters, .weight = composition == PLAIN ? p->weight : p->w, .d = composition == PLAIN ? NULL : p->d};
-    void *const saved = pass == STEP && doconv_training_saved_size(e->training) > 0 ? e->saved : NULL;
-    const doconv_status status = doconv_training_forward(e->training, &parameters, t->src, t->dst, saved, e->workspace, e->workspace_size);
+    const doconv_parameters parameters = {.size = sizeof parameters,
+                                          .weight = composition == PLAIN ? p->weight : p->w,
+                                          .d = composition == PLAIN ? NULL : p->d};
+    void *const saved =
+        pass == STEP && doconv_training_saved_size(e->training) > 0 ? e->saved : NULL;
+    const doconv_status status = doconv_training_forward(e->training, &parameters, t->src, t->dst,
+                                                         saved, e->workspace, e->workspace_size);
     if (status != DOCONV_OK || pass == FORWARD) {
         return status;
     }
-    const doconv_gradients gradients = {
-        .size = sizeof gradients, .src = t->grad_src, .weight = p->grad_w, .d = composition == PLAIN ? NULL : p->grad_d};
-    return doconv_training_backward(e->training, &parameters, t->src, t->grad_dst, saved, &gradients, e->workspace, e->workspace_size);
+    const doconv_gradients gradients = {.size = sizeof gradients,
+                                        .src = t->grad_src,
+                                        .weight = p->grad_w,
+                                        .d = composition == PLAIN ? NULL : p->grad_d};
+    return doconv_training_backward(e->training, &parameters, t->src, t->grad_dst, saved,
+                                    &gradients, e->workspace, e->workspace_size);
 }
 
 /* ---- checks ---- */
@@ -258,11 +282,15 @@ static void note_error(struct figure *f, const char *what, double error, double 
     }
     if (!(share <= 1) && !f->wrong) {
         f->wrong = true;
-        explain(f->why, "wrong result: %s is off by %.1e of its root mean square, %.1e are allowed", what, error, allowed);
+        explain(f->why, "wrong result: %s is off by %.1e of its root mean square, %.1e are allowed",
+                what, error, allowed);
     }
 }
 
-/* How many terms an element of each result sums up; a gradient of W or D the more for those of the weight's in it. */
+/*
+ * How many terms an element of each result sums up; a gradient of W or D the more for those of the
+ * weight's in it.
+ */
 static double terms_dst(const struct study_case *c)
 {
     return (double)(c->desc.cin / c->desc.groups * c->desc.kh * c->desc.kw);
@@ -278,16 +306,22 @@ static double terms_grad_weight(const struct study_case *c)
     return (double)c->pixels + (double)c->d_mul;
 }
 
-/* The plain convolution against sums in double; then its results are the reference of the others, its weight's gradient handed back to W and D in double. */
-static void check_plain(struct bench *b, const struct study_case *c, struct figure *forward, struct figure *step)
+/*
+ * The plain convolution against sums in double; then its results are the reference of the others,
+ * its weight's gradient handed back to W and D in double.
+ */
+static void check_plain(struct bench *b, const struct study_case *c, struct figure *forward,
+                        struct figure *step)
 {
     const struct tensors *t = &b->tensors;
     const struct parameters *p = &b->parameters;
     const struct shape in = src_shape(c), out = dst_shape(c);
     note_error(forward, "dst", sample_dst(c, t->src, p->weight, t->dst), tolerance(terms_dst(c)));
     note_error(step, "dst", sample_dst(c, t->src, p->weight, t->dst), tolerance(terms_dst(c)));
-    note_error(step, "src's gradient", sample_grad_src(c, t->grad_dst, p->weight, t->grad_src), tolerance(terms_grad_src(c)));
-    note_error(step, "the weight's gradient", sample_grad_weight(c, t->src, t->grad_dst, p->grad_w), tolerance(terms_grad_weight(c)));
+    note_error(step, "src's gradient", sample_grad_src(c, t->grad_dst, p->weight, t->grad_src),
+               tolerance(terms_grad_src(c)));
+    note_error(step, "the weight's gradient", sample_grad_weight(c, t->src, t->grad_dst, p->grad_w),
+               tolerance(terms_grad_weight(c)));
     memcpy(t->ref_dst, t->dst, shape_floats(&out) * sizeof(float));
     memcpy(t->ref_grad_src, t->grad_src, shape_floats(&in) * sizeof(float));
     memcpy(p->ref_grad_weight, p->grad_w, weight_floats(c) * sizeof(float));
@@ -297,7 +331,8 @@ static void check_plain(struct bench *b, const struct study_case *c, struct figu
 static void check_dst(struct bench *b, const struct study_case *c, struct figure *f)
 {
     const struct shape out = dst_shape(c);
-    note_error(f, "dst", difference(b->tensors.ref_dst, b->tensors.dst, shape_floats(&out)), tolerance(terms_dst(c)));
+    note_error(f, "dst", difference(b->tensors.ref_dst, b->tensors.dst, shape_floats(&out)),
+               tolerance(terms_dst(c)));
 }
 
 static void check_composed(struct bench *b, const struct study_case *c, struct figure *step)
@@ -306,15 +341,18 @@ static void check_composed(struct bench *b, const struct study_case *c, struct f
     const struct parameters *p = &b->parameters;
     const struct shape in = src_shape(c);
     check_dst(b, c, step);
-    note_error(step, "src's gradient", difference(t->ref_grad_src, t->grad_src, shape_floats(&in)), tolerance(terms_grad_src(c)));
-    note_error(step, "W's gradient", difference(p->ref_grad_w, p->grad_w, composed_floats(c)), tolerance(terms_grad_weight(c)));
+    note_error(step, "src's gradient", difference(t->ref_grad_src, t->grad_src, shape_floats(&in)),
+               tolerance(terms_grad_src(c)));
+    note_error(step, "W's gradient", difference(p->ref_grad_w, p->grad_w, composed_floats(c)),
+               tolerance(terms_grad_weight(c)));
     note_error(step, "D's gradient", difference(p->ref_grad_d, p->grad_d, d_floats(c)),
                tolerance(terms_grad_weight(c) + (double)(c->desc.cout / c->desc.groups)));
 }
 
 /* One tensor of PyTorch's against the reference, by sums over chunks. */
-static int check_sums(struct bench *b, const char *name, const char *what, const struct shape *s, size_t elements, size_t floats, const float *right,
-                      double terms, struct figure *f)
+static int check_sums(struct bench *b, const char *name, const char *what, const struct shape *s,
+                      size_t elements, size_t floats, const float *right, double terms,
+                      struct figure *f)
 {
     const size_t chunks = chunk_count(elements);
     double *sums = malloc(2 * chunks * sizeof *sums);
@@ -324,37 +362,47 @@ static int check_sums(struct bench *b, const char *name, const char *what, const
     int result = pytorch_sums(b->pytorch, name, sums, chunks, f->why);
     if (result == 0) {
         project(s, elements, right, sums + chunks);
-        const double rms = root_mean_square(right, floats), in_chunk = (double)(elements < CHUNK ? elements : CHUNK);
+        const double rms = root_mean_square(right, floats),
+                     in_chunk = (double)(elements < CHUNK ? elements : CHUNK);
         double largest = 0;
         for (size_t i = 0; i < chunks; i++) {
             const double off = fabs(sums[i] - sums[chunks + i]);
             largest = off <= largest ? largest : off; /* not a number is the largest */
         }
-        /* Differences of the allowed size add up like random ones; the factor is for the largest of many sums. */
+        /*
+         * Differences of the allowed size add up like random ones; the factor is for the largest of
+         * many sums.
+         */
         note_error(f, what, largest / rms, 4 * tolerance(terms) * sqrt(in_chunk));
     }
     free(sums);
     return result;
 }
 
-static int check_pytorch(struct bench *b, const struct study_case *c, enum composition composition, enum pass pass, struct figure *f)
+static int check_pytorch(struct bench *b, const struct study_case *c, enum composition composition,
+                         enum pass pass, struct figure *f)
 {
     const struct tensors *t = &b->tensors;
     const struct parameters *p = &b->parameters;
     const struct shape in = src_shape(c), out = dst_shape(c);
-    const size_t ins = (size_t)(in.n * in.c * in.h * in.w), outs = (size_t)(out.n * out.c * out.h * out.w);
-    int result = check_sums(b, "dst", "dst", &out, outs, shape_floats(&out), t->ref_dst, terms_dst(c), f);
+    const size_t ins = (size_t)(in.n * in.c * in.h * in.w),
+                 outs = (size_t)(out.n * out.c * out.h * out.w);
+    int result =
+        check_sums(b, "dst", "dst", &out, outs, shape_floats(&out), t->ref_dst, terms_dst(c), f);
     if (pass == FORWARD || result != 0) {
         return result;
     }
-    result = check_sums(b, "src", "src's gradient", &in, ins, shape_floats(&in), t->ref_grad_src, terms_grad_src(c), f);
+    result = check_sums(b, "src", "src's gradient", &in, ins, shape_floats(&in), t->ref_grad_src,
+                        terms_grad_src(c), f);
     const size_t w = composition == PLAIN ? weight_floats(c) : composed_floats(c), d = d_floats(c);
     if (result == 0) {
-        result = check_sums(b, "weight", composition == PLAIN ? "the weight's gradient" : "W's gradient", NULL, w, w,
-                            composition == PLAIN ? p->ref_grad_weight : p->ref_grad_w, terms_grad_weight(c), f);
+        result = check_sums(
+            b, "weight", composition == PLAIN ? "the weight's gradient" : "W's gradient", NULL, w,
+            w, composition == PLAIN ? p->ref_grad_weight : p->ref_grad_w, terms_grad_weight(c), f);
     }
     if (result == 0 && composition != PLAIN) {
-        result = check_sums(b, "d", "D's gradient", NULL, d, d, p->ref_grad_d, terms_grad_weight(c) + (double)(c->desc.cout / c->desc.groups), f);
+        result = check_sums(b, "d", "D's gradient", NULL, d, d, p->ref_grad_d,
+                            terms_grad_weight(c) + (double)(c->desc.cout / c->desc.groups), f);
     }
     return result;
 }
@@ -373,11 +421,15 @@ static double median(double *values, int count)
     return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
 }
 
-/* Seconds of a call. With one thread, time off the core shows as wall time without CPU time; of several attempts the least disturbed counts. */
+/*
+ * Seconds of a call. With one thread, time off the core shows as wall time without CPU time; of
+ * several attempts the least disturbed counts.
+ */
 static double time_ours(struct bench *b, const struct runner *r, int calls)
 {
     if (r->guess < LONG_CALL_SECONDS) {
-        run_ours(b, r->composition, r->pass); /* another was here before: the caches hold its data */
+        /* another was here before: the caches hold its data */
+        run_ours(b, r->composition, r->pass);
     }
     double best = 0, best_lost = INFINITY;
     for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
@@ -405,8 +457,8 @@ static int take_sample(struct bench *b, struct runner *r)
     const double start = wall_seconds();
     if (r->engine == DOCONV) {
         seconds = time_ours(b, r, calls);
-    } else if (pytorch_time(b->pytorch, r->composition, r->pass, r->figure->format, calls, r->guess < LONG_CALL_SECONDS, &seconds, r->figure->why) !=
-               0) {
+    } else if (pytorch_time(b->pytorch, r->composition, r->pass, r->figure->format, calls,
+                            r->guess < LONG_CALL_SECONDS, &seconds, r->figure->why) != 0) {
         return -1;
     }
     r->samples[r->count++] = seconds;
@@ -415,14 +467,21 @@ static int take_sample(struct bench *b, struct runner *r)
     return 0;
 }
 
-/* The runners take turns, another one first each time: what the one before leaves in the caches is nobody's advantage. Very slow ones sit out once they have had their share. */
+/*
+ * The runners take turns, another one first each time: what the one before leaves in the caches is
+ * nobody's advantage. Very slow ones sit out once they have had their share.
+ */
 static void take_rounds(struct bench *b, struct runner *runners, int count)
 {
     const double seconds = b->options->seconds, start = wall_seconds();
-    for (int round = 0; round < MOST_ROUNDS && (round < FEWEST_ROUNDS || wall_seconds() - start < seconds * (b->pytorch != NULL ? 2 : 1)); round++) {
+    for (int round = 0;
+         round < MOST_ROUNDS &&
+         (round < FEWEST_ROUNDS || wall_seconds() - start < seconds * (b->pytorch != NULL ? 2 : 1));
+         round++) {
         for (int i = 0; i < count; i++) {
             struct runner *r = &runners[(i + round) % count];
-            const bool share = r->count > 0 && r->spent + r->guess > 2 * seconds && r->guess > SAMPLE_SECONDS * 5;
+            const bool share =
+                r->count > 0 && r->spent + r->guess > 2 * seconds && r->guess > SAMPLE_SECONDS * 5;
             if (!share && r->figure->why[0] == '\0') {
                 take_sample(b, r);
             }
@@ -440,8 +499,8 @@ static void take_rounds(struct bench *b, struct runner *runners, int count)
 /* ---- a case ---- */
 
 /* Would a call take too long, by what this layer's last case took? */
-static bool too_slow(const struct bench *b, const struct study_case *c, enum engine engine, enum composition composition, enum pass pass,
-                     struct figure *f)
+static bool too_slow(const struct bench *b, const struct study_case *c, enum engine engine,
+                     enum composition composition, enum pass pass, struct figure *f)
 {
     const double seconds = b->rate[engine][composition][pass] * c->macs[composition];
     if (seconds > PATIENCE_SECONDS) {
@@ -452,11 +511,13 @@ static bool too_slow(const struct bench *b, const struct study_case *c, enum eng
 }
 
 /* Creates, checks and first times doconv's. */
-static int prepare_ours(struct bench *b, const struct study_case *c, struct result *r, double guesses[COMPOSITIONS][PASSES], char *why)
+static int prepare_ours(struct bench *b, const struct study_case *c, struct result *r,
+                        double guesses[COMPOSITIONS][PASSES], char *why)
 {
     for (int k = 0; k < COMPOSITIONS; k++) {
         const enum composition composition = (enum composition)k;
-        struct figure *forward = &r->figure[FORWARD][DOCONV][k], *step = &r->figure[STEP][DOCONV][k];
+        struct figure *forward = &r->figure[FORWARD][DOCONV][k],
+                      *step = &r->figure[STEP][DOCONV][k];
         if (too_slow(b, c, DOCONV, composition, FORWARD, forward)) {
             explain(step->why, "%s", forward->why);
             continue;
@@ -472,7 +533,8 @@ static int prepare_ours(struct bench *b, const struct study_case *c, struct resu
         const struct shape in = src_shape(c), out = dst_shape(c);
         memset(b->tensors.dst, 0xff, shape_floats(&out) * sizeof(float));
         memset(b->tensors.grad_src, 0xff, shape_floats(&in) * sizeof(float));
-        memset(b->parameters.grad_w, 0xff, (composition == PLAIN ? weight_floats(c) : composed_floats(c)) * sizeof(float));
+        memset(b->parameters.grad_w, 0xff,
+               (composition == PLAIN ? weight_floats(c) : composed_floats(c)) * sizeof(float));
         memset(b->parameters.grad_d, 0xff, d_floats(c) * sizeof(float));
         double start = wall_seconds();
         doconv_status status = run_ours(b, composition, FORWARD);
@@ -497,12 +559,19 @@ static int prepare_ours(struct bench *b, const struct study_case *c, struct resu
     return 0;
 }
 
-/* Tries PyTorch's memory formats, and checks the result of each. The last one first, so that both are warm when it counts. */
-static int prepare_pytorch(struct bench *b, const struct study_case *c, enum composition composition, enum pass pass, struct figure *f, double *guess)
+/*
+ * Tries PyTorch's memory formats, and checks the result of each. The last one first, so that both
+ * are warm when it counts.
+ */
+static int prepare_pytorch(struct bench *b, const struct study_case *c,
+                           enum composition composition, enum pass pass, struct figure *f,
+                           double *guess)
 {
-    const double bytes = own_bytes(c) + (double)b->ours[composition].workspace_size + pytorch_bytes(c, composition, pass);
+    const double bytes = own_bytes(c) + (double)b->ours[composition].workspace_size +
+                         pytorch_bytes(c, composition, pass);
     if (bytes > b->memory) {
-        return explain(f->why, "it would hold about %.1f GiB; the limit is %.1f (--memory)", gib(bytes), gib(b->memory));
+        return explain(f->why, "it would hold about %.1f GiB; the limit is %.1f (--memory)",
+                       gib(bytes), gib(b->memory));
     }
     if (too_slow(b, c, PYTORCH, composition, pass, f)) {
         return -1;
@@ -517,7 +586,8 @@ static int prepare_pytorch(struct bench *b, const struct study_case *c, enum com
             const int calls = seconds < SAMPLE_SECONDS ? 5 : 1;
             double again[3];
             for (int i = 0; i < 3; i++) {
-                if (pytorch_time(b->pytorch, composition, pass, format, calls, true, &again[i], f->why) != 0) {
+                if (pytorch_time(b->pytorch, composition, pass, format, calls, true, &again[i],
+                                 f->why) != 0) {
                     return -1;
                 }
             }
@@ -546,14 +616,16 @@ static void revive(struct bench *b)
     char why[WHY_SIZE];
     if (++b->deaths >= MOST_DEATHS) {
         explain(b->lost, "PyTorch's process was lost %d times: given up", b->deaths);
-    } else if ((b->pytorch = pytorch_start(b->options->pytorch, b->options->threads, why)) == NULL) {
+    } else if ((b->pytorch = pytorch_start(b->options->pytorch, b->options->threads, why)) ==
+               NULL) {
         explain(b->lost, "%.250s", why);
     } else {
         explain(b->lost, "PyTorch's process was lost, and started anew");
     }
 }
 
-static void time_pass(struct bench *b, const struct study_case *c, enum pass pass, struct result *r, double guesses[COMPOSITIONS][PASSES])
+static void time_pass(struct bench *b, const struct study_case *c, enum pass pass, struct result *r,
+                      double guesses[COMPOSITIONS][PASSES])
 {
     struct runner runners[ENGINES * COMPOSITIONS];
     int count = 0;
@@ -565,8 +637,11 @@ static void time_pass(struct bench *b, const struct study_case *c, enum pass pas
                 prepare_pytorch(b, c, (enum composition)k, pass, f, &guess);
             }
             if (f->why[0] == '\0') {
-                runners[count++] =
-                    (struct runner){.engine = (enum engine)e, .composition = (enum composition)k, .pass = pass, .figure = f, .guess = guess};
+                runners[count++] = (struct runner){.engine = (enum engine)e,
+                                                   .composition = (enum composition)k,
+                                                   .pass = pass,
+                                                   .figure = f,
+                                                   .guess = guess};
             }
         }
     }
@@ -574,7 +649,8 @@ static void time_pass(struct bench *b, const struct study_case *c, enum pass pas
     for (int i = 0; i < count; i++) {
         const struct runner *done = &runners[i];
         if (done->figure->seconds > 0) {
-            b->rate[done->engine][done->composition][pass] = done->figure->seconds / c->macs[done->composition];
+            b->rate[done->engine][done->composition][pass] =
+                done->figure->seconds / c->macs[done->composition];
         }
     }
 }
@@ -587,7 +663,8 @@ int bench_case(struct bench *b, const struct study_case *c, struct result *r, ch
         b->timed = c->layer;
     }
     if (own_bytes(c) > b->memory) {
-        return explain(why, "it would hold %.1f GiB; the limit is %.1f (--memory)", gib(own_bytes(c)), gib(b->memory));
+        return explain(why, "it would hold %.1f GiB; the limit is %.1f (--memory)",
+                       gib(own_bytes(c)), gib(b->memory));
     }
     revive(b);
     double guesses[COMPOSITIONS][PASSES] = {{0}};

@@ -13,41 +13,58 @@ struct choice {
     int value;
 };
 
-static const struct choice isas[] = {{"default", DOCONV_ISA_DEFAULT}, {"none", DOCONV_ISA_NONE}, {"avx2", DOCONV_ISA_AVX2},
-                                     {"avx512", DOCONV_ISA_AVX512},   {"neon", DOCONV_ISA_NEON}, {NULL, 0}};
-static const struct choice layouts[] = {
-    {"nchw", DOCONV_NCHW}, {"nhwc", DOCONV_NHWC}, {"nChw8c", DOCONV_NCHW8C}, {"nChw16c", DOCONV_NCHW16C}, {NULL, 0}};
-static const struct choice tunes[] = {
-    {"off", DOCONV_TUNE_OFF}, {"read", DOCONV_TUNE_READ}, {"tune", DOCONV_TUNE_TUNE}, {"force", DOCONV_TUNE_FORCE}, {NULL, 0}};
+static const struct choice isas[] = {{"default", DOCONV_ISA_DEFAULT}, {"none", DOCONV_ISA_NONE},
+                                     {"avx2", DOCONV_ISA_AVX2},       {"avx512", DOCONV_ISA_AVX512},
+                                     {"neon", DOCONV_ISA_NEON},       {NULL, 0}};
+static const struct choice layouts[] = {{"nchw", DOCONV_NCHW},
+                                        {"nhwc", DOCONV_NHWC},
+                                        {"nChw8c", DOCONV_NCHW8C},
+                                        {"nChw16c", DOCONV_NCHW16C},
+                                        {NULL, 0}};
+static const struct choice tunes[] = {{"off", DOCONV_TUNE_OFF},
+                                      {"read", DOCONV_TUNE_READ},
+                                      {"tune", DOCONV_TUNE_TUNE},
+                                      {"force", DOCONV_TUNE_FORCE},
+                                      {NULL, 0}};
 
 void print_help(void)
 {
     printf(
         "usage: doconv-study [OPTION=VALUE ...]\n"
         "\n"
-        "What DO-Conv costs while it trains: a plain convolution, kernel composition (fold, then convolve) and feature composition (depthwise, then\n"
-        "1x1) of real layers, by the formula's MACs and measured, forward and forward + backward. Every result is checked.\n"
+        "What DO-Conv costs while it trains: a plain convolution, kernel composition (fold, then "
+        "convolve) and feature composition (depthwise, then\n"
+        "1x1) of real layers, by the formula's MACs and measured, forward and forward + backward. "
+        "Every result is checked.\n"
         "\n"
-        "  --networks=NAME,...   networks by name or TSV files by path (default: resnet18,resnet50,mobilenet_v2,restoration); 1x1 layers, which\n"
+        "  --networks=NAME,...   networks by name or TSV files by path (default: "
+        "resnet18,resnet50,mobilenet_v2,restoration); 1x1 layers, which\n"
         "                        have no D, are left out\n"
-        "  --layers=PATTERN      only layers whose name (\"64->64 56x56 3x3\"), or NETWORK/NAME, has this text or matches this shell pattern\n"
+        "  --layers=PATTERN      only layers whose name (\"64->64 56x56 3x3\"), or NETWORK/NAME, "
+        "has this text or matches this shell pattern\n"
         "  --batch=N,...         images (default: 1,8,32)\n"
         "  --d-mul=N,...         D_mul; mn stands for M*N, the kernel's taps (default: mn,12,18)\n"
         "  --threads=N           threads of both engines (default: 1, pinned to a core)\n"
-        "  --isa=NAME            cap for doconv: none, avx2, avx512, neon (default: the best of this CPU)\n"
+        "  --isa=NAME            cap for doconv: none, avx2, avx512, neon (default: the best of "
+        "this CPU)\n"
         "  --layout=NAME         of doconv's tensors: nchw, nhwc (default), nChw8c, nChw16c\n"
-        "  --tune=NAME           of doconv's convolutions. off: the estimate chooses; read: the cache; tune (default): measure what the cache\n"
+        "  --tune=NAME           of doconv's convolutions. off: the estimate chooses; read: the "
+        "cache; tune (default): measure what the cache\n"
         "                        lacks; force: measure all anew\n"
         "  --seconds=S           of the samples of an engine in a case and pass (default: 1)\n"
-        "  --memory=GIB          cases that would hold more are skipped (default: 60 %% of what is available)\n"
-        "  --pytorch[=PYTHON]    PyTorch beside doconv, from this Python (default: python3); the faster of its memory formats for each case\n"
+        "  --memory=GIB          cases that would hold more are skipped (default: 60 %% of what is "
+        "available)\n"
+        "  --pytorch[=PYTHON]    PyTorch beside doconv, from this Python (default: python3); the "
+        "faster of its memory formats for each case\n"
         "  --json=FILE           results as a list of objects, one for each case, pass and engine\n"
         "  --list                the cases with their MACs, nothing measured\n"
         "\n"
-        "A time is the median of rounds in which plain, kernel, feature and PyTorch's three take turns. PyTorch's feature composition is skipped\n"
+        "A time is the median of rounds in which plain, kernel, feature and PyTorch's three take "
+        "turns. PyTorch's feature composition is skipped\n"
         "where it would take more than 20 s a call, or more memory than there is.\n"
         "\n"
-        "exit status: 0 done; 1 a wrong result, nothing measured, or PyTorch was lost; 2 bad usage\n");
+        "exit status: 0 done; 1 a wrong result, nothing measured, or PyTorch was lost; 2 bad "
+        "usage\n");
 }
 
 static int refuse(const char *flag, const char *value, const char *what)
@@ -72,7 +89,8 @@ static int choose(const char *flag, const char *value, const struct choice *choi
 static int read_count(const char *flag, const char *value, int most, int *count)
 {
     char *end = NULL;
-    const long number = isdigit((unsigned char)*value) && strlen(value) <= 9 ? strtol(value, &end, 10) : 0;
+    const long number =
+        isdigit((unsigned char)*value) && strlen(value) <= 9 ? strtol(value, &end, 10) : 0;
     if (number < 1 || number > most || *end != '\0') {
         char text[64];
         snprintf(text, sizeof text, "is not a number from 1 to %d", most);
@@ -83,7 +101,8 @@ static int read_count(const char *flag, const char *value, int most, int *count)
 }
 
 /* A number of so many units, more than none. */
-static int read_amount(const char *flag, const char *value, const char *unit, double most, double *amount)
+static int read_amount(const char *flag, const char *value, const char *unit, double most,
+                       double *amount)
 {
     char *end = NULL;
     const double number = strtod(value, &end);
@@ -216,8 +235,9 @@ int read_options(int argc, char **argv, struct options *o)
         }
         memcpy(flag, argument, length);
         flag[length] = '\0';
-        static const char *const takers[] = {"--networks", "--layers", "--batch",   "--d-mul",  "--threads", "--isa",
-                                             "--layout",   "--tune",   "--seconds", "--memory", "--pytorch", "--json"};
+        static const char *const takers[] = {"--networks", "--layers", "--batch",   "--d-mul",
+                                             "--threads",  "--isa",    "--layout",  "--tune",
+                                             "--seconds",  "--memory", "--pytorch", "--json"};
         bool takes_value = false;
         for (size_t t = 0; t < sizeof takers / sizeof takers[0]; t++) {
             takes_value = takes_value || strcmp(flag, takers[t]) == 0;
@@ -227,7 +247,8 @@ int read_options(int argc, char **argv, struct options *o)
             return -1;
         }
         if (equal == NULL || equal[1] == '\0') {
-            fprintf(stderr, "doconv-study: %s: a value is missing, as in %s=VALUE (see --help)\n", flag, flag);
+            fprintf(stderr, "doconv-study: %s: a value is missing, as in %s=VALUE (see --help)\n",
+                    flag, flag);
             return -1;
         }
         /* The program may start itself anew with its arguments: lists are cut in a copy. */

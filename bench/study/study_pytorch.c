@@ -59,9 +59,11 @@ static void bury(struct pytorch *p, bool by_force, char *why)
         return;
     }
     if (waited > 0 && WIFSIGNALED(status)) {
-        explain(why, "PyTorch's process was ended by signal %d%s", WTERMSIG(status), WTERMSIG(status) == SIGKILL ? " (out of memory?)" : "");
+        explain(why, "PyTorch's process was ended by signal %d%s", WTERMSIG(status),
+                WTERMSIG(status) == SIGKILL ? " (out of memory?)" : "");
     } else {
-        explain(why, "PyTorch's process ended with exit status %d", waited > 0 ? WEXITSTATUS(status) : -1);
+        explain(why, "PyTorch's process ended with exit status %d",
+                waited > 0 ? WEXITSTATUS(status) : -1);
     }
 }
 
@@ -85,7 +87,10 @@ static int say(struct pytorch *p, const char *line, char *why)
     return 0;
 }
 
-/* Reads a line into p->answer, without its end. A line is all that the other side has to say before it is asked again. */
+/*
+ * Reads a line into p->answer, without its end. A line is all that the other side has to say before
+ * it is asked again.
+ */
 static int hear(struct pytorch *p, double patience, char *why)
 {
     const double end = wall_seconds() + patience;
@@ -127,7 +132,8 @@ static int hear(struct pytorch *p, double patience, char *why)
 }
 
 /* Asks, and takes an answer that begins as it must; what follows is in *rest. */
-static int ask(struct pytorch *p, const char *question, double patience, const char *expected, const char **rest, char *why)
+static int ask(struct pytorch *p, const char *question, double patience, const char *expected,
+               const char **rest, char *why)
 {
     if ((*question != '\0' && say(p, question, why) != 0) || hear(p, patience, why) != 0) {
         return -1;
@@ -138,7 +144,8 @@ static int ask(struct pytorch *p, const char *question, double patience, const c
     }
     if (strncmp(p->answer, expected, length) != 0) {
         bury(p, true, NULL);
-        return explain(why, "PyTorch's process gave no answer to understand: \"%.100s\"", p->answer);
+        return explain(why, "PyTorch's process gave no answer to understand: \"%.100s\"",
+                       p->answer);
     }
     *rest = p->answer + length;
     return 0;
@@ -233,20 +240,21 @@ int pytorch_case(struct pytorch *p, const struct study_case *c, char *why)
     char line[400];
     const char *rest;
     snprintf(line, sizeof line,
-             "case %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64
-             " %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 "\n",
-             d->n, d->cin, d->h, d->w, d->cout, d->kh, d->kw, d->stride_h, d->stride_w, d->pad_top, d->pad_left, d->dilation_h, d->dilation_w,
-             d->groups, c->d_mul);
+             "case %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64
+             " %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64 " %" PRId64
+             " %" PRId64 "\n",
+             d->n, d->cin, d->h, d->w, d->cout, d->kh, d->kw, d->stride_h, d->stride_w, d->pad_top,
+             d->pad_left, d->dilation_h, d->dilation_w, d->groups, c->d_mul);
     return ask(p, line, ANSWER_SECONDS, "ok", &rest, why);
 }
 
-int pytorch_time(struct pytorch *p, enum composition composition, enum pass pass, enum format format, int calls, bool warm, double *seconds,
-                 char *why)
+int pytorch_time(struct pytorch *p, enum composition composition, enum pass pass,
+                 enum format format, int calls, bool warm, double *seconds, char *why)
 {
     char line[100];
     const char *rest;
-    snprintf(line, sizeof line, "time %s %s %s %d%s\n", composition_names[composition], pass_names[pass], format_names[format], calls,
-             warm ? " warm" : "");
+    snprintf(line, sizeof line, "time %s %s %s %d%s\n", composition_names[composition],
+             pass_names[pass], format_names[format], calls, warm ? " warm" : "");
     if (ask(p, line, ANSWER_SECONDS, "ms ", &rest, why) != 0) {
         return -1;
     }

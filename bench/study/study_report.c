@@ -22,7 +22,8 @@ static void time_cell(const struct figure *f, char *cell, size_t size)
 }
 
 /* "1.234 x1.05": with the ratio to the plain one. */
-static void overhead_cell(const struct figure *f, const struct figure *plain, char *cell, size_t size)
+static void overhead_cell(const struct figure *f, const struct figure *plain, char *cell,
+                          size_t size)
 {
     time_cell(f, cell, size);
     if (f->seconds > 0 && plain->seconds > 0) {
@@ -33,17 +34,25 @@ static void overhead_cell(const struct figure *f, const struct figure *plain, ch
 
 void print_cases(const struct study *study)
 {
-    printf("%-34s %5s %9s %5s %9s | %12s %8s %8s | %s\n", "layer", "batch", "P", "D_mul", "P equal", "plain MMAC", "kernel", "feature", "networks");
+    printf("%-34s %5s %9s %5s %9s | %12s %8s %8s | %s\n", "layer", "batch", "P", "D_mul", "P equal",
+           "plain MMAC", "kernel", "feature", "networks");
     for (int i = 0; i < study->case_count; i++) {
         const struct study_case *c = &study->cases[i];
-        printf("%-34s %5" PRId64 " %9" PRId64 " %5" PRId64 " %9.1f | %12.3f %8.3f %8.3f | %s\n", c->layer->name, c->desc.n, c->pixels, c->d_mul,
-               c->crossover, 1e-6 * c->macs[PLAIN], c->macs[KERNEL] / c->macs[PLAIN], c->macs[FEATURE] / c->macs[PLAIN], c->layer->networks);
+        printf("%-34s %5" PRId64 " %9" PRId64 " %5" PRId64 " %9.1f | %12.3f %8.3f %8.3f | %s\n",
+               c->layer->name, c->desc.n, c->pixels, c->d_mul, c->crossover, 1e-6 * c->macs[PLAIN],
+               c->macs[KERNEL] / c->macs[PLAIN], c->macs[FEATURE] / c->macs[PLAIN],
+               c->layer->networks);
     }
-    printf("kernel, feature: MACs over the plain convolution's. P equal: the pixels at which both compositions have as many\n");
+    printf("kernel, feature: MACs over the plain convolution's. P equal: the pixels at which both "
+           "compositions have as many\n");
 }
 
 struct tally {
-    int both, feature_faster, agree; /* cases with both compositions; those where feature composition is faster; where MACs tell which */
+    /*
+     * cases with both compositions; those where feature composition is faster; where MACs tell
+     * which
+     */
+    int both, feature_faster, agree;
     int kernels;
     double log_overhead, worst;
     const struct study_case *worst_case;
@@ -78,11 +87,12 @@ static void print_tally(const struct study *study, const struct result *results,
             }
         }
         if (t.kernels > 0) {
-            printf("%s, %s: kernel composition takes %.3f times as long as plain (geometric mean), at most %.2f (%s, batch %" PRId64
-                   ", D_mul %" PRId64 ")",
-                   engine_names[engine], pass_names[p], exp(t.log_overhead / t.kernels), t.worst, t.worst_case->layer->name, t.worst_case->desc.n,
-                   t.worst_case->d_mul);
-            printf("; feature composition is faster in %d of %d cases; MACs tell which in %d\n", t.feature_faster, t.both, t.agree);
+            printf("%s, %s: kernel composition takes %.3f times as long as plain (geometric mean), "
+                   "at most %.2f (%s, batch %" PRId64 ", D_mul %" PRId64 ")",
+                   engine_names[engine], pass_names[p], exp(t.log_overhead / t.kernels), t.worst,
+                   t.worst_case->layer->name, t.worst_case->desc.n, t.worst_case->d_mul);
+            printf("; feature composition is faster in %d of %d cases; MACs tell which in %d\n",
+                   t.feature_faster, t.both, t.agree);
         }
     }
 }
@@ -90,7 +100,8 @@ static void print_tally(const struct study *study, const struct result *results,
 void print_table(const struct study *study, const struct result *results, bool pytorch)
 {
     const int engines = pytorch ? 2 : 1;
-    printf("\n%-34s %5s %9s %5s %-7s | %7s %7s", "layer", "batch", "P", "D_mul", "pass", "kernel", "feature");
+    printf("\n%-34s %5s %9s %5s %-7s | %7s %7s", "layer", "batch", "P", "D_mul", "pass", "kernel",
+           "feature");
     for (int e = 0; e < engines; e++) {
         printf(" | %9s %16s %17s", e == DOCONV ? "ms plain" : "PT plain", "kernel", "feature");
     }
@@ -98,7 +109,8 @@ void print_table(const struct study *study, const struct result *results, bool p
     for (int i = 0; i < study->case_count; i++) {
         const struct study_case *c = &study->cases[i];
         for (int p = 0; p < PASSES && results[i].done; p++) {
-            printf("%-34s %5" PRId64 " %9" PRId64 " %5" PRId64 " %-7s | x%6.3f x%6.3f", c->layer->name, c->desc.n, c->pixels, c->d_mul, pass_names[p],
+            printf("%-34s %5" PRId64 " %9" PRId64 " %5" PRId64 " %-7s | x%6.3f x%6.3f",
+                   c->layer->name, c->desc.n, c->pixels, c->d_mul, pass_names[p],
                    c->macs[KERNEL] / c->macs[PLAIN], c->macs[FEATURE] / c->macs[PLAIN]);
             for (int e = 0; e < engines; e++) {
                 const struct figure *f = results[i].figure[p][e];
@@ -110,7 +122,10 @@ void print_table(const struct study *study, const struct result *results, bool p
             }
             const struct figure *theirs = results[i].figure[p][PYTORCH];
             for (int k = 0; k < COMPOSITIONS && pytorch; k++) {
-                printf("%s%s", k == 0 ? " | " : "/", theirs[k].format == CONTIGUOUS ? "nchw" : theirs[k].format == CHANNELS_LAST ? "nhwc" : "-");
+                printf("%s%s", k == 0 ? " | " : "/",
+                       theirs[k].format == CONTIGUOUS      ? "nchw"
+                       : theirs[k].format == CHANNELS_LAST ? "nhwc"
+                                                           : "-");
             }
             printf("\n");
         }
@@ -122,8 +137,9 @@ void print_table(const struct study *study, const struct result *results, bool p
                     const struct figure *f = &results[i].figure[p][e][k];
                     const struct study_case *c = &study->cases[i];
                     if (f->why[0] != '\0' && results[i].done) {
-                        printf("%s, %s, %s: %s, batch %" PRId64 ", D_mul %" PRId64 ": %s\n", engine_names[e], composition_names[k], pass_names[p],
-                               c->layer->name, c->desc.n, c->d_mul, f->why);
+                        printf("%s, %s, %s: %s, batch %" PRId64 ", D_mul %" PRId64 ": %s\n",
+                               engine_names[e], composition_names[k], pass_names[p], c->layer->name,
+                               c->desc.n, c->d_mul, f->why);
                     }
                 }
             }
@@ -136,16 +152,23 @@ void print_table(const struct study *study, const struct result *results, bool p
     fflush(stdout);
 }
 
-void describe(const struct study_case *c, const struct result *r, bool pytorch, char *text, size_t size)
+void describe(const struct study_case *c, const struct result *r, bool pytorch, char *text,
+              size_t size)
 {
-    int used = snprintf(text, size, "%s, batch %" PRId64 ", D_mul %" PRId64 ":", c->layer->name, c->desc.n, c->d_mul);
+    int used = snprintf(text, size, "%s, batch %" PRId64 ", D_mul %" PRId64 ":", c->layer->name,
+                        c->desc.n, c->d_mul);
     for (int p = 0; p < PASSES; p++) {
         for (int e = 0; e < (pytorch ? 2 : 1); e++) {
-            used += snprintf(text + used, size - (size_t)used, "%s%s", e > 0 ? ", PyTorch" : p > 0 ? "; " : " ", e > 0 ? "" : pass_names[p]);
+            used += snprintf(text + used, size - (size_t)used, "%s%s",
+                             e > 0   ? ", PyTorch"
+                             : p > 0 ? "; "
+                                     : " ",
+                             e > 0 ? "" : pass_names[p]);
             for (int k = 0; k < COMPOSITIONS; k++) {
                 char cell[40];
                 time_cell(&r->figure[p][e][k], cell, sizeof cell);
-                used += snprintf(text + used, size - (size_t)used, "%s%s", k > 0 ? " / " : " ", cell);
+                used +=
+                    snprintf(text + used, size - (size_t)used, "%s%s", k > 0 ? " / " : " ", cell);
             }
         }
     }
@@ -176,7 +199,8 @@ static void put_field(FILE *file, const char *name, const char *text)
     put_text(file, text);
 }
 
-static void put_object(FILE *file, const struct study_case *c, enum pass pass, enum engine engine, const struct figure *f, const struct options *o,
+static void put_object(FILE *file, const struct study_case *c, enum pass pass, enum engine engine,
+                       const struct figure *f, const struct options *o,
                        const doconv_context_info *info, const char *version)
 {
     const doconv_conv_desc *d = &c->desc;
@@ -192,14 +216,21 @@ static void put_object(FILE *file, const struct study_case *c, enum pass pass, e
         fprintf(file, f[k].seconds > 0 ? "%.9g" : "null", 1e3 * f[k].seconds);
     }
     for (int k = 0; k < COMPOSITIONS; k++) {
-        fprintf(file, ", \"%s_macs\": %.17g", composition_names[k], c->macs[k] * (pass == STEP ? 3 : 1));
+        fprintf(file, ", \"%s_macs\": %.17g", composition_names[k],
+                c->macs[k] * (pass == STEP ? 3 : 1));
     }
-    fprintf(file, ", \"pixels\": %" PRId64 ", \"cin\": %" PRId64 ", \"cout\": %" PRId64 ", \"taps\": %" PRId64 ", \"groups\": %" PRId64, c->pixels,
-            d->cin, d->cout, d->kh * d->kw, d->groups);
-    fprintf(file, isfinite(c->crossover) ? ", \"crossover_pixels\": %.9g" : ", \"crossover_pixels\": null", c->crossover);
+    fprintf(file,
+            ", \"pixels\": %" PRId64 ", \"cin\": %" PRId64 ", \"cout\": %" PRId64
+            ", \"taps\": %" PRId64 ", \"groups\": %" PRId64,
+            c->pixels, d->cin, d->cout, d->kh * d->kw, d->groups);
+    fprintf(file,
+            isfinite(c->crossover) ? ", \"crossover_pixels\": %.9g"
+                                   : ", \"crossover_pixels\": null",
+            c->crossover);
     fprintf(file, ", \"threads\": %d", o->threads);
     put_field(file, "cpu", info->cpu);
-    put_field(file, "isa", engine == DOCONV ? doconv_isa_string(info->isa) : doconv_isa_string(info->cpu_isa));
+    put_field(file, "isa",
+              engine == DOCONV ? doconv_isa_string(info->isa) : doconv_isa_string(info->cpu_isa));
     put_field(file, "version", engine == DOCONV ? doconv_version_string() : version);
     if (engine == DOCONV) {
         put_field(file, "layout", doconv_layout_string(o->layout));
@@ -220,7 +251,8 @@ static void put_object(FILE *file, const struct study_case *c, enum pass pass, e
     fputc('}', file);
 }
 
-int write_json(const char *path, const struct study *study, const struct result *results, const struct options *o, const doconv_context_info *info,
+int write_json(const char *path, const struct study *study, const struct result *results,
+               const struct options *o, const doconv_context_info *info,
                const char *pytorch_version_text)
 {
     FILE *file = fopen(path, "w");
@@ -233,7 +265,8 @@ int write_json(const char *path, const struct study *study, const struct result 
         for (int p = 0; p < PASSES && results[i].done; p++) {
             for (int e = 0; e < (pytorch_version_text != NULL ? 2 : 1); e++) {
                 fprintf(file, "%s\n", first ? "" : ",");
-                put_object(file, &study->cases[i], (enum pass)p, (enum engine)e, results[i].figure[p][e], o, info, pytorch_version_text);
+                put_object(file, &study->cases[i], (enum pass)p, (enum engine)e,
+                           results[i].figure[p][e], o, info, pytorch_version_text);
                 first = false;
             }
         }
@@ -280,7 +313,8 @@ void progress_step(const char *what)
     memset(bar, '#', (size_t)filled);
     bar[WIDTH] = '\0';
     if (progress.done > 0) {
-        const double seconds = (wall_seconds() - progress.start) / progress.done * (progress.steps - progress.done);
+        const double seconds =
+            (wall_seconds() - progress.start) / progress.done * (progress.steps - progress.done);
         snprintf(left, sizeof left, ", %.0f min left", ceil(seconds / 60));
     }
     clear_bar();

@@ -11,7 +11,8 @@
 #include <unistd.h>
 
 /* What the OpenMP runtimes read about places. A user who sets one of them has decided. */
-static const char *const place_variables[] = {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY"};
+static const char *const place_variables[] = {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY",
+                                              "KMP_AFFINITY"};
 
 /* CPUs of the process before a runtime bound its first thread to one of them. */
 #define CPUS_VARIABLE "DOCONV_STUDY_CPUS"
@@ -39,7 +40,8 @@ void unbind_thread(void)
         }
         text += text != NULL && *text != '\0';
     }
-    sched_setaffinity(0, sizeof set, &set); /* those that don't exist, or that the process may not have, are left out */
+    /* those that don't exist, or that the process may not have, are left out */
+    sched_setaffinity(0, sizeof set, &set);
 }
 
 int bind_threads(int count, char **argv)
@@ -59,13 +61,17 @@ int bind_threads(int count, char **argv)
     /* The runtime reads its variables before main() begins, hence anew; PyTorch's inherits them. */
     for (size_t i = 0; i < sizeof place_variables / sizeof place_variables[0]; i++) {
         if (getenv(place_variables[i]) != NULL) {
-            return 0; /* the user's, or those from below: the runtime has bound this thread to one place by now */
+            /*
+             * the user's, or those from below: the runtime has bound this thread to one place by
+             * now
+             */
+            return 0;
         }
     }
     CPU_ZERO(&set);
     if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) < count) {
-        fprintf(stderr, "doconv-study: --threads: \"%d\": this process may run on %d CPU%s\n", count, CPU_COUNT(&set),
-                CPU_COUNT(&set) == 1 ? "" : "s");
+        fprintf(stderr, "doconv-study: --threads: \"%d\": this process may run on %d CPU%s\n",
+                count, CPU_COUNT(&set), CPU_COUNT(&set) == 1 ? "" : "s");
         return -1;
     }
     remember_cpus(&set);

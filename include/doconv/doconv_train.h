@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /**
- * @file doconv_train.h
- * @brief Training a layer: the forward pass and the gradients of a plain convolution or of a DO-Conv layer (arXiv 2006.12030).
+ * @file doconv_train.h @brief Training a layer: the forward pass and the gradients of a plain
+ * convolution or of a DO-Conv layer (arXiv 2006.12030).
  *
  *   doconv_training_create()    validates a descriptor, chooses the kernels of every pass
  *   doconv_training_forward()   dst from src and the parameters as they are now
- *   doconv_training_backward()  the gradients of src, of the parameters and of the bias from that of dst
+ *   doconv_training_backward()  gradients of src, the parameters and the bias from that of dst
  *
- * Parameters change with each step, so they are passed raw and nothing of them is kept between calls. The conventions are those of doconv.h.
- * Results are bitwise the same for any number of threads.
+ * Parameters change with each step, so they are passed raw and nothing of them is kept between
+ * calls. The conventions are those of doconv.h. Results are bitwise the same for any number of
+ * threads.
  */
 #ifndef DOCONV_DOCONV_TRAIN_H
 #define DOCONV_DOCONV_TRAIN_H
@@ -24,20 +25,27 @@ typedef struct doconv_training doconv_training;
 /** Set size and zero the rest for the defaults. */
 typedef struct doconv_training_options {
     size_t size;
-    doconv_rigor rigor;     /**< of choosing the kernels of the convolutions in it, as in doconv_plan_options */
+    /** of choosing the kernels of the convolutions in it, as in doconv_plan_options */
+    doconv_rigor rigor;
     doconv_mapping mapping; /**< of a DO-Conv layer */
     int add_identity;       /**< of a DO-Conv layer, as in doconv_fold_desc */
 } doconv_training_options;
 
 /**
- * A layer to train. desc: shape, layouts, groups and has_bias of the layer; d_mul 0: a plain convolution; else a DO-Conv layer, composed as
- * desc->composition says: DOCONV_COMPOSITION_KERNEL folds W and D, then convolves; DOCONV_COMPOSITION_FEATURE convolves src depthwise by D
- * and contracts that with W (mapping PAPER, or one that is the same for this layer); both compute the same up to rounding. A 1x1 layer with d_mul 1 and no D is a plain
- * convolution. src and its gradient have src_layout, dst and its gradient dst_layout. Post-operations are other layers' business
- * when training: desc with any is refused. options may be NULL. The caller owns the result: doconv_training_destroy(). Immutable; may be shared by threads.
- * Errors: INVALID_*, OVERFLOW, UNSUPPORTED (post-operations, feature composition with another mapping), OUT_OF_MEMORY, MISMATCH (size).
+ * A layer to train. desc: shape, layouts, groups and has_bias of the layer; d_mul 0: a plain
+ * convolution; else a DO-Conv layer, composed as desc->composition says: DOCONV_COMPOSITION_KERNEL
+ * folds W and D, then convolves; DOCONV_COMPOSITION_FEATURE convolves src depthwise by D and
+ * contracts that with W (mapping PAPER, or one that is the same for this layer); both compute the
+ * same up to rounding. A 1x1 layer with d_mul 1 and no D is a plain convolution. src and its
+ * gradient have src_layout, dst and its gradient dst_layout. Post-operations are other layers'
+ * business when training: desc with any is refused. options may be NULL. The caller owns the
+ * result: doconv_training_destroy(). Immutable; may be shared by threads. Errors: INVALID_*,
+ * OVERFLOW, UNSUPPORTED (post-operations, feature composition with another mapping), OUT_OF_MEMORY,
+ * MISMATCH (size).
  */
-DOCONV_API doconv_status doconv_training_create(doconv_context *context, const doconv_conv_desc *desc, const doconv_training_options *options,
+DOCONV_API doconv_status doconv_training_create(doconv_context *context,
+                                                const doconv_conv_desc *desc,
+                                                const doconv_training_options *options,
                                                 doconv_training **training);
 DOCONV_API void doconv_training_destroy(doconv_training *training);
 
@@ -49,33 +57,46 @@ DOCONV_API size_t doconv_training_saved_size(const doconv_training *training);
 
 /** The parameters of a layer, contiguous, read only. */
 typedef struct doconv_parameters {
-    size_t size;         /**< sizeof(doconv_parameters) */
-    const float *weight; /**< plain: Cout x Cin/groups x KH x KW; DO-Conv: W, Cout x Cin/groups x D_mul */
-    const float *d;      /**< DO-Conv: D, Cin x (KH*KW) x D_mul; plain: NULL */
-    const float *bias;   /**< Cout, if the descriptor has_bias; else NULL */
+    size_t size; /**< sizeof(doconv_parameters) */
+    /** plain: Cout x Cin/groups x KH x KW; DO-Conv: W, Cout x Cin/groups x D_mul */
+    const float *weight;
+    const float *d;    /**< DO-Conv: D, Cin x (KH*KW) x D_mul; plain: NULL */
+    const float *bias; /**< Cout, if the descriptor has_bias; else NULL */
 } doconv_parameters;
 
-/** Where gradients go; NULL: not wanted. Each is written whole, not added to; shapes and layouts are those of what it is the gradient of. */
+/**
+ * Where gradients go; NULL: not wanted. Each is written whole, not added to; shapes and layouts are
+ * those of what it is the gradient of.
+ */
 typedef struct doconv_gradients {
     size_t size; /**< sizeof(doconv_gradients) */
     float *src, *weight, *d, *bias;
 } doconv_gradients;
 
 /**
- * dst of src. saved: NULL, or doconv_training_saved_size() bytes aligned to 4 that are written for the backward pass with the same parameters, which they spare
- * work. workspace: doconv_training_workspace_size() bytes of any alignment, used by one call at a time; NULL if that is 0. Re-entrant.
- * Errors are argument errors only: INVALID_ARGUMENT, WORKSPACE_TOO_SMALL, MISMATCH (size); dst is untouched then.
+ * dst of src. saved: NULL, or doconv_training_saved_size() bytes aligned to 4 that are written for
+ * the backward pass with the same parameters, which they spare work. workspace:
+ * doconv_training_workspace_size() bytes of any alignment, used by one call at a time; NULL if that
+ * is 0. Re-entrant. Errors are argument errors only: INVALID_ARGUMENT, WORKSPACE_TOO_SMALL,
+ * MISMATCH (size); dst is untouched then.
  */
-DOCONV_API doconv_status doconv_training_forward(const doconv_training *training, const doconv_parameters *parameters, const float *src, float *dst,
-                                                 void *saved, void *workspace, size_t workspace_size);
+DOCONV_API doconv_status doconv_training_forward(const doconv_training *training,
+                                                 const doconv_parameters *parameters,
+                                                 const float *src, float *dst, void *saved,
+                                                 void *workspace, size_t workspace_size);
 
 /**
- * The gradients of a loss from grad_dst, its gradient by dst. src, parameters: those of the forward pass. saved: what that pass saved, or
- * NULL. gradients: none overlaps another or an input. Errors as for the forward pass; gradients->d or ->bias of a layer without D or bias is an INVALID_ARGUMENT.
+ * The gradients of a loss from grad_dst, its gradient by dst. src, parameters: those of the forward
+ * pass. saved: what that pass saved, or NULL. gradients: none overlaps another or an input. Errors
+ * as for the forward pass; gradients->d or ->bias of a layer without D or bias is an
+ * INVALID_ARGUMENT.
  */
-DOCONV_API doconv_status doconv_training_backward(const doconv_training *training, const doconv_parameters *parameters, const float *src,
-                                                  const float *grad_dst, const void *saved, const doconv_gradients *gradients, void *workspace,
-                                                  size_t workspace_size);
+DOCONV_API doconv_status doconv_training_backward(const doconv_training *training,
+                                                  const doconv_parameters *parameters,
+                                                  const float *src, const float *grad_dst,
+                                                  const void *saved,
+                                                  const doconv_gradients *gradients,
+                                                  void *workspace, size_t workspace_size);
 
 #ifdef __cplusplus
 }

@@ -12,7 +12,8 @@ static void print_log(void *user, doconv_log_level level, const char *line)
     fprintf(stderr, "doconv: %s%s\n", (unsigned)level < 3 ? levels[level] : "", line);
 }
 
-int command_context_create(const char *verb, doconv_isa isa, int threads, doconv_tune_mode tune, doconv_context **context)
+int command_context_create(const char *verb, doconv_isa isa, int threads, doconv_tune_mode tune,
+                           doconv_context **context)
 {
     const doconv_context_options options = {
         .size = sizeof options,
@@ -26,7 +27,9 @@ int command_context_create(const char *verb, doconv_isa isa, int threads, doconv
         return COMMAND_OK;
     }
     if (status == DOCONV_INVALID_ARGUMENT && isa != DOCONV_ISA_DEFAULT) {
-        return command_usage_error(verb, "--isa: %s belongs to another architecture than this build", doconv_isa_string(isa));
+        return command_usage_error(verb,
+                                   "--isa: %s belongs to another architecture than this build",
+                                   doconv_isa_string(isa));
     }
     return command_library_error(NULL, status, "a context cannot be created");
 }
@@ -48,6 +51,6 @@ double command_macs(const doconv_conv_desc *desc)
     if (doconv_conv_dst_shape(NULL, desc, shape) != DOCONV_OK) {
         return 0;
     }
-    return (double)shape[0] * (double)shape[1] * (double)shape[2] * (double)shape[3] * (double)(desc->cin / desc->groups) * (double)desc->kh *
-           (double)desc->kw;
+    return (double)shape[0] * (double)shape[1] * (double)shape[2] * (double)shape[3] *
+           (double)(desc->cin / desc->groups) * (double)desc->kh * (double)desc->kw;
 }

@@ -40,7 +40,8 @@ static struct measured find_measured(const struct explanation *e, const char *va
     const int count = doconv_tune_report_count(e->report);
     for (int i = 0; i < count; i++) {
         doconv_tune_entry entry = {.size = sizeof entry};
-        if (doconv_tune_report_get(e->report, i, &entry) == DOCONV_OK && strcmp(entry.variant, variant) == 0) {
+        if (doconv_tune_report_get(e->report, i, &entry) == DOCONV_OK &&
+            strcmp(entry.variant, variant) == 0) {
             return (struct measured){entry.median_seconds, entry.spread, entry.dropped != 0};
         }
     }
@@ -66,14 +67,17 @@ static int print_problem(const struct explanation *e)
         return command_library_error(e->context, status, "problem \"%s\"", e->problem);
     }
     printf("problem   %s\n", text);
-    printf("output    %" PRId64 " x %" PRId64 " x %" PRId64 " x %" PRId64 ", %.6g million multiply-adds\n", shape[0], shape[1], shape[2], shape[3],
-           1e-6 * command_macs(&e->desc));
-    printf("machine   %s, %s, %d thread%s\n", info.cpu, doconv_isa_string(info.isa), info.threads, info.threads == 1 ? "" : "s");
+    printf("output    %" PRId64 " x %" PRId64 " x %" PRId64 " x %" PRId64
+           ", %.6g million multiply-adds\n",
+           shape[0], shape[1], shape[2], shape[3], 1e-6 * command_macs(&e->desc));
+    printf("machine   %s, %s, %d thread%s\n", info.cpu, doconv_isa_string(info.isa), info.threads,
+           info.threads == 1 ? "" : "s");
     return COMMAND_OK;
 }
 
 /* Three cells, or none without a report. */
-static void add_measured_cells(struct command_table *table, const struct explanation *e, const char *variant)
+static void add_measured_cells(struct command_table *table, const struct explanation *e,
+                               const char *variant)
 {
     if (e->report == NULL) {
         return;
@@ -102,10 +106,14 @@ static void add_heads(struct command_table *table, const char *const *heads)
 
 static int print_candidates(const struct explanation *e)
 {
-    static const char *const accepted_heads[] = {"candidate", "workspace KiB", "packed KiB", "estimate ms", "measured ms", "GFLOP/s", "spread", NULL};
-    static const char *const estimated_heads[] = {"candidate", "workspace KiB", "packed KiB", "estimate ms", NULL};
+    static const char *const accepted_heads[] = {
+        "candidate",   "workspace KiB", "packed KiB", "estimate ms",
+        "measured ms", "GFLOP/s",       "spread",     NULL};
+    static const char *const estimated_heads[] = {"candidate", "workspace KiB", "packed KiB",
+                                                  "estimate ms", NULL};
     static const char *const refused_heads[] = {"refused", "reason", NULL};
-    struct command_table accepted = {.align = e->report != NULL ? "lrrrrrr" : "lrrr"}, refused = {.align = "ll"};
+    struct command_table accepted = {.align = e->report != NULL ? "lrrrrrr" : "lrrr"},
+                         refused = {.align = "ll"};
     add_heads(&accepted, e->report != NULL ? accepted_heads : estimated_heads);
     const int count = doconv_candidates_count(e->candidates);
     int result = COMMAND_OK;
@@ -152,9 +160,11 @@ static void print_choice(const struct explanation *e)
     }
     const doconv_tune_summary *s = &e->summary;
     if (s->from_cache) {
-        printf("cached    %s: %.4f ms, error %.2g of max|y|\n", s->variant, 1e3 * s->seconds, s->max_rel_error);
+        printf("cached    %s: %.4f ms, error %.2g of max|y|\n", s->variant, 1e3 * s->seconds,
+               s->max_rel_error);
     } else {
-        printf("measured  %s: %.4f ms, error %.2g of max|y|; %d variants measured%s%s\n", s->variant, 1e3 * s->seconds, s->max_rel_error, s->measured,
+        printf("measured  %s: %.4f ms, error %.2g of max|y|; %d variants measured%s%s\n",
+               s->variant, 1e3 * s->seconds, s->max_rel_error, s->measured,
                s->noisy ? "; noisy" : "", s->stored ? "" : "; not stored in the cache");
     }
 }
@@ -165,14 +175,17 @@ static int find_times(struct explanation *e, bool measure)
     if (!measure && strcmp(doconv_plan_origin(e->plan), "cache") != 0) {
         return COMMAND_OK;
     }
-    const doconv_tune_options tune = {.size = sizeof tune, .force = measure, .progress = show_rounds};
+    const doconv_tune_options tune = {
+        .size = sizeof tune, .force = measure, .progress = show_rounds};
     e->summary.size = sizeof e->summary;
     doconv_status status = doconv_tune(e->context, &e->desc, &e->options, &tune, &e->report);
     command_progress(NULL);
     if (status == DOCONV_OK) {
         status = doconv_tune_report_summary(e->report, &e->summary);
     }
-    return status == DOCONV_OK ? COMMAND_OK : command_library_error(e->context, status, "tuning \"%s\"", e->problem);
+    return status == DOCONV_OK
+               ? COMMAND_OK
+               : command_library_error(e->context, status, "tuning \"%s\"", e->problem);
 }
 
 /* Fixes the choice: what a plan gets that may not measure, for explaining must not. */
@@ -195,7 +208,8 @@ static int explain(struct explanation *e, bool measure)
     if (result != COMMAND_OK) {
         return result;
     }
-    doconv_status status = doconv_candidates_create(e->context, &e->desc, &e->options, &e->candidates);
+    doconv_status status =
+        doconv_candidates_create(e->context, &e->desc, &e->options, &e->candidates);
     if (status != DOCONV_OK) {
         return command_library_error(e->context, status, "the candidates of \"%s\"", e->problem);
     }
@@ -266,11 +280,14 @@ const struct command_verb command_explain = {
     .summary = "a problem's candidates, their times, and the choice",
     .help = "usage: doconv explain PROBLEM [--measure] [--OPTION=VALUE ...]\n"
             "\n"
-            "Prints every candidate for a problem, best estimate first, with its estimated time, its measured time where\n"
-            "there is one, and its memory; every kernel that refused the problem, with the reason; and the variant that a\n"
+            "Prints every candidate for a problem, best estimate first, with its estimated time, "
+            "its measured time where\n"
+            "there is one, and its memory; every kernel that refused the problem, with the reason; "
+            "and the variant that a\n"
             "plan gets, with its origin (cache or estimate).\n"
             "\n"
-            "PROBLEM is written as benchdnn writes it, e.g. mb1_ic64ih56oc64kh3ph1:src=nhwc,dst=nhwc,bias,relu\n"
+            "PROBLEM is written as benchdnn writes it, e.g. "
+            "mb1_ic64ih56oc64kh3ph1:src=nhwc,dst=nhwc,bias,relu\n"
             "\n"
             "  --measure           measure the candidates now and store the winner in the cache\n"
             "  --isa=NAME          cap on the instruction set: none, avx2, avx512, neon\n"

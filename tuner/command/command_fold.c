@@ -39,7 +39,9 @@ static int check_out(const struct fold_command *f)
         return COMMAND_USAGE;
     }
     if (stat(f->in, &in) == 0 && in.st_dev == out.st_dev && in.st_ino == out.st_ino) {
-        command_error("fold: %s: is the input, and what is folded can't be trained again: name another file", f->out);
+        command_error(
+            "fold: %s: is the input, and what is folded can't be trained again: name another file",
+            f->out);
         return COMMAND_USAGE;
     }
     return COMMAND_OK;
@@ -49,7 +51,8 @@ static int check_out(const struct fold_command *f)
 static int read_file(const char *path, unsigned char **data, size_t *size)
 {
     *data = NULL;
-    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe without writer is refused below, not waited for */
+    /* a pipe without writer is refused below, not waited for */
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     struct stat status;
     if (fd < 0 || fstat(fd, &status) != 0) {
         system_error(path);
@@ -63,8 +66,10 @@ static int read_file(const char *path, unsigned char **data, size_t *size)
     if (!S_ISREG(status.st_mode)) {
         command_error("fold: %s: not a regular file", path);
         result = COMMAND_USAGE;
-    } else if ((uintmax_t)status.st_size > PTRDIFF_MAX || (*data = malloc((size_t)status.st_size + 1)) == NULL) {
-        result = command_error("fold: %s: out of memory for its %jd bytes", path, (intmax_t)status.st_size);
+    } else if ((uintmax_t)status.st_size > PTRDIFF_MAX ||
+               (*data = malloc((size_t)status.st_size + 1)) == NULL) {
+        result = command_error("fold: %s: out of memory for its %jd bytes", path,
+                               (intmax_t)status.st_size);
     } else {
         *size = (size_t)status.st_size;
         while (result == COMMAND_OK && done < *size) {
@@ -99,7 +104,10 @@ static bool write_all(int fd, const unsigned char *data, size_t size)
     return fsync(fd) == 0;
 }
 
-/* The new name survives a crash only once its directory is written. Not every file system can do that: a wish. */
+/*
+ * The new name survives a crash only once its directory is written. Not every file system can do
+ * that: a wish.
+ */
 static void sync_directory_of(char *path)
 {
     char *slash = strrchr(path, '/');
@@ -166,11 +174,15 @@ static void add_layer(void *user, const doconv_folded_layer *layer)
     }
     struct command_table *t = &f->table;
     command_table_add(t, "%s", name);
-    command_table_add(t, "%" PRId64 "x%" PRId64 "x%" PRId64 "x%" PRId64, d->cout, d->cin / d->groups, d->kh, d->kw);
+    command_table_add(t, "%" PRId64 "x%" PRId64 "x%" PRId64 "x%" PRId64, d->cout,
+                      d->cin / d->groups, d->kh, d->kw);
     if (layer->has_d) {
         command_table_add(t, "%" PRId64, d->groups);
         command_table_add(t, "%" PRId64, d->d_mul);
-        command_table_add(t, "%s", layer->has_identity ? "stored" : d->add_identity ? "added" : "none");
+        command_table_add(t, "%s",
+                          layer->has_identity ? "stored"
+                          : d->add_identity   ? "added"
+                                              : "none");
     } else {
         command_table_add(t, "-"); /* the file does not tell */
         command_table_add(t, "-");
@@ -183,7 +195,8 @@ static void add_layer(void *user, const doconv_folded_layer *layer)
 
 static int fold_file(struct fold_command *f)
 {
-    static const char *const heads[] = {"weight", "shape", "groups", "D_mul", "identity", "bytes", "folded"};
+    static const char *const heads[] = {"weight",   "shape", "groups", "D_mul",
+                                        "identity", "bytes", "folded"};
     unsigned char *data;
     size_t size = 0, folded_size = 0;
     int result = read_file(f->in, &data, &size);
@@ -205,11 +218,13 @@ static int fold_file(struct fold_command *f)
         .report_user = f,
     };
     void *folded = NULL;
-    const doconv_status status = doconv_fold_checkpoint(f->context, data, size, &options, &folded, &folded_size);
+    const doconv_status status =
+        doconv_fold_checkpoint(f->context, data, size, &options, &folded, &folded_size);
     free(data);
     if (status != DOCONV_OK) {
         command_library_error(f->context, status, "fold: %s", f->in);
-        return status == DOCONV_INVALID_FILE || status == DOCONV_INVALID_ARGUMENT ? COMMAND_USAGE : COMMAND_FAILED;
+        return status == DOCONV_INVALID_FILE || status == DOCONV_INVALID_ARGUMENT ? COMMAND_USAGE
+                                                                                  : COMMAND_FAILED;
     }
     if (!f->dry_run) {
         result = write_file(f->out, folded, folded_size);
@@ -217,8 +232,9 @@ static int fold_file(struct fold_command *f)
     doconv_checkpoint_free(f->context, folded);
     if (result == COMMAND_OK) {
         command_table_print(&f->table, 0);
-        printf("\n%d layer%s %sfolded; %zu bytes %s %zu\n", f->layers, f->layers == 1 ? "" : "s", f->dry_run ? "would be " : "", size,
-               f->dry_run ? "would become" : "became", folded_size);
+        printf("\n%d layer%s %sfolded; %zu bytes %s %zu\n", f->layers, f->layers == 1 ? "" : "s",
+               f->dry_run ? "would be " : "", size, f->dry_run ? "would become" : "became",
+               folded_size);
     }
     return result;
 }
@@ -229,13 +245,14 @@ static int run_with(struct fold_command *f, int count, char **words)
 {
     doconv_isa isa = DOCONV_ISA_DEFAULT;
     int threads = 0;
-    const struct command_option options[] = {{"mapping", COMMAND_OPTION_MAPPING, &f->mapping, 0, 0},
-                                             {"kernel", COMMAND_OPTION_KERNELS, &f->kernels, 0, 0},
-                                             {"identity", COMMAND_OPTION_FLAG, &f->add_identity, 0, 0},
-                                             {"dry-run", COMMAND_OPTION_FLAG, &f->dry_run, 0, 0},
-                                             {"isa", COMMAND_OPTION_ISA, &isa, 0, 0},
-                                             {"threads", COMMAND_OPTION_INT, &threads, 1, 4096},
-                                             {NULL, COMMAND_OPTION_FLAG, NULL, 0, 0}};
+    const struct command_option options[] = {
+        {"mapping", COMMAND_OPTION_MAPPING, &f->mapping, 0, 0},
+        {"kernel", COMMAND_OPTION_KERNELS, &f->kernels, 0, 0},
+        {"identity", COMMAND_OPTION_FLAG, &f->add_identity, 0, 0},
+        {"dry-run", COMMAND_OPTION_FLAG, &f->dry_run, 0, 0},
+        {"isa", COMMAND_OPTION_ISA, &isa, 0, 0},
+        {"threads", COMMAND_OPTION_INT, &threads, 1, 4096},
+        {NULL, COMMAND_OPTION_FLAG, NULL, 0, 0}};
     const int arguments = command_parse_options(&command_fold, count, words, options);
     if (arguments < 0) {
         return COMMAND_USAGE;
@@ -281,21 +298,29 @@ const struct command_verb command_fold = {
     .help = "usage: doconv fold IN OUT [--OPTION=VALUE ...]\n"
             "       doconv fold IN --dry-run [--OPTION=VALUE ...]\n"
             "\n"
-            "Reads IN, a PyTorch state_dict in safetensors format, and writes OUT, in which each DO-Conv layer is a plain\n"
-            "convolution: NAME.W and NAME.D, with NAME.d_diag (or D_diag) added to D, become NAME.weight. A 1x1 layer has a NAME.W\n"
-            "alone. All other tensors and the metadata are copied, in their order. Only layers of type F32 can be folded.\n"
-            "OUT appears when it is complete; if anything is wrong with IN, it does not. Prints a table of the layers.\n"
+            "Reads IN, a PyTorch state_dict in safetensors format, and writes OUT, in which each "
+            "DO-Conv layer is a plain\n"
+            "convolution: NAME.W and NAME.D, with NAME.d_diag (or D_diag) added to D, become "
+            "NAME.weight. A 1x1 layer has a NAME.W\n"
+            "alone. All other tensors and the metadata are copied, in their order. Only layers of "
+            "type F32 can be folded.\n"
+            "OUT appears when it is complete; if anything is wrong with IN, it does not. Prints a "
+            "table of the layers.\n"
             "\n"
-            "  --mapping=NAME        which channel of D a grouped layer's filter meets: pytorch (the default: the files of the\n"
-            "                        official PyTorch module need it), paper, tensorflow; all the same for layers of one group\n"
-            "  --kernel=NAME=KHxKW   height and width of a layer's kernel (default: both the root of the rows of its D);\n"
+            "  --mapping=NAME        which channel of D a grouped layer's filter meets: pytorch "
+            "(the default: the files of the\n"
+            "                        official PyTorch module need it), paper, tensorflow; all the "
+            "same for layers of one group\n"
+            "  --kernel=NAME=KHxKW   height and width of a layer's kernel (default: both the root "
+            "of the rows of its D);\n"
             "                        may be repeated\n"
             "  --identity            adds the identity to each D whose d_diag is not in the file\n"
             "  --dry-run             checks IN and prints the table; writes nothing\n"
             "  --isa=NAME            cap on the instruction set: none, avx2, avx512, neon\n"
             "  --threads=N           threads (default: OpenMP's)\n"
             "\n"
-            "Exit status: 0 folded, 1 a failure (no DO-Conv layer in IN, a type other than F32, OUT can't be written, a build\n"
+            "Exit status: 0 folded, 1 a failure (no DO-Conv layer in IN, a type other than F32, "
+            "OUT can't be written, a build\n"
             "without safetensors), 2 bad usage, or IN is malformed.\n",
     .run = run_fold,
 };

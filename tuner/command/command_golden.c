@@ -16,20 +16,57 @@
 #define MAX_TENSORS 16 /* of one case */
 #define MAX_RANK 4
 
-enum parameter { N, CI, H, W, CO, KH, KW, SH, SW, PT, PL, PB, PR, DH, DW, GROUPS, RELU, BIAS, D_MUL, IDENTITY, GRAD, PARAMETERS };
+enum parameter {
+    N,
+    CI,
+    H,
+    W,
+    CO,
+    KH,
+    KW,
+    SH,
+    SW,
+    PT,
+    PL,
+    PB,
+    PR,
+    DH,
+    DW,
+    GROUPS,
+    RELU,
+    BIAS,
+    D_MUL,
+    IDENTITY,
+    GRAD,
+    PARAMETERS
+};
 
 static const struct {
     const char *name;
     int64_t least, most;
     bool needed; /* by kind=conv, and so by kind=doconv, which needs all but grad */
 } parameters[PARAMETERS] = {
-    [N] = {"n", 1, INT32_MAX, true},           [CI] = {"ci", 1, INT32_MAX, true},      [H] = {"h", 1, INT32_MAX, true},
-    [W] = {"w", 1, INT32_MAX, true},           [CO] = {"co", 1, INT32_MAX, true},      [KH] = {"kh", 1, INT32_MAX, true},
-    [KW] = {"kw", 1, INT32_MAX, true},         [SH] = {"sh", 1, INT32_MAX, true},      [SW] = {"sw", 1, INT32_MAX, true},
-    [PT] = {"pt", 0, INT32_MAX, true},         [PL] = {"pl", 0, INT32_MAX, true},      [PB] = {"pb", 0, INT32_MAX, true},
-    [PR] = {"pr", 0, INT32_MAX, true},         [DH] = {"dh", 1, INT32_MAX, true},      [DW] = {"dw", 1, INT32_MAX, true},
-    [GROUPS] = {"groups", 1, INT32_MAX, true}, [RELU] = {"relu", 0, 1, true},          [BIAS] = {"bias", 0, 1, true},
-    [D_MUL] = {"d_mul", 0, INT32_MAX, false},  [IDENTITY] = {"identity", 0, 1, false}, [GRAD] = {"grad", 0, 1, false},
+    [N] = {"n", 1, INT32_MAX, true},
+    [CI] = {"ci", 1, INT32_MAX, true},
+    [H] = {"h", 1, INT32_MAX, true},
+    [W] = {"w", 1, INT32_MAX, true},
+    [CO] = {"co", 1, INT32_MAX, true},
+    [KH] = {"kh", 1, INT32_MAX, true},
+    [KW] = {"kw", 1, INT32_MAX, true},
+    [SH] = {"sh", 1, INT32_MAX, true},
+    [SW] = {"sw", 1, INT32_MAX, true},
+    [PT] = {"pt", 0, INT32_MAX, true},
+    [PL] = {"pl", 0, INT32_MAX, true},
+    [PB] = {"pb", 0, INT32_MAX, true},
+    [PR] = {"pr", 0, INT32_MAX, true},
+    [DH] = {"dh", 1, INT32_MAX, true},
+    [DW] = {"dw", 1, INT32_MAX, true},
+    [GROUPS] = {"groups", 1, INT32_MAX, true},
+    [RELU] = {"relu", 0, 1, true},
+    [BIAS] = {"bias", 0, 1, true},
+    [D_MUL] = {"d_mul", 0, INT32_MAX, false},
+    [IDENTITY] = {"identity", 0, 1, false},
+    [GRAD] = {"grad", 0, 1, false},
 };
 
 struct tensor {
@@ -55,7 +92,8 @@ struct reader {
     int tensor_count;
 };
 
-__attribute__((format(printf, 3, 4))) static int fail(char *error, size_t size, const char *format, ...)
+__attribute__((format(printf, 3, 4))) static int fail(char *error, size_t size, const char *format,
+                                                      ...)
 {
     va_list args;
     va_start(args, format);
@@ -65,7 +103,8 @@ __attribute__((format(printf, 3, 4))) static int fail(char *error, size_t size, 
 }
 
 /* A message about a line of cases.tsv. */
-#define FAIL_LINE(r, number, format, ...) fail((r)->error, (r)->error_size, "%s: line %d: " format, (r)->path, number, __VA_ARGS__)
+#define FAIL_LINE(r, number, format, ...)                                                          \
+    fail((r)->error, (r)->error_size, "%s: line %d: " format, (r)->path, number, __VA_ARGS__)
 
 /* ---- files ---- */
 
@@ -82,13 +121,15 @@ static char *read_file(const char *path, size_t most, size_t *size, char *error,
     if (fstat(fileno(file), &status) != 0 || !S_ISREG(status.st_mode)) {
         fail(error, error_size, "%s: not a regular file", path);
     } else if (status.st_size < 0 || (uintmax_t)status.st_size > most) {
-        fail(error, error_size, "%s: %jd bytes, more than the %zu allowed", path, (intmax_t)status.st_size, most);
+        fail(error, error_size, "%s: %jd bytes, more than the %zu allowed", path,
+             (intmax_t)status.st_size, most);
     } else if ((data = malloc((size_t)status.st_size + 1)) == NULL) {
         fail(error, error_size, "%s: out of memory", path);
     } else {
         *size = (size_t)status.st_size;
         if (fread(data, 1, *size, file) != *size) {
-            fail(error, error_size, "%s: %s", path, ferror(file) ? "cannot be read" : "shrank while being read");
+            fail(error, error_size, "%s: %s", path,
+                 ferror(file) ? "cannot be read" : "shrank while being read");
             free(data);
             data = NULL;
         } else {
@@ -102,7 +143,8 @@ static char *read_file(const char *path, size_t most, size_t *size, char *error,
 static int read_data(const char *path, struct golden *g, char *error, size_t error_size)
 {
     size_t bytes;
-    unsigned char *data = (unsigned char *)read_file(path, MAX_DATA_BYTES, &bytes, error, error_size);
+    unsigned char *data =
+        (unsigned char *)read_file(path, MAX_DATA_BYTES, &bytes, error, error_size);
     if (data == NULL) {
         return -1;
     }
@@ -118,7 +160,8 @@ static int read_data(const char *path, struct golden *g, char *error, size_t err
     }
     for (size_t i = 0; i < g->floats; i++) {
         const unsigned char *b = data + i * sizeof(float);
-        const uint32_t word = b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
+        const uint32_t word =
+            b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
         memcpy(&g->data[i], &word, sizeof word);
     }
     free(data);
@@ -159,14 +202,19 @@ static bool read_number(const char *text, int64_t most, int64_t *value)
 static bool copy_name(char *name, size_t size, const char *text)
 {
     const size_t length = strlen(text);
-    if (length == 0 || length >= size || strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") != length) {
+    if (length == 0 || length >= size ||
+        strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") !=
+            length) {
         return false;
     }
     memcpy(name, text, length + 1);
     return true;
 }
 
-/* "2x16x9x9"; rank and the product of the dimensions follow from it. False if a dimension is none or the product over most. */
+/*
+ * "2x16x9x9"; rank and the product of the dimensions follow from it. False if a dimension is none
+ * or the product over most.
+ */
 static bool read_shape(char *text, struct tensor *tensor, size_t most)
 {
     size_t product = 1;
@@ -174,7 +222,8 @@ static bool read_shape(char *text, struct tensor *tensor, size_t most)
     tensor->rank = 0;
     for (char *word; (word = cut(&rest, 'x')) != NULL; tensor->rank++) {
         int64_t dimension;
-        if (tensor->rank == MAX_RANK || !read_number(word, INT32_MAX, &dimension) || dimension < 1 || (uint64_t)dimension > most / product) {
+        if (tensor->rank == MAX_RANK || !read_number(word, INT32_MAX, &dimension) ||
+            dimension < 1 || (uint64_t)dimension > most / product) {
             return false;
         }
         tensor->shape[tensor->rank] = dimension;
@@ -197,7 +246,8 @@ static const struct tensor *find_tensor(const struct reader *r, const char *name
 }
 
 /* The data of a tensor that must be there with this shape; NULL with a message otherwise. */
-static const float *take_tensor(const struct reader *r, const char *name, int rank, const int64_t *shape)
+static const float *take_tensor(const struct reader *r, const char *name, int rank,
+                                const int64_t *shape)
 {
     const struct golden_case *c = r->current;
     const struct tensor *tensor = find_tensor(r, name);
@@ -213,22 +263,29 @@ static const float *take_tensor(const struct reader *r, const char *name, int ra
         char expected[96];
         int used = 0;
         for (int i = 0; i < rank; i++) {
-            used += snprintf(expected + used, sizeof expected - (size_t)used, "%s%" PRId64, i > 0 ? "x" : "", shape[i]);
+            used += snprintf(expected + used, sizeof expected - (size_t)used, "%s%" PRId64,
+                             i > 0 ? "x" : "", shape[i]);
         }
-        FAIL_LINE(r, tensor->line, "case %s: tensor %s: the parameters give the shape %s", c->name, name, expected);
+        FAIL_LINE(r, tensor->line, "case %s: tensor %s: the parameters give the shape %s", c->name,
+                  name, expected);
         return NULL;
     }
     for (size_t i = 0; i < tensor->floats; i++) {
         if (!isfinite(tensor->data[i])) {
-            FAIL_LINE(r, tensor->line, "case %s: tensor %s: element %zu is not finite", c->name, name, i);
+            FAIL_LINE(r, tensor->line, "case %s: tensor %s: element %zu is not finite", c->name,
+                      name, i);
             return NULL;
         }
     }
     return tensor->data;
 }
 
-/* Output size of one dimension; 0 if the kernel doesn't fit. Every operand is below 2^31: no product overflows. */
-static int64_t output_size(int64_t size, int64_t before, int64_t after, int64_t kernel, int64_t dilation, int64_t stride)
+/*
+ * Output size of one dimension; 0 if the kernel doesn't fit. Every operand is below 2^31: no
+ * product overflows.
+ */
+static int64_t output_size(int64_t size, int64_t before, int64_t after, int64_t kernel,
+                           int64_t dilation, int64_t stride)
 {
     const int64_t room = size + before + after - ((kernel - 1) * dilation + 1);
     return room < 0 ? 0 : room / stride + 1;
@@ -242,8 +299,9 @@ static bool is_doconv(const struct golden_case *c)
 /* W, D and how they fold. */
 static int finish_fold(struct reader *r)
 {
-    static const char *const mappings[] = {
-        [DOCONV_MAPPING_PAPER] = "paper", [DOCONV_MAPPING_PYTORCH] = "pytorch", [DOCONV_MAPPING_TENSORFLOW] = "tensorflow"};
+    static const char *const mappings[] = {[DOCONV_MAPPING_PAPER] = "paper",
+                                           [DOCONV_MAPPING_PYTORCH] = "pytorch",
+                                           [DOCONV_MAPPING_TENSORFLOW] = "tensorflow"};
     struct golden_case *c = r->current;
     const doconv_conv_desc *d = &c->desc;
     const size_t known = sizeof mappings / sizeof mappings[0];
@@ -252,7 +310,8 @@ static int finish_fold(struct reader *r)
         mapping++;
     }
     if (mapping == known) {
-        return FAIL_LINE(r, c->line, "case %s: mapping=%s is not paper, pytorch or tensorflow", c->name, r->mapping);
+        return FAIL_LINE(r, c->line, "case %s: mapping=%s is not paper, pytorch or tensorflow",
+                         c->name, r->mapping);
     }
     if (r->value[D_MUL] < 1) {
         return FAIL_LINE(r, c->line, "case %s: d_mul=0 with kind=doconv", c->name);
@@ -303,11 +362,14 @@ static int finish_conv(struct reader *r)
     d->relu = (int)v[RELU];
     d->has_bias = (int)v[BIAS];
     if (d->cin % d->groups != 0 || d->cout % d->groups != 0) {
-        return FAIL_LINE(r, c->line, "case %s: groups=%" PRId64 " does not divide ci=%" PRId64 " and co=%" PRId64, c->name, d->groups, d->cin,
-                         d->cout);
+        return FAIL_LINE(r, c->line,
+                         "case %s: groups=%" PRId64 " does not divide ci=%" PRId64
+                         " and co=%" PRId64,
+                         c->name, d->groups, d->cin, d->cout);
     }
     if (!is_doconv(c) && v[D_MUL] != 0) {
-        return FAIL_LINE(r, c->line, "case %s: d_mul=%" PRId64 " with kind=conv", c->name, v[D_MUL]);
+        return FAIL_LINE(r, c->line, "case %s: d_mul=%" PRId64 " with kind=conv", c->name,
+                         v[D_MUL]);
     }
     c->hout = output_size(d->h, d->pad_top, d->pad_bottom, d->kh, d->dilation_h, d->stride_h);
     c->wout = output_size(d->w, d->pad_left, d->pad_right, d->kw, d->dilation_w, d->stride_w);
@@ -315,9 +377,13 @@ static int finish_conv(struct reader *r)
         return FAIL_LINE(r, c->line, "case %s: the kernel does not fit the padded input", c->name);
     }
     c->x = take_tensor(r, "x", 4, (const int64_t[]){d->n, d->cin, d->h, d->w});
-    c->weight =
-        c->x != NULL ? take_tensor(r, is_doconv(c) ? "folded" : "weight", 4, (const int64_t[]){d->cout, d->cin / d->groups, d->kh, d->kw}) : NULL;
-    c->y = c->weight != NULL ? take_tensor(r, "y", 4, (const int64_t[]){d->n, d->cout, c->hout, c->wout}) : NULL;
+    c->weight = c->x != NULL
+                    ? take_tensor(r, is_doconv(c) ? "folded" : "weight", 4,
+                                  (const int64_t[]){d->cout, d->cin / d->groups, d->kh, d->kw})
+                    : NULL;
+    c->y = c->weight != NULL
+               ? take_tensor(r, "y", 4, (const int64_t[]){d->n, d->cout, c->hout, c->wout})
+               : NULL;
     if (c->y == NULL) {
         return -1;
     }
@@ -336,12 +402,14 @@ static int finish_gradients(struct reader *r)
     const doconv_conv_desc *d = &c->desc;
     const int64_t cig = d->cin / d->groups;
     c->dy = take_tensor(r, "dy", 4, (const int64_t[]){d->n, d->cout, c->hout, c->wout});
-    c->dx = c->dy != NULL ? take_tensor(r, "dx", 4, (const int64_t[]){d->n, d->cin, d->h, d->w}) : NULL;
+    c->dx =
+        c->dy != NULL ? take_tensor(r, "dx", 4, (const int64_t[]){d->n, d->cin, d->h, d->w}) : NULL;
     if (c->dx == NULL) {
         return -1;
     }
-    c->dw = is_doconv(c) ? take_tensor(r, "dW", 3, (const int64_t[]){d->cout, cig, c->fold.d_mul})
-                         : take_tensor(r, "dweight", 4, (const int64_t[]){d->cout, cig, d->kh, d->kw});
+    c->dw = is_doconv(c)
+                ? take_tensor(r, "dW", 3, (const int64_t[]){d->cout, cig, c->fold.d_mul})
+                : take_tensor(r, "dweight", 4, (const int64_t[]){d->cout, cig, d->kh, d->kw});
     if (c->dw == NULL) {
         return -1;
     }
@@ -394,7 +462,8 @@ static int read_parameter(struct reader *r, char *word, bool seen[PARAMETERS], b
     }
     if (strcmp(word, "mapping") == 0) {
         if (r->mapping[0] != '\0' || !copy_name(r->mapping, sizeof r->mapping, value)) {
-            return FAIL_LINE(r, r->line, "case %s: mapping=%.40s: twice, or no mapping", name, value);
+            return FAIL_LINE(r, r->line, "case %s: mapping=%.40s: twice, or no mapping", name,
+                             value);
         }
         return 0;
     }
@@ -408,8 +477,10 @@ static int read_parameter(struct reader *r, char *word, bool seen[PARAMETERS], b
     if (seen[i]) {
         return FAIL_LINE(r, r->line, "case %s: %s is given twice", name, word);
     }
-    if (!read_number(value, parameters[i].most, &r->value[i]) || r->value[i] < parameters[i].least) {
-        return FAIL_LINE(r, r->line, "case %s: %s=%.40s is not in %" PRId64 "..%" PRId64, name, word, value, parameters[i].least, parameters[i].most);
+    if (!read_number(value, parameters[i].most, &r->value[i]) ||
+        r->value[i] < parameters[i].least) {
+        return FAIL_LINE(r, r->line, "case %s: %s=%.40s is not in %" PRId64 "..%" PRId64, name,
+                         word, value, parameters[i].least, parameters[i].most);
     }
     seen[i] = true;
     return 0;
@@ -440,7 +511,8 @@ static int begin_case(struct reader *r, const char *name, char *rest)
     }
     for (int i = 0; i < g->count; i++) {
         if (strcmp(g->cases[i].name, c->name) == 0) {
-            return FAIL_LINE(r, r->line, "case %s is there already, in line %d", c->name, g->cases[i].line);
+            return FAIL_LINE(r, r->line, "case %s is there already, in line %d", c->name,
+                             g->cases[i].line);
         }
     }
     g->count++;
@@ -478,7 +550,9 @@ static int read_tensor(struct reader *r, const char *name, char *rest)
     char *shape = cut(&rest, '\t');
     const char *offset_text = cut(&rest, '\t');
     if (offset_text == NULL || rest != NULL) {
-        return FAIL_LINE(r, r->line, "case %s: a tensor line has 5 columns: case, \"tensor\", name, shape, offset", name);
+        return FAIL_LINE(
+            r, r->line,
+            "case %s: a tensor line has 5 columns: case, \"tensor\", name, shape, offset", name);
     }
     struct tensor tensor = {.line = r->line};
     if (!copy_name(tensor.name, sizeof tensor.name, tensor_name)) {
@@ -494,12 +568,17 @@ static int read_tensor(struct reader *r, const char *name, char *rest)
     snprintf(shape_text, sizeof shape_text, "%s", shape);
     int64_t offset;
     if (!read_shape(shape, &tensor, r->golden->floats)) {
-        return FAIL_LINE(r, r->line, "case %s: tensor %s: the shape %s is malformed, or larger than data.f32 (%zu floats)", name, tensor.name,
-                         shape_text, r->golden->floats);
+        return FAIL_LINE(
+            r, r->line,
+            "case %s: tensor %s: the shape %s is malformed, or larger than data.f32 (%zu floats)",
+            name, tensor.name, shape_text, r->golden->floats);
     }
-    if (!read_number(offset_text, INT64_MAX, &offset) || (uint64_t)offset > r->golden->floats - tensor.floats) {
-        return FAIL_LINE(r, r->line, "case %s: tensor %s: offset %.40s is no place for %zu of the %zu floats of data.f32", name, tensor.name,
-                         offset_text, tensor.floats, r->golden->floats);
+    if (!read_number(offset_text, INT64_MAX, &offset) ||
+        (uint64_t)offset > r->golden->floats - tensor.floats) {
+        return FAIL_LINE(
+            r, r->line,
+            "case %s: tensor %s: offset %.40s is no place for %zu of the %zu floats of data.f32",
+            name, tensor.name, offset_text, tensor.floats, r->golden->floats);
     }
     tensor.data = r->golden->data + offset;
     r->tensors[r->tensor_count++] = tensor;
@@ -525,7 +604,8 @@ static int read_cases(struct reader *r, char *text)
         } else if (type != NULL && strcmp(type, "tensor") == 0) {
             result = read_tensor(r, name, rest);
         } else {
-            result = FAIL_LINE(r, r->line, "neither a case nor a tensor: \"%.40s\"", type != NULL ? type : name);
+            result = FAIL_LINE(r, r->line, "neither a case nor a tensor: \"%.40s\"",
+                               type != NULL ? type : name);
         }
         if (result != 0) {
             return -1;
@@ -553,7 +633,8 @@ int golden_load(const char *directory, struct golden *g, char *error, size_t err
         result = fail(error, error_size, "%s: has a zero byte: not text", text_path);
     }
     if (result == 0) {
-        struct reader reader = {.path = text_path, .golden = g, .error = error, .error_size = error_size};
+        struct reader reader = {
+            .path = text_path, .golden = g, .error = error, .error_size = error_size};
         result = read_cases(&reader, text);
     }
     free(text);

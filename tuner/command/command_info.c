@@ -48,8 +48,9 @@ static int run_info(int count, char **words)
 {
     doconv_isa isa = DOCONV_ISA_DEFAULT;
     int threads = 0;
-    const struct command_option options[] = {
-        {"isa", COMMAND_OPTION_ISA, &isa, 0, 0}, {"threads", COMMAND_OPTION_INT, &threads, 1, 4096}, {NULL, COMMAND_OPTION_FLAG, NULL, 0, 0}};
+    const struct command_option options[] = {{"isa", COMMAND_OPTION_ISA, &isa, 0, 0},
+                                             {"threads", COMMAND_OPTION_INT, &threads, 1, 4096},
+                                             {NULL, COMMAND_OPTION_FLAG, NULL, 0, 0}};
     const int arguments = command_parse_options(&command_info, count, words, options);
     if (arguments < 0) {
         return COMMAND_USAGE;
@@ -79,7 +80,9 @@ static int run_info(int count, char **words)
     print_bytes("caches    L1d", info.l1d_bytes);
     print_bytes(", L2", info.l2_bytes);
     print_bytes(", L3", info.l3_bytes);
-    printf("\ncache     %s\n", info.cache_directory[0] != '\0' ? info.cache_directory : "none: no directory is set and HOME is unset");
+    printf("\ncache     %s\n", info.cache_directory[0] != '\0'
+                                   ? info.cache_directory
+                                   : "none: no directory is set and HOME is unset");
     printf("tune      %s\n", command_tune_mode_string(info.tune));
     printf("registry  %s\n", info.registry);
     char names[64][NETWORK_NAME_SIZE];
@@ -99,8 +102,10 @@ const struct command_verb command_info = {
     .summary = "the CPU, the kernels, the tuner's cache",
     .help = "usage: doconv info [--isa=NAME] [--threads=N]\n"
             "\n"
-            "Prints the library's version, the CPU, the instruction set that plans may use, threads, caches, the tuner's\n"
-            "cache directory and mode, the fingerprint of the set of kernels, the networks that are found by name, and\n"
+            "Prints the library's version, the CPU, the instruction set that plans may use, "
+            "threads, caches, the tuner's\n"
+            "cache directory and mode, the fingerprint of the set of kernels, the networks that "
+            "are found by name, and\n"
             "every kernel of the build.\n"
             "\n"
             "  --isa=NAME    cap on the instruction set: none, avx2, avx512, neon\n"

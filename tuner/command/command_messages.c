@@ -4,7 +4,9 @@
 
 #include "command_shared.h"
 
-/* The line of progress that stands on the terminal: whatever else is printed must remove it first. */
+/*
+ * The line of progress that stands on the terminal: whatever else is printed must remove it first.
+ */
 static bool progress_shown;
 
 bool command_has_progress(void)
@@ -17,7 +19,10 @@ void command_progress(const char *line)
     if (line == NULL ? !progress_shown : !command_has_progress()) {
         return;
     }
-    /* Carriage return, erase to the end of the line; a wrapped line could not be erased, so it is kept under 80 columns. */
+    /*
+     * Carriage return, erase to the end of the line; a wrapped line could not be erased, so it is
+     * kept under 80 columns.
+     */
     fprintf(stderr, "\r\033[K%.79s", line != NULL ? line : "");
     fflush(stderr);
     progress_shown = line != NULL;
@@ -41,7 +46,8 @@ int command_usage_error(const char *verb, const char *format, ...)
     va_start(args, format);
     vfprintf(stderr, format, args);
     va_end(args);
-    fprintf(stderr, "\nTry \"doconv help%s%s\".\n", verb != NULL ? " " : "", verb != NULL ? verb : "");
+    fprintf(stderr, "\nTry \"doconv help%s%s\".\n", verb != NULL ? " " : "",
+            verb != NULL ? verb : "");
     return COMMAND_USAGE;
 }
 
@@ -56,7 +62,8 @@ int command_error(const char *format, ...)
     return COMMAND_FAILED;
 }
 
-int command_library_error(const doconv_context *context, doconv_status status, const char *format, ...)
+int command_library_error(const doconv_context *context, doconv_status status, const char *format,
+                          ...)
 {
     begin_message();
     va_list args;
@@ -67,6 +74,7 @@ int command_library_error(const doconv_context *context, doconv_status status, c
     if (context != NULL && doconv_context_last_error(context, detail, sizeof detail) != DOCONV_OK) {
         detail[0] = '\0';
     }
-    fprintf(stderr, ": %s%s%s\n", doconv_status_string(status), detail[0] != '\0' ? ": " : "", detail);
+    fprintf(stderr, ": %s%s%s\n", doconv_status_string(status), detail[0] != '\0' ? ": " : "",
+            detail);
     return COMMAND_FAILED;
 }

@@ -24,13 +24,17 @@ static bool read_layouts(const char *text, struct command_layouts *layouts)
     static const struct {
         const char *name;
         int layout;
-    } names[] = {
-        {"nchw", DOCONV_NCHW}, {"nhwc", DOCONV_NHWC}, {"blocked", COMMAND_LAYOUT_BLOCKED}, {"nChw8c", DOCONV_NCHW8C}, {"nChw16c", DOCONV_NCHW16C}};
+    } names[] = {{"nchw", DOCONV_NCHW},
+                 {"nhwc", DOCONV_NHWC},
+                 {"blocked", COMMAND_LAYOUT_BLOCKED},
+                 {"nChw8c", DOCONV_NCHW8C},
+                 {"nChw16c", DOCONV_NCHW16C}};
     const size_t known = sizeof names / sizeof names[0];
     for (;;) {
         const size_t length = strcspn(text, ",");
         size_t i = 0;
-        while (i < known && (strlen(names[i].name) != length || strncmp(text, names[i].name, length) != 0)) {
+        while (i < known &&
+               (strlen(names[i].name) != length || strncmp(text, names[i].name, length) != 0)) {
             i++;
         }
         if (i == known) {
@@ -41,7 +45,8 @@ static bool read_layouts(const char *text, struct command_layouts *layouts)
             place++;
         }
         if (place == layouts->count) {
-            layouts->item[layouts->count++] = names[i].layout; /* as many as there are names, at most */
+            /* as many as there are names, at most */
+            layouts->item[layouts->count++] = names[i].layout;
         }
         if (text[length] == '\0') {
             return true;
@@ -63,7 +68,8 @@ static bool read_kernel(const char *text, struct command_kernels *kernels)
     const size_t length = strcspn(sizes, "x");
     memcpy(height, sizes, length);
     height[length] = '\0';
-    if (!read_whole(height, INT32_MAX, &kh) || !read_whole(sizes + length + 1, INT32_MAX, &kw) || kh == 0 || kw == 0) {
+    if (!read_whole(height, INT32_MAX, &kh) || !read_whole(sizes + length + 1, INT32_MAX, &kw) ||
+        kh == 0 || kw == 0) {
         return false;
     }
     char *name = strndup(text, (size_t)(sizes - 1 - text));
@@ -75,7 +81,8 @@ static bool read_kernel(const char *text, struct command_kernels *kernels)
 }
 
 /* Stores a value; on failure returns what it should have been, in text. */
-static bool read_value(const struct command_option *option, const char *text, char *expected, size_t size)
+static bool read_value(const struct command_option *option, const char *text, char *expected,
+                       size_t size)
 {
     uint64_t whole;
     switch (option->kind) {
@@ -97,7 +104,8 @@ static bool read_value(const struct command_option *option, const char *text, ch
         snprintf(expected, size, "a number of seconds over 0 and up to %d", option->max);
         char *end;
         const double seconds = strtod(text, &end);
-        if (strspn(text, "0123456789.") != strlen(text) || end == text || *end != '\0' || !(seconds > 0) || seconds > option->max) {
+        if (strspn(text, "0123456789.") != strlen(text) || end == text || *end != '\0' ||
+            !(seconds > 0) || seconds > option->max) {
             return false;
         }
         *(double *)option->value = seconds;
@@ -117,8 +125,9 @@ static bool read_value(const struct command_option *option, const char *text, ch
         }
         return false;
     case COMMAND_OPTION_ACCURACY: {
-        static const char *const names[] = {
-            [DOCONV_ACCURACY_DEFAULT] = "default", [DOCONV_ACCURACY_STRICT] = "strict", [DOCONV_ACCURACY_FAST] = "fast"};
+        static const char *const names[] = {[DOCONV_ACCURACY_DEFAULT] = "default",
+                                            [DOCONV_ACCURACY_STRICT] = "strict",
+                                            [DOCONV_ACCURACY_FAST] = "fast"};
         snprintf(expected, size, "strict, default or fast");
         for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
             if (strcmp(text, names[i]) == 0) {
@@ -132,8 +141,9 @@ static bool read_value(const struct command_option *option, const char *text, ch
         snprintf(expected, size, "nchw, nhwc, blocked, nChw8c, nChw16c, or several with commas");
         return read_layouts(text, option->value);
     case COMMAND_OPTION_MAPPING: {
-        static const char *const names[] = {
-            [DOCONV_MAPPING_PAPER] = "paper", [DOCONV_MAPPING_PYTORCH] = "pytorch", [DOCONV_MAPPING_TENSORFLOW] = "tensorflow"};
+        static const char *const names[] = {[DOCONV_MAPPING_PAPER] = "paper",
+                                            [DOCONV_MAPPING_PYTORCH] = "pytorch",
+                                            [DOCONV_MAPPING_TENSORFLOW] = "tensorflow"};
         snprintf(expected, size, "paper, pytorch or tensorflow");
         for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
             if (strcmp(text, names[i]) == 0) {
@@ -152,16 +162,19 @@ static bool read_value(const struct command_option *option, const char *text, ch
     return false;
 }
 
-static bool read_option(const struct command_verb *verb, const char *word, const struct command_option *options)
+static bool read_option(const struct command_verb *verb, const char *word,
+                        const struct command_option *options)
 {
     const size_t length = strcspn(word + 2, "=");
     const char *value = word[2 + length] == '=' ? word + 3 + length : NULL;
     const struct command_option *option = options;
-    while (option->name != NULL && (strlen(option->name) != length || strncmp(option->name, word + 2, length) != 0)) {
+    while (option->name != NULL &&
+           (strlen(option->name) != length || strncmp(option->name, word + 2, length) != 0)) {
         option++;
     }
     if (option->name == NULL) {
-        command_usage_error(verb->name, "no option is called \"%.*s\"", (int)(length < 80 ? length + 2 : 82), word);
+        command_usage_error(verb->name, "no option is called \"%.*s\"",
+                            (int)(length < 80 ? length + 2 : 82), word);
         return false;
     }
     if (option->kind == COMMAND_OPTION_FLAG) {
@@ -184,7 +197,8 @@ static bool read_option(const struct command_verb *verb, const char *word, const
     return true;
 }
 
-int command_parse_options(const struct command_verb *verb, int count, char **words, const struct command_option *options)
+int command_parse_options(const struct command_verb *verb, int count, char **words,
+                          const struct command_option *options)
 {
     int kept = 0;
     bool more = true;

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What the verbs of the doconv command share: options, contexts, messages, tables. It sees the library's public headers only. */
+/*
+ * What the verbs of the doconv command share: options, contexts, messages, tables. It sees the
+ * library's public headers only.
+ */
 #ifndef DOCONV_COMMAND_SHARED_H
 #define DOCONV_COMMAND_SHARED_H
 
@@ -20,7 +23,8 @@ struct command_verb {
     int (*run)(int count, char **words);
 };
 
-extern const struct command_verb command_info, command_explain, command_tune, command_verify, command_fold;
+extern const struct command_verb command_info, command_explain, command_tune, command_verify,
+    command_fold;
 
 /* ---- command_options.c ---- */
 
@@ -37,7 +41,8 @@ struct command_layouts {
 /* Values of --kernel=NAME=KHxKW; repeated options add to the list. */
 struct command_kernels {
     size_t count;
-    doconv_fold_kernel *item; /* room for as many as there are words; the names are the caller's to free */
+    /* room for as many as there are words; the names are the caller's to free */
+    doconv_fold_kernel *item;
 };
 
 enum command_option_kind {
@@ -61,23 +66,32 @@ struct command_option {
 };
 
 /*
- * Reads the options among the words ("--name=value" or "--name"; "--" ends them) and moves the other words to the front, in order.
- * Returns how many those are; -1 after a message on stderr.
+ * Reads the options among the words ("--name=value" or "--name"; "--" ends them) and moves the
+ * other words to the front, in order. Returns how many those are; -1 after a message on stderr.
  */
-int command_parse_options(const struct command_verb *verb, int count, char **words, const struct command_option *options);
+int command_parse_options(const struct command_verb *verb, int count, char **words,
+                          const struct command_option *options);
 
 /* ---- command_messages.c ---- */
 
 /* Prints "doconv VERB: message" and where help is; returns COMMAND_USAGE. */
-int command_usage_error(const char *verb, const char *format, ...) __attribute__((format(printf, 2, 3)));
+int command_usage_error(const char *verb, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
 /* Prints "doconv: message"; returns COMMAND_FAILED. */
 int command_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* Prints "doconv: WHAT: the status in words: the detail"; context may be NULL. Returns COMMAND_FAILED. */
-int command_library_error(const doconv_context *context, doconv_status status, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/*
+ * Prints "doconv: WHAT: the status in words: the detail"; context may be NULL. Returns
+ * COMMAND_FAILED.
+ */
+int command_library_error(const doconv_context *context, doconv_status status, const char *format,
+                          ...) __attribute__((format(printf, 3, 4)));
 
-/* Shows a line of progress on stderr that the next one replaces; only if stderr is a terminal. NULL removes it. */
+/*
+ * Shows a line of progress on stderr that the next one replaces; only if stderr is a terminal. NULL
+ * removes it.
+ */
 void command_progress(const char *line);
 
 /* Whether command_progress() shows anything. */
@@ -85,8 +99,12 @@ bool command_has_progress(void);
 
 /* ---- command_context.c ---- */
 
-/* Creates a context whose warnings go to stderr. isa and threads: 0 for the defaults. Returns an exit status; prints what went wrong. */
-int command_context_create(const char *verb, doconv_isa isa, int threads, doconv_tune_mode tune, doconv_context **context);
+/*
+ * Creates a context whose warnings go to stderr. isa and threads: 0 for the defaults. Returns an
+ * exit status; prints what went wrong.
+ */
+int command_context_create(const char *verb, doconv_isa isa, int threads, doconv_tune_mode tune,
+                           doconv_context **context);
 
 /* "off", "read", ...; "unknown" otherwise. */
 const char *command_tune_mode_string(doconv_tune_mode mode);
@@ -107,7 +125,8 @@ struct command_table {
 };
 
 /* Adds the next cell, row by row. */
-void command_table_add(struct command_table *table, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void command_table_add(struct command_table *table, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
 /* Prints the rows, each after indent blanks, and frees the cells. */
 void command_table_print(struct command_table *table, int indent);

@@ -52,7 +52,8 @@ void command_table_print(struct command_table *table, int indent)
         if (table->align[column] == 'r') {
             printf("%*s", width[column], table->cell[i]);
         } else {
-            printf("%-*s", last ? 0 : width[column], table->cell[i]); /* no blanks at the end of a line */
+            /* no blanks at the end of a line */
+            printf("%-*s", last ? 0 : width[column], table->cell[i]);
         }
         if (last) {
             putchar('\n');

@@ -9,7 +9,10 @@
 #include "network_list.h"
 
 #define DEFAULT_NETWORK "resnet50"
-/* Below this a blocked source would be mostly padding: the first layer of a network takes NCHW, as its caller has it. */
+/*
+ * Below this a blocked source would be mostly padding: the first layer of a network takes NCHW, as
+ * its caller has it.
+ */
 #define FEWEST_BLOCKED_CHANNELS 8
 
 struct work {
@@ -38,7 +41,8 @@ struct tuning {
 static int add_problem(struct tuning *t, const doconv_conv_desc *desc, const char *origin)
 {
     struct work work = {.desc = *desc};
-    const doconv_status status = doconv_conv_desc_format(t->context, desc, work.text, sizeof work.text);
+    const doconv_status status =
+        doconv_conv_desc_format(t->context, desc, work.text, sizeof work.text);
     if (status != DOCONV_OK) {
         command_library_error(t->context, status, "%s", origin);
         return COMMAND_USAGE;
@@ -61,12 +65,14 @@ static int add_problem(struct tuning *t, const doconv_conv_desc *desc, const cha
 }
 
 /* Adds a problem once for each layout asked for. */
-static int add_layouts(struct tuning *t, doconv_conv_desc desc, doconv_layout blocked, const char *origin)
+static int add_layouts(struct tuning *t, doconv_conv_desc desc, doconv_layout blocked,
+                       const char *origin)
 {
     for (int i = 0; i < t->layouts.count; i++) {
         const int item = t->layouts.item[i];
         const doconv_layout layout = item == COMMAND_LAYOUT_BLOCKED ? blocked : (doconv_layout)item;
-        const bool few = desc.cin < FEWEST_BLOCKED_CHANNELS && (layout == DOCONV_NCHW8C || layout == DOCONV_NCHW16C);
+        const bool few = desc.cin < FEWEST_BLOCKED_CHANNELS &&
+                         (layout == DOCONV_NCHW8C || layout == DOCONV_NCHW16C);
         desc.src_layout = few ? DOCONV_NCHW : layout;
         desc.dst_layout = layout;
         const int result = add_problem(t, &desc, origin);
@@ -108,11 +114,15 @@ static bool is_network_name(const char *text)
     return false;
 }
 
-/* A path has a slash before any colon (a problem's clamp=LO/HI comes after one) or the ending of a network file. */
+/*
+ * A path has a slash before any colon (a problem's clamp=LO/HI comes after one) or the ending of a
+ * network file.
+ */
 static bool is_path(const char *text)
 {
     const size_t length = strlen(text), before_colon = strcspn(text, ":");
-    return (length > 4 && strcmp(text + length - 4, ".tsv") == 0) || memchr(text, '/', before_colon) != NULL;
+    return (length > 4 && strcmp(text + length - 4, ".tsv") == 0) ||
+           memchr(text, '/', before_colon) != NULL;
 }
 
 static int add_argument(struct tuning *t, const char *text, doconv_layout blocked)
@@ -123,7 +133,8 @@ static int add_argument(struct tuning *t, const char *text, doconv_layout blocke
     doconv_conv_desc desc;
     const doconv_status status = doconv_conv_desc_parse(t->context, text, &desc);
     if (status != DOCONV_OK) {
-        command_library_error(t->context, status, "\"%s\" is neither a network nor a problem", text);
+        command_library_error(t->context, status, "\"%s\" is neither a network nor a problem",
+                              text);
         return COMMAND_USAGE;
     }
     /* What a problem says itself goes over the options. */
@@ -131,7 +142,8 @@ static int add_argument(struct tuning *t, const char *text, doconv_layout blocke
     if (attributes == NULL || strstr(attributes, "accuracy=") == NULL) {
         desc.accuracy = t->accuracy;
     }
-    if (attributes != NULL && (strstr(attributes, "src=") != NULL || strstr(attributes, "dst=") != NULL)) {
+    if (attributes != NULL &&
+        (strstr(attributes, "src=") != NULL || strstr(attributes, "dst=") != NULL)) {
         return add_problem(t, &desc, text);
     }
     return add_layouts(t, desc, blocked, text);
@@ -149,27 +161,37 @@ static void show_progress(void *user, int done, int total)
         bar[i] = i < filled ? '#' : '.';
     }
     bar[width] = '\0';
-    snprintf(line, sizeof line, "[%s] %d/%d %.40s", bar, t->current + 1, t->count, t->work[t->current].text);
+    snprintf(line, sizeof line, "[%s] %d/%d %.40s", bar, t->current + 1, t->count,
+             t->work[t->current].text);
     command_progress(line);
 }
 
-static void add_row(struct command_table *table, const struct work *work, const doconv_tune_summary *summary)
+static void add_row(struct command_table *table, const struct work *work,
+                    const doconv_tune_summary *summary)
 {
     command_table_add(table, "%s", work->text);
     command_table_add(table, "%s", summary->variant);
     command_table_add(table, "%.4f", 1e3 * summary->seconds);
-    command_table_add(table, "%.1f", summary->seconds > 0 ? 2e-9 * command_macs(&work->desc) / summary->seconds : 0);
+    command_table_add(table, "%.1f",
+                      summary->seconds > 0 ? 2e-9 * command_macs(&work->desc) / summary->seconds
+                                           : 0);
     command_table_add(table, "%.1e", summary->max_rel_error);
     command_table_add(table, "%s", summary->from_cache ? "cache" : "measured");
     const bool lost = !summary->from_cache && !summary->stored;
-    command_table_add(table, "%s", summary->noisy ? (lost ? "noisy, not stored" : "noisy") : lost ? "not stored" : "-");
+    command_table_add(table, "%s",
+                      summary->noisy ? (lost ? "noisy, not stored" : "noisy")
+                      : lost         ? "not stored"
+                                     : "-");
 }
 
 static void tune_one(struct tuning *t, struct command_table *table)
 {
     const struct work *work = &t->work[t->current];
-    const doconv_tune_options options = {
-        .size = sizeof options, .force = t->force, .budget_seconds = t->budget, .progress = show_progress, .progress_user = t};
+    const doconv_tune_options options = {.size = sizeof options,
+                                         .force = t->force,
+                                         .budget_seconds = t->budget,
+                                         .progress = show_progress,
+                                         .progress_user = t};
     doconv_tune_report *report = NULL;
     doconv_tune_summary summary = {.size = sizeof summary};
     doconv_status status = doconv_tune(t->context, &work->desc, NULL, &options, &report);
@@ -185,7 +207,8 @@ static void tune_one(struct tuning *t, struct command_table *table)
         t->variants += summary.measured;
         add_row(table, work, &summary);
         if (!command_has_progress()) {
-            fprintf(stderr, "%d/%d %s: %s %.4f ms (%s)\n", t->current + 1, t->count, work->text, summary.variant, 1e3 * summary.seconds,
+            fprintf(stderr, "%d/%d %s: %s %.4f ms (%s)\n", t->current + 1, t->count, work->text,
+                    summary.variant, 1e3 * summary.seconds,
                     summary.from_cache ? "cache" : "measured");
         }
     }
@@ -194,7 +217,8 @@ static void tune_one(struct tuning *t, struct command_table *table)
 
 static int tune_all(struct tuning *t)
 {
-    static const char *const heads[] = {"problem", "variant", "ms", "GFLOP/s", "error", "from", "note"};
+    static const char *const heads[] = {"problem", "variant", "ms",  "GFLOP/s",
+                                        "error",   "from",    "note"};
     struct command_table table = {.align = "llrrrll"};
     for (size_t i = 0; i < sizeof heads / sizeof heads[0]; i++) {
         command_table_add(&table, "%s", heads[i]);
@@ -208,8 +232,9 @@ static int tune_all(struct tuning *t)
     clock_gettime(CLOCK_MONOTONIC, &end);
     command_progress(NULL);
     command_table_print(&table, 0);
-    printf("\n%d problem%s: %d measured (%d variants), %d from the cache, %d failed; %.1f s\n", t->count, t->count == 1 ? "" : "s", t->measured,
-           t->variants, t->cached, t->failed, (double)(end.tv_sec - start.tv_sec) + 1e-9 * (double)(end.tv_nsec - start.tv_nsec));
+    printf("\n%d problem%s: %d measured (%d variants), %d from the cache, %d failed; %.1f s\n",
+           t->count, t->count == 1 ? "" : "s", t->measured, t->variants, t->cached, t->failed,
+           (double)(end.tv_sec - start.tv_sec) + 1e-9 * (double)(end.tv_nsec - start.tv_nsec));
     return t->failed == 0 ? COMMAND_OK : COMMAND_FAILED;
 }
 
@@ -235,10 +260,14 @@ static int run_tune(int count, char **words)
 {
     struct tuning t = {.batch = 1};
     const struct command_option options[] = {
-        {"layout", COMMAND_OPTION_LAYOUTS, &t.layouts, 0, 0},     {"isa", COMMAND_OPTION_ISA, &t.isa, 0, 0},
-        {"threads", COMMAND_OPTION_INT, &t.threads, 1, 4096},     {"batch", COMMAND_OPTION_INT, &t.batch, 1, 65536},
-        {"force", COMMAND_OPTION_FLAG, &t.force, 0, 0},           {"budget", COMMAND_OPTION_SECONDS, &t.budget, 0, 3600},
-        {"accuracy", COMMAND_OPTION_ACCURACY, &t.accuracy, 0, 0}, {NULL, COMMAND_OPTION_FLAG, NULL, 0, 0}};
+        {"layout", COMMAND_OPTION_LAYOUTS, &t.layouts, 0, 0},
+        {"isa", COMMAND_OPTION_ISA, &t.isa, 0, 0},
+        {"threads", COMMAND_OPTION_INT, &t.threads, 1, 4096},
+        {"batch", COMMAND_OPTION_INT, &t.batch, 1, 65536},
+        {"force", COMMAND_OPTION_FLAG, &t.force, 0, 0},
+        {"budget", COMMAND_OPTION_SECONDS, &t.budget, 0, 3600},
+        {"accuracy", COMMAND_OPTION_ACCURACY, &t.accuracy, 0, 0},
+        {NULL, COMMAND_OPTION_FLAG, NULL, 0, 0}};
     const int arguments = command_parse_options(&command_tune, count, words, options);
     if (arguments < 0) {
         return COMMAND_USAGE;
@@ -261,13 +290,19 @@ const struct command_verb command_tune = {
     .summary = "measures networks or problems, fills the tuner's cache",
     .help = "usage: doconv tune [NETWORK | FILE.tsv | PROBLEM ...] [--OPTION=VALUE ...]\n"
             "\n"
-            "Finds the fastest variant of each problem and stores it in the tuner's cache; what the cache has already is not\n"
-            "measured again. At the end prints a table: problem, variant, time, GFLOP/s (2 operations a multiply-add), largest\n"
-            "error relative to max|y|, whether the cache had it, and a note where a result was noisy or could not be stored.\n"
-            "Without an argument the network is " DEFAULT_NETWORK ". \"doconv info\" lists the networks.\n"
+            "Finds the fastest variant of each problem and stores it in the tuner's cache; what "
+            "the cache has already is not\n"
+            "measured again. At the end prints a table: problem, variant, time, GFLOP/s (2 "
+            "operations a multiply-add), largest\n"
+            "error relative to max|y|, whether the cache had it, and a note where a result was "
+            "noisy or could not be stored.\n"
+            "Without an argument the network is " DEFAULT_NETWORK
+            ". \"doconv info\" lists the networks.\n"
             "\n"
-            "  --layout=NAMES     of source and destination, several with commas: nchw (default), nhwc, nChw8c, nChw16c,\n"
-            "                     blocked (nChw16c on AVX-512, else nChw8c). A source of fewer than 8 channels stays nchw where\n"
+            "  --layout=NAMES     of source and destination, several with commas: nchw (default), "
+            "nhwc, nChw8c, nChw16c,\n"
+            "                     blocked (nChw16c on AVX-512, else nChw8c). A source of fewer "
+            "than 8 channels stays nchw where\n"
             "                     the layout is blocked; a PROBLEM that names a layout keeps it\n"
             "  --isa=NAME         cap on the instruction set: none, avx2, avx512, neon\n"
             "  --threads=N        threads (default: OpenMP's)\n"

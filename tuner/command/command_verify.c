@@ -11,7 +11,10 @@ struct skipped {
     int count;
 };
 
-/* Kinds of case that this version does not run, each with how many. Few: what is past the end counts as the last. */
+/*
+ * Kinds of case that this version does not run, each with how many. Few: what is past the end
+ * counts as the last.
+ */
 struct skips {
     struct skipped kind[8];
     int kinds;
@@ -54,7 +57,8 @@ static int prepare(struct verification *v)
 
 static void print_kernels(const struct verification *v)
 {
-    static const char *const heads[] = {"kernel", "operation", "cases", "runs", "largest error", "result"};
+    static const char *const heads[] = {"kernel", "operation",     "cases",
+                                        "runs",   "largest error", "result"};
     struct command_table table = {.align = "llrrrl"};
     for (size_t i = 0; i < sizeof heads / sizeof heads[0]; i++) {
         command_table_add(&table, "%s", heads[i]);
@@ -77,7 +81,8 @@ static void print_kernels(const struct verification *v)
         } else if (!t->kernel.usable) {
             command_table_add(&table, "not run: not usable on this CPU or under this cap");
         } else {
-            command_table_add(&table, "not run: %s", t->refused[0] != '\0' ? t->refused : "no case for it");
+            command_table_add(&table, "not run: %s",
+                              t->refused[0] != '\0' ? t->refused : "no case for it");
         }
     }
     command_table_print(&table, 0);
@@ -118,17 +123,21 @@ static int verify_all(struct verification *v, const struct golden *golden, const
     print_kernels(v);
     printf("\ncases     %d run, %d of them failed; %d skipped\n", cases, failed, skips.cases);
     for (int i = 0; i < skips.kinds; i++) {
-        printf("skipped   %d of kind=%s: not part of this version\n", skips.kind[i].count, skips.kind[i].kind);
+        printf("skipped   %d of kind=%s: not part of this version\n", skips.kind[i].count,
+               skips.kind[i].kind);
     }
     if (v->folds > 0) {
-        printf("folding   %d case%s, %d failed; largest error %.2e of max|weight|: %s\n", v->folds, v->folds == 1 ? "" : "s", v->fold_failures,
-               v->largest_fold, v->largest_fold_where);
+        printf("folding   %d case%s, %d failed; largest error %.2e of max|weight|: %s\n", v->folds,
+               v->folds == 1 ? "" : "s", v->fold_failures, v->largest_fold, v->largest_fold_where);
     }
     if (v->training_runs > 0) {
-        printf("training  %d case%s, %d steps, %d failures; largest error %.2e of a tensor's largest element: %s\n", v->training_cases,
-               v->training_cases == 1 ? "" : "s", v->training_runs, v->training_failures, v->largest_gradient, v->largest_gradient_where);
+        printf("training  %d case%s, %d steps, %d failures; largest error %.2e of a tensor's "
+               "largest element: %s\n",
+               v->training_cases, v->training_cases == 1 ? "" : "s", v->training_runs,
+               v->training_failures, v->largest_gradient, v->largest_gradient_where);
     }
-    printf("kernels   %d run, of %d in this build; %d runs, %d failures\n", count_kernels_run(v), v->kernels, v->runs, v->failures);
+    printf("kernels   %d run, of %d in this build; %d runs, %d failures\n", count_kernels_run(v),
+           v->kernels, v->runs, v->failures);
     if (v->runs == 0) {
         return command_error("nothing ran");
     }
@@ -195,21 +204,29 @@ static int run_verify(int count, char **words)
 const struct command_verb command_verify = {
     .name = "verify",
     .summary = "runs golden cases on every kernel",
-    .help = "usage: doconv verify DIR [--OPTION=VALUE ...]\n"
-            "\n"
-            "Reads DIR/cases.tsv and DIR/data.f32 and runs every case forward on every kernel that accepts it: through\n"
-            "each of its variants, in every pair of source and destination layouts (nchw, nhwc, nChw8c, nChw16c). A result is\n"
-            "right if each output is within the rounding error bound of its sum, gamma(K) * sum|a*b|, of the expected one.\n"
-            "The weight of a kind=doconv case is folded from its W and D, and held to the same bound, first.\n"
-            "A case with gradients (grad=1) is trained for a step in every pair of layouts, at every instruction set up to the\n"
-            "cap, plain or by kernel and feature composition; its gradients are held to the bounds of their sums.\n"
-            "Prints each kernel with its runs and largest error (relative to max|y|), and what was skipped.\n"
-            "\n"
-            "  --isa=NAME    cap on the instruction set: none, avx2, avx512, neon\n"
-            "  --threads=N   threads (default: 1)\n"
-            "  --case=NAME   this case only\n"
-            "  --verbose     a line for each run\n"
-            "\n"
-            "Exit status: 0 all right, 1 a failure or nothing ran, 2 bad usage or malformed files.\n",
+    .help =
+        "usage: doconv verify DIR [--OPTION=VALUE ...]\n"
+        "\n"
+        "Reads DIR/cases.tsv and DIR/data.f32 and runs every case forward on every kernel that "
+        "accepts it: through\n"
+        "each of its variants, in every pair of source and destination layouts (nchw, nhwc, "
+        "nChw8c, nChw16c). A result is\n"
+        "right if each output is within the rounding error bound of its sum, gamma(K) * sum|a*b|, "
+        "of the expected one.\n"
+        "The weight of a kind=doconv case is folded from its W and D, and held to the same bound, "
+        "first.\n"
+        "A case with gradients (grad=1) is trained for a step in every pair of layouts, at every "
+        "instruction set up to the\n"
+        "cap, plain or by kernel and feature composition; its gradients are held to the bounds of "
+        "their sums.\n"
+        "Prints each kernel with its runs and largest error (relative to max|y|), and what was "
+        "skipped.\n"
+        "\n"
+        "  --isa=NAME    cap on the instruction set: none, avx2, avx512, neon\n"
+        "  --threads=N   threads (default: 1)\n"
+        "  --case=NAME   this case only\n"
+        "  --verbose     a line for each run\n"
+        "\n"
+        "Exit status: 0 all right, 1 a failure or nothing ran, 2 bad usage or malformed files.\n",
     .run = run_verify,
 };

@@ -35,15 +35,17 @@ struct verification {
 };
 
 /*
- * Runs a case in every pair of layouts through every variant of every kernel that accepts it, and counts. The weight of a kind=doconv case
- * is what the library folds its W and D to; that is checked first. Failures are printed and counted. Returns an exit status: COMMAND_FAILED,
- * after a message, if the case could not be run at all.
+ * Runs a case in every pair of layouts through every variant of every kernel that accepts it, and
+ * counts. The weight of a kind=doconv case is what the library folds its W and D to; that is
+ * checked first. Failures are printed and counted. Returns an exit status: COMMAND_FAILED, after a
+ * message, if the case could not be run at all.
  */
 int verify_case(struct verification *v, const struct golden_case *golden);
 
 /*
- * Trains a case that has gradients for one step, in every pair of layouts, at every ISA cap up to the context's, as a plain layer or by each composition that
- * is defined for it, and compares the result and all gradients with the case's. Returns as verify_case().
+ * Trains a case that has gradients for one step, in every pair of layouts, at every ISA cap up to
+ * the context's, as a plain layer or by each composition that is defined for it, and compares the
+ * result and all gradients with the case's. Returns as verify_case().
  */
 int verify_training(struct verification *v, const struct golden_case *golden);
 

@@ -46,7 +46,8 @@ static double gamma_of(double k)
 }
 
 /* gamma * sum|a*b| of one output, and what errors of the weight add to it. */
-static double output_error(const struct case_run *run, double gamma, int64_t n, int64_t o, int64_t p, int64_t q)
+static double output_error(const struct case_run *run, double gamma, int64_t n, int64_t o,
+                           int64_t p, int64_t q)
 {
     const struct golden_case *g = run->golden;
     const doconv_conv_desc *d = &g->desc;
@@ -61,10 +62,12 @@ static double output_error(const struct case_run *run, double gamma, int64_t n, 
                 continue;
             }
             for (int64_t x = 0; x < d->kw; x++) {
-                const int64_t column = q * d->stride_w + x * d->dilation_w - d->pad_left, at = filter + y * d->kw + x;
+                const int64_t column = q * d->stride_w + x * d->dilation_w - d->pad_left,
+                              at = filter + y * d->kw + x;
                 if (column >= 0 && column < d->w) {
                     const double off = run->weight_bound != NULL ? run->weight_bound[at] : 0;
-                    error += fabs((double)plane[row * d->w + column]) * (gamma * fabs((double)run->weight[at]) + off);
+                    error += fabs((double)plane[row * d->w + column]) *
+                             (gamma * fabs((double)run->weight[at]) + off);
                 }
             }
         }
@@ -73,8 +76,9 @@ static double output_error(const struct case_run *run, double gamma, int64_t n, 
 }
 
 /*
- * The a-priori bound of a sum of K products in any order, with or without FMA: gamma(K + 2) * sum|a*b|; the bias is one more term.
- * The expected value was rounded once, and what is denormal has an absolute error.
+ * The a-priori bound of a sum of K products in any order, with or without FMA: gamma(K + 2) *
+ * sum|a*b|; the bias is one more term. The expected value was rounded once, and what is denormal
+ * has an absolute error.
  */
 static void fill_bounds(const struct case_run *run)
 {
@@ -87,14 +91,18 @@ static void fill_bounds(const struct case_run *run)
         for (int64_t o = 0; o < d->cout; o++) {
             for (int64_t p = 0; p < g->hout; p++) {
                 for (int64_t q = 0; q < g->wout; q++, at++) {
-                    run->bound[at] = output_error(run, gamma, n, o, p, q) + UNIT_ROUNDOFF * fabs((double)g->y[at]) + terms * 0x1p-149;
+                    run->bound[at] = output_error(run, gamma, n, o, p, q) +
+                                     UNIT_ROUNDOFF * fabs((double)g->y[at]) + terms * 0x1p-149;
                 }
             }
         }
     }
 }
 
-/* The channel of D that the input i, of its group, of output o meets. Written anew: it checks the library's. */
+/*
+ * The channel of D that the input i, of its group, of output o meets. Written anew: it checks the
+ * library's.
+ */
 static int64_t mapped_channel(const doconv_fold_desc *f, int64_t o, int64_t i)
 {
     const int64_t group_cin = f->cin / f->groups, group_cout = f->cout / f->groups;
@@ -104,13 +112,14 @@ static int64_t mapped_channel(const doconv_fold_desc *f, int64_t o, int64_t i)
 }
 
 /*
- * The same bound for the folded weight, a sum of d_mul products. The identity is added to D, one more rounding, or is d_mul / (KH*KW) more
- * products of its own: both are allowed.
+ * The same bound for the folded weight, a sum of d_mul products. The identity is added to D, one
+ * more rounding, or is d_mul / (KH*KW) more products of its own: both are allowed.
  */
 static void fill_weight_bounds(const struct case_run *run)
 {
     const doconv_fold_desc *f = &run->golden->fold;
-    const int64_t taps = f->kh * f->kw, group_cin = f->cin / f->groups, repeated = f->add_identity ? f->d_mul / taps * taps : 0;
+    const int64_t taps = f->kh * f->kw, group_cin = f->cin / f->groups,
+                  repeated = f->add_identity ? f->d_mul / taps * taps : 0;
     const double terms = (double)(f->d_mul + repeated / taps) + 2, gamma = gamma_of(terms);
     for (int64_t filter = 0; filter < f->cout * group_cin; filter++) {
         const float *w = run->golden->w + filter * f->d_mul;
@@ -119,10 +128,13 @@ static void fill_weight_bounds(const struct case_run *run)
             const float *d = run->golden->d + (channel * taps + m) * f->d_mul;
             double sum = 0;
             for (int64_t s = 0; s < f->d_mul; s++) {
-                sum += (fabs((double)d[s]) + (s < repeated && s % taps == m ? 1 : 0)) * fabs((double)w[s]);
+                sum += (fabs((double)d[s]) + (s < repeated && s % taps == m ? 1 : 0)) *
+                       fabs((double)w[s]);
             }
             const int64_t at = filter * taps + m;
-            run->weight_bound[at] = gamma * sum + UNIT_ROUNDOFF * fabs((double)run->golden->weight[at]) + terms * 0x1p-149;
+            run->weight_bound[at] = gamma * sum +
+                                    UNIT_ROUNDOFF * fabs((double)run->golden->weight[at]) +
+                                    terms * 0x1p-149;
         }
     }
 }
@@ -135,12 +147,14 @@ static int64_t layout_block(doconv_layout layout)
 }
 
 /*
- * Visits the channels past C of a blocked tensor: fills them with NaN, which no result may show, or looks whether they are zero.
- * False if one of those looked at is not zero.
+ * Visits the channels past C of a blocked tensor: fills them with NaN, which no result may show, or
+ * looks whether they are zero. False if one of those looked at is not zero.
  */
-static bool visit_padding(float *tensor, doconv_layout layout, int64_t n, int64_t c, int64_t area, bool fill)
+static bool visit_padding(float *tensor, doconv_layout layout, int64_t n, int64_t c, int64_t area,
+                          bool fill)
 {
-    const int64_t block = layout_block(layout), blocks = (c + block - 1) / block, used = c - (blocks - 1) * block;
+    const int64_t block = layout_block(layout), blocks = (c + block - 1) / block,
+                  used = c - (blocks - 1) * block;
     for (int64_t image = 0; image < n; image++) {
         float *last = tensor + ((image + 1) * blocks - 1) * area * block;
         for (int64_t pixel = 0; pixel < area; pixel++) {
@@ -180,10 +194,12 @@ static int make_src(struct case_run *run, doconv_layout layout)
         if (run->src == NULL) {
             return out_of_memory(run->golden);
         }
-        status = doconv_reorder(DOCONV_NCHW, layout, d->n, d->cin, d->h, d->w, run->golden->x, run->src);
+        status =
+            doconv_reorder(DOCONV_NCHW, layout, d->n, d->cin, d->h, d->w, run->golden->x, run->src);
     }
     if (status != DOCONV_OK) {
-        return command_library_error(NULL, status, "case %s: x in %s", run->golden->name, doconv_layout_string(layout));
+        return command_library_error(NULL, status, "case %s: x in %s", run->golden->name,
+                                     doconv_layout_string(layout));
     }
     visit_padding(run->src, layout, d->n, d->cin, d->h * d->w, true);
     return COMMAND_OK;
@@ -196,9 +212,11 @@ static int make_dst(struct case_run *run, doconv_layout layout)
     size_t bytes;
     free(run->dst);
     run->dst = NULL;
-    const doconv_status status = doconv_tensor_bytes(layout, g->desc.n, g->desc.cout, g->hout, g->wout, &bytes);
+    const doconv_status status =
+        doconv_tensor_bytes(layout, g->desc.n, g->desc.cout, g->hout, g->wout, &bytes);
     if (status != DOCONV_OK) {
-        return command_library_error(NULL, status, "case %s: y in %s", g->name, doconv_layout_string(layout));
+        return command_library_error(NULL, status, "case %s: y in %s", g->name,
+                                     doconv_layout_string(layout));
     }
     run->dst_floats = bytes / sizeof(float);
     run->dst = allocate(bytes + GUARD_FLOATS * sizeof(float));
@@ -219,11 +237,14 @@ static struct verify_tally *find_tally(const struct verification *v, const char 
 
 static void describe(const struct case_run *run, const char *variant, char *text, size_t size)
 {
-    snprintf(text, size, "%s, %s to %s, %s", run->golden->name, doconv_layout_string(run->desc.src_layout),
-             doconv_layout_string(run->desc.dst_layout), variant);
+    snprintf(text, size, "%s, %s to %s, %s", run->golden->name,
+             doconv_layout_string(run->desc.src_layout), doconv_layout_string(run->desc.dst_layout),
+             variant);
 }
 
-__attribute__((format(printf, 4, 5))) static void add_failure(const struct case_run *run, struct verify_tally *tally, const char *variant,
+__attribute__((format(printf, 4, 5))) static void add_failure(const struct case_run *run,
+                                                              struct verify_tally *tally,
+                                                              const char *variant,
                                                               const char *format, ...)
 {
     struct verification *v = run->v;
@@ -245,12 +266,16 @@ __attribute__((format(printf, 4, 5))) static void add_failure(const struct case_
     }
 }
 
-/* The case on one variant, up to the result in run->dst. False if a call failed: the failure is counted then. */
+/*
+ * The case on one variant, up to the result in run->dst. False if a call failed: the failure is
+ * counted then.
+ */
 static bool execute_variant(struct case_run *run, struct verify_tally *tally, const char *variant)
 {
     const struct golden_case *g = run->golden;
     doconv_context *context = run->v->context;
-    const doconv_plan_options options = {.size = sizeof options, .rigor = DOCONV_RIGOR_ESTIMATE, .variant = variant};
+    const doconv_plan_options options = {
+        .size = sizeof options, .rigor = DOCONV_RIGOR_ESTIMATE, .variant = variant};
     doconv_plan *plan = NULL;
     doconv_weights *weights = NULL;
     const char *step = "plan";
@@ -272,8 +297,10 @@ static bool execute_variant(struct case_run *run, struct verify_tally *tally, co
             run->dst[i] = NAN;
         }
         step = "execute";
-        status = size > run->workspace_size ? DOCONV_OUT_OF_MEMORY
-                                            : doconv_execute(plan, weights, run->src, NULL, run->dst, size > 0 ? run->workspace : NULL, size);
+        status = size > run->workspace_size
+                     ? DOCONV_OUT_OF_MEMORY
+                     : doconv_execute(plan, weights, run->src, NULL, run->dst,
+                                      size > 0 ? run->workspace : NULL, size);
     }
     char chosen[DOCONV_VARIANT_TEXT_SIZE];
     snprintf(chosen, sizeof chosen, "%s", doconv_plan_variant(plan));
@@ -292,12 +319,16 @@ static bool execute_variant(struct case_run *run, struct verify_tally *tally, co
     return true;
 }
 
-/* Compares run->dst with y; returns the largest error relative to max|y|, and counts a failure where it is out of bounds. */
+/*
+ * Compares run->dst with y; returns the largest error relative to max|y|, and counts a failure
+ * where it is out of bounds.
+ */
 static double compare(const struct case_run *run, struct verify_tally *tally, const char *variant)
 {
     const struct golden_case *g = run->golden;
     const doconv_conv_desc *d = &g->desc;
-    const doconv_status status = doconv_reorder(run->desc.dst_layout, DOCONV_NCHW, d->n, d->cout, g->hout, g->wout, run->dst, run->result);
+    const doconv_status status = doconv_reorder(run->desc.dst_layout, DOCONV_NCHW, d->n, d->cout,
+                                                g->hout, g->wout, run->dst, run->result);
     if (status != DOCONV_OK) {
         add_failure(run, tally, variant, "reorder: %s", doconv_status_string(status));
         return INFINITY;
@@ -309,17 +340,22 @@ static double compare(const struct case_run *run, struct verify_tally *tally, co
         if (isnan(error)) {
             error = INFINITY;
         }
-        if (error > run->bound[i] && (worst == run->outputs || error > fabs((double)run->result[worst] - (double)g->y[worst]))) {
+        if (error > run->bound[i] &&
+            (worst == run->outputs ||
+             error > fabs((double)run->result[worst] - (double)g->y[worst]))) {
             worst = i;
         }
         largest = error > largest ? error : largest;
     }
     if (worst != run->outputs) {
-        const int64_t at = (int64_t)worst, q = at % g->wout, p = at / g->wout % g->hout, o = at / g->wout / g->hout % d->cout,
-                      n = at / g->wout / g->hout / d->cout;
-        add_failure(run, tally, variant, "y[%" PRId64 "][%" PRId64 "][%" PRId64 "][%" PRId64 "] is %.9g, expected %.9g, off by more than %.3g", n, o,
-                    p, q, (double)run->result[worst], (double)g->y[worst], run->bound[worst]);
-    } else if (!visit_padding(run->dst, run->desc.dst_layout, d->n, d->cout, g->hout * g->wout, false)) {
+        const int64_t at = (int64_t)worst, q = at % g->wout, p = at / g->wout % g->hout,
+                      o = at / g->wout / g->hout % d->cout, n = at / g->wout / g->hout / d->cout;
+        add_failure(run, tally, variant,
+                    "y[%" PRId64 "][%" PRId64 "][%" PRId64 "][%" PRId64
+                    "] is %.9g, expected %.9g, off by more than %.3g",
+                    n, o, p, q, (double)run->result[worst], (double)g->y[worst], run->bound[worst]);
+    } else if (!visit_padding(run->dst, run->desc.dst_layout, d->n, d->cout, g->hout * g->wout,
+                              false)) {
         add_failure(run, tally, variant, "channels past Cout of the result are not zero");
     } else {
         for (int i = 0; i < GUARD_FLOATS; i++) {
@@ -362,8 +398,8 @@ static void run_variant(struct case_run *run, const doconv_candidate_info *candi
 /* ---- folding ---- */
 
 /*
- * Folds W and D into run->folded and compares it with what is expected. Returns an exit status; a wrong weight is counted, and no reason
- * not to run it: the runs show what it does.
+ * Folds W and D into run->folded and compares it with what is expected. Returns an exit status; a
+ * wrong weight is counted, and no reason not to run it: the runs show what it does.
  */
 static int fold_case(struct case_run *run)
 {
@@ -390,7 +426,8 @@ static int fold_case(struct case_run *run)
     double largest = 0, largest_weight = 0;
     size_t worst = weights;
     for (size_t i = 0; i < weights; i++) {
-        const double difference = fabs((double)run->folded[i] - (double)g->weight[i]), error = isnan(difference) ? INFINITY : difference;
+        const double difference = fabs((double)run->folded[i] - (double)g->weight[i]),
+                     error = isnan(difference) ? INFINITY : difference;
         if (error > run->weight_bound[i] && (worst == weights || error > largest)) {
             worst = i;
         }
@@ -407,9 +444,11 @@ static int fold_case(struct case_run *run)
     if (worst != weights) {
         const int64_t at = (int64_t)worst, m = at % taps;
         v->fold_failures++;
-        command_error("FAIL: %s, folding: weight[%" PRId64 "][%" PRId64 "][%" PRId64 "][%" PRId64 "] is %.9g, expected %.9g, off by more than %.3g",
-                      g->name, at / taps / group_cin, at / taps % group_cin, m / g->fold.kw, m % g->fold.kw, (double)run->folded[worst],
-                      (double)g->weight[worst], run->weight_bound[worst]);
+        command_error("FAIL: %s, folding: weight[%" PRId64 "][%" PRId64 "][%" PRId64 "][%" PRId64
+                      "] is %.9g, expected %.9g, off by more than %.3g",
+                      g->name, at / taps / group_cin, at / taps % group_cin, m / g->fold.kw,
+                      m % g->fold.kw, (double)run->folded[worst], (double)g->weight[worst],
+                      run->weight_bound[worst]);
     } else {
         for (size_t i = weights; i < weights + GUARD_FLOATS; i++) {
             if (!isnan(run->folded[i])) {
@@ -421,7 +460,8 @@ static int fold_case(struct case_run *run)
     }
     v->failures += v->fold_failures - failures;
     if (v->verbose) {
-        printf("%s %s, folding: %.2e\n", v->fold_failures == failures ? "ok  " : "FAIL", g->name, largest);
+        printf("%s %s, folding: %.2e\n", v->fold_failures == failures ? "ok  " : "FAIL", g->name,
+               largest);
     }
     return COMMAND_OK;
 }
@@ -434,8 +474,9 @@ static int run_candidates(struct case_run *run)
     doconv_candidates *list = NULL;
     const doconv_status status = doconv_candidates_create(v->context, &run->desc, NULL, &list);
     if (status != DOCONV_OK) {
-        return command_library_error(v->context, status, "case %s, %s to %s: candidates", run->golden->name,
-                                     doconv_layout_string(run->desc.src_layout), doconv_layout_string(run->desc.dst_layout));
+        return command_library_error(v->context, status, "case %s, %s to %s: candidates",
+                                     run->golden->name, doconv_layout_string(run->desc.src_layout),
+                                     doconv_layout_string(run->desc.dst_layout));
     }
     const int count = doconv_candidates_count(list);
     for (int i = 0; i < count; i++) {
@@ -476,10 +517,15 @@ static int run_layouts(struct case_run *run)
 
 int verify_case(struct verification *v, const struct golden_case *golden)
 {
-    struct case_run run = {.v = v, .golden = golden, .desc = golden->desc, .weight = golden->weight};
-    /* Every algorithm may run: what a class of accuracy allows is for callers to choose, a wrong result is wrong in each. */
+    struct case_run run = {
+        .v = v, .golden = golden, .desc = golden->desc, .weight = golden->weight};
+    /*
+     * Every algorithm may run: what a class of accuracy allows is for callers to choose, a wrong
+     * result is wrong in each.
+     */
     run.desc.accuracy = DOCONV_ACCURACY_FAST;
-    run.outputs = (size_t)golden->desc.n * (size_t)golden->desc.cout * (size_t)golden->hout * (size_t)golden->wout;
+    run.outputs = (size_t)golden->desc.n * (size_t)golden->desc.cout * (size_t)golden->hout *
+                  (size_t)golden->wout;
     for (size_t i = 0; i < run.outputs; i++) {
         run.largest_y = fmax(run.largest_y, fabs((double)golden->y[i]));
     }

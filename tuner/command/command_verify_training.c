@@ -25,8 +25,10 @@ struct training_case {
     int64_t cig, cog, taps;
     size_t count[RESULTS];
     const float *expected[RESULTS]; /* NULL: the layer has none */
-    double *bound[RESULTS];         /* an absolute error for each element; filled by fill_bounds() */
-    double *weight, *grad_weight;   /* sum |D * W| of the weight that convolves; sum |dy * x| of its gradient */
+    /* an absolute error for each element; filled by fill_bounds() */
+    double *bound[RESULTS];
+    /* sum |D * W| of the weight that convolves; sum |dy * x| of its gradient */
+    double *weight, *grad_weight;
 };
 
 /* ---- bounds: sums of absolute products, times the roundings that go into them ---- */
@@ -53,7 +55,8 @@ static void add_products(struct training_case *t)
     const struct golden_case *g = t->golden;
     const doconv_conv_desc *d = &t->desc;
     for (int64_t at = 0; at < (int64_t)t->count[DST]; at++) {
-        const int64_t q = at % g->wout, p = at / g->wout % g->hout, o = at / g->wout / g->hout % d->cout, n = at / g->wout / g->hout / d->cout;
+        const int64_t q = at % g->wout, p = at / g->wout % g->hout,
+                      o = at / g->wout / g->hout % d->cout, n = at / g->wout / g->hout / d->cout;
         const double dy = fabs((double)g->dy[at]);
         t->bound[DST][at] += d->has_bias ? fabs((double)g->bias[o]) : 0.0;
         if (d->has_bias) {
@@ -65,7 +68,10 @@ static void add_products(struct training_case *t)
             if (y < 0 || y >= d->h || x < 0 || x >= d->w) {
                 continue;
             }
-            const int64_t src = ((n * d->cin + o / t->cog * t->cig + k / t->taps) * d->h + y) * d->w + x, weight = o * t->cig * t->taps + k;
+            const int64_t src =
+                              ((n * d->cin + o / t->cog * t->cig + k / t->taps) * d->h + y) * d->w +
+                              x,
+                          weight = o * t->cig * t->taps + k;
             t->bound[DST][at] += fabs((double)g->x[src]) * t->weight[weight];
             t->bound[GRAD_SRC][src] += dy * t->weight[weight];
             t->grad_weight[weight] += dy * fabs((double)g->x[src]);
@@ -81,7 +87,8 @@ static void fill_bounds(struct training_case *t)
         const int64_t m = at % t->taps, i = at / t->taps % t->cig, o = at / t->taps / t->cig;
         t->weight[at] = g->d == NULL ? fabs((double)(g->w != NULL ? g->w : g->weight)[at]) : 0.0;
         for (int64_t s = 0; g->d != NULL && s < d_mul; s++) {
-            t->weight[at] += composed_d(g, mapped_channel(&g->fold, o, i), m, s) * fabs((double)g->w[(o * t->cig + i) * d_mul + s]);
+            t->weight[at] += composed_d(g, mapped_channel(&g->fold, o, i), m, s) *
+                             fabs((double)g->w[(o * t->cig + i) * d_mul + s]);
         }
     }
     add_products(t);
@@ -93,17 +100,25 @@ static void fill_bounds(struct training_case *t)
         }
         const int64_t channel = mapped_channel(&g->fold, o, i);
         for (int64_t s = 0; s < d_mul; s++) {
-            t->bound[GRAD_WEIGHT][(o * t->cig + i) * d_mul + s] += composed_d(g, channel, m, s) * t->grad_weight[at];
-            t->bound[GRAD_D][(channel * t->taps + m) * d_mul + s] += fabs((double)g->w[(o * t->cig + i) * d_mul + s]) * t->grad_weight[at];
+            t->bound[GRAD_WEIGHT][(o * t->cig + i) * d_mul + s] +=
+                composed_d(g, channel, m, s) * t->grad_weight[at];
+            t->bound[GRAD_D][(channel * t->taps + m) * d_mul + s] +=
+                fabs((double)g->w[(o * t->cig + i) * d_mul + s]) * t->grad_weight[at];
         }
     }
-    /* Sums of at most these many terms, two of them one in the other by composition, and a few single roundings: gamma(K) = K*u / (1 - K*u). */
+    /*
+     * Sums of at most these many terms, two of them one in the other by composition, and a few
+     * single roundings: gamma(K) = K*u / (1 - K*u).
+     */
     const double pixels = (double)t->desc.n * (double)(g->hout * g->wout);
-    const double inner = (double)(t->taps * (t->cig > t->cog ? t->cig : t->cog)), outer = (double)(t->taps + d_mul + t->cog);
-    const double terms = fmax(pixels, inner) + outer + 8.0, gamma = terms * UNIT_ROUNDOFF / (1.0 - terms * UNIT_ROUNDOFF);
+    const double inner = (double)(t->taps * (t->cig > t->cog ? t->cig : t->cog)),
+                 outer = (double)(t->taps + d_mul + t->cog);
+    const double terms = fmax(pixels, inner) + outer + 8.0,
+                 gamma = terms * UNIT_ROUNDOFF / (1.0 - terms * UNIT_ROUNDOFF);
     for (int r = 0; r < RESULTS; r++) {
         for (size_t i = 0; t->expected[r] != NULL && i < t->count[r]; i++) {
-            t->bound[r][i] = gamma * t->bound[r][i] + UNIT_ROUNDOFF * fabs((double)t->expected[r][i]) + terms * 0x1p-149;
+            t->bound[r][i] = gamma * t->bound[r][i] +
+                             UNIT_ROUNDOFF * fabs((double)t->expected[r][i]) + terms * 0x1p-149;
         }
     }
 }
@@ -115,7 +130,8 @@ struct step {
     void *saved, *workspace;
 };
 
-static float *tensor(doconv_layout layout, int64_t n, int64_t c, int64_t h, int64_t w, const float *from)
+static float *tensor(doconv_layout layout, int64_t n, int64_t c, int64_t h, int64_t w,
+                     const float *from)
 {
     size_t bytes = 0;
     if (doconv_tensor_bytes(layout, n, c, h, w, &bytes) != DOCONV_OK) {
@@ -142,7 +158,8 @@ static void free_step(struct step *s)
     free(s->workspace);
 }
 
-static bool make_step(const struct training_case *t, const doconv_training *training, struct step *s)
+static bool make_step(const struct training_case *t, const doconv_training *training,
+                      struct step *s)
 {
     const struct golden_case *g = t->golden;
     const doconv_conv_desc *d = &t->desc;
@@ -154,8 +171,8 @@ static bool make_step(const struct training_case *t, const doconv_training *trai
         .tensor = {[DST] = tensor(d->dst_layout, d->n, d->cout, g->hout, g->wout, NULL),
                    [GRAD_SRC] = tensor(d->src_layout, d->n, d->cin, d->h, d->w, NULL)},
     };
-    bool complete =
-        s->src != NULL && s->grad_dst != NULL && s->saved != NULL && s->workspace != NULL && s->tensor[DST] != NULL && s->tensor[GRAD_SRC] != NULL;
+    bool complete = s->src != NULL && s->grad_dst != NULL && s->saved != NULL &&
+                    s->workspace != NULL && s->tensor[DST] != NULL && s->tensor[GRAD_SRC] != NULL;
     for (int r = GRAD_WEIGHT; r < RESULTS; r++) {
         s->tensor[r] = malloc((t->count[r] + 1) * sizeof(float));
         for (size_t i = 0; s->tensor[r] != NULL && i < t->count[r]; i++) {
@@ -166,30 +183,40 @@ static bool make_step(const struct training_case *t, const doconv_training *trai
     return complete;
 }
 
-static doconv_status run_step(const struct training_case *t, const doconv_training *training, struct step *s)
+static doconv_status run_step(const struct training_case *t, const doconv_training *training,
+                              struct step *s)
 {
     const struct golden_case *g = t->golden;
     const bool has_d = t->desc.d_mul > 0;
     const size_t room = doconv_training_workspace_size(training);
-    const doconv_parameters parameters = {
-        .size = sizeof parameters, .weight = g->w != NULL ? g->w : g->weight, .d = has_d ? g->d : NULL, .bias = g->bias};
+    const doconv_parameters parameters = {.size = sizeof parameters,
+                                          .weight = g->w != NULL ? g->w : g->weight,
+                                          .d = has_d ? g->d : NULL,
+                                          .bias = g->bias};
     const doconv_gradients gradients = {.size = sizeof gradients,
                                         .src = s->tensor[GRAD_SRC],
                                         .weight = s->tensor[GRAD_WEIGHT],
                                         .d = has_d ? s->tensor[GRAD_D] : NULL,
                                         .bias = g->bias != NULL ? s->tensor[GRAD_BIAS] : NULL};
-    const doconv_status status = doconv_training_forward(training, &parameters, s->src, s->tensor[DST], s->saved, s->workspace, room);
-    return status != DOCONV_OK ? status
-                               : doconv_training_backward(training, &parameters, s->src, s->grad_dst, s->saved, &gradients, s->workspace, room);
+    const doconv_status status = doconv_training_forward(
+        training, &parameters, s->src, s->tensor[DST], s->saved, s->workspace, room);
+    return status != DOCONV_OK
+               ? status
+               : doconv_training_backward(training, &parameters, s->src, s->grad_dst, s->saved,
+                                          &gradients, s->workspace, room);
 }
 
 static void describe(const struct training_case *t, const char *isa, char *text, size_t size)
 {
-    snprintf(text, size, "%s, %s to %s, %s, %s", t->golden->name, doconv_layout_string(t->desc.src_layout), doconv_layout_string(t->desc.dst_layout),
+    snprintf(text, size, "%s, %s to %s, %s, %s", t->golden->name,
+             doconv_layout_string(t->desc.src_layout), doconv_layout_string(t->desc.dst_layout),
              t->composition, isa);
 }
 
-/* Compares the results, those in layouts reordered first. Counts a failure for each tensor that is wrong. */
+/*
+ * Compares the results, those in layouts reordered first. Counts a failure for each tensor that is
+ * wrong.
+ */
 static int compare(const struct training_case *t, const struct step *s, const char *where)
 {
     static const char *const names[] = {"y", "dx", "dweight", "dD", "dbias"};
@@ -205,9 +232,11 @@ static int compare(const struct training_case *t, const struct step *s, const ch
             return command_error("case %s: out of memory", g->name);
         }
         if (r == DST) {
-            doconv_reorder(d->dst_layout, DOCONV_NCHW, d->n, d->cout, g->hout, g->wout, s->tensor[r], seen);
+            doconv_reorder(d->dst_layout, DOCONV_NCHW, d->n, d->cout, g->hout, g->wout,
+                           s->tensor[r], seen);
         } else if (r == GRAD_SRC) {
-            doconv_reorder(d->src_layout, DOCONV_NCHW, d->n, d->cin, d->h, d->w, s->tensor[r], seen);
+            doconv_reorder(d->src_layout, DOCONV_NCHW, d->n, d->cin, d->h, d->w, s->tensor[r],
+                           seen);
         } else {
             memcpy(seen, s->tensor[r], t->count[r] * sizeof *seen);
         }
@@ -224,13 +253,16 @@ static int compare(const struct training_case *t, const struct step *s, const ch
         error = largest > 0.0 ? error / largest : error;
         if (error > v->largest_gradient || v->largest_gradient_where[0] == '\0') {
             v->largest_gradient = error;
-            snprintf(v->largest_gradient_where, sizeof v->largest_gradient_where, "%s of %s", names[r], where);
+            snprintf(v->largest_gradient_where, sizeof v->largest_gradient_where, "%s of %s",
+                     names[r], where);
         }
         if (worst != t->count[r]) {
             v->failures++;
             v->training_failures++;
-            command_error("FAIL: %s, training: %s[%zu] is %.9g, expected %.9g, off by more than %.3g", where, names[r], worst, (double)seen[worst],
-                          (double)t->expected[r][worst], t->bound[r][worst]);
+            command_error(
+                "FAIL: %s, training: %s[%zu] is %.9g, expected %.9g, off by more than %.3g", where,
+                names[r], worst, (double)seen[worst], (double)t->expected[r][worst],
+                t->bound[r][worst]);
         }
         free(seen);
     }
@@ -306,7 +338,11 @@ static int prepare(struct training_case *t)
         [GRAD_D] = g->d != NULL ? (size_t)(d->cin * t->taps * g->fold.d_mul) : 0,
         [GRAD_BIAS] = g->bias != NULL ? (size_t)d->cout : 0,
     };
-    const float *const expected[RESULTS] = {[DST] = g->y, [GRAD_SRC] = g->dx, [GRAD_WEIGHT] = g->dw, [GRAD_D] = g->dd, [GRAD_BIAS] = g->dbias};
+    const float *const expected[RESULTS] = {[DST] = g->y,
+                                            [GRAD_SRC] = g->dx,
+                                            [GRAD_WEIGHT] = g->dw,
+                                            [GRAD_D] = g->dd,
+                                            [GRAD_BIAS] = g->dbias};
     memcpy(t->count, counts, sizeof counts);
     memcpy(t->expected, expected, sizeof expected);
     t->weight = calloc(weights, sizeof *t->weight);
@@ -333,7 +369,9 @@ int verify_training(struct verification *v, const struct golden_case *golden)
         .v = v,
         .golden = golden,
         .desc = *d,
-        .options = {.size = sizeof t.options, .mapping = golden->fold.mapping, .add_identity = golden->fold.add_identity},
+        .options = {.size = sizeof t.options,
+                    .mapping = golden->fold.mapping,
+                    .add_identity = golden->fold.add_identity},
         .cig = d->cin / d->groups,
         .cog = d->cout / d->groups,
         .taps = d->kh * d->kw,
@@ -347,7 +385,8 @@ int verify_training(struct verification *v, const struct golden_case *golden)
             continue;
         }
         doconv_context *context = NULL;
-        result = command_context_create("verify", (doconv_isa)isa, info.threads, DOCONV_TUNE_OFF, &context);
+        result = command_context_create("verify", (doconv_isa)isa, info.threads, DOCONV_TUNE_OFF,
+                                        &context);
         if (result == COMMAND_OK) {
             result = train_compositions(&t, context, doconv_isa_string((doconv_isa)isa));
         }

@@ -5,7 +5,8 @@
 
 #include "command_shared.h"
 
-static const struct command_verb *const verbs[] = {&command_info, &command_explain, &command_tune, &command_verify, &command_fold};
+static const struct command_verb *const verbs[] = {&command_info, &command_explain, &command_tune,
+                                                   &command_verify, &command_fold};
 #define VERBS (sizeof verbs / sizeof verbs[0])
 
 static const struct command_verb *find_verb(const char *name)
@@ -20,7 +21,10 @@ static const struct command_verb *find_verb(const char *name)
 
 static int unknown_verb(const char *name)
 {
-    return command_usage_error(NULL, "no verb is called \"%.80s\" (verbs: info, explain, tune, verify, fold, help, version)", name);
+    return command_usage_error(
+        NULL,
+        "no verb is called \"%.80s\" (verbs: info, explain, tune, verify, fold, help, version)",
+        name);
 }
 
 static int print_help(void)
@@ -32,7 +36,8 @@ static int print_help(void)
     printf("  help      this text, or that of a verb: doconv help VERB\n"
            "  version   the library's version\n"
            "\n"
-           "Environment: DOCONV_CACHE (the tuner's directory), DOCONV_MAX_ISA, DOCONV_TUNE, DOCONV_VERBOSE, DOCONV_NETWORKS.\n"
+           "Environment: DOCONV_CACHE (the tuner's directory), DOCONV_MAX_ISA, DOCONV_TUNE, "
+           "DOCONV_VERBOSE, DOCONV_NETWORKS.\n"
            "Exit status: 0 success, 1 something failed, 2 bad usage or a malformed file.\n");
     return COMMAND_OK;
 }
@@ -47,7 +52,9 @@ static int run_help(int count, char **words)
         return command_usage_error(NULL, "help: one word too many: \"%.80s\"", words[1]);
     }
     if (verb == NULL) {
-        return strcmp(words[0], "help") == 0 || strcmp(words[0], "version") == 0 ? print_help() : unknown_verb(words[0]);
+        return strcmp(words[0], "help") == 0 || strcmp(words[0], "version") == 0
+                   ? print_help()
+                   : unknown_verb(words[0]);
     }
     fputs(verb->help, stdout);
     return COMMAND_OK;
@@ -65,7 +72,8 @@ static int run_version(int count, char **words)
 static int run(int argc, char **argv)
 {
     if (argc < 2) {
-        return command_usage_error(NULL, "a verb is missing (verbs: info, explain, tune, verify, fold, help, version)");
+        return command_usage_error(
+            NULL, "a verb is missing (verbs: info, explain, tune, verify, fold, help, version)");
     }
     const char *name = argv[1];
     const int count = argc - 2;
