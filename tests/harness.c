@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* The properties, and the loops over shapes and variants that check them. */
+#include "base/context.h"
 #include "harness.h"
+#include "plan/plan.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -10,7 +12,7 @@
 #include <immintrin.h>
 #endif
 
-#include "core.h" /* doconv_context's list of kernels, and the packed weights: nothing else */
+#include "base/context.h" /* doconv_context's list of kernels, and the packed weights: nothing else */
 #include "harness_parallel.h"
 #include "harness_rig.h"
 

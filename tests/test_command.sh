@@ -11,7 +11,7 @@ if [ $# -lt 2 ] || [ $# -gt 3 ]; then
 fi
 doconv=$1
 golden=$2/golden
-networks=$2/../bench/networks
+networks=$2/../networks
 wrapper=${3:-${MESON_EXE_WRAPPER:-}}
 if [ ! -f "$golden/cases.tsv" ]; then
     echo "test_command.sh: $golden has no golden cases" >&2

@@ -9,7 +9,8 @@
 #include <math.h>
 
 #include "capped.h"
-#include "core.h"
+#include "compose/feature.h"
+#include "plan/problem.h"
 #include "harness.h"
 #include "harness_buffer.h"
 #include "oracle.h"

@@ -6,7 +6,13 @@
  * additions: any difference is an error.
  */
 #include "capped.h"
-#include "core.h"
+#include "base/context.h"
+#include "base/cpu.h"
+#include "plan/candidate.h"
+#include "plan/fresh.h"
+#include "plan/plan.h"
+#include "plan/problem.h"
+#include "plan/solver.h"
 #include "harness.h"
 #include "harness_buffer.h"
 #include "oracle.h"

@@ -17,7 +17,8 @@
 
 #include <cmocka.h>
 
-#include "core.h"
+#include "base/cpu.h"
+#include "base/registry.h"
 #include "harness.h"
 
 enum defect {

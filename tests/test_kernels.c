@@ -14,7 +14,10 @@
 
 #include <cmocka.h>
 
-#include "core.h"
+#include "base/context.h"
+#include "base/cpu.h"
+#include "base/registry.h"
+#include "plan/solver.h"
 #include "harness.h"
 
 static doconv_context *open_context(doconv_isa cap)

@@ -7,7 +7,10 @@
 #include <math.h>
 
 #include "capped.h"
-#include "core.h"
+#include "base/registry.h"
+#include "compose/fold.h"
+#include "plan/problem.h"
+#include "train/weight_gradient.h"
 #include "harness.h"
 #include "harness_buffer.h"
 #include "oracle.h"

@@ -11,7 +11,15 @@
 
 #include <doconv/doconv_tune.h>
 
+#include "base/context.h"
+#include "base/log.h"
+#include "base/registry.h"
 #include "cache.h"
+#include "base/cpu.h"
+#include "plan/candidate.h"
+#include "plan/plan.h"
+#include "plan/problem.h"
+#include "plan/solver.h"
 
 #define FIXTURE_PATH 1024
 

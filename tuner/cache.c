@@ -7,7 +7,12 @@
  * they break on network file systems, and a measurement done twice is the cheaper failure. The
  * mutex guards memory alone: no I/O and no callback happen under it.
  */
+#include "base/context.h"
+#include "base/cpu.h"
+#include "base/log.h"
+#include "base/registry.h"
 #include "cache.h"
+#include "kernel.h"
 
 #include <errno.h>
 #include <fcntl.h>

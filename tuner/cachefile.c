@@ -4,6 +4,7 @@
  * every locale. The last line is a checksum of everything before it, so a file that was cut or
  * changed anywhere is refused.
  */
+#include "base/registry.h"
 #include "cachefile.h"
 
 #include <inttypes.h>

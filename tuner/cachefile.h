@@ -3,7 +3,7 @@
 #ifndef DOCONV_CACHEFILE_H
 #define DOCONV_CACHEFILE_H
 
-#include "core.h"
+#include "base/context.h"
 
 #define CACHEFILE_VERSION 1
 #define CACHEFILE_MEASURED 32          /* most candidates that an entry remembers */

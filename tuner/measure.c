@@ -1,5 +1,12 @@
 /* SPDX-License-Identifier: MIT */
+#include "base/context.h"
+#include "base/cpu.h"
+#include "base/log.h"
 #include "measure.h"
+#include "plan/fresh.h"
+#include "plan/plan.h"
+#include "plan/problem.h"
+#include "plan/solver.h"
 
 #include <math.h>
 #include <stdlib.h>

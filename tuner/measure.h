@@ -5,7 +5,7 @@
 
 #include <doconv/doconv_tune.h>
 
-#include "core.h"
+#include "plan/problem.h"
 
 #define MEASURE_SAMPLES 96 /* most samples of a candidate */
 

@@ -1,6 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* Checking a variant's result against the reference kernel. */
+#include "base/context.h"
+#include "base/layout.h"
+#include "base/log.h"
+#include "kernel.h"
 #include "measure.h"
+#include "plan/plan.h"
+#include "plan/problem.h"
+#include "plan/solver.h"
 
 #include <math.h>
 #include <string.h>

@@ -5,7 +5,8 @@
  */
 #include <doconv/doconv_tune.h>
 
-#include "core.h"
+#include "base/context.h"
+#include "base/log.h"
 
 doconv_status dc_tuner_attach(doconv_context *ctx)
 {

@@ -7,8 +7,14 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/context.h"
+#include "base/log.h"
 #include "cache.h"
+#include "kernel.h"
 #include "measure.h"
+#include "plan/candidate.h"
+#include "plan/plan.h"
+#include "plan/problem.h"
 
 /*
  * Candidates that are measured: the best of each kernel and the best of all, as the estimate has

@@ -1,0 +1,403 @@
+/* SPDX-License-Identifier: MIT */
+#define _DEFAULT_SOURCE /* madvise */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "base/context.h"
+#include "base/cpu.h"
+#include "base/log.h"
+#include "base/registry.h"
+#include "kernel.h"
+
+#define ALIGNMENT 64
+#define MOST_THREADS 4096
+#define HUGE_PAGE ((size_t)2 << 20)
+#define DC_QUOTE(x) #x
+#define DC_STRING(x) DC_QUOTE(x)
+
+static void *default_allocate(void *user, size_t size, size_t alignment)
+{
+    (void)user;
+    /*
+     * Large packed weights are streamed: with pages of 4 KiB the hardware's prefetch stops every 32
+     * rows of them.
+     */
+    const bool huge = size >= HUGE_PAGE;
+    if (huge) {
+        alignment = HUGE_PAGE;
+    }
+    if (size > SIZE_MAX - alignment) {
+        return NULL;
+    }
+    size = (size + alignment - 1) / alignment * alignment;
+    void *memory = aligned_alloc(alignment, size);
+#ifdef MADV_HUGEPAGE
+    if (huge && memory != NULL) {
+        madvise(memory, size, MADV_HUGEPAGE); /* a wish: failing costs nothing but speed */
+    }
+#endif
+    return memory;
+}
+
+static void default_release(void *user, void *memory)
+{
+    (void)user;
+    free(memory);
+}
+
+static void default_log(void *user, doconv_log_level level, const char *line)
+{
+    (void)user;
+    (void)level;
+    fprintf(stderr, "doconv: %s\n", line);
+}
+
+static void default_parallel_for(void *user, int count, void (*task)(void *arg, int index),
+                                 void *arg)
+{
+    (void)user;
+#ifdef _OPENMP
+    if (count > 1) {
+#pragma omp parallel for schedule(static, 1) num_threads(count)
+        for (int i = 0; i < count; i++) {
+            task(arg, i);
+        }
+        return;
+    }
+#endif
+    for (int i = 0; i < count; i++) {
+        task(arg, i);
+    }
+}
+
+void *dc_alloc(doconv_context *ctx, size_t size)
+{
+    return ctx->allocate(ctx->allocate_user, size != 0 ? size : 1, ALIGNMENT);
+}
+
+void dc_free(doconv_context *ctx, void *memory)
+{
+    if (memory != NULL) {
+        ctx->release(ctx->allocate_user, memory);
+    }
+}
+
+void dc_parallel(const doconv_context *ctx, int count, void (*task)(void *arg, int index),
+                 void *arg)
+{
+    if (count == 1) {
+        task(arg, 0);
+    } else {
+        ctx->parallel_for(ctx->parallel_for_user, count, task, arg);
+    }
+}
+
+/*
+ * Index of the variable's value in words; -1 if unset or empty, or (with a warning) if it is none
+ * of them.
+ */
+static int read_choice(const doconv_context *ctx, const char *variable, const char *const *words,
+                       int count)
+{
+    const char *value = getenv(variable);
+    if (value == NULL || *value == '\0') {
+        return -1;
+    }
+    for (int i = 0; i < count; i++) {
+        if (strcmp(value, words[i]) == 0) {
+            return i;
+        }
+    }
+    dc_log(ctx, DOCONV_LOG_WARNING, "%s=%.64s is not understood and ignored", variable, value);
+    return -1;
+}
+
+static doconv_status set_threads(doconv_context *ctx, const doconv_context_options *o)
+{
+    if (o->threads < 0 || o->threads > MOST_THREADS) {
+        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.threads: %d is not in 0..%d",
+                       o->threads, MOST_THREADS);
+    }
+    ctx->parallel_for = o->parallel_for != NULL ? o->parallel_for : default_parallel_for;
+    ctx->parallel_for_user = o->parallel_for_user;
+    ctx->own_threads = o->parallel_for != NULL;
+    ctx->threads = o->threads;
+    if (ctx->threads == 0) {
+        ctx->threads = 1;
+#ifdef _OPENMP
+        if (o->parallel_for == NULL) {
+            ctx->threads = omp_get_max_threads();
+        }
+#endif
+    }
+    return DOCONV_OK;
+}
+
+static doconv_status set_isa(doconv_context *ctx, const doconv_context_options *o)
+{
+    static const char *const words[] = {"none", "avx2", "avx512", "neon"};
+    const enum dc_isa best = dc_cpu_probe()->isa;
+    int cap = (int)o->max_isa;
+    if (cap < 0 || cap > DOCONV_ISA_NEON) {
+        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.max_isa: %d is not in 0..%d", cap,
+                       DOCONV_ISA_NEON);
+    }
+#if defined(__aarch64__)
+    const bool foreign = cap == DOCONV_ISA_AVX2 || cap == DOCONV_ISA_AVX512;
+#else
+    const bool foreign = cap == DOCONV_ISA_NEON;
+#endif
+    if (foreign) {
+        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT,
+                       "options.max_isa: %s is a bundle of another architecture",
+                       dc_isa_name((enum dc_isa)cap));
+    }
+    if (cap == DOCONV_ISA_DEFAULT) {
+        const int word = read_choice(ctx, "DOCONV_MAX_ISA", words, 4);
+        cap = word < 0 ? DOCONV_ISA_DEFAULT : word + DOCONV_ISA_NONE;
+    }
+    ctx->isa = best;
+    if (cap != DOCONV_ISA_DEFAULT && (enum dc_isa)cap < best) {
+        ctx->isa = (enum dc_isa)cap;
+        /* A cap named after another architecture's bundle leaves portable C. */
+        if (best == DC_ISA_NEON) {
+            ctx->isa = DC_ISA_NONE;
+        }
+    }
+    return DOCONV_OK;
+}
+
+static doconv_status set_cache(doconv_context *ctx, const doconv_context_options *o)
+{
+    static const char *const words[] = {"off", "read", "tune", "force", "only"};
+    if ((int)o->tune < 0 || (int)o->tune > DOCONV_TUNE_ONLY) {
+        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.tune: %d is not in 0..%d",
+                       (int)o->tune, DOCONV_TUNE_ONLY);
+    }
+    ctx->tune = o->tune;
+    if (ctx->tune == DOCONV_TUNE_DEFAULT) {
+        const int word = read_choice(ctx, "DOCONV_TUNE", words, 5);
+        ctx->tune = word < 0 ? DOCONV_TUNE_READ : (doconv_tune_mode)(word + DOCONV_TUNE_OFF);
+    }
+    const char *base = o->cache_directory, *below = "";
+    if (base == NULL) {
+        base = getenv("DOCONV_CACHE");
+    }
+    if (base == NULL || *base == '\0') {
+        base = getenv("XDG_CACHE_HOME");
+        below = "/doconv";
+        if (base == NULL || *base == '\0') {
+            base = getenv("HOME");
+            below = "/.cache/doconv";
+        }
+        if (base == NULL || *base == '\0') {
+            base = below = "";
+        }
+    }
+    const size_t size = strlen(base) + strlen(below) + 1;
+    ctx->cache_directory = dc_alloc(ctx, size);
+    if (ctx->cache_directory == NULL) {
+        return DOCONV_OUT_OF_MEMORY;
+    }
+    snprintf(ctx->cache_directory, size, "%s%s", base, below);
+    return DOCONV_OK;
+}
+
+doconv_status doconv_context_create(const doconv_context_options *options, doconv_context **context)
+{
+    if (context == NULL) {
+        return DOCONV_INVALID_ARGUMENT;
+    }
+    *context = NULL;
+    const doconv_context_options defaults = {.size = sizeof defaults};
+    const doconv_context_options *o = options != NULL ? options : &defaults;
+    if (o->size != sizeof *o) {
+        return DOCONV_MISMATCH;
+    }
+    if ((o->allocate == NULL) != (o->release == NULL) || o->verbose < 0 || o->verbose > 2) {
+        return DOCONV_INVALID_ARGUMENT;
+    }
+    const doconv_allocate_fn allocate = o->allocate != NULL ? o->allocate : default_allocate;
+    doconv_context *ctx = allocate(o->allocate_user, sizeof *ctx, ALIGNMENT);
+    if (ctx == NULL) {
+        return DOCONV_OUT_OF_MEMORY;
+    }
+    *ctx = (doconv_context){
+        .allocate = allocate,
+        .release = o->release != NULL ? o->release : default_release,
+        .allocate_user = o->allocate_user,
+        .log = o->log,
+        .log_user = o->log_user,
+        .verbose = o->verbose,
+        .kernels = dc_builtin_kernels,
+    };
+    if (pthread_mutex_init(&ctx->error_lock, NULL) != 0) {
+        ctx->release(ctx->allocate_user, ctx);
+        return DOCONV_OUT_OF_MEMORY;
+    }
+    static const char *const levels[] = {"0", "1", "2"};
+    const int level = read_choice(ctx, "DOCONV_VERBOSE", levels, 3);
+    if (ctx->verbose == 0 && level > 0) {
+        ctx->verbose = level;
+    }
+    if (ctx->log == NULL && level > 0) {
+        ctx->log = default_log;
+    }
+    doconv_status status = set_threads(ctx, o);
+    if (status == DOCONV_OK) {
+        status = set_isa(ctx, o);
+    }
+    if (status == DOCONV_OK) {
+        status = set_cache(ctx, o);
+    }
+    if (status == DOCONV_OK) {
+        snprintf(ctx->fingerprint, sizeof ctx->fingerprint, "%016llx",
+                 (unsigned long long)dc_registry_fingerprint(ctx));
+        status = dc_tuner_attach(ctx);
+    }
+    if (status != DOCONV_OK) {
+        dc_log(ctx, DOCONV_LOG_ERROR, "context: %s",
+               ctx->error[0] != '\0' ? ctx->error : doconv_status_string(status));
+        doconv_context_destroy(ctx);
+        return status;
+    }
+    *context = ctx;
+    return DOCONV_OK;
+}
+
+void doconv_context_destroy(doconv_context *context)
+{
+    if (context == NULL) {
+        return;
+    }
+    if (context->advisor.destroy != NULL) {
+        context->advisor.destroy(context->advisor.self);
+    }
+    dc_free(context, context->cache_directory);
+    pthread_mutex_destroy(&context->error_lock);
+    context->release(context->allocate_user, context);
+}
+
+doconv_status doconv_context_last_error(const doconv_context *context, char *text, size_t size)
+{
+    if (context == NULL || text == NULL || size == 0) {
+        return DOCONV_INVALID_ARGUMENT;
+    }
+    /* The lock is no part of what a caller may see as the context's state. */
+    doconv_context *ctx = (doconv_context *)context;
+    pthread_mutex_lock(&ctx->error_lock);
+    snprintf(text, size, "%s", ctx->error);
+    pthread_mutex_unlock(&ctx->error_lock);
+    return DOCONV_OK;
+}
+
+doconv_status doconv_context_get_info(const doconv_context *context, doconv_context_info *info)
+{
+    if (context == NULL || info == NULL) {
+        return DOCONV_INVALID_ARGUMENT;
+    }
+    if (info->size != sizeof *info) {
+        return DOCONV_MISMATCH;
+    }
+    const struct dc_cpu *cpu = dc_cpu_probe();
+    *info = (doconv_context_info){
+        .size = sizeof *info,
+        .cpu = cpu->name,
+        .cpu_isa = (doconv_isa)cpu->isa,
+        .isa = (doconv_isa)context->isa,
+        .threads = context->threads,
+        .l1d_bytes = cpu->l1d_bytes,
+        .l2_bytes = cpu->l2_bytes,
+        .l3_bytes = cpu->l3_bytes,
+        .cache_directory = context->cache_directory,
+        .tune = context->tune,
+        .registry = context->fingerprint,
+    };
+    return DOCONV_OK;
+}
+
+int doconv_kernel_count(const doconv_context *context)
+{
+    int count = 0;
+    while (context != NULL && context->kernels[count] != NULL) {
+        count++;
+    }
+    return count;
+}
+
+doconv_status doconv_kernel_get(const doconv_context *context, int index, doconv_kernel_info *info)
+{
+    static const char *const operations[] = {
+        [DC_OP_REFERENCE] = "reference", [DC_OP_DIRECT] = "direct",
+        [DC_OP_DEPTHWISE] = "depthwise", [DC_OP_GROUPED] = "grouped",
+        [DC_OP_PLANES] = "planes",       [DC_OP_COMPOSE] = "compose",
+        [DC_OP_PRODUCT] = "product",     [DC_OP_CORRELATE] = "correlate"};
+    if (context == NULL || info == NULL || index < 0 || index >= doconv_kernel_count(context)) {
+        return DOCONV_INVALID_ARGUMENT;
+    }
+    if (info->size != sizeof *info) {
+        return DOCONV_MISMATCH;
+    }
+    const struct dc_kernel *kernel = context->kernels[index];
+    *info = (doconv_kernel_info){
+        .size = sizeof *info,
+        .name = kernel->name,
+        .operation = operations[kernel->op],
+        .isa = (doconv_isa)kernel->isa,
+        .revision = kernel->revision,
+        .tile_pixels = kernel->tile_pixels,
+        .tile_channels = kernel->tile_channels,
+        .usable = dc_isa_usable(kernel->isa, context->isa),
+    };
+    return DOCONV_OK;
+}
+
+const char *doconv_isa_string(doconv_isa isa)
+{
+    return isa == DOCONV_ISA_DEFAULT ? "default" : dc_isa_name((enum dc_isa)isa);
+}
+
+const char *doconv_version_string(void)
+{
+    return DC_STRING(DOCONV_VERSION_MAJOR) "." DC_STRING(DOCONV_VERSION_MINOR) "." DC_STRING(
+        DOCONV_VERSION_PATCH);
+}
+
+unsigned doconv_version_number(void)
+{
+    return DOCONV_VERSION_MAJOR * 10000u + DOCONV_VERSION_MINOR * 100u + DOCONV_VERSION_PATCH;
+}
+
+const char *doconv_status_string(doconv_status status)
+{
+    switch (status) {
+    case DOCONV_OK:
+        return "success";
+    case DOCONV_INVALID_ARGUMENT:
+        return "invalid argument";
+    case DOCONV_INVALID_PROBLEM:
+        return "the descriptor describes no convolution";
+    case DOCONV_UNSUPPORTED:
+        return "valid, but not supported";
+    case DOCONV_OVERFLOW:
+        return "a size is too large";
+    case DOCONV_OUT_OF_MEMORY:
+        return "out of memory";
+    case DOCONV_NOT_FOUND:
+        return "not found";
+    case DOCONV_MISMATCH:
+        return "made for another plan or version";
+    case DOCONV_WORKSPACE_TOO_SMALL:
+        return "the workspace is too small";
+    case DOCONV_IO_ERROR:
+        return "a cache directory or file can't be used";
+    case DOCONV_INVALID_FILE:
+        return "malformed or inconsistent file";
+    }
+    return "unknown status";
+}

@@ -1,0 +1,491 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Depthwise convolution and convolution in narrow groups. A unit of work is one vector of output
+ * channels over a block of rows of an image. The kernel reads src in place where the vector of
+ * input channels lies together, else a copy of the rows; it finds the borders of the image itself.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/arithmetic.h"
+#include "base/context.h"
+#include "base/cpu.h"
+#include "base/layout.h"
+#include "base/log.h"
+#include "base/registry.h"
+#include "kernel.h"
+#include "plan/candidate.h"
+#include "plan/plan.h"
+#include "plan/problem.h"
+#include "plan/solver.h"
+
+/*
+ * Floats of a call's sums on their way into a layout that the kernel can't store itself: half of
+ * the smallest L1.
+ */
+#define SUMS_FLOATS 4096
+
+struct grouped_state {
+    int64_t vectors, row_blocks, rows; /* rows: output rows of a unit */
+    int64_t store_rows;                /* output rows of a call whose sums go through the buffer */
+    int tasks;
+    ptrdiff_t strip_row, strip_floats, task_floats;
+    ptrdiff_t bias_floats, vector_floats; /* of packed weights: all biases; one vector's taps */
+    struct dc_tensor_map src_map, dst_map;
+    struct dc_grouped_args args; /* what all calls share */
+};
+
+/*
+ * The first input channel that the vector of outputs from `channel` on sees, and how many it sees
+ * (none past the last).
+ */
+static int64_t first_input(const struct dc_problem *p, int64_t channel)
+{
+    return channel / p->group_cout * p->group_cin;
+}
+
+static int64_t inputs_seen(const struct dc_problem *p, int64_t vector, int64_t channel)
+{
+    const int64_t groups = p->group_cout < vector ? vector / p->group_cout : 1;
+    return least(groups * p->group_cin, p->desc.cin - first_input(p, channel));
+}
+
+/* Can the kernel read the vector of input channels that starts at `first` where it is? */
+static bool reads_in_place(const struct dc_problem *p, const struct dc_tensor_map *map,
+                           int64_t vector, int64_t first)
+{
+    const bool blocked = dc_layout_block(p->desc.src_layout) > 1;
+    return map->channel == 1 &&
+           first % map->block_channels + vector <= (blocked ? map->block_channels : p->desc.cin);
+}
+
+/*
+ * Channels of dst that the vector from `channel` on writes: the last one also writes the zeros of a
+ * blocked layout's last block.
+ */
+static int64_t channels_stored(const struct dc_problem *p, int64_t vector, int64_t channel)
+{
+    const int64_t block = dc_layout_block(p->desc.dst_layout), rest = p->desc.cout - channel;
+    return rest > vector ? vector : divide_up(p->desc.cout, block) * block - channel;
+}
+
+static bool stores_directly(const struct dc_problem *p, const struct dc_tensor_map *map,
+                            int64_t vector, int64_t channel)
+{
+    const int64_t stored = channels_stored(p, vector, channel);
+    return map->channel == 1 && stored <= vector &&
+           channel % map->block_channels + stored <= map->block_channels;
+}
+
+/*
+ * Does any vector of output channels have to be copied, or to be buffered? Places in a block repeat
+ * after as many groups of input channels, or vectors of outputs, as a block has channels, and only
+ * the last may differ otherwise. A group has one vector or several.
+ */
+static void find_detours(const struct dc_problem *p, const struct grouped_state *s, int64_t vector,
+                         bool *copies, bool *buffers)
+{
+    const int64_t group = most(1, p->group_cout / vector), last = s->vectors - 1;
+    *copies = *buffers = false;
+    for (int64_t i = 0; i <= DC_CHANNEL_BLOCK; i++) {
+        const int64_t reads = i < DC_CHANNEL_BLOCK ? least(i * group, last) : last,
+                      stores = i < DC_CHANNEL_BLOCK ? least(i, last) : last;
+        *copies =
+            *copies || !reads_in_place(p, &s->src_map, vector, first_input(p, reads * vector));
+        *buffers = *buffers || !stores_directly(p, &s->dst_map, vector, stores * vector);
+    }
+}
+
+/* NULL, or why the kernel can't do the problem. */
+static const char *geometry(const doconv_context *ctx, const struct dc_problem *p,
+                            const struct dc_candidate *c, struct grouped_state *s)
+{
+    const doconv_conv_desc *d = &p->desc;
+    const int64_t vector = c->kernel->vector, taps = d->kh * d->kw;
+    if (c->kernel->op == DC_OP_DEPTHWISE) {
+        if (p->group_cin != 1 || p->group_cout != 1) {
+            return "it takes one input and one output channel a group";
+        }
+    } else if (d->groups == 1) {
+        return "it takes more than one group";
+    } else if (p->group_cin == 1 && p->group_cout == 1) {
+        return "the depthwise kernel of this ISA does the same without permutations";
+    } else if (vector % p->group_cout != 0 && p->group_cout % vector != 0) {
+        return "a group's output channels end inside a vector";
+    } else if (p->group_cin > vector ||
+               (p->group_cout < vector && vector / p->group_cout * p->group_cin > vector)) {
+        return "a vector of output channels sees more than a vector of input channels";
+    }
+    /* In double first: the largest problems would overflow the strides. */
+    if ((double)d->h * (double)d->w * (double)vector > 1e15 ||
+        (double)p->hout * (double)p->wout * (double)vector > 1e15 ||
+        (double)taps * (double)p->group_cin * (double)vector > 1e12) {
+        return "it needs too much memory";
+    }
+    const int64_t right =
+        (p->wout - 1) * d->stride_w - d->pad_left + (d->kw - 1) * d->dilation_w - (d->w - 1);
+    *s = (struct grouped_state){
+        .vectors = divide_up(d->cout, vector),
+        .rows = least(c->rows, p->hout),
+        .src_map = dc_tensor_map(d->src_layout, d->cin, d->h, d->w),
+        .dst_map = dc_tensor_map(d->dst_layout, d->cout, p->hout, p->wout),
+        .args = {.w = d->w,
+                 .planes = p->group_cin,
+                 .kh = d->kh,
+                 .kw = d->kw,
+                 .stride_h = d->stride_h,
+                 .stride_w = d->stride_w,
+                 .dilation_h = d->dilation_h,
+                 .dilation_w = d->dilation_w,
+                 .pad_left = d->pad_left,
+                 .edge = most(d->pad_left, right),
+                 .wout = p->wout},
+    };
+    s->args.chunk =
+        d->dilation_w == 1 && d->stride_w <= 2 && s->args.edge <= DC_GROUPED_EDGE ? 3 : 1;
+    s->row_blocks = divide_up(p->hout, s->rows);
+    bool copies, buffers;
+    find_detours(p, s, vector, &copies, &buffers);
+    s->strip_row = d->w * vector;
+    s->strip_floats =
+        !copies ? 0
+                : least(d->h, (s->rows - 1) * d->stride_h + (d->kh - 1) * d->dilation_h + 1) *
+                      s->strip_row;
+    s->store_rows = least(s->rows, most(1, SUMS_FLOATS / (p->wout * vector)));
+    s->task_floats =
+        divide_up(s->strip_floats +
+                      (buffers ? (s->store_rows * p->wout + DC_TILE_SLACK) * vector : 0),
+                  16) *
+        16;
+    s->vector_floats = divide_up(taps * p->group_cin * vector, 16) * 16;
+    s->bias_floats = divide_up(s->vectors * vector, 16) * 16;
+    s->tasks = (int)least(ctx->threads, d->n * s->row_blocks * s->vectors);
+    return NULL;
+}
+
+/* Seconds at a nominal 3 GHz. It only has to rank: what matters is measured. */
+static double estimate(const struct dc_problem *p, const struct dc_candidate *c,
+                       const struct grouped_state *s)
+{
+    const struct dc_cpu *cpu = dc_cpu_probe();
+    const double vector = c->kernel->vector,
+                 taps = (double)(p->desc.kh * p->desc.kw * p->group_cin);
+    const double fma_rate = c->kernel->vector == 16 ? cpu->fma512_per_cycle : 2.0;
+    const double tiles = ceil((double)p->wout / c->kernel->tile_pixels),
+                 lines = (double)(s->vectors * p->hout);
+    double cycles =
+        lines *
+        ((double)p->wout * (taps / fma_rate * (c->kernel->op == DC_OP_GROUPED ? 1.2 : 1.0) + 3.0) +
+         tiles * 25.0);
+    cycles += (double)(s->vectors * s->row_blocks) * 60.0;
+    const double in = 4.0 * (double)(p->desc.cin * p->desc.h * p->desc.w),
+                 out = 4.0 * (double)(p->desc.cout * p->hout * p->wout);
+    /*
+     * Where channels of a pixel lie side by side, a pass over a block of rows should find them in a
+     * cache again.
+     */
+    const double block =
+        p->desc.src_layout == DOCONV_NHWC ? in / (double)s->row_blocks : in / (double)s->vectors;
+    cycles += in / (block < 0.5 * (double)cpu->l1d_bytes  ? 64.0
+                    : block < 0.6 * (double)cpu->l2_bytes ? 32.0
+                                                          : 10.0);
+    if (s->strip_floats != 0) {
+        cycles += 4.0 * (double)s->strip_floats * (double)s->vectors * (double)s->row_blocks /
+                  (s->src_map.channel == 1 ? 12.0 : 5.0);
+    }
+    if (s->task_floats > s->strip_floats) {
+        cycles += out / 6.0;
+    }
+    (void)vector;
+    return (double)p->desc.n * cycles / 3e9 / (double)s->tasks;
+}
+
+static const char *enumerate(const doconv_context *ctx, const struct dc_problem *p,
+                             const struct dc_kernel *kernel, const char *solver,
+                             struct dc_candidate_list *list)
+{
+    const struct dc_cpu *cpu = dc_cpu_probe();
+    struct grouped_state s;
+    struct dc_candidate c = {.kernel = kernel, .rows = 1};
+    const char *refused = geometry(ctx, p, &c, &s);
+    if (refused != NULL) {
+        return refused;
+    }
+    /*
+     * Rows whose inputs, of all channels, stay in a cache from one vector to the next; or whose
+     * copy does.
+     */
+    const double row = 4.0 * (double)p->desc.w * (double)p->desc.stride_h *
+                       (double)(s.strip_floats != 0 ? kernel->vector : p->desc.cin);
+    const int64_t targets[] = {p->hout, divide_up(p->hout, ctx->threads),
+                               (int64_t)fmin(1e9, 0.5 * (double)cpu->l2_bytes / row),
+                               (int64_t)fmin(1e9, 0.6 * (double)cpu->l1d_bytes / row)};
+    int last = 0;
+    for (size_t t = 0; t < sizeof targets / sizeof targets[0]; t++) {
+        const int64_t blocks = divide_up(p->hout, most(1, least(p->hout, targets[t])));
+        c.rows = (int)divide_up(p->hout, blocks);
+        if (c.rows == last) {
+            continue;
+        }
+        last = c.rows;
+        geometry(ctx, p, &c, &s);
+        c.source =
+            s.strip_floats != 0 && s.src_map.channel != 1 ? DC_SOURCE_ROWS : DC_SOURCE_INPLACE;
+        c.workspace_size = (size_t)s.tasks * (size_t)s.task_floats * sizeof(float) + 64;
+        c.packed_size = (size_t)(s.bias_floats + s.vectors * s.vector_floats) * sizeof(float);
+        c.estimated_seconds = estimate(p, &c, &s);
+        snprintf(c.text, sizeof c.text, "%s:%s:rows=%d", solver, kernel->name, c.rows);
+        dc_candidate_append(ctx, list, &c);
+    }
+    return NULL;
+}
+
+static const char *enumerate_depthwise(const doconv_context *ctx, const struct dc_problem *p,
+                                       const struct dc_kernel *kernel,
+                                       struct dc_candidate_list *list)
+{
+    return enumerate(ctx, p, kernel, "depthwise", list);
+}
+
+static const char *enumerate_grouped(const doconv_context *ctx, const struct dc_problem *p,
+                                     const struct dc_kernel *kernel, struct dc_candidate_list *list)
+{
+    return enumerate(ctx, p, kernel, "grouped", list);
+}
+
+static doconv_status prepare(doconv_plan *plan)
+{
+    const struct dc_problem *p = &plan->problem;
+    const int64_t vector = plan->candidate.kernel->vector, planes = p->group_cin;
+    struct grouped_state *s =
+        dc_alloc(plan->ctx, sizeof *s + (size_t)(planes * vector) * sizeof(int32_t));
+    if (s == NULL) {
+        return dc_fail(plan->ctx, DOCONV_OUT_OF_MEMORY, "plan: out of memory");
+    }
+    geometry(plan->ctx, p, &plan->candidate, s); /* can't fail: enumerate() did it before */
+    int32_t *lanes = (int32_t *)(s + 1);
+    for (int64_t i = 0; i < planes; i++) {
+        for (int64_t o = 0; o < vector; o++) {
+            lanes[i * vector + o] =
+                (int32_t)(p->group_cout < vector ? o / p->group_cout * planes + i : i);
+        }
+    }
+    s->args.lanes = lanes;
+    s->args.src_pixel = s->src_map.pixel;
+    s->args.dst_pixel = s->dst_map.pixel;
+    s->args.src_row = s->src_map.row;
+    s->args.dst_row = s->dst_map.row;
+    s->args.h = p->desc.h;
+    s->args.pad_top = p->desc.pad_top;
+    s->args.lo = p->lo;
+    s->args.hi = p->hi;
+    plan->state = s;
+    plan->packed_layout = dc_hash(plan->packed_layout, &s->args.chunk, sizeof s->args.chunk);
+    return DOCONV_OK;
+}
+
+/*
+ * [biases][vector][kx / chunk][ky][input channel of the group][kx % chunk][lane], zeros where
+ * channels end.
+ */
+static void pack(const doconv_plan *plan, const struct dc_weight_view *weight, const float *bias,
+                 float *packed)
+{
+    const struct grouped_state *s = plan->state;
+    const struct dc_problem *p = &plan->problem;
+    const int64_t vector = plan->candidate.kernel->vector, kh = p->desc.kh, kw = p->desc.kw,
+                  planes = p->group_cin, chunk = s->args.chunk;
+    memset(packed, 0, plan->candidate.packed_size);
+    for (int64_t o = 0; o < p->desc.cout; o++) {
+        if (bias != NULL) {
+            packed[o] = bias[o];
+        }
+        float *out = packed + s->bias_floats + o / vector * s->vector_floats + o % vector;
+        const float *from =
+            weight->data + o / p->group_cout * weight->group + o % p->group_cout * weight->out;
+        for (int64_t first = 0; first < kw; first += chunk) {
+            const int64_t columns = least(chunk, kw - first);
+            for (int64_t y = 0; y < kh; y++) {
+                for (int64_t i = 0; i < planes; i++) {
+                    for (int64_t x = 0; x < columns; x++) {
+                        *out =
+                            from[i * weight->in + y * weight->row + (first + x) * weight->column];
+                        out += vector;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/* ---- execution ---- */
+
+struct job {
+    const doconv_plan *plan;
+    const float *packed, *src, *residual;
+    float *dst;
+    float *workspace;
+};
+
+/* Copies the rows that outputs [y0, y1) read and lets args read the copy. */
+static void copy_rows(const struct job *job, struct dc_grouped_args *args, int64_t n,
+                      int64_t channel, int64_t y0, int64_t y1, float *strip)
+{
+    const struct grouped_state *s = job->plan->state;
+    const struct dc_problem *p = &job->plan->problem;
+    const doconv_conv_desc *d = &p->desc;
+    const struct dc_kernel *kernel = job->plan->candidate.kernel;
+    const int64_t first = least(d->h, most(0, y0 * d->stride_h - d->pad_top));
+    const int64_t end = most(
+        first, least(d->h, (y1 - 1) * d->stride_h - d->pad_top + (d->kh - 1) * d->dilation_h + 1));
+    const struct dc_load_args load = {
+        .strip = strip,
+        .strip_row = s->strip_row,
+        .strip_pixel = kernel->vector,
+        .channels = inputs_seen(p, kernel->vector, channel),
+        .rows = end - first,
+        .columns = d->w,
+        .src = job->src + n * s->src_map.image,
+        .src_block_channels = s->src_map.block_channels,
+        .src_block = s->src_map.block,
+        .src_channel = s->src_map.channel,
+        .src_row = s->src_map.row,
+        .src_pixel = s->src_map.pixel,
+        .src_first_channel = first_input(p, channel),
+        .h = d->h,
+        .w = d->w,
+        .y0 = first,
+        .step_x = 1,
+        .step_y = 1,
+    };
+    if (load.rows > 0) {
+        kernel->load(&load);
+    }
+    args->src = strip;
+    args->src_row = s->strip_row;
+    args->src_pixel = kernel->vector;
+    args->h = load.rows;
+    args->pad_top = d->pad_top + first;
+}
+
+/* Floats from an image's start to a channel's first pixel. */
+static ptrdiff_t offset_of(const struct dc_tensor_map *map, int64_t channel)
+{
+    return channel / map->block_channels * map->block + channel % map->block_channels;
+}
+
+static void run_unit(const struct job *job, int64_t n, int64_t row_block, int64_t v, float *strip)
+{
+    const struct grouped_state *s = job->plan->state;
+    const struct dc_problem *p = &job->plan->problem;
+    const struct dc_kernel *kernel = job->plan->candidate.kernel;
+    const int64_t vector = kernel->vector, channel = v * vector, first = first_input(p, channel);
+    const int64_t y0 = row_block * s->rows, y1 = least(p->hout, y0 + s->rows);
+    struct dc_grouped_args args = s->args;
+    args.weights = job->packed + s->bias_floats + v * s->vector_floats;
+    args.bias = job->packed + channel;
+    args.channels = least(vector, p->desc.cout - channel);
+    if (reads_in_place(p, &s->src_map, vector, first)) {
+        args.src = job->src + n * s->src_map.image + offset_of(&s->src_map, first);
+    } else {
+        copy_rows(job, &args, n, channel, y0, y1, strip);
+    }
+    float *const dst = job->dst + n * s->dst_map.image + y0 * s->dst_map.row;
+    const float *const residual = job->residual != NULL ? job->residual + (dst - job->dst) : NULL;
+    const int64_t stored = channels_stored(p, vector, channel);
+    if (stores_directly(p, &s->dst_map, vector, channel)) {
+        const ptrdiff_t at = offset_of(&s->dst_map, channel);
+        args.stored = stored;
+        args.y0 = y0;
+        args.y1 = y1;
+        args.dst = dst + at;
+        args.residual = residual != NULL ? residual + at : NULL;
+        kernel->grouped(&args);
+        return;
+    }
+    float *const sums = strip + s->strip_floats;
+    args.channels = args.stored = vector;
+    args.lo = -INFINITY;
+    args.hi = INFINITY;
+    args.dst = sums;
+    args.dst_pixel = vector;
+    args.dst_row = p->wout * vector;
+    struct dc_store_args store = {
+        .tile = sums,
+        .tile_channels = vector,
+        .channels = least(vector, p->desc.cout - channel),
+        .stored = stored,
+        .dst_block_channels = s->dst_map.block_channels,
+        .dst_block = s->dst_map.block,
+        .dst_channel = s->dst_map.channel,
+        .dst_pixel = s->dst_map.pixel,
+        .dst_first_channel = channel,
+        .lo = p->lo,
+        .hi = p->hi,
+    };
+    for (args.y0 = y0; args.y0 < y1; args.y0 = args.y1) {
+        args.y1 = least(y1, args.y0 + s->store_rows);
+        kernel->grouped(&args);
+        store.pixels = (args.y1 - args.y0) * p->wout;
+        store.dst = dst + (args.y0 - y0) * s->dst_map.row;
+        store.residual = residual != NULL ? residual + (args.y0 - y0) * s->dst_map.row : NULL;
+        kernel->store(&store);
+    }
+}
+
+static void run_task(void *arg, int index)
+{
+    const struct job *job = arg;
+    const struct grouped_state *s = job->plan->state;
+    float *const strip = job->workspace + index * s->task_floats;
+    const int64_t units = job->plan->problem.desc.n * s->row_blocks * s->vectors;
+    const int64_t begin = units * index / s->tasks, end = units * (index + 1) / s->tasks;
+    int64_t v = begin % s->vectors, row_block = begin / s->vectors % s->row_blocks,
+            n = begin / s->vectors / s->row_blocks;
+    for (int64_t i = begin; i < end; i++) {
+        run_unit(job, n, row_block, v, strip);
+        if (++v == s->vectors) {
+            v = 0;
+            if (++row_block == s->row_blocks) {
+                row_block = 0;
+                n++;
+            }
+        }
+    }
+}
+
+static void execute(const doconv_plan *plan, const float *packed, const float *src,
+                    const float *residual, float *dst, char *workspace)
+{
+    const struct grouped_state *s = plan->state;
+    struct job job = {
+        .plan = plan,
+        .packed = packed,
+        .src = src,
+        .residual = residual,
+        .dst = dst,
+        .workspace = (float *)workspace,
+    };
+    dc_parallel(plan->ctx, s->tasks, run_task, &job);
+}
+
+const struct dc_solver dc_solver_depthwise = {
+    .name = "depthwise",
+    .order_of_sums = 1,
+    .op = DC_OP_DEPTHWISE,
+    .enumerate = enumerate_depthwise,
+    .prepare = prepare,
+    .pack = pack,
+    .execute = execute,
+};
+
+const struct dc_solver dc_solver_grouped = {
+    .name = "grouped",
+    .order_of_sums = 2,
+    .op = DC_OP_GROUPED,
+    .enumerate = enumerate_grouped,
+    .prepare = prepare,
+    .pack = pack,
+    .execute = execute,
+};
