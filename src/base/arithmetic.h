@@ -21,5 +21,25 @@ static inline int64_t divide_up(int64_t a, int64_t b)
 {
     return (a + b - 1) / b;
 }
+static inline size_t most_bytes(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+/* Whole cache lines: buffers of different tasks share none. */
+static inline size_t align_bytes(size_t bytes)
+{
+    return (bytes + 63) / 64 * 64;
+}
+static inline int64_t align_floats(int64_t floats)
+{
+    return (floats + 15) / 16 * 16;
+}
+
+/* A pitch that is no multiple of 4 KiB: those put every row into the same few cache sets. */
+static inline ptrdiff_t unalias_floats(ptrdiff_t floats)
+{
+    return floats % 1024 == 0 ? floats + 16 : floats;
+}
 
 #endif

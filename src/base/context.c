@@ -208,7 +208,8 @@ static doconv_status set_cache(doconv_context *ctx, const doconv_context_options
     return DOCONV_OK;
 }
 
-doconv_status doconv_context_create(const doconv_context_options *options, doconv_context **context)
+doconv_status dc_context_create(const doconv_context_options *options,
+                                const struct dc_parts *parts, doconv_context **context)
 {
     if (context == NULL) {
         return DOCONV_INVALID_ARGUMENT;
@@ -234,7 +235,8 @@ doconv_status doconv_context_create(const doconv_context_options *options, docon
         .log = o->log,
         .log_user = o->log_user,
         .verbose = o->verbose,
-        .kernels = dc_builtin_kernels,
+        .kernels = parts->kernels,
+        .solvers = parts->solvers,
     };
     if (pthread_mutex_init(&ctx->error_lock, NULL) != 0) {
         ctx->release(ctx->allocate_user, ctx);
@@ -258,7 +260,7 @@ doconv_status doconv_context_create(const doconv_context_options *options, docon
     if (status == DOCONV_OK) {
         snprintf(ctx->fingerprint, sizeof ctx->fingerprint, "%016llx",
                  (unsigned long long)dc_registry_fingerprint(ctx));
-        status = dc_tuner_attach(ctx);
+        status = parts->attach_advisor(ctx);
     }
     if (status != DOCONV_OK) {
         dc_log(ctx, DOCONV_LOG_ERROR, "context: %s",

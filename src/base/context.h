@@ -34,8 +34,17 @@ struct dc_advisor {
                              const doconv_plan_options *options, char *variant, size_t size);
     void (*destroy)(void *self);
 };
-/* called last by doconv_context_create(); fills ctx->advisor */
-doconv_status dc_tuner_attach(doconv_context *ctx);
+
+/* What stands above a context and is handed to it: nothing here knows it by name. */
+struct dc_parts {
+    const struct dc_kernel *const *kernels; /* best first, NULL at the end */
+    const struct dc_solver *const *solvers; /* NULL at the end */
+    /* Called last; fills ctx->advisor. */
+    doconv_status (*attach_advisor)(doconv_context *ctx);
+};
+/* doconv_context_create(), of these parts. */
+doconv_status dc_context_create(const doconv_context_options *options,
+                                const struct dc_parts *parts, doconv_context **context);
 
 struct doconv_context {
     int threads;
@@ -53,7 +62,8 @@ struct doconv_context {
     char *cache_directory; /* "" if none */
     char fingerprint[17];
     struct dc_advisor advisor;              /* lookup is NULL in a build without tuner */
-    const struct dc_kernel *const *kernels; /* dc_builtin_kernels; tests put their own list here */
+    const struct dc_kernel *const *kernels; /* of dc_parts; tests put their own list here */
+    const struct dc_solver *const *solvers;
     pthread_mutex_t error_lock;             /* guards error */
     char error[256];
 };

@@ -585,20 +585,26 @@ static void backward_task(void *arg, int index)
     }
 }
 
-void dc_feature_backward_blocks(const struct dc_feature *f, const float *w, const float *d,
-                                const float *src, const float *grad_dst, float *grad_src,
-                                float *grad_w, float *grad_d, char *workspace)
+void dc_feature_backward_execute(const doconv_plan *plan, const struct dc_tensors *tensors,
+                                 char *workspace)
 {
+    const struct dc_feature *f = plan->state;
+    const float *const grad_dst = tensors->grad_dst;
     const doconv_conv_desc *desc = &f->problem.desc;
     const int64_t pixels = f->problem.hout * f->problem.wout;
-    struct dc_feature_job job = {.f = f,
-                                 .w = w,
-                                 .d = d,
-                                 .src = src,
-                                 .grad_dst = grad_dst,
-                                 .grad_src = grad_src,
-                                 .grad_w = grad_w,
-                                 .grad_d = grad_d};
+    struct dc_feature_job job = {
+        .f = f,
+        .w = tensors->w,
+        .d = tensors->d,
+        .src = tensors->src,
+        .grad_dst = grad_dst,
+        .grad_src = tensors->grad_src,
+        .grad_w = tensors->grad_w,
+        .grad_d = tensors->grad_d,
+    };
+    if (job.grad_src != NULL && desc->cin % dc_layout_block(desc->src_layout) != 0) {
+        memset(job.grad_src, 0, f->problem.src_bytes); /* the channels past the last */
+    }
     job.planes_copy = (float *)workspace;
     job.pixels_copy = job.planes_copy + f->planes_floats;
     job.workspace = job.pixels_copy + f->pixels_floats;
@@ -615,7 +621,7 @@ void dc_feature_backward_blocks(const struct dc_feature *f, const float *w, cons
                                      .pixel = LANES};
     if (!f->planes_in_place || !f->pixels_in_place) {
         job.copy_tasks =
-            (int)least(f->ctx->threads,
+            (int)least(f->problem.threads,
                        desc->n * divide_up(desc->cout, least(f->dst_map.block_channels, LANES)));
         dc_parallel(f->ctx, job.copy_tasks, copy_task, &job);
     }

@@ -174,7 +174,7 @@ static void fill_panels(const struct dc_feature_job *job, const struct dc_featur
 {
     const struct dc_feature *f = job->f;
     const struct dc_problem *p = &f->problem;
-    const int64_t tile = f->rows->tile_channels, pixels = f->chunk_pixels,
+    const int64_t tile = f->direct->tile_channels, pixels = f->chunk_pixels,
                   image_pixels = p->hout * p->wout;
     dc_feature_pack_factors(job, b, factors);
     for (int64_t image = 0; image < p->desc.n; image++) {
@@ -210,7 +210,7 @@ static void store_panels(const struct dc_feature_job *job, int64_t group, int64_
 {
     const struct dc_feature *f = job->f;
     const struct dc_problem *p = &f->problem;
-    const int64_t tile = f->rows->tile_channels, image_pixels = p->hout * p->wout;
+    const int64_t tile = f->direct->tile_channels, image_pixels = p->hout * p->wout;
     const int64_t channel0 = group * p->group_cout + o0, channel1 = group * p->group_cout + o1;
     for (int64_t pixel = 0, count; pixel < f->chunk_pixels; pixel += count) {
         const int64_t panel = pixel / tile, image = pixel / image_pixels;
@@ -263,7 +263,7 @@ static void rows_task(void *arg, int index)
                                                                          strip + f->strip_floats;
     float *const panels = z + f->z_floats, *const sums = panels + f->panels_floats,
                  *const factors = sums + f->sums_floats;
-    const int64_t tile = f->rows->tile_channels, step = f->rows->tile_pixels,
+    const int64_t tile = f->direct->tile_channels, step = f->direct->tile_pixels,
                   units = p->desc.groups * f->out_chunks;
     const ptrdiff_t pitch = f->out_chunk * LANES * tile, row = p->group_cin * f->d_mul;
     /* lanes past the last pixel are multiplied too */
@@ -305,7 +305,7 @@ static void rows_task(void *arg, int index)
                         .pixels = least(step, o1 - o),
                         .channels = least(tile, f->chunk_pixels - panel * tile),
                     };
-                    f->rows->run(&args);
+                    f->direct->run(&args);
                 }
             }
         }
@@ -313,19 +313,22 @@ static void rows_task(void *arg, int index)
     }
 }
 
-void dc_feature_forward_blocks(const struct dc_feature *f, const float *w, const float *d,
-                               const float *bias, const float *src, float *dst, char *workspace)
+void dc_feature_forward_execute(const doconv_plan *plan, const struct dc_tensors *tensors,
+                                char *workspace)
 {
-    struct dc_feature_job job = {.f = f,
-                                 .w = w,
-                                 .d = d,
-                                 .bias = bias,
-                                 .src = src,
-                                 .dst = dst,
-                                 .workspace = (float *)workspace};
-    dc_parallel(f->ctx, f->forward_tasks,
-                f->multiplier != 0 ? dc_feature_depthwise_task
-                : f->rows != NULL  ? rows_task
-                                   : forward_task,
+    const struct dc_feature *f = plan->state;
+    struct dc_feature_job job = {
+        .f = f,
+        .w = tensors->w,
+        .d = tensors->d,
+        .bias = tensors->bias,
+        .src = tensors->src,
+        .dst = tensors->dst,
+        .workspace = (float *)workspace,
+    };
+    dc_parallel(plan->ctx, f->forward_tasks,
+                f->way == DC_FEATURE_DEPTHWISE ? dc_feature_depthwise_task
+                : f->way == DC_FEATURE_ROWS    ? rows_task
+                                               : forward_task,
                 &job);
 }

@@ -11,6 +11,15 @@
 #include "kernel.h"
 #include "plan/problem.h"
 
+/* How a forward pass goes: over pixels, with W packed; over W's rows, for few pixels; or a depthwise
+ * layer's own. */
+enum dc_feature_way { DC_FEATURE_PIXELS, DC_FEATURE_ROWS, DC_FEATURE_DEPTHWISE };
+
+/* What a candidate of a forward pass chooses. */
+struct dc_feature_parameters {
+    int way; /* enum dc_feature_way */
+};
+
 /*
  * Kernels see blocks of 16 lanes: Z of a block is `steps` vectors a pixel, of which vector q's lane
  * l is (input channel l % count, s = q * copies + l / count) for the block's `count` channels.
@@ -18,6 +27,7 @@
  * empty.
  */
 struct dc_feature {
+    enum dc_feature_way way;
     doconv_context *ctx;
     struct dc_problem problem;
     struct dc_tensor_map src_map, dst_map;
@@ -48,7 +58,6 @@ struct dc_feature {
     bool blocks_together;
     ptrdiff_t strip_floats, z_floats, partial_floats, panel_floats, natural_floats, segment_floats;
     /* Forward for few pixels: rows are those of W, where it is, and lanes are pixels. */
-    const struct dc_kernel *rows; /* NULL: not so */
     int64_t panels;               /* of tile_channels pixels */
     ptrdiff_t panel_inputs, panels_floats, sums_floats;
     /* Backward: a task owns blocks, and walks all chunks of pixels. */
@@ -67,11 +76,10 @@ struct dc_feature {
     ptrdiff_t planes_floats, pixels_floats; /* shared by the tasks */
 };
 
-void dc_feature_plan_blocks(struct dc_feature *feature);
-void dc_feature_forward_blocks(const struct dc_feature *feature, const float *w, const float *d,
-                               const float *bias, const float *src, float *dst, char *workspace);
-void dc_feature_backward_blocks(const struct dc_feature *feature, const float *w, const float *d,
-                                const float *src, const float *grad_dst, float *grad_src,
-                                float *grad_w, float *grad_d, char *workspace);
+/* The hooks of the solvers in feature_plan.c. */
+void dc_feature_forward_execute(const doconv_plan *plan, const struct dc_tensors *tensors,
+                                char *workspace);
+void dc_feature_backward_execute(const doconv_plan *plan, const struct dc_tensors *tensors,
+                                 char *workspace);
 
 #endif

@@ -1,8 +1,88 @@
 /* SPDX-License-Identifier: MIT */
-/* Running a plan: argument checks, then the solver. */
+/*
+ * Running a plan: checks, and what comes before and after the solver's part. Weights that change in each call,
+ * as in training, are folded and packed first, unless the solver makes each block of them just
+ * before it uses it, so that neither what is folded nor what is packed leaves the cache in between.
+ * The tuner measures both ways.
+ */
+#include "base/arithmetic.h"
 #include "base/context.h"
 #include "base/log.h"
 #include "plan/plan.h"
+#include "plan/problem.h"
+#include "plan/solver.h"
+
+static void run_fresh(const doconv_plan *plan, const struct dc_tensors *tensors, char *workspace)
+{
+    const struct dc_solver *solver = plan->candidate.solver;
+    struct dc_weight_source source = *tensors->fresh;
+    struct dc_tensors rest = *tensors;
+    rest.fresh = &source;
+    if (source.fold != NULL && !plan->folds_parts) {
+        const struct dc_tensors fold = {.w = source.w, .d = source.d, .weight = source.folded};
+        dc_plan_run(source.fold, &fold, workspace);
+        source.fold = NULL;
+    }
+    if (!plan->takes_fresh) {
+        float *const packed = (float *)workspace;
+        solver->pack(plan, &source.view, source.bias, packed);
+        rest.packed = packed;
+        workspace += align_bytes(plan->candidate.packed_size);
+    }
+    solver->execute(plan, &rest, workspace);
+}
+
+/* The gradient of a weight that W and D fold to, as a whole, and then those of W and D. */
+static void run_weight_gradient(const doconv_plan *plan, const struct dc_tensors *tensors,
+                                char *workspace)
+{
+    float *const folded = (float *)workspace;
+    char *const rest = workspace + align_bytes(plan->problem.weight_bytes);
+    struct dc_tensors whole = *tensors;
+    whole.grad_weight = folded;
+    plan->candidate.solver->execute(plan, &whole, rest);
+    const struct dc_tensors back = {
+        .w = tensors->w,
+        .d = tensors->d,
+        .grad_folded = folded,
+        .grad_w = tensors->grad_w,
+        .grad_d = tensors->grad_d,
+    };
+    dc_plan_run(plan->fold, &back, rest);
+}
+
+void dc_plan_run(const doconv_plan *plan, const struct dc_tensors *tensors, char *workspace)
+{
+    if (tensors->fresh != NULL) {
+        run_fresh(plan, tensors, workspace);
+    } else if (plan->problem.operation == DC_WEIGHT_GRADIENT && plan->fold != NULL &&
+               !plan->folds_parts) {
+        run_weight_gradient(plan, tensors, workspace);
+    } else {
+        plan->candidate.solver->execute(plan, tensors, workspace);
+    }
+}
+
+doconv_status dc_plan_once(doconv_context *ctx, const struct dc_problem *problem,
+                           const struct dc_tensors *tensors)
+{
+    doconv_plan *plan;
+    const doconv_status status = dc_plan_create(ctx, problem, NULL, &plan);
+    if (status != DOCONV_OK) {
+        return status;
+    }
+    const size_t size = plan->workspace_size;
+    char *workspace = size != 0 ? dc_alloc(ctx, size) : NULL;
+    if (size != 0 && workspace == NULL) {
+        doconv_plan_destroy(plan);
+        return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "%s: no memory for a workspace of %zu bytes",
+                       dc_operation_name(problem->operation), size);
+    }
+    dc_plan_run(plan, tensors, workspace);
+    dc_free(ctx, workspace);
+    doconv_plan_destroy(plan);
+    return DOCONV_OK;
+}
 
 doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weights,
                              const float *src, const float *residual, float *dst, void *workspace,
@@ -31,9 +111,14 @@ doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weig
     }
     const double start = ctx->verbose >= 2 ? dc_now() : 0.0;
     /* The caller's workspace may start anywhere: solvers that need one ask for 64 bytes more. */
-    char *const aligned =
-        needed != 0 ? (char *)workspace + (64 - (uintptr_t)workspace % 64) % 64 : NULL;
-    plan->solver->execute(plan, weights->data, src, residual, dst, aligned);
+    char *const aligned = needed != 0 ? dc_align_workspace(workspace) : NULL;
+    const struct dc_tensors tensors = {
+        .src = src,
+        .residual = residual,
+        .packed = weights->data,
+        .dst = dst,
+    };
+    dc_plan_run(plan, &tensors, aligned);
     if (ctx->verbose >= 2) {
         dc_log(ctx, DOCONV_LOG_VERBOSE, "execute,%s,%s,%.6f ms", plan->candidate.text,
                plan->problem_text, 1e3 * (dc_now() - start));

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/arithmetic.h"
 #include "base/context.h"
 #include "base/log.h"
 #include "base/registry.h"
@@ -46,12 +47,13 @@ void dc_plan_key(const doconv_context *ctx, const struct dc_problem *problem,
 {
     dc_problem_format(problem, key, size);
     const size_t used = strlen(key);
-    const bool cold = options != NULL && options->cold_weights != 0,
-               fresh = options != NULL && options->fresh_weights != 0;
-    snprintf(key + used, size - used, " threads=%d runner=%s workspace=%zu weights=%s%s",
-             ctx->threads, ctx->own_threads ? "caller" : "default",
+    const bool cold = options != NULL && options->cold_weights != 0;
+    const bool named = problem->operation != DC_CONVOLUTION;
+    snprintf(key + used, size - used, "%s%s threads=%d runner=%s workspace=%zu weights=%s%s",
+             named ? " operation=" : "", named ? dc_operation_name(problem->operation) : "",
+             problem->threads, ctx->own_threads ? "caller" : "default",
              options != NULL ? options->workspace_limit : 0, cold ? "cold" : "warm",
-             fresh ? ",fresh" : "");
+             problem->fresh_weights ? ",fresh" : "");
 }
 
 /* The accepted candidate of this text, or NULL. */
@@ -65,6 +67,21 @@ static const struct dc_candidate *find(const struct dc_candidate_list *list, con
     return NULL;
 }
 
+/* Why the variant that is asked for can't be had. */
+static doconv_status refuse_forced(doconv_context *ctx, const char *forced,
+                                   const struct dc_candidate_list *list)
+{
+    for (int i = 0; i < list->count; i++) {
+        const struct dc_candidate *c = &list->items[i];
+        const char *kernel = c->kernel != NULL ? c->kernel->name : "";
+        if (strcmp(kernel, forced) == 0 || strcmp(c->text, forced) == 0) {
+            return dc_fail(ctx, DOCONV_NOT_FOUND, "variant: \"%.100s\" can't take this problem: %s",
+                           forced, c->refused);
+        }
+    }
+    return dc_fail(ctx, DOCONV_NOT_FOUND, "variant: no candidate is called \"%.100s\"", forced);
+}
+
 static doconv_status choose(doconv_plan *plan, const doconv_plan_options *options,
                             const struct dc_candidate_list *list)
 {
@@ -73,16 +90,7 @@ static doconv_status choose(doconv_plan *plan, const doconv_plan_options *option
     const char *forced = options != NULL ? options->variant : NULL;
     if (list->count == 0 || list->items[0].refused != NULL) {
         if (forced != NULL) {
-            for (int i = 0; i < list->count; i++) {
-                const struct dc_candidate *c = &list->items[i];
-                if (strcmp(c->kernel->name, forced) == 0 || strcmp(c->text, forced) == 0) {
-                    return dc_fail(ctx, DOCONV_NOT_FOUND,
-                                   "variant: \"%.100s\" can't take this problem: %s", forced,
-                                   c->refused);
-                }
-            }
-            return dc_fail(ctx, DOCONV_NOT_FOUND, "variant: no candidate is called \"%.100s\"",
-                           forced);
+            return refuse_forced(ctx, forced, list);
         }
         return dc_fail(ctx, DOCONV_UNSUPPORTED,
                        "no kernel takes this problem within a workspace of %zu bytes",
@@ -112,7 +120,7 @@ static doconv_status choose(doconv_plan *plan, const doconv_plan_options *option
     }
     const char *origin = "cache";
     if (found == NULL && measure && ctx->advisor.measure != NULL) {
-        const doconv_status status = ctx->advisor.measure(ctx->advisor.self, &plan->problem.desc,
+        const doconv_status status = ctx->advisor.measure(ctx->advisor.self, &plan->problem,
                                                           options, variant, sizeof variant);
         if (status != DOCONV_OK) {
             return status;
@@ -130,46 +138,102 @@ static doconv_status choose(doconv_plan *plan, const doconv_plan_options *option
     return DOCONV_OK;
 }
 
-static doconv_status fill(doconv_plan *plan, const doconv_conv_desc *desc,
-                          const doconv_plan_options *options)
+doconv_status dc_plan_problem(doconv_context *ctx, const doconv_conv_desc *desc,
+                              const doconv_plan_options *options, struct dc_problem *problem)
 {
-    doconv_context *ctx = plan->ctx;
-    doconv_status status = dc_problem_create(ctx, desc, &plan->problem);
+    const doconv_status status = dc_problem_create(ctx, desc, problem);
     if (status == DOCONV_OK) {
-        status = dc_plan_options_check(ctx, options);
+        problem->fresh_weights = options != NULL && options->fresh_weights != 0;
     }
-    struct dc_candidate_list list = {0};
-    if (status == DOCONV_OK) {
-        status = dc_enumerate(ctx, &plan->problem, options, &list);
-    }
-    if (status != DOCONV_OK) {
-        return status;
-    }
-    status = choose(plan, options, &list);
-    dc_free(ctx, list.items);
-    if (status != DOCONV_OK) {
-        return status;
-    }
-    plan->solver = dc_solver_of(plan->candidate.kernel);
-    const struct dc_kernel *kernel = plan->candidate.kernel;
-    dc_problem_format(&plan->problem, plan->problem_text, sizeof plan->problem_text);
-    const doconv_conv_desc *d = &plan->problem.desc;
-    const int64_t layout[] = {
-        kernel->op, kernel->tile_channels, d->cin, d->cout, d->kh, d->kw, d->groups, d->has_bias};
-    plan->packed_layout = dc_hash(0, layout, sizeof layout);
-    return plan->solver->prepare(plan);
+    return status;
 }
 
-doconv_status dc_plan_create(doconv_context *ctx, const doconv_conv_desc *desc,
+/* The fold before a convolution, or the gradient of the fold after that of its weight. */
+static doconv_status plan_fold(doconv_plan *plan, const doconv_plan_options *options)
+{
+    const enum dc_operation operation =
+        plan->problem.operation == DC_CONVOLUTION ? DC_FOLD : DC_FOLD_GRADIENT;
+    struct dc_problem problem = dc_problem_for(&plan->problem, operation);
+    problem.threads = plan->problem.threads;
+    doconv_plan_options own = {.size = sizeof own};
+    own.rigor = options != NULL ? options->rigor : DOCONV_RIGOR_DEFAULT;
+    return dc_plan_create(plan->ctx, &problem, &own, &plan->fold);
+}
+
+/* Bytes of a call: the solver's, and what is folded and packed beside it or before it. */
+static size_t call_workspace(const doconv_plan *plan)
+{
+    size_t run = plan->candidate.workspace_size;
+    if (plan->problem.fresh_weights && !plan->takes_fresh) {
+        run += align_bytes(plan->candidate.packed_size);
+    }
+    const size_t fold = plan->fold != NULL && !plan->folds_parts ? plan->fold->workspace_size : 0;
+    if (plan->problem.operation == DC_WEIGHT_GRADIENT && plan->fold != NULL && !plan->folds_parts) {
+        /* The gradient of the whole weight waits while its own is handed back. */
+        return align_bytes(plan->problem.weight_bytes) + most_bytes(run, fold);
+    }
+    return most_bytes(run, fold);
+}
+
+static doconv_status fix(doconv_plan *plan, const doconv_plan_options *options)
+{
+    const struct dc_solver *solver = plan->candidate.solver;
+    const struct dc_problem *p = &plan->problem;
+    doconv_status status = DOCONV_OK;
+    const bool folds = p->operation == DC_CONVOLUTION || p->operation == DC_WEIGHT_GRADIENT;
+    if (p->fold.d_mul != 0 && folds) {
+        status = plan_fold(plan, options);
+    }
+    if (status != DOCONV_OK) {
+        return status;
+    }
+    dc_problem_format(p, plan->problem_text, sizeof plan->problem_text);
+    if (p->operation == DC_CONVOLUTION) {
+        const struct dc_kernel *kernel = plan->candidate.kernel;
+        const doconv_conv_desc *d = &p->desc;
+        const int64_t layout[] = {
+            kernel->family, kernel->tile_channels, d->cin, d->cout, d->kh, d->kw, d->groups,
+            d->has_bias};
+        plan->packed_layout = dc_hash(0, layout, sizeof layout);
+        plan->packed_layout = dc_hash(plan->packed_layout, solver->name, strlen(solver->name));
+    }
+    status = solver->prepare != NULL ? solver->prepare(plan) : DOCONV_OK;
+    plan->workspace_size = align_bytes(call_workspace(plan));
+    return status;
+}
+
+static doconv_status choose_candidate(doconv_plan *plan, const doconv_plan_options *options)
+{
+    struct dc_candidate_list list;
+    doconv_status status = dc_enumerate(plan->ctx, &plan->problem, options, &list);
+    if (status == DOCONV_OK) {
+        status = choose(plan, options, &list);
+        dc_free(plan->ctx, list.items);
+    }
+    return status;
+}
+
+doconv_status dc_plan_create(doconv_context *ctx, const struct dc_problem *problem,
                              const doconv_plan_options *options, doconv_plan **plan)
 {
     *plan = NULL;
+    if (problem->operation == DC_CONVOLUTION && problem->fold.d_mul != 0 &&
+        !problem->fresh_weights) {
+        return dc_fail(ctx, DOCONV_UNSUPPORTED,
+                       "d_mul: %lld: plans are of plain convolutions, or of weights that are fresh "
+                       "in each call; train with doconv_training_create(), or fold D and W into "
+                       "one weight first",
+                       (long long)problem->fold.d_mul);
+    }
     doconv_plan *result = dc_alloc(ctx, sizeof *result);
     if (result == NULL) {
         return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "plan: out of memory");
     }
-    *result = (doconv_plan){.ctx = ctx};
-    const doconv_status status = fill(result, desc, options);
+    *result = (doconv_plan){.ctx = ctx, .problem = *problem};
+    doconv_status status = choose_candidate(result, options);
+    if (status == DOCONV_OK) {
+        status = fix(result, options);
+    }
     if (status != DOCONV_OK) {
         doconv_plan_destroy(result);
         return status;
@@ -189,7 +253,14 @@ doconv_status doconv_plan_create(doconv_context *context, const doconv_conv_desc
                        context == NULL ? "context" : "plan");
     }
     const double start = dc_now();
-    const doconv_status status = dc_plan_create(context, desc, options, plan);
+    struct dc_problem problem;
+    doconv_status status = dc_plan_options_check(context, options);
+    if (status == DOCONV_OK) {
+        status = dc_plan_problem(context, desc, options, &problem);
+    }
+    if (status == DOCONV_OK) {
+        status = dc_plan_create(context, &problem, options, plan);
+    }
     if (status == DOCONV_OK && context->verbose >= 1) {
         dc_log(context, DOCONV_LOG_VERBOSE, "plan,%s,%s,%s,%.3f ms", (*plan)->candidate.text,
                (*plan)->origin, (*plan)->problem_text, 1e3 * (dc_now() - start));
@@ -200,6 +271,10 @@ doconv_status doconv_plan_create(doconv_context *context, const doconv_conv_desc
 void doconv_plan_destroy(doconv_plan *plan)
 {
     if (plan != NULL) {
+        if (plan->state != NULL && plan->candidate.solver->release != NULL) {
+            plan->candidate.solver->release(plan);
+        }
+        doconv_plan_destroy(plan->fold);
         dc_free(plan->ctx, plan->state);
         dc_free(plan->ctx, plan);
     }

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* Candidates of a problem: every solver x every kernel, their order, and the public list. */
-#include <stdio.h>
+/*
+ * Candidates of a problem: every solver of its operation x every kernel of the solver's family, in
+ * the order of their estimates.
+ */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,59 +17,39 @@
 #include "plan/problem.h"
 #include "plan/solver.h"
 
-const struct dc_solver *const dc_solvers[] = {&dc_solver_direct,    &dc_solver_depthwise,
-                                              &dc_solver_grouped,   &dc_solver_planes,
-                                              &dc_solver_reference, NULL};
-
-const struct dc_solver *dc_solver_of(const struct dc_kernel *kernel)
+/* Most error amplification that an accuracy class takes: direct kernels have 1. */
+static float most_amplification(doconv_accuracy accuracy)
 {
-    const struct dc_solver *const *solver = dc_solvers;
-    while (*solver != NULL && (*solver)->op != kernel->op) {
-        solver++;
+    switch (accuracy) {
+    case DOCONV_ACCURACY_STRICT:
+        return 1.0f;
+    case DOCONV_ACCURACY_FAST:
+        return INFINITY;
+    default:
+        return 4.0f;
     }
-    return *solver;
 }
 
 struct dc_weight_view dc_weight_view(const struct dc_problem *p, const float *weight)
 {
     const int64_t taps = p->desc.kh * p->desc.kw, filter = p->group_cin * taps;
-    return (struct dc_weight_view){.data = weight,
-                                   .group = p->group_cout * filter,
-                                   .out = filter,
-                                   .in = taps,
-                                   .row = p->desc.kw,
-                                   .column = 1};
+    return (struct dc_weight_view){
+        .data = weight,
+        .group = p->group_cout * filter,
+        .out = filter,
+        .in = taps,
+        .row = p->desc.kw,
+        .column = 1,
+    };
 }
 
-bool dc_candidate_append(const doconv_context *ctx, struct dc_candidate_list *list,
-                         const struct dc_candidate *candidate)
-{
-    if (list->count == list->capacity) {
-        const int capacity = list->capacity != 0 ? 2 * list->capacity : 32;
-        struct dc_candidate *items =
-            dc_alloc((doconv_context *)ctx, (size_t)capacity * sizeof *items);
-        if (items == NULL) {
-            list->out_of_memory = true;
-            return false;
-        }
-        if (list->count != 0) {
-            memcpy(items, list->items, (size_t)list->count * sizeof *items);
-        }
-        dc_free((doconv_context *)ctx, list->items);
-        list->items = items;
-        list->capacity = capacity;
-    }
-    list->items[list->count++] = *candidate;
-    return true;
-}
-
-int64_t dc_cut_outputs(const doconv_context *ctx, int64_t units, int64_t blocks)
+int64_t dc_cut_outputs(int threads, int64_t units, int64_t blocks)
 {
     int64_t best = 1;
     double best_balance = 0.0;
     for (int64_t cuts = 1; cuts <= blocks && best_balance < 0.9; cuts++) {
         const int64_t cut = units * divide_up(blocks, divide_up(blocks, cuts));
-        const double balance = (double)cut / (double)(divide_up(cut, ctx->threads) * ctx->threads);
+        const double balance = (double)cut / (double)(divide_up(cut, threads) * threads);
         if (balance > best_balance) {
             best_balance = balance;
             best = cuts;
@@ -75,12 +58,7 @@ int64_t dc_cut_outputs(const doconv_context *ctx, int64_t units, int64_t blocks)
     return divide_up(blocks, best);
 }
 
-/* Does a caller's variant, a full text or a kernel's name, name this? */
-static bool named(const char *variant, const struct dc_kernel *kernel, const char *text)
-{
-    return variant == NULL || strcmp(variant, kernel->name) == 0 ||
-           (text != NULL && strcmp(variant, text) == 0);
-}
+/* ---- order ---- */
 
 static int by_estimate(const void *a, const void *b)
 {
@@ -106,60 +84,95 @@ static bool any_accepted(const struct dc_candidate_list *list)
     return list->count != 0 && list->items[0].refused == NULL;
 }
 
-static void fill(const doconv_context *ctx, const struct dc_problem *problem,
-                 const doconv_plan_options *options, struct dc_candidate_list *list)
+/* ---- enumeration ---- */
+
+/* Does a caller's variant, a full text or a kernel's name, name this? */
+static bool named(const char *variant, const struct dc_candidate *c)
+{
+    return variant == NULL || strcmp(variant, c->text) == 0 ||
+           (c->kernel != NULL && strcmp(variant, c->kernel->name) == 0);
+}
+
+static void refuse(const struct dc_problem *problem, const doconv_plan_options *options,
+                   struct dc_candidate *c)
 {
     const char *variant = options != NULL ? options->variant : NULL;
     const size_t limit =
         options != NULL && options->workspace_limit != 0 ? options->workspace_limit : SIZE_MAX;
-    for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
-        const struct dc_kernel *kernel = *row;
-        const struct dc_solver *solver = dc_solver_of(kernel);
-        if (solver == NULL) {
-            continue; /* no convolution: a composing kernel */
+    if (c->refused != NULL) {
+        return;
+    }
+    if (c->error_amplification > most_amplification(problem->desc.accuracy)) {
+        c->refused = "its rounding is more than the accuracy class allows";
+    } else if (!named(variant, c)) {
+        c->refused = "another variant is asked for";
+    } else if (c->workspace_size > limit) {
+        c->refused = "it needs more workspace than the limit";
+    }
+}
+
+/* What a solver makes of a kernel, or (NULL) without one. */
+static void ask(const doconv_context *ctx, const struct dc_problem *problem,
+                const doconv_plan_options *options, const struct dc_solver *solver,
+                const struct dc_kernel *kernel, struct dc_candidate_list *list)
+{
+    const int first = list->count;
+    const char *refused = "this CPU or the ISA cap does not allow it";
+    if (kernel == NULL || dc_isa_usable(kernel->isa, ctx->isa)) {
+        refused = solver->enumerate(ctx, problem, kernel, list);
+    }
+    if (refused != NULL) {
+        struct dc_candidate none = {.solver = solver, .kernel = kernel, .refused = refused};
+        dc_candidate_name(&none);
+        dc_candidate_append(ctx, list, &none);
+    }
+    for (int i = first; i < list->count; i++) {
+        list->items[i].solver = solver;
+        refuse(problem, options, &list->items[i]);
+    }
+}
+
+static void fill(const doconv_context *ctx, const struct dc_problem *problem,
+                 const doconv_plan_options *options, struct dc_candidate_list *list)
+{
+    for (const struct dc_solver *const *next = ctx->solvers; *next != NULL; next++) {
+        const struct dc_solver *solver = *next;
+        if (solver->operation != problem->operation) {
+            continue;
         }
-        const int first = list->count;
-        const char *refused = "this CPU or the ISA cap does not allow it";
-        if (dc_isa_usable(kernel->isa, ctx->isa)) {
-            refused = solver->enumerate(ctx, problem, kernel, list);
+        if (solver->family == DC_FAMILY_NONE) {
+            ask(ctx, problem, options, solver, NULL, list);
+            continue;
         }
-        if (refused != NULL) {
-            struct dc_candidate none = {.kernel = kernel, .refused = refused};
-            snprintf(none.text, sizeof none.text, "%s:%s", solver->name, kernel->name);
-            dc_candidate_append(ctx, list, &none);
-        }
-        for (int i = first; i < list->count; i++) {
-            struct dc_candidate *c = &list->items[i];
-            if (c->refused == NULL && !named(variant, kernel, c->text)) {
-                c->refused = "another variant is asked for";
-            } else if (c->refused == NULL && c->workspace_size > limit) {
-                c->refused = "it needs more workspace than the limit";
+        for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
+            if ((*row)->family == solver->family) {
+                ask(ctx, problem, options, solver, *row, list);
             }
         }
     }
     sort(list);
 }
 
-/* Refuses what adds in another order than the candidate that is the best on one thread. */
+/*
+ * Refuses what adds in another order than the candidate that is the best on one thread, if any that
+ * adds so is left: where the workspace has a limit, another order is better than none.
+ */
 static void keep_order(const doconv_context *ctx, const struct dc_problem *problem,
                        const doconv_plan_options *options, struct dc_candidate_list *list)
 {
-    struct doconv_context alone = *ctx; /* enumerating uses no lock of it */
+    struct dc_problem alone = *problem;
     alone.threads = 1;
     struct dc_candidate_list first = {0};
-    fill(&alone, problem, options, &first);
+    fill(ctx, &alone, options, &first);
     list->out_of_memory = list->out_of_memory || first.out_of_memory;
-    const int order =
-        any_accepted(&first) ? dc_solver_of(first.items[0].kernel)->order_of_sums : -1;
+    const int order = any_accepted(&first) ? first.items[0].order_of_sums : -1;
     bool some = false;
     for (int i = 0; i < list->count; i++) {
-        some = some || (list->items[i].refused == NULL &&
-                        dc_solver_of(list->items[i].kernel)->order_of_sums == order);
+        some = some || (list->items[i].refused == NULL && list->items[i].order_of_sums == order);
     }
-    /* None of that order fits into the workspace's limit: any other is better than none. */
     for (int i = 0; i < list->count && some; i++) {
         struct dc_candidate *c = &list->items[i];
-        if (c->refused == NULL && dc_solver_of(c->kernel)->order_of_sums != order) {
+        if (c->refused == NULL && c->order_of_sums != order) {
             c->refused = "its sums have another order than those of the family that suits the "
                          "layer in training";
         }
@@ -168,94 +181,19 @@ static void keep_order(const doconv_context *ctx, const struct dc_problem *probl
     sort(list);
 }
 
-doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *asked,
+doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *problem,
                            const doconv_plan_options *options, struct dc_candidate_list *list)
 {
     *list = (struct dc_candidate_list){0};
-    struct dc_problem problem = *asked;
-    problem.fresh_weights = options != NULL && options->fresh_weights != 0;
-    fill(ctx, &problem, options, list);
-    if (problem.fresh_weights && !list->out_of_memory) {
-        keep_order(ctx, &problem, options, list);
+    fill(ctx, problem, options, list);
+    const bool trains = problem->operation != DC_CONVOLUTION || problem->fresh_weights;
+    if (trains && !list->out_of_memory) {
+        keep_order(ctx, problem, options, list);
     }
     if (list->out_of_memory) {
         dc_free(ctx, list->items);
         *list = (struct dc_candidate_list){0};
         return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "candidates: out of memory");
     }
-    return DOCONV_OK;
-}
-
-/* ---- the public list ---- */
-
-struct doconv_candidates {
-    doconv_context *ctx;
-    struct dc_candidate_list list;
-};
-
-doconv_status doconv_candidates_create(doconv_context *context, const doconv_conv_desc *desc,
-                                       const doconv_plan_options *options, doconv_candidates **list)
-{
-    if (list != NULL) {
-        *list = NULL;
-    }
-    if (context == NULL || list == NULL) {
-        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "%s: NULL",
-                       context == NULL ? "context" : "list");
-    }
-    struct dc_problem problem;
-    doconv_status status = dc_problem_create(context, desc, &problem);
-    if (status == DOCONV_OK) {
-        status = dc_plan_options_check(context, options);
-    }
-    if (status != DOCONV_OK) {
-        return status;
-    }
-    doconv_candidates *result = dc_alloc(context, sizeof *result);
-    if (result == NULL) {
-        return dc_fail(context, DOCONV_OUT_OF_MEMORY, "candidates: out of memory");
-    }
-    result->ctx = context;
-    status = dc_enumerate(context, &problem, options, &result->list);
-    if (status != DOCONV_OK) {
-        dc_free(context, result);
-        return status;
-    }
-    *list = result;
-    return DOCONV_OK;
-}
-
-void doconv_candidates_destroy(doconv_candidates *list)
-{
-    if (list != NULL) {
-        dc_free(list->ctx, list->list.items);
-        dc_free(list->ctx, list);
-    }
-}
-
-int doconv_candidates_count(const doconv_candidates *list)
-{
-    return list != NULL ? list->list.count : 0;
-}
-
-doconv_status doconv_candidates_get(const doconv_candidates *list, int index,
-                                    doconv_candidate_info *info)
-{
-    if (list == NULL || info == NULL || index < 0 || index >= list->list.count) {
-        return DOCONV_INVALID_ARGUMENT;
-    }
-    if (info->size != sizeof *info) {
-        return DOCONV_MISMATCH;
-    }
-    const struct dc_candidate *c = &list->list.items[index];
-    *info = (doconv_candidate_info){
-        .size = sizeof *info,
-        .variant = c->text,
-        .kernel = c->kernel->name,
-        .refused = c->refused,
-        .estimated_seconds = c->refused == NULL ? c->estimated_seconds : 0.0,
-        .workspace_size = c->workspace_size,
-        .packed_size = c->packed_size,
-    };
     return DOCONV_OK;
 }

@@ -179,6 +179,122 @@ doconv_status dc_problem_create(doconv_context *ctx, const doconv_conv_desc *des
     return DOCONV_OK;
 }
 
+/* ---- folds, and operations on a layer ---- */
+
+/*
+ * Of a tensor: 4 TiB, which leaves room for sixteen lanes, and for each thread's, in all sizes that
+ * are computed from it.
+ */
+#define MOST_FLOATS ((int64_t)1 << 40)
+
+static doconv_status check_fold(doconv_context *ctx, const doconv_fold_desc *desc)
+{
+    if (desc->size != sizeof *desc) {
+        return dc_fail(ctx, DOCONV_MISMATCH, "fold: size: %zu, not %zu", desc->size, sizeof *desc);
+    }
+    const struct {
+        const char *name;
+        int64_t value;
+    } counts[] = {{"cout", desc->cout}, {"cin", desc->cin},       {"kh", desc->kh},
+                  {"kw", desc->kw},     {"groups", desc->groups}, {"d_mul", desc->d_mul}};
+    for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
+        if (counts[i].value < 1) {
+            return dc_fail(ctx, DOCONV_INVALID_PROBLEM, "fold: %s: %" PRId64 " is less than 1",
+                           counts[i].name, counts[i].value);
+        }
+    }
+    if (desc->cin % desc->groups != 0 || desc->cout % desc->groups != 0) {
+        return dc_fail(ctx, DOCONV_INVALID_PROBLEM,
+                       "fold: groups: %" PRId64 " does not divide cin %" PRId64
+                       " and cout %" PRId64,
+                       desc->groups, desc->cin, desc->cout);
+    }
+    if (desc->mapping < DOCONV_MAPPING_PAPER || desc->mapping > DOCONV_MAPPING_TENSORFLOW) {
+        return dc_fail(ctx, DOCONV_INVALID_PROBLEM, "fold: mapping: %d is none",
+                       (int)desc->mapping);
+    }
+    if (desc->add_identity != 0 && desc->add_identity != 1) {
+        return dc_fail(ctx, DOCONV_INVALID_PROBLEM, "fold: add_identity: %d is neither 0 nor 1",
+                       desc->add_identity);
+    }
+    int64_t taps, sizes[3];
+    if (__builtin_mul_overflow(desc->kh, desc->kw, &taps) ||
+        __builtin_mul_overflow(desc->cout, desc->cin / desc->groups, &sizes[0]) ||
+        __builtin_mul_overflow(sizes[0], taps > desc->d_mul ? taps : desc->d_mul, &sizes[1]) ||
+        __builtin_mul_overflow(taps, desc->d_mul, &sizes[2]) ||
+        __builtin_mul_overflow(sizes[2], desc->cin, &sizes[2]) || sizes[1] > MOST_FLOATS ||
+        sizes[2] > MOST_FLOATS) {
+        return dc_fail(ctx, DOCONV_OVERFLOW, "fold: its tensors are larger than memory can be");
+    }
+    return DOCONV_OK;
+}
+
+/* The smallest convolution that the fold's weight belongs to. */
+static doconv_conv_desc smallest_layer(const doconv_fold_desc *fold)
+{
+    doconv_conv_desc d;
+    doconv_conv_desc_init(&d);
+    d.cin = fold->cin;
+    d.h = fold->kh;
+    d.w = fold->kw;
+    d.cout = fold->cout;
+    d.kh = fold->kh;
+    d.kw = fold->kw;
+    d.groups = fold->groups;
+    d.d_mul = fold->d_mul;
+    d.composition = DOCONV_COMPOSITION_KERNEL;
+    d.mapping = fold->mapping;
+    d.add_identity = fold->add_identity;
+    return d;
+}
+
+doconv_status dc_problem_create_fold(doconv_context *ctx, const doconv_fold_desc *fold,
+                                     enum dc_operation operation, struct dc_problem *problem)
+{
+    doconv_status status = check_fold(ctx, fold);
+    if (status == DOCONV_OK) {
+        const doconv_conv_desc layer = smallest_layer(fold);
+        status = dc_problem_create(ctx, &layer, problem);
+        problem->operation = operation;
+    }
+    return status;
+}
+
+struct dc_problem dc_problem_for(const struct dc_problem *layer, enum dc_operation operation)
+{
+    struct dc_problem p = *layer;
+    doconv_conv_desc *d = &p.desc;
+    p.operation = operation;
+    if (operation == DC_CONVOLUTION) {
+        return p;
+    }
+    d->residual = d->relu = d->clamp = 0;
+    d->clamp_lo = d->clamp_hi = 0.0f;
+    d->accuracy = DOCONV_ACCURACY_DEFAULT;
+    d->has_bias = operation == DC_FEATURE_FORWARD ? d->has_bias : 0;
+    p.lo = -INFINITY;
+    p.hi = INFINITY;
+    p.fresh_weights = false;
+    if (operation == DC_FOLD || operation == DC_FOLD_GRADIENT) {
+        *d = smallest_layer(&layer->fold);
+        p.hout = p.wout = 1;
+        p.macs = (double)d->cout * (double)p.group_cin * (double)d->kh * (double)d->kw;
+        /* No call has these tensors. */
+        p.src_bytes = p.dst_bytes = 0;
+    }
+    return p;
+}
+
+const char *dc_operation_name(enum dc_operation operation)
+{
+    static const char *const names[DC_OPERATIONS] = {
+        [DC_CONVOLUTION] = "convolution",           [DC_FOLD] = "fold",
+        [DC_FOLD_GRADIENT] = "fold_gradient",       [DC_FEATURE_FORWARD] = "feature_forward",
+        [DC_FEATURE_BACKWARD] = "feature_backward", [DC_WEIGHT_GRADIENT] = "weight_gradient",
+    };
+    return names[operation];
+}
+
 doconv_status doconv_conv_dst_shape(doconv_context *context, const doconv_conv_desc *desc,
                                     int64_t shape[4])
 {

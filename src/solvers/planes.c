@@ -18,6 +18,13 @@
 #include "plan/plan.h"
 #include "plan/problem.h"
 #include "plan/solver.h"
+#include "solvers/planes.h"
+
+/* What a candidate chooses. */
+struct parameters {
+    int panel;  /* 1: pixels come through a panel of tiles; 0: they are read in place */
+    int pixels; /* output pixels of a unit */
+};
 
 struct state {
     /* of an image; of a unit; units of an image and group */
@@ -42,20 +49,19 @@ static int64_t block_first(const struct dc_problem *p, const struct state *s, in
     return block * size + least(block, larger);
 }
 
-static const char *geometry(const doconv_context *ctx, const struct dc_problem *p,
-                            const struct dc_candidate *c, struct state *s)
+static const char *geometry(const struct dc_problem *p, const struct dc_kernel *kernel,
+                            const struct parameters *q, struct state *s)
 {
-    const struct dc_kernel *kernel = c->kernel;
     const int64_t tile = kernel->tile_pixels, nr = kernel->tile_channels;
     *s = (struct state){.pixels = p->hout * p->wout};
-    s->chunk = c->pixels < s->pixels ? c->pixels : s->pixels;
+    s->chunk = least(q->pixels, s->pixels);
     s->chunks = divide_up(s->pixels, s->chunk);
     s->out_blocks = divide_up(p->group_cout, nr);
     const int64_t base = p->desc.n * p->desc.groups * s->chunks;
-    s->out_chunk = dc_cut_outputs(ctx, base, s->out_blocks);
+    s->out_chunk = dc_cut_outputs(p->threads, base, s->out_blocks);
     s->out_chunks = divide_up(s->out_blocks, s->out_chunk);
-    s->tasks = (int)least(ctx->threads, base * s->out_chunks);
-    const bool in_place = c->source == DC_SOURCE_INPLACE;
+    s->tasks = (int)least(p->threads, base * s->out_chunks);
+    const bool in_place = !q->panel;
     s->whole = !in_place                         ? 0
                : s->pixels % kernel->vector == 0 ? s->pixels
                                                  : s->pixels / tile * tile;
@@ -74,11 +80,10 @@ static const char *geometry(const doconv_context *ctx, const struct dc_problem *
 }
 
 /* Seconds at a nominal 3 GHz, as the direct solver's estimate. */
-static double estimate(const struct dc_problem *p, const struct dc_candidate *c,
-                       const struct state *s)
+static double estimate(const struct dc_problem *p, const struct dc_kernel *kernel,
+                       const struct parameters *q, const struct state *s)
 {
     const struct dc_cpu *cpu = dc_cpu_probe();
-    const struct dc_kernel *kernel = c->kernel;
     const double k = (double)p->group_cin, rest = (double)(s->pixels % kernel->tile_pixels),
                  blocks = (double)s->out_blocks;
     const double vectors = (double)(kernel->tile_pixels / kernel->vector),
@@ -100,11 +105,49 @@ static double estimate(const struct dc_problem *p, const struct dc_candidate *c,
             (tail ? (v > 0.0 ? 1.0 : 0.0) : tiles) * blocks * (k * step + 30.0 + 2.0 * rows * v);
     }
     cycles += 0.5 * (double)s->chunks * weights / weight_rate;
-    if (c->source != DC_SOURCE_INPLACE) {
+    if (q->panel) {
         cycles += 4.0 * k * (double)s->pixels * (double)s->out_chunks /
                   (p->desc.stride_w == 1 ? 10.0 : 6.0);
     }
     return (double)p->desc.n * (double)p->desc.groups * cycles / 3e9 / (double)s->tasks;
+}
+
+static const char *offer(const doconv_context *ctx, const struct dc_problem *p,
+                         const struct dc_kernel *kernel, const struct parameters *q,
+                         struct dc_candidate_list *list)
+{
+    struct state s;
+    const char *refused = geometry(p, kernel, q, &s);
+    if (refused != NULL) {
+        return refused;
+    }
+    const size_t workspace = (size_t)s.tasks * (size_t)s.task_floats * sizeof(float);
+    struct dc_candidate c = {
+        .solver = &dc_solver_planes,
+        .kernel = kernel,
+        .order_of_sums = DC_SUMS_CHANNELS,
+        .error_amplification = kernel->error_amplification,
+        .workspace_size = workspace != 0 ? workspace + 64 : 0,
+        .packed_size = (size_t)(s.bias_floats + p->desc.groups * s.out_blocks * s.block_floats) *
+                       sizeof(float),
+        .estimated_seconds = estimate(p, kernel, q, &s),
+    };
+    dc_set_parameters(&c, q);
+    const int used = dc_candidate_name(&c);
+    snprintf(c.text + used, sizeof c.text - (size_t)used, ":src=%s,pixels=%d",
+             q->panel ? "panel" : "inplace", q->pixels);
+    dc_candidate_append(ctx, list, &c);
+    return NULL;
+}
+
+/* Whole tiles of pixels of a unit, in chunks of nearly equal size; `target`: pixels, or fewer. */
+static int64_t chunk_for(int64_t pixels, int64_t tile, double target)
+{
+    const int64_t all = divide_up(pixels, tile);
+    const int64_t tiles =
+        target >= (double)pixels ? all : most(1, least((int64_t)target / tile, all));
+    const int64_t chunks = divide_up(pixels, tiles * tile);
+    return divide_up(divide_up(pixels, chunks), tile) * tile;
 }
 
 static const char *enumerate(const doconv_context *ctx, const struct dc_problem *p,
@@ -119,11 +162,10 @@ static const char *enumerate(const doconv_context *ctx, const struct dc_problem 
         return "it takes 1x1 kernels without padding";
     }
     const struct dc_cpu *cpu = dc_cpu_probe();
-    const int64_t tile = kernel->tile_pixels, pixels = p->hout * p->wout;
-    const bool plain = d->stride_h == 1 && d->stride_w == 1;
+    const int64_t pixels = p->hout * p->wout;
+    const int before = list->count;
     const char *refused = NULL;
-    for (enum dc_source source = plain ? DC_SOURCE_INPLACE : DC_SOURCE_FLAT;
-         source <= DC_SOURCE_FLAT; source += DC_SOURCE_FLAT) {
+    for (int panel = d->stride_h != 1 || d->stride_w != 1; panel <= 1; panel++) {
         /* A tile, what L1 holds, parts of L2, all. */
         const double pixel = 4.0 * (double)p->group_cin;
         const double targets[] = {0.0, 0.5 * (double)cpu->l1d_bytes / pixel,
@@ -131,39 +173,17 @@ static const char *enumerate(const doconv_context *ctx, const struct dc_problem 
                                   0.4 * (double)cpu->l2_bytes / pixel, (double)pixels};
         int last = 0;
         for (size_t i = 0; i < sizeof targets / sizeof targets[0]; i++) {
-            const int64_t tiles =
-                least((int64_t)fmin(targets[i], (double)pixels) / tile, divide_up(pixels, tile));
-            const int64_t most = tiles < 1 ? tile
-                                 : i + 1 == sizeof targets / sizeof targets[0]
-                                     ? divide_up(pixels, tile) * tile
-                                     : tiles * tile;
-            /* Chunks of nearly equal size. */
-            const int64_t chunks = divide_up(pixels, most),
-                          chunk = divide_up(divide_up(pixels, chunks), tile) * tile;
+            const int64_t chunk = chunk_for(pixels, kernel->tile_pixels, targets[i]);
             if (chunk > INT32_MAX || (int)chunk == last) {
                 continue;
             }
             last = (int)chunk;
-            struct dc_candidate c = {.kernel = kernel, .source = source, .pixels = last};
-            struct state s;
-            const char *reason = geometry(ctx, p, &c, &s);
-            if (reason != NULL) {
-                refused = reason;
-                continue;
-            }
-            c.workspace_size = s.task_floats != 0
-                                   ? (size_t)s.tasks * (size_t)s.task_floats * sizeof(float) + 64
-                                   : 0;
-            c.packed_size =
-                (size_t)(s.bias_floats + d->groups * s.out_blocks * s.block_floats) * sizeof(float);
-            c.estimated_seconds = estimate(p, &c, &s);
-            snprintf(c.text, sizeof c.text, "planes:%s:src=%s,pixels=%d", kernel->name,
-                     source == DC_SOURCE_INPLACE ? "inplace" : "panel", c.pixels);
-            dc_candidate_append(ctx, list, &c);
-            refused = NULL;
+            const struct parameters q = {.panel = panel, .pixels = last};
+            const char *reason = offer(ctx, p, kernel, &q, list);
+            refused = reason != NULL ? reason : refused;
         }
     }
-    return refused;
+    return list->count > before ? NULL : refused;
 }
 
 static doconv_status prepare(doconv_plan *plan)
@@ -172,8 +192,9 @@ static doconv_status prepare(doconv_plan *plan)
     if (state == NULL) {
         return dc_fail(plan->ctx, DOCONV_OUT_OF_MEMORY, "plan: out of memory");
     }
-    /* can't fail: enumerate() did it before */
-    geometry(plan->ctx, &plan->problem, &plan->candidate, state);
+    struct parameters q;
+    dc_get_parameters(&plan->candidate, &q);
+    geometry(&plan->problem, plan->candidate.kernel, &q, state); /* enumerate() did it before */
     plan->state = state;
     return DOCONV_OK;
 }
@@ -236,7 +257,7 @@ static void run_task(void *arg, int index)
         const int64_t in_place = begin < s->whole ? least(end, s->whole) : begin;
         const float *const src = job->src + image_group * p->group_cin * plane;
         if (in_place < end && loaded != place) {
-            kernel->gather(&(struct dc_gather_args){
+            kernel->planes.gather(&(struct dc_gather_args){
                 .panel = panel,
                 .panel_tile = s->panel_tile,
                 .line = line,
@@ -272,7 +293,7 @@ static void run_task(void *arg, int index)
                 args.dst = job->dst + dst + begin;
                 args.residual = job->residual != NULL ? job->residual + dst + begin : NULL;
                 args.fetch_next = b == first_block;
-                kernel->planes(&args);
+                kernel->planes.run(&args);
             }
             if (in_place < end) {
                 args.src = panel;
@@ -282,22 +303,21 @@ static void run_task(void *arg, int index)
                 args.dst = job->dst + dst + in_place;
                 args.residual = job->residual != NULL ? job->residual + dst + in_place : NULL;
                 args.fetch_next = 0;
-                kernel->planes(&args);
+                kernel->planes.run(&args);
             }
         }
     }
 }
 
-static void execute(const doconv_plan *plan, const float *packed, const float *src,
-                    const float *residual, float *dst, char *workspace)
+static void execute(const doconv_plan *plan, const struct dc_tensors *tensors, char *workspace)
 {
     const struct state *s = plan->state;
     struct job job = {
         .plan = plan,
-        .packed = packed,
-        .src = src,
-        .residual = residual,
-        .dst = dst,
+        .packed = tensors->packed,
+        .src = tensors->src,
+        .residual = tensors->residual,
+        .dst = tensors->dst,
         .workspace = workspace,
         .units = plan->problem.desc.n * plan->problem.desc.groups * s->chunks * s->out_chunks,
     };
@@ -306,9 +326,10 @@ static void execute(const doconv_plan *plan, const float *packed, const float *s
 
 const struct dc_solver dc_solver_planes = {
     .name = "planes",
-    .op = DC_OP_PLANES,
+    .operation = DC_CONVOLUTION,
+    .family = DC_FAMILY_PLANES,
     .enumerate = enumerate,
     .prepare = prepare,
-    .pack = pack,
     .execute = execute,
+    .pack = pack,
 };

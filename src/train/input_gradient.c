@@ -13,7 +13,6 @@
 #include "base/layout.h"
 #include "base/log.h"
 #include "kernel.h"
-#include "plan/fresh.h"
 #include "plan/plan.h"
 #include "plan/problem.h"
 #include "plan/solver.h"
@@ -199,7 +198,13 @@ static doconv_status plan_class(doconv_context *ctx, const struct dc_problem *p,
     d.dst_layout = forward->src_layout;
     d.accuracy = forward->accuracy;
     c->crop = c->y.size != p->hout || c->x.size != p->wout;
-    return dc_plan_create(ctx, &d, options, &c->plan);
+    struct dc_problem problem;
+    doconv_status status = dc_plan_problem(ctx, &d, options, &problem);
+    if (status == DOCONV_OK) {
+        problem.threads = p->threads;
+        status = dc_plan_create(ctx, &problem, options, &c->plan);
+    }
+    return status;
 }
 
 static void grow(size_t *size, size_t needed)
@@ -213,7 +218,38 @@ static size_t tensor_size(doconv_layout layout, int64_t n, int64_t c, int64_t h,
     size_t bytes = 0;
     /* can't fail: a part of a tensor that is none too large */
     doconv_tensor_bytes(layout, n, c, h, w, &bytes);
-    return (bytes + 63) / 64 * 64;
+    return align_bytes(bytes);
+}
+
+/* Class (y, x), its plan and the workspace that it needs. */
+static doconv_status add_class(struct dc_input_gradient *g, int64_t y, int64_t x, bool only,
+                               const doconv_plan_options *options)
+{
+    const struct dc_problem *p = &g->problem;
+    const doconv_conv_desc *d = &p->desc;
+    struct gradient_class *c = &g->items[g->classes];
+    *c = (struct gradient_class){
+        .y = axis_class((y + d->pad_top) % d->stride_h, d->h, d->pad_top, d->stride_h,
+                        d->dilation_h, d->kh, p->hout),
+        .x = axis_class((x + d->pad_left) % d->stride_w, d->w, d->pad_left, d->stride_w,
+                        d->dilation_w, d->kw, p->wout),
+    };
+    if (c->y.size > 0 && c->x.size > 0) {
+        const doconv_status status = plan_class(g->ctx, p, options, c);
+        if (status != DOCONV_OK) {
+            return status;
+        }
+        grow(&g->plan_size, c->plan->workspace_size);
+        if (c->crop) {
+            grow(&g->crop_size, tensor_size(d->dst_layout, d->n, d->cout, c->y.size, c->x.size));
+        }
+        if (!only) {
+            grow(&g->class_size,
+                 tensor_size(d->src_layout, d->n, d->cin, c->y.count, c->x.count));
+        }
+    }
+    g->classes++;
+    return DOCONV_OK;
 }
 
 doconv_status dc_input_gradient_create(doconv_context *ctx, const struct dc_problem *problem,
@@ -236,32 +272,14 @@ doconv_status dc_input_gradient_create(doconv_context *ctx, const struct dc_prob
     if (g == NULL) {
         return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "training: out of memory");
     }
-    *g = (struct dc_input_gradient){.ctx = ctx, .problem = *problem};
-    for (int64_t y = 0; y < ys; y++) {
-        for (int64_t x = 0; x < xs; x++) {
-            struct gradient_class c = {
-                .y = axis_class((y + d->pad_top) % d->stride_h, d->h, d->pad_top, d->stride_h,
-                                d->dilation_h, d->kh, problem->hout),
-                .x = axis_class((x + d->pad_left) % d->stride_w, d->w, d->pad_left, d->stride_w,
-                                d->dilation_w, d->kw, problem->wout),
-            };
-            if (c.y.size > 0 && c.x.size > 0) {
-                const doconv_status status = plan_class(ctx, problem, options, &c);
-                if (status != DOCONV_OK) {
-                    dc_input_gradient_destroy(g);
-                    return status;
-                }
-                grow(&g->plan_size, dc_fresh_workspace_size(c.plan, NULL));
-                grow(&g->crop_size,
-                     c.crop ? tensor_size(d->dst_layout, d->n, d->cout, c.y.size, c.x.size) : 0);
-                grow(&g->class_size,
-                     ys * xs > 1 ? tensor_size(d->src_layout, d->n, d->cin, c.y.count, c.x.count)
-                                 : 0);
-            }
-            g->items[g->classes++] = c;
+    *g = (struct dc_input_gradient){.ctx = ctx, .problem = *problem, .in_place = ys * xs == 1};
+    for (int64_t i = 0; i < ys * xs; i++) {
+        const doconv_status status = add_class(g, i / xs, i % xs, g->in_place, options);
+        if (status != DOCONV_OK) {
+            dc_input_gradient_destroy(g);
+            return status;
         }
     }
-    g->in_place = g->classes == 1;
     *gradient = g;
     return DOCONV_OK;
 }
@@ -281,13 +299,35 @@ size_t dc_input_gradient_workspace_size(const struct dc_input_gradient *g)
     return g->plan_size + g->crop_size + g->class_size;
 }
 
-void dc_input_gradient_run(const struct dc_input_gradient *g, const float *weight,
-                           const float *grad_dst, float *grad_src, char *workspace)
+/* A class's gradient by its convolution, which may read a copy of a part of grad_dst. */
+static void run_class(const struct dc_input_gradient *g, const struct gradient_class *c,
+                      const float *weight, const float *grad_dst, float *dst, char *workspace)
 {
     const struct dc_problem *p = &g->problem;
     const doconv_conv_desc *d = &p->desc;
-    char *const plan_space = workspace, *const crop_space = plan_space + g->plan_size,
-                *const class_space = crop_space + g->crop_size;
+    char *const crop_space = workspace + g->plan_size;
+    const struct dc_weight_source source = {.view = exchanged(p, c, weight)};
+    struct dc_tensors tensors = {.src = grad_dst, .fresh = &source, .dst = dst};
+    if (c->crop) {
+        struct copy in = {
+            .from = view_of(d->dst_layout, (float *)grad_dst, d->cout, p->hout, p->wout),
+            .to = view_of(d->dst_layout, (float *)crop_space, d->cout, c->y.size, c->x.size),
+            .images = d->n,
+            .rows = c->y.size,
+            .columns = c->x.size,
+        };
+        in.from.data += c->y.begin * in.from.row + c->x.begin * in.from.pixel;
+        copy_pixels(g->ctx, &in);
+        tensors.src = (const float *)crop_space;
+    }
+    dc_plan_run(c->plan, &tensors, workspace);
+}
+
+void dc_input_gradient_run(const struct dc_input_gradient *g, const float *weight,
+                           const float *grad_dst, float *grad_src, char *workspace)
+{
+    const doconv_conv_desc *d = &g->problem.desc;
+    float *const class_space = (float *)(workspace + g->plan_size + g->crop_size);
     const struct view whole = view_of(d->src_layout, grad_src, d->cin, d->h, d->w);
     for (int i = 0; i < g->classes; i++) {
         const struct gradient_class *c = &g->items[i];
@@ -297,27 +337,11 @@ void dc_input_gradient_run(const struct dc_input_gradient *g, const float *weigh
         out.to.row *= d->stride_h;
         out.to.pixel *= d->stride_w;
         if (c->plan != NULL) {
-            const struct dc_weight_source source = {.view = exchanged(p, c, weight)};
-            const float *src = grad_dst;
-            if (c->crop) {
-                struct copy in = {
-                    .from = view_of(d->dst_layout, (float *)grad_dst, d->cout, p->hout, p->wout),
-                    .to =
-                        view_of(d->dst_layout, (float *)crop_space, d->cout, c->y.size, c->x.size),
-                    .images = d->n,
-                    .rows = c->y.size,
-                    .columns = c->x.size};
-                in.from.data += c->y.begin * in.from.row + c->x.begin * in.from.pixel;
-                copy_pixels(g->ctx, &in);
-                src = (const float *)crop_space;
-            }
-            float *const dst = g->in_place ? grad_src : (float *)class_space;
-            dc_fresh_run(c->plan, &source, src, NULL, dst, plan_space);
-            if (g->in_place) {
-                continue;
-            }
-            out.from = view_of(d->src_layout, dst, d->cin, c->y.count, c->x.count);
+            run_class(g, c, weight, grad_dst, g->in_place ? grad_src : class_space, workspace);
+            out.from = view_of(d->src_layout, class_space, d->cin, c->y.count, c->x.count);
         }
-        copy_pixels(g->ctx, &out);
+        if (c->plan == NULL || !g->in_place) {
+            copy_pixels(g->ctx, &out);
+        }
     }
 }
