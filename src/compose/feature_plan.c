@@ -48,7 +48,7 @@ static const struct dc_kernel *find_direct(const doconv_context *ctx, enum dc_is
     int64_t best_lanes = 0;
     for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
         const struct dc_kernel *k = *row;
-        if (k->op != DC_OP_DIRECT || k->isa != isa) {
+        if (k->family != DC_FAMILY_DIRECT || k->isa != isa) {
             continue;
         }
         /* Lanes that are computed, with what a tile of few FMAs a broadcast loses. */
@@ -67,7 +67,7 @@ static const struct dc_kernel *find_depthwise(const doconv_context *ctx)
 {
     const struct dc_kernel *best = NULL;
     for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
-        if ((*row)->op == DC_OP_DEPTHWISE && dc_isa_usable((*row)->isa, ctx->isa) &&
+        if ((*row)->family == DC_FAMILY_DEPTHWISE && dc_isa_usable((*row)->isa, ctx->isa) &&
             LANES % (*row)->vector == 0 && (best == NULL || (*row)->isa > best->isa)) {
             best = *row;
         }
@@ -167,7 +167,7 @@ static const struct dc_kernel *find_rows(const doconv_context *ctx, int64_t pixe
     double best_cost = 0.0;
     for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
         const struct dc_kernel *k = *row;
-        if (k->op != DC_OP_DIRECT || !dc_isa_usable(k->isa, ctx->isa)) {
+        if (k->family != DC_FAMILY_DIRECT || !dc_isa_usable(k->isa, ctx->isa)) {
             continue;
         }
         const double rate = k->vector == 16 ? dc_cpu_probe()->fma512_per_cycle : 2.0;
@@ -282,7 +282,7 @@ void dc_feature_plan_blocks(struct dc_feature *f)
     }
     f->depthwise = depthwise;
     f->direct = direct;
-    f->multiplier = depthwise_layer && depthwise->taps_scatter != NULL ? p->group_cout : 0;
+    f->multiplier = depthwise_layer && depthwise->grouped.taps_scatter != NULL ? p->group_cout : 0;
     f->groups = f->multiplier != 0 ? 1 : d->groups;
     f->group_cin = f->multiplier != 0 ? d->cin : p->group_cin;
     f->copies = f->multiplier != 0 ? 1 : most(1, least(f->d_mul, LANES / p->group_cin));
@@ -300,7 +300,7 @@ void dc_feature_plan_blocks(struct dc_feature *f)
     }
     plan_forward(f);
     plan_rows(f);
-    if (depthwise->taps_correlate != NULL && depthwise->taps_scatter != NULL) {
+    if (depthwise->grouped.taps_correlate != NULL && depthwise->grouped.taps_scatter != NULL) {
         f->wide = find_direct(f->ctx, depthwise->isa, f->steps * LANES);
         plan_backward(f);
     }

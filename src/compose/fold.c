@@ -192,7 +192,7 @@ static void compose(const struct job *job, float *scratch, int64_t first, int64_
         .panel = job->panel,
         .scratch = scratch,
     };
-    job->kernel->compose(&args);
+    job->kernel->compose.run(&args);
 }
 
 /*
@@ -270,7 +270,7 @@ static void choose(const doconv_context *ctx, struct job *job)
 {
     for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL && job->kernel == NULL;
          row++) {
-        if ((*row)->op == DC_OP_COMPOSE && dc_isa_usable((*row)->isa, ctx->isa)) {
+        if ((*row)->family == DC_FAMILY_COMPOSE && dc_isa_usable((*row)->isa, ctx->isa)) {
             job->kernel = *row;
         }
     }
@@ -447,7 +447,7 @@ static void add_to_grad_d(const struct gradient_job *job, int64_t block, int64_t
         .d_mul = desc->d_mul,
         .scratch = scratch,
     };
-    job->kernel->compose_gradient(&args);
+    job->kernel->compose.gradient(&args);
 }
 
 /* Gradients of D: a task has whole vectors of channels, some of them a call. */

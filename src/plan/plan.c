@@ -155,7 +155,8 @@ static doconv_status fill(doconv_plan *plan, const doconv_conv_desc *desc,
     dc_problem_format(&plan->problem, plan->problem_text, sizeof plan->problem_text);
     const doconv_conv_desc *d = &plan->problem.desc;
     const int64_t layout[] = {
-        kernel->op, kernel->tile_channels, d->cin, d->cout, d->kh, d->kw, d->groups, d->has_bias};
+        kernel->family, kernel->tile_channels, d->cin, d->cout, d->kh, d->kw, d->groups,
+        d->has_bias};
     plan->packed_layout = dc_hash(0, layout, sizeof layout);
     return plan->solver->prepare(plan);
 }

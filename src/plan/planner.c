@@ -21,7 +21,7 @@ const struct dc_solver *const dc_solvers[] = {&dc_solver_direct,    &dc_solver_d
 const struct dc_solver *dc_solver_of(const struct dc_kernel *kernel)
 {
     const struct dc_solver *const *solver = dc_solvers;
-    while (*solver != NULL && (*solver)->op != kernel->op) {
+    while (*solver != NULL && (*solver)->family != kernel->family) {
         solver++;
     }
     return *solver;

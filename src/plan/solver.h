@@ -42,7 +42,7 @@ struct dc_solver {
     const char *name;
     /* solvers that add in the same order, and so to the same bits, have the same number */
     int order_of_sums;
-    enum dc_op op;
+    enum dc_family family;
     /*
      * Appends the candidates of a kernel and returns NULL, or the reason why there is none (a
      * constant string).

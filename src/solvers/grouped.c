@@ -103,7 +103,7 @@ static const char *geometry(const doconv_context *ctx, const struct dc_problem *
 {
     const doconv_conv_desc *d = &p->desc;
     const int64_t vector = c->kernel->vector, taps = d->kh * d->kw;
-    if (c->kernel->op == DC_OP_DEPTHWISE) {
+    if (c->kernel->family == DC_FAMILY_DEPTHWISE) {
         if (p->group_cin != 1 || p->group_cout != 1) {
             return "it takes one input and one output channel a group";
         }
@@ -176,7 +176,8 @@ static double estimate(const struct dc_problem *p, const struct dc_candidate *c,
                  lines = (double)(s->vectors * p->hout);
     double cycles =
         lines *
-        ((double)p->wout * (taps / fma_rate * (c->kernel->op == DC_OP_GROUPED ? 1.2 : 1.0) + 3.0) +
+        ((double)p->wout *
+             (taps / fma_rate * (c->kernel->family == DC_FAMILY_GROUPED ? 1.2 : 1.0) + 3.0) +
          tiles * 25.0);
     cycles += (double)(s->vectors * s->row_blocks) * 60.0;
     const double in = 4.0 * (double)(p->desc.cin * p->desc.h * p->desc.w),
@@ -360,7 +361,7 @@ static void copy_rows(const struct job *job, struct dc_grouped_args *args, int64
         .step_y = 1,
     };
     if (load.rows > 0) {
-        kernel->load(&load);
+        kernel->grouped.load(&load);
     }
     args->src = strip;
     args->src_row = s->strip_row;
@@ -401,7 +402,7 @@ static void run_unit(const struct job *job, int64_t n, int64_t row_block, int64_
         args.y1 = y1;
         args.dst = dst + at;
         args.residual = residual != NULL ? residual + at : NULL;
-        kernel->grouped(&args);
+        kernel->grouped.run(&args);
         return;
     }
     float *const sums = strip + s->strip_floats;
@@ -426,11 +427,11 @@ static void run_unit(const struct job *job, int64_t n, int64_t row_block, int64_
     };
     for (args.y0 = y0; args.y0 < y1; args.y0 = args.y1) {
         args.y1 = least(y1, args.y0 + s->store_rows);
-        kernel->grouped(&args);
+        kernel->grouped.run(&args);
         store.pixels = (args.y1 - args.y0) * p->wout;
         store.dst = dst + (args.y0 - y0) * s->dst_map.row;
         store.residual = residual != NULL ? residual + (args.y0 - y0) * s->dst_map.row : NULL;
-        kernel->store(&store);
+        kernel->grouped.store(&store);
     }
 }
 
@@ -473,7 +474,7 @@ static void execute(const doconv_plan *plan, const float *packed, const float *s
 const struct dc_solver dc_solver_depthwise = {
     .name = "depthwise",
     .order_of_sums = 1,
-    .op = DC_OP_DEPTHWISE,
+    .family = DC_FAMILY_DEPTHWISE,
     .enumerate = enumerate_depthwise,
     .prepare = prepare,
     .pack = pack,
@@ -483,7 +484,7 @@ const struct dc_solver dc_solver_depthwise = {
 const struct dc_solver dc_solver_grouped = {
     .name = "grouped",
     .order_of_sums = 2,
-    .op = DC_OP_GROUPED,
+    .family = DC_FAMILY_GROUPED,
     .enumerate = enumerate_grouped,
     .prepare = prepare,
     .pack = pack,

@@ -236,7 +236,7 @@ static void run_task(void *arg, int index)
         const int64_t in_place = begin < s->whole ? least(end, s->whole) : begin;
         const float *const src = job->src + image_group * p->group_cin * plane;
         if (in_place < end && loaded != place) {
-            kernel->gather(&(struct dc_gather_args){
+            kernel->planes.gather(&(struct dc_gather_args){
                 .panel = panel,
                 .panel_tile = s->panel_tile,
                 .line = line,
@@ -272,7 +272,7 @@ static void run_task(void *arg, int index)
                 args.dst = job->dst + dst + begin;
                 args.residual = job->residual != NULL ? job->residual + dst + begin : NULL;
                 args.fetch_next = b == first_block;
-                kernel->planes(&args);
+                kernel->planes.run(&args);
             }
             if (in_place < end) {
                 args.src = panel;
@@ -282,7 +282,7 @@ static void run_task(void *arg, int index)
                 args.dst = job->dst + dst + in_place;
                 args.residual = job->residual != NULL ? job->residual + dst + in_place : NULL;
                 args.fetch_next = 0;
-                kernel->planes(&args);
+                kernel->planes.run(&args);
             }
         }
     }
@@ -306,7 +306,7 @@ static void execute(const doconv_plan *plan, const float *packed, const float *s
 
 const struct dc_solver dc_solver_planes = {
     .name = "planes",
-    .op = DC_OP_PLANES,
+    .family = DC_FAMILY_PLANES,
     .enumerate = enumerate,
     .prepare = prepare,
     .pack = pack,

@@ -69,7 +69,7 @@ static void run_task(void *arg, int index)
          unit < job->channels * (index + 1) / job->tasks; unit++) {
         args.n = unit / stored;
         args.out_channel = unit % stored;
-        job->plan->candidate.kernel->reference(&args);
+        job->plan->candidate.kernel->reference.run(&args);
     }
 }
 
@@ -125,7 +125,7 @@ static void execute(const doconv_plan *plan, const float *packed, const float *s
 const struct dc_solver dc_solver_reference = {
     .name = "reference",
     .order_of_sums = 3,
-    .op = DC_OP_REFERENCE,
+    .family = DC_FAMILY_REFERENCE,
     .enumerate = enumerate,
     .prepare = prepare,
     .pack = pack,

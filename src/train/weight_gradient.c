@@ -211,7 +211,7 @@ static void load_panel(const struct dc_weight_gradient *g, const float *image, i
             .step_x = d->kw == 1 ? from->stride_w : 1,
             .step_y = step_y,
         };
-        g->kernel->load(&args);
+        g->kernel->product.load(&args);
         return;
     }
     const int64_t padded = divide_up(lanes, g->kernel->vector) * g->kernel->vector;
@@ -294,7 +294,7 @@ static void run_block(const struct job *job, const struct part *part, int64_t bl
             args.soon = ends && chunk == chunk1 - 1 && !g->swapped && (!direct || !args.resume)
                             ? out
                             : NULL;
-            g->kernel->product(&args);
+            g->kernel->product.run(&args);
         }
         if (!ends || direct) {
             continue;
@@ -319,7 +319,7 @@ static void run_block(const struct job *job, const struct part *part, int64_t bl
                         part->group * p->group_cin;
             weave.dst_lane = filter;
         }
-        g->kernel->weave(&weave);
+        g->kernel->product.weave(&weave);
     }
 }
 
@@ -488,7 +488,7 @@ static void load_strip(const struct dc_weight_gradient *g, const struct dc_tenso
         .step_y = 1,
     };
     if (rows > 0) {
-        g->kernel->load(&load);
+        g->kernel->correlate.load(&load);
     }
 }
 
@@ -553,7 +553,7 @@ static void run_vector(const struct job *job, int64_t v, float *src_strip)
                 args.h = end - first;
                 args.pad_top = d->pad_top + first;
             }
-            g->kernel->correlate(&args);
+            g->kernel->correlate.run(&args);
         }
     }
     const int64_t row = p->group_cin * g->taps;

@@ -27,7 +27,7 @@ static const struct dc_kernel *find_kernel(const doconv_context *ctx, int64_t ch
     const struct dc_kernel *best = NULL;
     for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
         const struct dc_kernel *k = *row;
-        if (k->op != DC_OP_PRODUCT || !dc_isa_usable(k->isa, ctx->isa)) {
+        if (k->family != DC_FAMILY_PRODUCT || !dc_isa_usable(k->isa, ctx->isa)) {
             continue;
         }
         /*
@@ -263,8 +263,8 @@ static const struct dc_kernel *find_correlate(const doconv_context *ctx, const s
     const int deals = p->group_cin != 1 || p->group_cout != 1;
     for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
         const int64_t vector = (*row)->vector;
-        if ((*row)->op != DC_OP_CORRELATE || !dc_isa_usable((*row)->isa, ctx->isa) ||
-            (*row)->deals != deals) {
+        if ((*row)->family != DC_FAMILY_CORRELATE || !dc_isa_usable((*row)->isa, ctx->isa) ||
+            (*row)->correlate.deals != deals) {
             continue;
         }
         const bool ends_inside = vector % p->group_cout != 0 && p->group_cout % vector != 0;
@@ -304,7 +304,7 @@ static doconv_status plan_narrow(struct dc_weight_gradient *g)
     g->sums_floats = planes * g->taps * vector;
     g->task_floats = divide_up(g->src_strip + g->grad_strip + g->sums_floats, 16) * 16 + 16;
     g->tasks = (int)least(g->ctx->threads, g->vectors);
-    if (!g->kernel->deals) {
+    if (!g->kernel->correlate.deals) {
         return DOCONV_OK;
     }
     g->lanes = dc_alloc(g->ctx, (size_t)(planes * vector) * sizeof *g->lanes);

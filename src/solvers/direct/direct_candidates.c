@@ -257,7 +257,7 @@ static const char *enumerate_direct(const doconv_context *ctx, const struct dc_p
 
 const struct dc_solver dc_solver_direct = {
     .name = "direct",
-    .op = DC_OP_DIRECT,
+    .family = DC_FAMILY_DIRECT,
     .enumerate = enumerate_direct,
     .prepare = dc_direct_prepare,
     .pack = dc_direct_pack,

@@ -137,7 +137,7 @@ static void pack_units(const struct job *job, int64_t begin, int64_t last)
             mapped = u.channels;
         }
         for (int64_t c = 0; c < u.channels; c += together) {
-            kernel->pack(&args);
+            kernel->direct.pack(&args);
             args.src += w->in;
             args.to += nr;
             args.soon += c + 1 < next.channels ? w->in : 0;
