@@ -276,7 +276,7 @@ static bool check_threads(struct lab *lab, char *text)
 
 static bool check_splits(struct lab *lab, char *text)
 {
-    if (lab->h->kernel->op == DC_OP_REFERENCE) {
+    if (lab->h->kernel->family == DC_FAMILY_REFERENCE) {
         return true;
     }
     struct rig rig;

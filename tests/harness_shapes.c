@@ -146,10 +146,10 @@ static void sample_channels(const struct dc_kernel *kernel, struct rng *rng, boo
     d->cin = deep ? rng_pick(rng, many, sizeof many / sizeof many[0])
                   : rng_pick(rng, inputs, sizeof inputs / sizeof inputs[0]);
     d->cout = cout;
-    const int kind = kernel->op == DC_OP_DEPTHWISE ? 2
-                     : kernel->op == DC_OP_GROUPED ? 4
-                     : rng_range(rng, 0, 3) != 0   ? 0
-                                                   : (int)rng_range(rng, 1, 3);
+    const int kind = kernel->family == DC_FAMILY_DEPTHWISE ? 2
+                     : kernel->family == DC_FAMILY_GROUPED ? 4
+                     : rng_range(rng, 0, 3) != 0           ? 0
+                                                           : (int)rng_range(rng, 1, 3);
     switch (kind) {
     case 1: /* groups */
         d->groups = rng_range(rng, 2, 4);
@@ -226,7 +226,7 @@ void harness_sample(const struct dc_kernel *kernel, struct rng *rng, int index,
          * A kernel for planes refuses nearly all that the others take: most of its shapes are its
          * own.
          */
-        const bool planes = kernel->op == DC_OP_PLANES && index % 8 != 0;
+        const bool planes = kernel->family == DC_FAMILY_PLANES && index % 8 != 0;
         const struct form f = planes         ? pointwise_form(rng)
                               : form < FORMS ? forms[form]
                                              : random_form(rng);

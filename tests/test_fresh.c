@@ -289,7 +289,7 @@ static void weights_first(void **state)
             found++;
         }
     }
-    const bool direct = list.count > 0 && list.items[0].kernel->op == DC_OP_DIRECT;
+    const bool direct = list.count > 0 && list.items[0].kernel->family == DC_FAMILY_DIRECT;
     dc_free(rig.context, list.items);
     rig_destroy(&rig);
     assert_true(found > 0 || !direct);

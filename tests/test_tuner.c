@@ -357,7 +357,7 @@ static void run_short_sum(const struct dc_run_args *args)
 {
     struct dc_run_args changed = *args;
     changed.segment_count -= changed.segment_count > 1; /* leaves a term out */
-    victim->run(&changed);
+    victim->direct.run(&changed);
 }
 
 static void run_short_row(const struct dc_run_args *args)
@@ -366,7 +366,7 @@ static void run_short_row(const struct dc_run_args *args)
     if (changed.partial_out == NULL && changed.pixels > 1) {
         changed.pixels--;
     }
-    victim->run(&changed);
+    victim->direct.run(&changed);
 }
 
 static void run_wrong_bias(const struct dc_run_args *args)
@@ -378,7 +378,7 @@ static void run_wrong_bias(const struct dc_run_args *args)
         bias[0] += 1e-3f; /* one channel of a block, a little */
         changed.bias = bias;
     }
-    victim->run(&changed);
+    victim->direct.run(&changed);
 }
 
 static void run_nan(const struct dc_run_args *args)
@@ -390,7 +390,7 @@ static void run_nan(const struct dc_run_args *args)
         bias[0] = NAN;
         changed.bias = bias;
     }
-    victim->run(&changed);
+    victim->direct.run(&changed);
 }
 
 static void (*const wrong_runs[])(const struct dc_run_args *) = {
@@ -399,10 +399,10 @@ static void (*const wrong_runs[])(const struct dc_run_args *) = {
 /*
  * A usable direct kernel and the reference of the build; NULL if there is none (portable builds).
  */
-static const struct dc_kernel *find_kernel(const doconv_context *ctx, enum dc_op op)
+static const struct dc_kernel *find_kernel(const doconv_context *ctx, enum dc_family family)
 {
     for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
-        if ((*row)->op == op && dc_isa_usable((*row)->isa, ctx->isa)) {
+        if ((*row)->family == family && dc_isa_usable((*row)->isa, ctx->isa)) {
             return *row;
         }
     }
@@ -440,8 +440,8 @@ static void test_wrong_kernels_are_caught(void **state)
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_TUNE);
     const doconv_conv_desc desc = fixture_problem("mb1_ic20ih9oc40kh3ph1:src=nhwc,dst=nhwc,bias");
     const struct dc_kernel *const *all = ctx->kernels,
-                                  *reference = find_kernel(ctx, DC_OP_REFERENCE);
-    victim = find_kernel(ctx, DC_OP_DIRECT);
+                                  *reference = find_kernel(ctx, DC_FAMILY_REFERENCE);
+    victim = find_kernel(ctx, DC_FAMILY_DIRECT);
     if (victim == NULL) {
         doconv_context_destroy(ctx);
         skip();
@@ -449,7 +449,7 @@ static void test_wrong_kernels_are_caught(void **state)
     for (size_t i = 0; i < sizeof wrong_runs / sizeof wrong_runs[0]; i++) {
         struct dc_kernel wrong = *victim;
         wrong.name = "direct_f32_wrong@none";
-        wrong.run = wrong_runs[i];
+        wrong.direct.run = wrong_runs[i];
         const struct dc_kernel *const kernels[] = {&wrong, reference, NULL};
         fixture_reattach(ctx, kernels);
         fixture_log_clear(f);
@@ -472,15 +472,15 @@ static void test_wrong_kernel_never_wins(void **state)
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
     const doconv_conv_desc desc = fixture_problem("mb1_ic20ih9oc40kh3ph1:src=nhwc,dst=nhwc,bias");
     const struct dc_kernel *const *all = ctx->kernels,
-                                  *reference = find_kernel(ctx, DC_OP_REFERENCE);
-    victim = find_kernel(ctx, DC_OP_DIRECT);
+                                  *reference = find_kernel(ctx, DC_FAMILY_REFERENCE);
+    victim = find_kernel(ctx, DC_FAMILY_DIRECT);
     if (victim == NULL) {
         doconv_context_destroy(ctx);
         skip();
     }
     struct dc_kernel wrong = *victim;
     wrong.name = "direct_f32_wrong@none";
-    wrong.run = run_nothing;
+    wrong.direct.run = run_nothing;
     const struct dc_kernel *const kernels[] = {&wrong, victim, reference, NULL};
     fixture_reattach(ctx, kernels);
     doconv_tune_report *report = fixture_tune(ctx, &desc, NULL, false);
@@ -505,7 +505,8 @@ static void test_reference_alone(void **state)
     struct fixture *f = *state;
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
     const struct dc_kernel *const *all = ctx->kernels, *const kernels[] = {
-                                                           find_kernel(ctx, DC_OP_REFERENCE), NULL};
+                                                           find_kernel(ctx, DC_FAMILY_REFERENCE),
+                                                           NULL};
     const doconv_conv_desc desc = fixture_problem(FIXTURE_PROBLEM);
     fixture_reattach(ctx, kernels);
     doconv_tune_report *report = fixture_tune(ctx, &desc, NULL, false);
@@ -524,7 +525,8 @@ static void test_no_reference(void **state)
     struct fixture *f = *state;
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
     const struct dc_kernel *const *all = ctx->kernels, *const kernels[] = {
-                                                           find_kernel(ctx, DC_OP_DIRECT), NULL};
+                                                           find_kernel(ctx, DC_FAMILY_DIRECT),
+                                                           NULL};
     const doconv_conv_desc desc = fixture_problem(FIXTURE_PROBLEM);
     if (kernels[0] == NULL) {
         doconv_context_destroy(ctx);

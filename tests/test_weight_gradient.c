@@ -302,10 +302,10 @@ static void sampled_shapes(void **state)
     const struct dc_kernel *kernels[3] = {NULL, NULL, NULL};
     for (int i = 0; dc_builtin_kernels[i] != NULL; i++) {
         const struct dc_kernel *k = dc_builtin_kernels[i];
-        const int at = k->op == DC_OP_DIRECT      ? 0
-                       : k->op == DC_OP_GROUPED   ? 1
-                       : k->op == DC_OP_DEPTHWISE ? 2
-                                                  : -1;
+        const int at = k->family == DC_FAMILY_DIRECT      ? 0
+                       : k->family == DC_FAMILY_GROUPED   ? 1
+                       : k->family == DC_FAMILY_DEPTHWISE ? 2
+                                                          : -1;
         if (at >= 0 && kernels[at] == NULL) {
             kernels[at] = k;
         }

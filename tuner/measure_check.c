@@ -34,7 +34,7 @@ struct check {
 static const struct dc_kernel *find_reference(const doconv_context *ctx)
 {
     for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
-        if ((*row)->op == DC_OP_REFERENCE) {
+        if ((*row)->family == DC_FAMILY_REFERENCE) {
             return *row;
         }
     }
@@ -51,7 +51,7 @@ static void check_plane(const struct check *check, int64_t index)
         index == check->checked - 1 ? check->planes - 1 : (int64_t)(step * (double)index);
     args.n = plane / check->stored;
     args.out_channel = plane % check->stored;
-    check->reference->reference(&args);
+    check->reference->reference.run(&args);
     const struct dc_tensor_map *map = &args.dst_map;
     const ptrdiff_t start = args.n * map->image +
                             args.out_channel / map->block_channels * map->block +

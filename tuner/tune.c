@@ -45,7 +45,7 @@ static bool worth_measuring(const struct dc_candidate_list *list, int index)
      * Only where nothing else takes the problem: the reference is what the others are checked
      * against.
      */
-    const bool reference = list->items[index].kernel->op == DC_OP_REFERENCE;
+    const bool reference = list->items[index].kernel->family == DC_FAMILY_REFERENCE;
     return reference ? index == 0
                      : list->items[index].estimated_seconds <=
                            HOPELESS * list->items[0].estimated_seconds;

@@ -335,10 +335,10 @@ int doconv_kernel_count(const doconv_context *context)
 doconv_status doconv_kernel_get(const doconv_context *context, int index, doconv_kernel_info *info)
 {
     static const char *const operations[] = {
-        [DC_OP_REFERENCE] = "reference", [DC_OP_DIRECT] = "direct",
-        [DC_OP_DEPTHWISE] = "depthwise", [DC_OP_GROUPED] = "grouped",
-        [DC_OP_PLANES] = "planes",       [DC_OP_COMPOSE] = "compose",
-        [DC_OP_PRODUCT] = "product",     [DC_OP_CORRELATE] = "correlate"};
+        [DC_FAMILY_REFERENCE] = "reference", [DC_FAMILY_DIRECT] = "direct",
+        [DC_FAMILY_DEPTHWISE] = "depthwise", [DC_FAMILY_GROUPED] = "grouped",
+        [DC_FAMILY_PLANES] = "planes",       [DC_FAMILY_COMPOSE] = "compose",
+        [DC_FAMILY_PRODUCT] = "product",     [DC_FAMILY_CORRELATE] = "correlate"};
     if (context == NULL || info == NULL || index < 0 || index >= doconv_kernel_count(context)) {
         return DOCONV_INVALID_ARGUMENT;
     }
@@ -349,7 +349,7 @@ doconv_status doconv_kernel_get(const doconv_context *context, int index, doconv
     *info = (doconv_kernel_info){
         .size = sizeof *info,
         .name = kernel->name,
-        .operation = operations[kernel->op],
+        .operation = operations[kernel->family],
         .isa = (doconv_isa)kernel->isa,
         .revision = kernel->revision,
         .tile_pixels = kernel->tile_pixels,

@@ -36,7 +36,7 @@ static void copy_planes(const struct dc_feature *f, const float *from, int64_t c
             .lo = -INFINITY,
             .hi = INFINITY,
         };
-        f->wide->store(&args);
+        f->wide->direct.store(&args);
     }
     for (int64_t c = 0; c < count; c++) {
         for (int64_t x = c < channels ? pixels : 0; x < all; x++) {
@@ -83,7 +83,7 @@ static void copy_task(void *arg, int index)
                 .step_x = 1,
                 .step_y = 1,
             };
-            f->wide->load(&load);
+            f->wide->direct.load(&load);
         }
     }
 }
@@ -138,7 +138,7 @@ static void store_strip(const struct dc_feature_job *job, const struct walk *w)
             .lo = -INFINITY,
             .hi = INFINITY,
         };
-        f->wide->store(&store);
+        f->wide->direct.store(&store);
     }
 }
 
@@ -288,7 +288,7 @@ static void store_products(const struct dc_feature_job *job, const struct walk *
             for (int64_t v = 0; v * f->wide->vector < lanes; v++) {
                 args.dst_vector[v] = v * f->wide->vector;
             }
-            f->wide->run(&args);
+            f->wide->direct.run(&args);
         }
     }
 }
@@ -326,7 +326,7 @@ static void add_weights(const struct dc_feature_job *job, const struct walk *w)
             .pixels = p->group_cout,
             .channels = least(lanes, f->steps * LANES - part * lanes),
         };
-        f->wide->run(&args);
+        f->wide->direct.run(&args);
     }
 }
 
@@ -351,7 +351,7 @@ static void make_grad_z(const struct dc_feature_job *job, const struct walk *w)
             .pixels = w->pixels,
             .channels = least(lanes, f->steps * LANES - part * lanes),
         };
-        f->wide->run(&args);
+        f->wide->direct.run(&args);
     }
 }
 
@@ -423,12 +423,12 @@ static void hand_back(const struct dc_feature_job *job, const struct walk *w, in
                 if (job->grad_d != NULL) {
                     args.x = (float *)src + at;
                     args.factors = w->factor_sums + q * args.factors_step + factor;
-                    f->depthwise->taps_correlate(&args);
+                    f->depthwise->grouped.taps_correlate(&args);
                 }
                 if (grad_src != NULL) {
                     args.x = grad_src + at;
                     args.factors = w->factors + q * args.factors_step + factor;
-                    f->depthwise->taps_scatter(&args);
+                    f->depthwise->grouped.taps_scatter(&args);
                 }
             }
         }

@@ -114,7 +114,7 @@ static void store_outputs(const struct dc_feature_job *job, const struct dc_feat
             .lo = -INFINITY,
             .hi = INFINITY,
         };
-        f->direct->store(&store);
+        f->direct->direct.store(&store);
         return;
     }
     for (int64_t lane = 0; lane < b->count; lane++) {
@@ -165,7 +165,7 @@ void dc_feature_depthwise_task(void *arg, int index)
             for (int64_t x = 0; x < pixels; x++) {
                 memcpy(sums + x * LANES, bias, sizeof bias);
             }
-            run_taps(f, f->depthwise->taps_scatter, z, f->chunk_pixels * LANES,
+            run_taps(f, f->depthwise->grouped.taps_scatter, z, f->chunk_pixels * LANES,
                      weights + t * f->d_mul * LANES, LANES, f->d_mul, sums, pixels);
             store_outputs(job, &b, t, sums, image, y0, pixels);
         }
@@ -200,7 +200,7 @@ void dc_feature_depthwise_load(const struct dc_feature_job *job, const struct dc
             .step_x = 1,
             .step_y = 1,
         };
-        f->direct->load(&load);
+        f->direct->direct.load(&load);
         return;
     }
     const int64_t pixels = (y1 - y0) * p->wout;
@@ -220,7 +220,7 @@ void dc_feature_depthwise_add_weights(const struct dc_feature *f, const float *z
                                       int64_t pixels, float *sums)
 {
     for (int64_t t = 0; t < f->multiplier; t++) {
-        run_taps(f, f->depthwise->taps_correlate, z, f->walk_pixels * LANES,
+        run_taps(f, f->depthwise->grouped.taps_correlate, z, f->walk_pixels * LANES,
                  sums + t * f->d_mul * LANES, LANES, f->d_mul, grad + t * f->walk_pixels * LANES,
                  pixels);
     }
@@ -232,7 +232,7 @@ void dc_feature_depthwise_grad_z(const struct dc_feature *f, const float *grad, 
     for (int64_t s = 0; s < f->d_mul; s++) {
         float *const to = grad_z + s * f->walk_pixels * LANES;
         memset(to, 0, (size_t)(pixels * LANES) * sizeof *to);
-        run_taps(f, f->depthwise->taps_scatter, grad, f->walk_pixels * LANES, weights + s * LANES,
-                 f->d_mul * LANES, f->multiplier, to, pixels);
+        run_taps(f, f->depthwise->grouped.taps_scatter, grad, f->walk_pixels * LANES,
+                 weights + s * LANES, f->d_mul * LANES, f->multiplier, to, pixels);
     }
 }

@@ -70,7 +70,7 @@ static void contract(const struct dc_feature_job *job, const struct unit *u, int
             args.dst_vector[v] = channel_at(&f->dst_map, channel + v * f->direct->vector);
         }
     }
-    f->direct->run(&args);
+    f->direct->direct.run(&args);
     for (int64_t image = 0; image < u->images && last && through_buffer; image++) {
         const struct dc_store_args store = {
             .tile = partial + image * u->pixels * tile,
@@ -87,7 +87,7 @@ static void contract(const struct dc_feature_job *job, const struct unit *u, int
             .lo = -INFINITY,
             .hi = INFINITY,
         };
-        f->direct->store(&store);
+        f->direct->direct.store(&store);
     }
 }
 
@@ -196,7 +196,7 @@ static void fill_panels(const struct dc_feature_job *job, const struct dc_featur
                 .lo = -INFINITY,
                 .hi = INFINITY,
             };
-            f->direct->store(&args);
+            f->direct->direct.store(&args);
         }
     }
 }
@@ -242,7 +242,7 @@ static void store_panels(const struct dc_feature_job *job, int64_t group, int64_
                 .lo = -INFINITY,
                 .hi = INFINITY,
             };
-            f->direct->store(&args);
+            f->direct->direct.store(&args);
         }
         const int64_t block = dc_layout_block(p->desc.dst_layout);
         for (int64_t c = p->desc.cout; channel1 == p->desc.cout && c % block != 0; c++) {
@@ -305,7 +305,7 @@ static void rows_task(void *arg, int index)
                         .pixels = least(step, o1 - o),
                         .channels = least(tile, f->chunk_pixels - panel * tile),
                     };
-                    f->direct->run(&args);
+                    f->direct->direct.run(&args);
                 }
             }
         }

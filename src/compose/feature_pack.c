@@ -42,7 +42,7 @@ static void pack_whole_factors(const struct dc_feature_job *job, const struct dc
                 .lo = -INFINITY,
                 .hi = INFINITY,
             };
-            f->direct->store(&args);
+            f->direct->direct.store(&args);
             for (int64_t s = squares; s < f->d_mul; s++) {
                 for (int64_t i = 0; i < vector; i++) {
                     to[s * pitch + i] = from[i * row + s];
@@ -126,7 +126,7 @@ void dc_feature_load_block(const struct dc_feature_job *job, const struct dc_fea
         .copies = f->copies,
     };
     if (rows > 0) {
-        f->direct->load(&load);
+        f->direct->direct.load(&load);
     }
 }
 
@@ -169,7 +169,7 @@ void dc_feature_make_z(const struct dc_feature *f, const float *factors, const f
         args.src = src + vectors[e % LANES / vector];
         args.weights = factors + e * f->taps;
         args.dst = z + e / lanes * z_block + e % lanes;
-        f->depthwise->grouped(&args);
+        f->depthwise->grouped.run(&args);
     }
 }
 
@@ -232,7 +232,7 @@ void dc_feature_pack_panel(const struct dc_feature_job *job, const struct dc_fea
             .lo = -INFINITY,
             .hi = INFINITY,
         };
-        f->direct->store(&args);
+        f->direct->direct.store(&args);
     }
     for (int64_t k = 0; k < inputs; k++) {
         for (int64_t t = k < channels ? outputs : 0; t < tile; t++) {

@@ -58,7 +58,7 @@ static void load_strip(const struct job *job, const struct unit *u)
         args.rows = (u->rows - 1) * d->stride_h + (d->kh - 1) * d->dilation_h + 1;
         args.y0 = row;
         args.x0 = -d->pad_left;
-        job->plan->candidate.kernel->load(&args);
+        job->plan->candidate.kernel->direct.load(&args);
         return;
     }
     args.step_x = d->stride_w;
@@ -69,7 +69,7 @@ static void load_strip(const struct job *job, const struct unit *u)
             args.strip = u->strip + x * s->strip_plane + phase * s->strip_phase;
             args.y0 = row + phase;
             args.x0 = x * d->dilation_w - d->pad_left;
-            job->plan->candidate.kernel->load(&args);
+            job->plan->candidate.kernel->direct.load(&args);
         }
     }
 }
@@ -78,7 +78,7 @@ static void load_strip(const struct job *job, const struct unit *u)
 struct block {
     struct dc_run_args args;
     struct dc_store_args store;
-    bool through_buffer; /* sums go to the buffer, then kernel->store() */
+    bool through_buffer; /* sums go to the buffer, then store() */
     /* sums of the unit's pixels between passes; else a buffer of tile_pixels */
     float *partial;
     bool first, last;
@@ -116,7 +116,7 @@ static void run_lines(const struct job *job, const struct block *b, int64_t slot
         float *sums = b->partial + (s->k_blocks > 1 ? slot * s->tile_channels : 0);
         args.partial_in = b->first ? NULL : sums;
         args.partial_out = !b->last || b->through_buffer ? sums : NULL;
-        kernel->run(&args);
+        kernel->direct.run(&args);
         if (!b->through_buffer || !b->last) {
             return;
         }
@@ -141,11 +141,11 @@ static void run_lines(const struct job *job, const struct block *b, int64_t slot
                 args.src = b->args.src + line * args.src_line + done * args.src_pixel;
                 args.partial_out = b->partial;
                 share_next(b, &args, slot + line * b->args.pixels + done, store.pixels);
-                kernel->run(&args);
+                kernel->direct.run(&args);
             }
             store.dst = b->args.dst + dst;
             store.residual = b->args.residual != NULL ? b->args.residual + dst : NULL;
-            kernel->store(&store);
+            kernel->direct.store(&store);
         }
     }
 }
