@@ -317,7 +317,8 @@ doconv_status doconv_tune_report_summary(const doconv_tune_report *report,
                                          doconv_tune_summary *summary)
 {
     if (report == NULL || summary == NULL) {
-        return DOCONV_INVALID_ARGUMENT;
+        return report == NULL ? DOCONV_INVALID_ARGUMENT
+                              : dc_fail(report->ctx, DOCONV_INVALID_ARGUMENT, "summary: NULL");
     }
     if (summary->size != sizeof *summary) {
         return DOCONV_MISMATCH;
@@ -343,8 +344,12 @@ int doconv_tune_report_count(const doconv_tune_report *report)
 doconv_status doconv_tune_report_get(const doconv_tune_report *report, int index,
                                      doconv_tune_entry *entry)
 {
-    if (report == NULL || entry == NULL || index < 0 || index >= report->entry.count) {
+    if (report == NULL) {
         return DOCONV_INVALID_ARGUMENT;
+    }
+    if (entry == NULL || index < 0 || index >= report->entry.count) {
+        return dc_fail(report->ctx, DOCONV_INVALID_ARGUMENT, "entry: NULL, or index: %d is none",
+                       index);
     }
     if (entry->size != sizeof *entry) {
         return DOCONV_MISMATCH;

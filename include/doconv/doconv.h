@@ -157,9 +157,11 @@ DOCONV_API doconv_status doconv_context_create(const doconv_context_options *opt
 DOCONV_API void doconv_context_destroy(doconv_context *context);
 
 /**
- * Copies the detail of the last failed call on this context ("stride_h: 0 is not in 1..2147483647")
- * into text, cut to size bytes with its NUL. Empty if nothing failed yet. With several threads
- * failing at once it is one of their messages, whole.
+ * Copies the detail of the calling thread's last failed call ("stride_h: 0 is not in
+ * 1..2147483647") into text, cut to size bytes with its NUL. A call counts that was made with a
+ * context, or with what was made with one, other than this function; calls that succeed, and those
+ * of other threads, change nothing. Each thread keeps one detail for all contexts: the text is
+ * empty if nothing failed on the thread yet, or if its last failed call was on another context.
  */
 DOCONV_API doconv_status doconv_context_last_error(const doconv_context *context, char *text,
                                                    size_t size);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #define _DEFAULT_SOURCE /* madvise */
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -208,6 +209,8 @@ static doconv_status set_cache(doconv_context *ctx, const doconv_context_options
     return DOCONV_OK;
 }
 
+static _Atomic uint64_t contexts_created;
+
 doconv_status doconv_context_create(const doconv_context_options *options, doconv_context **context)
 {
     if (context == NULL) {
@@ -235,11 +238,8 @@ doconv_status doconv_context_create(const doconv_context_options *options, docon
         .log_user = o->log_user,
         .verbose = o->verbose,
         .kernels = dc_builtin_kernels,
+        .serial = atomic_fetch_add(&contexts_created, 1) + 1,
     };
-    if (pthread_mutex_init(&ctx->error_lock, NULL) != 0) {
-        ctx->release(ctx->allocate_user, ctx);
-        return DOCONV_OUT_OF_MEMORY;
-    }
     static const char *const levels[] = {"0", "1", "2"};
     const int level = read_choice(ctx, "DOCONV_VERBOSE", levels, 3);
     if (ctx->verbose == 0 && level > 0) {
@@ -261,8 +261,9 @@ doconv_status doconv_context_create(const doconv_context_options *options, docon
         status = dc_tuner_attach(ctx);
     }
     if (status != DOCONV_OK) {
+        const char *detail = dc_last_failure(ctx);
         dc_log(ctx, DOCONV_LOG_ERROR, "context: %s",
-               ctx->error[0] != '\0' ? ctx->error : doconv_status_string(status));
+               detail[0] != '\0' ? detail : doconv_status_string(status));
         doconv_context_destroy(ctx);
         return status;
     }
@@ -279,7 +280,6 @@ void doconv_context_destroy(doconv_context *context)
         context->advisor.destroy(context->advisor.self);
     }
     dc_free(context, context->cache_directory);
-    pthread_mutex_destroy(&context->error_lock);
     context->release(context->allocate_user, context);
 }
 
@@ -288,18 +288,14 @@ doconv_status doconv_context_last_error(const doconv_context *context, char *tex
     if (context == NULL || text == NULL || size == 0) {
         return DOCONV_INVALID_ARGUMENT;
     }
-    /* The lock is no part of what a caller may see as the context's state. */
-    doconv_context *ctx = (doconv_context *)context;
-    pthread_mutex_lock(&ctx->error_lock);
-    snprintf(text, size, "%s", ctx->error);
-    pthread_mutex_unlock(&ctx->error_lock);
+    snprintf(text, size, "%s", dc_last_failure(context));
     return DOCONV_OK;
 }
 
 doconv_status doconv_context_get_info(const doconv_context *context, doconv_context_info *info)
 {
     if (context == NULL || info == NULL) {
-        return DOCONV_INVALID_ARGUMENT;
+        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "info: NULL");
     }
     if (info->size != sizeof *info) {
         return DOCONV_MISMATCH;
@@ -337,8 +333,13 @@ doconv_status doconv_kernel_get(const doconv_context *context, int index, doconv
         [DC_OP_DEPTHWISE] = "depthwise", [DC_OP_GROUPED] = "grouped",
         [DC_OP_PLANES] = "planes",       [DC_OP_COMPOSE] = "compose",
         [DC_OP_PRODUCT] = "product",     [DC_OP_CORRELATE] = "correlate"};
-    if (context == NULL || info == NULL || index < 0 || index >= doconv_kernel_count(context)) {
-        return DOCONV_INVALID_ARGUMENT;
+    if (context == NULL || info == NULL) {
+        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "info: NULL");
+    }
+    const int count = doconv_kernel_count(context);
+    if (index < 0 || index >= count) {
+        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "index: %d is not below the %d kernels",
+                       index, count);
     }
     if (info->size != sizeof *info) {
         return DOCONV_MISMATCH;

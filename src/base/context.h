@@ -6,9 +6,9 @@
 #ifndef DOCONV_CONTEXT_H
 #define DOCONV_CONTEXT_H
 
-#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include <doconv/doconv.h>
 
@@ -54,8 +54,11 @@ struct doconv_context {
     char fingerprint[17];
     struct dc_advisor advisor;              /* lookup is NULL in a build without tuner */
     const struct dc_kernel *const *kernels; /* dc_builtin_kernels; tests put their own list here */
-    pthread_mutex_t error_lock;             /* guards error */
-    char error[256];
+    /*
+     * From 1 on, never used again in the process: by it a thread knows whose failure it keeps,
+     * where an address may be that of a context that is gone.
+     */
+    uint64_t serial;
 };
 void *dc_alloc(doconv_context *ctx, size_t size); /* 64-byte aligned; NULL if out of memory */
 void dc_free(doconv_context *ctx, void *memory);

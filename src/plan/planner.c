@@ -241,8 +241,12 @@ int doconv_candidates_count(const doconv_candidates *list)
 doconv_status doconv_candidates_get(const doconv_candidates *list, int index,
                                     doconv_candidate_info *info)
 {
-    if (list == NULL || info == NULL || index < 0 || index >= list->list.count) {
+    if (list == NULL) {
         return DOCONV_INVALID_ARGUMENT;
+    }
+    if (info == NULL || index < 0 || index >= list->list.count) {
+        return dc_fail(list->ctx, DOCONV_INVALID_ARGUMENT, "info: NULL, or index: %d is none",
+                       index);
     }
     if (info->size != sizeof *info) {
         return DOCONV_MISMATCH;
