@@ -130,13 +130,15 @@ static void test_bad_options(void **state)
         }
         assert_null(context);
     }
-    static const size_t sizes[] = {0, 1, sizeof(doconv_context_options) - 1,
-                                   sizeof(doconv_context_options) + 8};
+    struct {
+        doconv_context_options options;
+        int64_t unknown;
+    } newer = {good, 1};
+    static const size_t sizes[] = {0, 1, sizeof newer.options - 1, sizeof newer};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        doconv_context_options options = good;
-        options.size = sizes[i];
+        newer.options.size = sizes[i];
         doconv_context *context = (doconv_context *)rows;
-        expect_status(doconv_context_create(&options, &context), DOCONV_MISMATCH);
+        expect_status(doconv_context_create(&newer.options, &context), DOCONV_MISMATCH);
         assert_null(context);
     }
     expect_status(doconv_context_create(&good, NULL), DOCONV_INVALID_ARGUMENT);

@@ -118,14 +118,23 @@ static void test_flags_and_enums(void **state)
 static void test_size(void **state)
 {
     (void)state;
-    static const size_t sizes[] = {0, 1, sizeof(doconv_conv_desc) - 1, sizeof(doconv_conv_desc) + 8,
+    struct {
+        doconv_conv_desc desc;
+        int64_t unknown;
+    } newer = {good(), 1};
+    static const size_t sizes[] = {0,
+                                   1,
+                                   sizeof newer.desc - 8,
+                                   sizeof newer.desc - 1,
+                                   sizeof newer,
+                                   1000000,
+                                   SIZE_MAX - 7,
                                    SIZE_MAX};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        doconv_conv_desc desc = good();
-        desc.size = sizes[i];
+        newer.desc.size = sizes[i];
         char value[32];
         snprintf(value, sizeof value, "%zu", sizes[i]);
-        expect_refused(&desc, DOCONV_MISMATCH, "size", value);
+        expect_refused(&newer.desc, DOCONV_MISMATCH, "doconv_conv_desc.size", value);
     }
     expect_status(doconv_conv_desc_init(NULL), DOCONV_INVALID_ARGUMENT);
     doconv_conv_desc desc;

@@ -15,6 +15,13 @@
  *   NULL on failure).
  * - It never aborts, exits or prints; text goes to the context's log callback (see
  *   doconv_context_options).
+ * - A struct that begins with its size may grow at its end from version to version; the caller sets
+ *   size to its sizeof, which says what header it was compiled against, and zeroes the rest before
+ *   it sets fields. Input: fields that an older header doesn't have are taken as zero, which means
+ *   what their absence did; bytes of a newer header's struct that this library doesn't know must be
+ *   zero, else DOCONV_MISMATCH. Output: size bytes are written, those that this library doesn't
+ *   know as zeros; size stays. A struct that a callback is given ends where its size says. A size
+ *   that no version has is a DOCONV_MISMATCH whose detail names the struct.
  * - Tensors are float (fp32), contiguous in the stated layout, 4-byte aligned at least (64 is
  *   faster), never written past their end and never read past it.
  * - Thread safety: contexts, plans and weights may be shared by any number of threads; creating and
@@ -54,7 +61,7 @@ typedef enum doconv_status {
     DOCONV_OUT_OF_MEMORY = 5, /**< the allocator returned NULL */
     /** a variant name that no candidate has; no cache entry in mode "only" */
     DOCONV_NOT_FOUND = 6,
-    /** weights packed for another plan; a struct from another version of this header */
+    /** weights packed for another plan; a struct of another version's header that can't be taken */
     DOCONV_MISMATCH = 7,
     DOCONV_WORKSPACE_TOO_SMALL = 8,
     /** a cache directory or file that can't be used (tuner functions only) */
@@ -120,12 +127,12 @@ typedef void *(*doconv_allocate_fn)(void *user, size_t size, size_t alignment);
 typedef void (*doconv_release_fn)(void *user, void *memory);
 
 /**
- * Options of a context. Set size to sizeof(doconv_context_options) and everything else to zero for
- * the defaults. Environment variables are read once, at creation, and only where the field here is
- * zero or NULL: DOCONV_MAX_ISA (none, avx2, avx512, neon), DOCONV_TUNE (off, read, tune, force,
- * only), DOCONV_CACHE (a directory), DOCONV_SYSTEM_CACHE (a directory that is looked up after the
- * cache and never written), DOCONV_VERBOSE (0, 1 = a line for each plan, 2 = and one for each
- * execute). A value that none of these allow is ignored with a warning.
+ * Options of a context. Set size and zero the rest for the defaults. Environment variables are read
+ * once, at creation, and only where the field here is zero or NULL: DOCONV_MAX_ISA (none, avx2,
+ * avx512, neon), DOCONV_TUNE (off, read, tune, force, only), DOCONV_CACHE (a directory),
+ * DOCONV_SYSTEM_CACHE (a directory that is looked up after the cache and never written),
+ * DOCONV_VERBOSE (0, 1 = a line for each plan, 2 = and one for each execute). A value that none of
+ * these allow is ignored with a warning.
  */
 typedef struct doconv_context_options {
     size_t size;
@@ -266,9 +273,13 @@ typedef struct doconv_conv_desc {
 
 /**
  * Sets size and defaults: every dimension, stride, dilation and groups 1, paddings 0, NCHW, no
- * bias, no post-op.
+ * bias, no post-op. desc: size bytes, as the caller's header has it.
  */
-DOCONV_API doconv_status doconv_conv_desc_init(doconv_conv_desc *desc);
+DOCONV_API doconv_status doconv_conv_desc_init_sized(doconv_conv_desc *desc, size_t size);
+static inline doconv_status doconv_conv_desc_init(doconv_conv_desc *desc)
+{
+    return doconv_conv_desc_init_sized(desc, sizeof *desc);
+}
 
 /**
  * Reads a problem as benchdnn writes it, then attributes after a colon, separated by commas:
@@ -278,10 +289,16 @@ DOCONV_API doconv_status doconv_conv_desc_init(doconv_conv_desc *desc);
  * symmetric. Attributes: src=LAYOUT, dst=LAYOUT (nchw, nhwc, nChw8c, nChw16c), bias, residual,
  * relu, clamp=LO/HI, accuracy=strict|default|fast. Example:
  * "mb1_ic64ih56oc64kh3ph1:src=nhwc,dst=nhwc,bias,relu". On failure DOCONV_INVALID_ARGUMENT or what
- * validation says; the detail names the field. context may be NULL (no detail).
+ * validation says; the detail names the field. context may be NULL (no detail). desc: size bytes,
+ * as the caller's header has it; its size is set.
  */
-DOCONV_API doconv_status doconv_conv_desc_parse(doconv_context *context, const char *text,
-                                                doconv_conv_desc *desc);
+DOCONV_API doconv_status doconv_conv_desc_parse_sized(doconv_context *context, const char *text,
+                                                      doconv_conv_desc *desc, size_t size);
+static inline doconv_status doconv_conv_desc_parse(doconv_context *context, const char *text,
+                                                   doconv_conv_desc *desc)
+{
+    return doconv_conv_desc_parse_sized(context, text, desc, sizeof *desc);
+}
 
 /** The longest text that doconv_conv_desc_format() writes, with its NUL. */
 #define DOCONV_PROBLEM_TEXT_SIZE 512
@@ -487,15 +504,15 @@ DOCONV_API doconv_status doconv_weights_fold(const doconv_plan *plan, const doco
 
 /** A layer of a checkpoint as it is folded. */
 typedef struct doconv_folded_layer {
-    size_t size; /**< sizeof(doconv_folded_layer) */
+    size_t size; /**< of what the library has */
     /**
      * NAME of NAME.weight, as the file has it (UTF-8, may have control characters); "" for a module
      * saved by itself
      */
     const char *name;
-    doconv_fold_desc desc; /**< add_identity: 1 where the option adds it */
+    const doconv_fold_desc *desc; /**< add_identity: 1 where the option adds it */
     /**
-     * 0: a 1x1 layer, whose weight is W; the file does not tell its groups: desc has 1, and cin is
+     * 0: a 1x1 layer, whose weight is W; the file does not tell its groups: *desc has 1, and cin is
      * Cin/groups
      */
     int has_d;
@@ -506,7 +523,7 @@ typedef struct doconv_folded_layer {
 
 /**
  * Told of each layer, in the file's order, on the calling thread, once the whole file is known to
- * be valid. layer lives for this call only.
+ * be valid. layer and what it points to live for this call only.
  */
 typedef void (*doconv_fold_report_fn)(void *user, const doconv_folded_layer *layer);
 

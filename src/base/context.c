@@ -13,6 +13,7 @@
 #include "base/cpu.h"
 #include "base/log.h"
 #include "base/registry.h"
+#include "base/versioned.h"
 #include "kernel.h"
 
 #define ALIGNMENT 64
@@ -217,10 +218,11 @@ doconv_status doconv_context_create(const doconv_context_options *options, docon
         return DOCONV_INVALID_ARGUMENT;
     }
     *context = NULL;
-    const doconv_context_options defaults = {.size = sizeof defaults};
-    const doconv_context_options *o = options != NULL ? options : &defaults;
-    if (o->size != sizeof *o) {
-        return DOCONV_MISMATCH;
+    doconv_context_options own;
+    const doconv_context_options *o = &own;
+    doconv_status status = DC_READ_STRUCT(NULL, doconv_context_options, options, &own);
+    if (status != DOCONV_OK) {
+        return status;
     }
     if ((o->allocate == NULL) != (o->release == NULL) || o->verbose < 0 || o->verbose > 2) {
         return DOCONV_INVALID_ARGUMENT;
@@ -248,7 +250,7 @@ doconv_status doconv_context_create(const doconv_context_options *options, docon
     if (ctx->log == NULL && level > 0) {
         ctx->log = default_log;
     }
-    doconv_status status = set_threads(ctx, o);
+    status = set_threads(ctx, o);
     if (status == DOCONV_OK) {
         status = set_isa(ctx, o);
     }
@@ -297,12 +299,9 @@ doconv_status doconv_context_get_info(const doconv_context *context, doconv_cont
     if (context == NULL || info == NULL) {
         return dc_fail(context, DOCONV_INVALID_ARGUMENT, "info: NULL");
     }
-    if (info->size != sizeof *info) {
-        return DOCONV_MISMATCH;
-    }
     const struct dc_cpu *cpu = dc_cpu_probe();
-    *info = (doconv_context_info){
-        .size = sizeof *info,
+    const doconv_context_info result = {
+        .size = sizeof result,
         .cpu = cpu->name,
         .cpu_isa = (doconv_isa)cpu->isa,
         .isa = (doconv_isa)context->isa,
@@ -314,7 +313,7 @@ doconv_status doconv_context_get_info(const doconv_context *context, doconv_cont
         .tune = context->tune,
         .registry = context->fingerprint,
     };
-    return DOCONV_OK;
+    return DC_WRITE_STRUCT(context, doconv_context_info, &result, info);
 }
 
 int doconv_kernel_count(const doconv_context *context)
@@ -341,12 +340,9 @@ doconv_status doconv_kernel_get(const doconv_context *context, int index, doconv
         return dc_fail(context, DOCONV_INVALID_ARGUMENT, "index: %d is not below the %d kernels",
                        index, count);
     }
-    if (info->size != sizeof *info) {
-        return DOCONV_MISMATCH;
-    }
     const struct dc_kernel *kernel = context->kernels[index];
-    *info = (doconv_kernel_info){
-        .size = sizeof *info,
+    const doconv_kernel_info result = {
+        .size = sizeof result,
         .name = kernel->name,
         .operation = operations[kernel->op],
         .isa = (doconv_isa)kernel->isa,
@@ -355,7 +351,7 @@ doconv_status doconv_kernel_get(const doconv_context *context, int index, doconv
         .tile_channels = kernel->tile_channels,
         .usable = dc_isa_usable(kernel->isa, context->isa),
     };
-    return DOCONV_OK;
+    return DC_WRITE_STRUCT(context, doconv_kernel_info, &result, info);
 }
 
 const char *doconv_isa_string(doconv_isa isa)

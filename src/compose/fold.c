@@ -10,6 +10,7 @@
 #include "base/context.h"
 #include "base/cpu.h"
 #include "base/log.h"
+#include "base/versioned.h"
 #include "compose/fold.h"
 #include "kernel.h"
 
@@ -19,10 +20,12 @@
  */
 #define MOST_FLOATS ((int64_t)1 << 40)
 
-doconv_status dc_fold_check(doconv_context *ctx, const doconv_fold_desc *desc)
+doconv_status dc_fold_read(doconv_context *ctx, const doconv_fold_desc *from,
+                           doconv_fold_desc *desc)
 {
-    if (desc->size != sizeof *desc) {
-        return dc_fail(ctx, DOCONV_MISMATCH, "fold: size: %zu, not %zu", desc->size, sizeof *desc);
+    const doconv_status status = DC_READ_STRUCT(ctx, doconv_fold_desc, from, desc);
+    if (status != DOCONV_OK) {
+        return status;
     }
     const struct {
         const char *name;
@@ -609,10 +612,12 @@ doconv_status doconv_fold(doconv_context *context, const doconv_fold_desc *desc,
                        : w == NULL     ? "w"
                                        : "weight");
     }
-    const doconv_status status = dc_fold_check(context, desc);
+    doconv_fold_desc own;
+    const doconv_status status = dc_fold_read(context, desc, &own);
     if (status != DOCONV_OK) {
         return status;
     }
+    desc = &own;
     const int64_t weights = desc->cout * (desc->cin / desc->groups);
     if (d == NULL) {
         if (desc->kh * desc->kw != 1 || desc->d_mul != 1) {
@@ -643,10 +648,12 @@ doconv_status doconv_fold_gradient(doconv_context *context, const doconv_fold_de
                        : w == NULL     ? "w"
                                        : "grad_weight");
     }
-    const doconv_status status = dc_fold_check(context, desc);
+    doconv_fold_desc own;
+    const doconv_status status = dc_fold_read(context, desc, &own);
     if (status != DOCONV_OK) {
         return status;
     }
+    desc = &own;
     if (d == NULL) {
         if (desc->kh * desc->kw != 1 || desc->d_mul != 1 || grad_d != NULL) {
             return dc_fail(context, DOCONV_INVALID_ARGUMENT, "fold gradient: %s",

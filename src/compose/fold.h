@@ -13,7 +13,9 @@
 
 #include "kernel.h"
 
-doconv_status dc_fold_check(doconv_context *ctx, const doconv_fold_desc *desc);
+/* A caller's descriptor as a checked one of this version. */
+doconv_status dc_fold_read(doconv_context *ctx, const doconv_fold_desc *from,
+                           doconv_fold_desc *desc);
 /* Of both calls below, whose workspace is 64-byte aligned. */
 size_t dc_fold_workspace_size(const doconv_context *ctx, const doconv_fold_desc *desc);
 /* doconv_fold() of a valid descriptor whose layer has a D. */

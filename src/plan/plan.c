@@ -9,22 +9,19 @@
 #include "base/context.h"
 #include "base/log.h"
 #include "base/registry.h"
+#include "base/versioned.h"
 #include "kernel.h"
 #include "plan/candidate.h"
 #include "plan/plan.h"
 #include "plan/problem.h"
 #include "plan/solver.h"
 
-doconv_status dc_plan_options_check(doconv_context *ctx, const doconv_plan_options *options)
+doconv_status dc_plan_options_read(doconv_context *ctx, const doconv_plan_options *from,
+                                   doconv_plan_options *options)
 {
-    if (options == NULL) {
-        return DOCONV_OK;
-    }
-    if (options->size != sizeof *options) {
-        return dc_fail(
-            ctx, DOCONV_MISMATCH,
-            "options.size: %zu is not %zu, the size of doconv_plan_options in this version",
-            options->size, sizeof *options);
+    const doconv_status status = DC_READ_STRUCT(ctx, doconv_plan_options, from, options);
+    if (status != DOCONV_OK) {
+        return status;
     }
     if ((int)options->rigor < 0 || (int)options->rigor > DOCONV_RIGOR_MEASURE) {
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.rigor: %d is not in 0..%d",
@@ -134,18 +131,19 @@ static doconv_status fill(doconv_plan *plan, const doconv_conv_desc *desc,
                           const doconv_plan_options *options)
 {
     doconv_context *ctx = plan->ctx;
+    doconv_plan_options own;
     doconv_status status = dc_problem_create(ctx, desc, &plan->problem);
     if (status == DOCONV_OK) {
-        status = dc_plan_options_check(ctx, options);
+        status = dc_plan_options_read(ctx, options, &own);
     }
     struct dc_candidate_list list = {0};
     if (status == DOCONV_OK) {
-        status = dc_enumerate(ctx, &plan->problem, options, &list);
+        status = dc_enumerate(ctx, &plan->problem, &own, &list);
     }
     if (status != DOCONV_OK) {
         return status;
     }
-    status = choose(plan, options, &list);
+    status = choose(plan, &own, &list);
     dc_free(ctx, list.items);
     if (status != DOCONV_OK) {
         return status;

@@ -38,8 +38,9 @@ struct doconv_weights {
 /* doconv_plan_create() without its verbose line, for plans that nobody asked for: the tuner's. */
 doconv_status dc_plan_create(doconv_context *ctx, const doconv_conv_desc *desc,
                              const doconv_plan_options *options, doconv_plan **plan);
-/* NULL is fine */
-doconv_status dc_plan_options_check(doconv_context *ctx, const doconv_plan_options *options);
+/* A caller's options, or NULL for the defaults, as checked ones of this version. */
+doconv_status dc_plan_options_read(doconv_context *ctx, const doconv_plan_options *from,
+                                   doconv_plan_options *options);
 
 /*
  * The cache's key: the problem and everything else that the best choice depends on. size >=

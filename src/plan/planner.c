@@ -8,6 +8,7 @@
 #include "base/context.h"
 #include "base/cpu.h"
 #include "base/log.h"
+#include "base/versioned.h"
 #include "kernel.h"
 #include "plan/candidate.h"
 #include "plan/plan.h"
@@ -204,9 +205,10 @@ doconv_status doconv_candidates_create(doconv_context *context, const doconv_con
                        context == NULL ? "context" : "list");
     }
     struct dc_problem problem;
+    doconv_plan_options own;
     doconv_status status = dc_problem_create(context, desc, &problem);
     if (status == DOCONV_OK) {
-        status = dc_plan_options_check(context, options);
+        status = dc_plan_options_read(context, options, &own);
     }
     if (status != DOCONV_OK) {
         return status;
@@ -216,7 +218,7 @@ doconv_status doconv_candidates_create(doconv_context *context, const doconv_con
         return dc_fail(context, DOCONV_OUT_OF_MEMORY, "candidates: out of memory");
     }
     result->ctx = context;
-    status = dc_enumerate(context, &problem, options, &result->list);
+    status = dc_enumerate(context, &problem, &own, &result->list);
     if (status != DOCONV_OK) {
         dc_free(context, result);
         return status;
@@ -248,12 +250,9 @@ doconv_status doconv_candidates_get(const doconv_candidates *list, int index,
         return dc_fail(list->ctx, DOCONV_INVALID_ARGUMENT, "info: NULL, or index: %d is none",
                        index);
     }
-    if (info->size != sizeof *info) {
-        return DOCONV_MISMATCH;
-    }
     const struct dc_candidate *c = &list->list.items[index];
-    *info = (doconv_candidate_info){
-        .size = sizeof *info,
+    const doconv_candidate_info result = {
+        .size = sizeof result,
         .variant = c->text,
         .kernel = c->kernel->name,
         .refused = c->refused,
@@ -261,5 +260,5 @@ doconv_status doconv_candidates_get(const doconv_candidates *list, int index,
         .workspace_size = c->workspace_size,
         .packed_size = c->packed_size,
     };
-    return DOCONV_OK;
+    return DC_WRITE_STRUCT(list->ctx, doconv_candidate_info, &result, info);
 }

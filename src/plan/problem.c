@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "base/log.h"
+#include "base/versioned.h"
 #include "plan/problem.h"
 
 static doconv_status check_dims(doconv_context *ctx, const doconv_conv_desc *d)
@@ -117,20 +118,18 @@ doconv_status dc_problem_create(doconv_context *ctx, const doconv_conv_desc *des
     if (desc == NULL) {
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "desc: NULL");
     }
-    if (desc->size != sizeof *desc) {
-        return dc_fail(ctx, DOCONV_MISMATCH,
-                       "desc.size: %zu is not %zu, the size of doconv_conv_desc in this version",
-                       desc->size, sizeof *desc);
-    }
-    doconv_status status = check_dims(ctx, desc);
+    struct dc_problem p = {.lo = -INFINITY, .hi = INFINITY};
+    doconv_conv_desc *d = &p.desc;
+    doconv_status status = DC_READ_STRUCT(ctx, doconv_conv_desc, desc, d);
     if (status == DOCONV_OK) {
-        status = check_options(ctx, desc);
+        status = check_dims(ctx, d);
+    }
+    if (status == DOCONV_OK) {
+        status = check_options(ctx, d);
     }
     if (status != DOCONV_OK) {
         return status;
     }
-    struct dc_problem p = {.desc = *desc, .lo = -INFINITY, .hi = INFINITY};
-    doconv_conv_desc *d = &p.desc;
     status = output_size(ctx, "h", d->h, d->kh, d->stride_h, d->dilation_h, d->pad_top,
                          &d->pad_bottom, &p.hout);
     if (status == DOCONV_OK) {
@@ -197,13 +196,13 @@ doconv_status doconv_conv_dst_shape(doconv_context *context, const doconv_conv_d
     return DOCONV_OK;
 }
 
-doconv_status doconv_conv_desc_init(doconv_conv_desc *desc)
+doconv_status doconv_conv_desc_init_sized(doconv_conv_desc *desc, size_t size)
 {
     if (desc == NULL) {
         return DOCONV_INVALID_ARGUMENT;
     }
-    *desc = (doconv_conv_desc){
-        .size = sizeof *desc,
+    const doconv_conv_desc defaults = {
+        .size = sizeof defaults,
         .n = 1,
         .cin = 1,
         .h = 1,
@@ -217,5 +216,5 @@ doconv_status doconv_conv_desc_init(doconv_conv_desc *desc)
         .dilation_w = 1,
         .groups = 1,
     };
-    return DOCONV_OK;
+    return dc_write_struct(NULL, DC_STRUCT(doconv_conv_desc), &defaults, desc, size);
 }

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/versioned.h"
 #include "plan/problem.h"
 
 enum field { G, MB, IC, IH, IW, OC, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW, FIELDS };
@@ -266,8 +267,8 @@ static int64_t pad_after(int64_t out, int64_t stride, int64_t kernel, int64_t di
     return needed > 0 ? needed : 0;
 }
 
-doconv_status doconv_conv_desc_parse(doconv_context *context, const char *text,
-                                     doconv_conv_desc *desc)
+doconv_status doconv_conv_desc_parse_sized(doconv_context *context, const char *text,
+                                           doconv_conv_desc *desc, size_t size)
 {
     if (text == NULL || desc == NULL) {
         return dc_fail(context, DOCONV_INVALID_ARGUMENT, "%s: NULL",
@@ -368,6 +369,5 @@ doconv_status doconv_conv_desc_parse(doconv_context *context, const char *text,
                        "%s: %" PRId64 " disagrees with the input, which gives %" PRId64,
                        h ? "oh" : "ow", h ? value[OH] : value[OW], h ? problem.hout : problem.wout);
     }
-    *desc = problem.desc;
-    return DOCONV_OK;
+    return dc_write_struct(context, DC_STRUCT(doconv_conv_desc), &problem.desc, desc, size);
 }

@@ -167,7 +167,9 @@ doconv_status doconv_weights_fold(const doconv_plan *plan, const doconv_fold_des
     if (desc == NULL || w == NULL) {
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "fold: %s: NULL", desc == NULL ? "desc" : "w");
     }
-    doconv_status status = dc_fold_check(ctx, desc);
+    doconv_fold_desc own;
+    doconv_status status = dc_fold_read(ctx, desc, &own);
+    desc = &own;
     if (status == DOCONV_OK) {
         status = check_fold(plan, desc);
     }

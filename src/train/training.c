@@ -11,6 +11,7 @@
 
 #include "base/context.h"
 #include "base/log.h"
+#include "base/versioned.h"
 #include "compose/feature.h"
 #include "compose/fold.h"
 #include "plan/fresh.h"
@@ -61,23 +62,8 @@ static bool is_paper(const doconv_fold_desc *f)
     return true;
 }
 
-static doconv_status check(doconv_context *ctx, const doconv_conv_desc *desc,
-                           const doconv_training_options *options)
+static doconv_status check(doconv_context *ctx, const doconv_conv_desc *desc)
 {
-    if (options != NULL && options->size != sizeof *options) {
-        return dc_fail(
-            ctx, DOCONV_MISMATCH,
-            "options.size: %zu is not %zu, the size of doconv_training_options in this version",
-            options->size, sizeof *options);
-    }
-    if (desc == NULL) {
-        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "desc: NULL");
-    }
-    if (desc->size != sizeof *desc) {
-        return dc_fail(ctx, DOCONV_MISMATCH,
-                       "desc.size: %zu is not %zu, the size of doconv_conv_desc in this version",
-                       desc->size, sizeof *desc);
-    }
     const int composition = (int)desc->composition;
     if (desc->d_mul < 0 || composition < 0 || composition > DOCONV_COMPOSITION_FEATURE ||
         (desc->d_mul > 0) != (composition != DOCONV_COMPOSITION_NONE)) {
@@ -142,25 +128,26 @@ static doconv_status create(doconv_training *t, const doconv_conv_desc *desc,
     if (status != DOCONV_OK) {
         return status;
     }
-    const doconv_plan_options plans = {
-        .size = sizeof plans,
-        .rigor = options != NULL ? options->rigor : DOCONV_RIGOR_DEFAULT,
+    const doconv_plan_options wanted = {
+        .size = sizeof wanted,
+        .rigor = options->rigor,
         .fresh_weights = 1,
     };
-    status = dc_plan_options_check(ctx, &plans);
+    doconv_plan_options plans;
+    status = dc_plan_options_read(ctx, &wanted, &plans);
     if (status == DOCONV_OK && desc->d_mul > 0) {
-        t->fold = (doconv_fold_desc){
-            .size = sizeof t->fold,
+        const doconv_fold_desc fold = {
+            .size = sizeof fold,
             .cout = desc->cout,
             .cin = desc->cin,
             .kh = desc->kh,
             .kw = desc->kw,
             .groups = desc->groups,
             .d_mul = desc->d_mul,
-            .mapping = options != NULL ? options->mapping : DOCONV_MAPPING_PAPER,
-            .add_identity = options != NULL ? options->add_identity : 0,
+            .mapping = options->mapping,
+            .add_identity = options->add_identity,
         };
-        status = dc_fold_check(ctx, &t->fold);
+        status = dc_fold_read(ctx, &fold, &t->fold);
     }
     if (status != DOCONV_OK) {
         return status;
@@ -194,7 +181,18 @@ doconv_status doconv_training_create(doconv_context *context, const doconv_conv_
         return dc_fail(context, DOCONV_INVALID_ARGUMENT, "%s: NULL",
                        context == NULL ? "context" : "training");
     }
-    doconv_status status = check(context, desc, options);
+    if (desc == NULL) {
+        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "desc: NULL");
+    }
+    doconv_conv_desc own_desc;
+    doconv_training_options own_options;
+    doconv_status status = DC_READ_STRUCT(context, doconv_conv_desc, desc, &own_desc);
+    if (status == DOCONV_OK) {
+        status = DC_READ_STRUCT(context, doconv_training_options, options, &own_options);
+    }
+    if (status == DOCONV_OK) {
+        status = check(context, &own_desc);
+    }
     if (status != DOCONV_OK) {
         return status;
     }
@@ -203,7 +201,7 @@ doconv_status doconv_training_create(doconv_context *context, const doconv_conv_
         return dc_fail(context, DOCONV_OUT_OF_MEMORY, "training: out of memory");
     }
     *result = (doconv_training){.ctx = context};
-    status = create(result, desc, options);
+    status = create(result, &own_desc, &own_options);
     if (status != DOCONV_OK) {
         doconv_training_destroy(result);
         return status;
@@ -233,19 +231,21 @@ size_t doconv_training_saved_size(const doconv_training *training)
     return training != NULL && training->weight_size != 0 ? training->problem.weight_bytes : 0;
 }
 
-/* What both passes check; *aligned_workspace: the workspace from its first 64-byte boundary on. */
-static doconv_status check_call(const doconv_training *t, const doconv_parameters *parameters,
-                                void *workspace, size_t workspace_size, char **aligned_workspace)
+/*
+ * What both passes check. *parameters: the caller's, as ones of this version. *aligned_workspace:
+ * the workspace from its first 64-byte boundary on.
+ */
+static doconv_status check_call(const doconv_training *t, const doconv_parameters *from,
+                                void *workspace, size_t workspace_size,
+                                doconv_parameters *parameters, char **aligned_workspace)
 {
     doconv_context *ctx = t->ctx;
-    if (parameters == NULL) {
+    if (from == NULL) {
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "parameters: NULL");
     }
-    if (parameters->size != sizeof *parameters) {
-        return dc_fail(
-            ctx, DOCONV_MISMATCH,
-            "parameters.size: %zu is not %zu, the size of doconv_parameters in this version",
-            parameters->size, sizeof *parameters);
+    const doconv_status status = DC_READ_STRUCT(ctx, doconv_parameters, from, parameters);
+    if (status != DOCONV_OK) {
+        return status;
     }
     const bool has_d = t->fold.d_mul != 0, has_bias = t->problem.desc.has_bias != 0;
     if (parameters->weight == NULL || (parameters->d != NULL) != has_d ||
@@ -276,10 +276,12 @@ doconv_status doconv_training_forward(const doconv_training *t, const doconv_par
         return DOCONV_INVALID_ARGUMENT;
     }
     char *space = NULL;
-    const doconv_status status = check_call(t, parameters, workspace, workspace_size, &space);
+    doconv_parameters own;
+    const doconv_status status = check_call(t, parameters, workspace, workspace_size, &own, &space);
     if (status != DOCONV_OK) {
         return status;
     }
+    parameters = &own;
     if (src == NULL || dst == NULL) {
         return dc_fail(t->ctx, DOCONV_INVALID_ARGUMENT, "%s: NULL", src == NULL ? "src" : "dst");
     }
@@ -311,22 +313,24 @@ doconv_status doconv_training_backward(const doconv_training *t,
         return DOCONV_INVALID_ARGUMENT;
     }
     char *space = NULL;
-    const doconv_status status = check_call(t, parameters, workspace, workspace_size, &space);
+    doconv_parameters own;
+    doconv_status status = check_call(t, parameters, workspace, workspace_size, &own, &space);
     if (status != DOCONV_OK) {
         return status;
     }
+    parameters = &own;
     if (src == NULL || grad_dst == NULL || gradients == NULL) {
         return dc_fail(t->ctx, DOCONV_INVALID_ARGUMENT, "%s: NULL",
                        src == NULL        ? "src"
                        : grad_dst == NULL ? "grad_dst"
                                           : "gradients");
     }
-    if (gradients->size != sizeof *gradients) {
-        return dc_fail(
-            t->ctx, DOCONV_MISMATCH,
-            "gradients.size: %zu is not %zu, the size of doconv_gradients in this version",
-            gradients->size, sizeof *gradients);
+    doconv_gradients own_gradients;
+    status = DC_READ_STRUCT(t->ctx, doconv_gradients, gradients, &own_gradients);
+    if (status != DOCONV_OK) {
+        return status;
     }
+    gradients = &own_gradients;
     const bool composed = t->fold.d_mul != 0;
     if ((gradients->d != NULL && !composed) ||
         (gradients->bias != NULL && !t->problem.desc.has_bias)) {
