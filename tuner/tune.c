@@ -283,6 +283,9 @@ doconv_status doconv_tune(doconv_context *context, const doconv_conv_desc *desc,
         status = dc_problem_create(context, desc, &problem);
     }
     if (status == DOCONV_OK) {
+        status = dc_plan_check_plain(context, &problem);
+    }
+    if (status == DOCONV_OK) {
         status = dc_plan_options_read(context, plan_options, &own_plan_options);
     }
     if (status != DOCONV_OK) {

@@ -245,6 +245,18 @@ typedef enum doconv_composition {
 } doconv_composition;
 
 /**
+ * Which channel of D the in-group input i of output o meets (Cig = Cin/groups, Cog = Cout/groups).
+ * All the same for groups = 1.
+ */
+typedef enum doconv_mapping {
+    /** o / Cog * Cig + i: the channel that the filter reads, the formula of the paper */
+    DOCONV_MAPPING_PAPER = 0,
+    /** (o * Cig + i) % Cin: the official PyTorch and Gluon modules */
+    DOCONV_MAPPING_PYTORCH = 1,
+    DOCONV_MAPPING_TENSORFLOW = 2 /**< (i * Cout + o) / Cog: the official TensorFlow layer */
+} doconv_mapping;
+
+/**
  * A convolution: dst[n][o][p][q] = post(bias[o] + sum over i, y, x of
  *     src[n][g*Cin/groups + i][p*stride_h + y*dilation_h - pad_top]
  *        [q*stride_w + x*dilation_w - pad_left] * weight[o][i][y][x])
@@ -267,8 +279,10 @@ typedef struct doconv_conv_desc {
     int clamp;                /**< min(max(v, clamp_lo), clamp_hi) */
     float clamp_lo, clamp_hi; /**< not NaN, clamp_lo <= clamp_hi; ignored if clamp is 0 */
     doconv_accuracy accuracy;
-    int64_t d_mul; /**< 0: a plain convolution */
+    int64_t d_mul; /**< 0: a plain convolution; else a DO-Conv layer of W and D */
     doconv_composition composition;
+    doconv_mapping mapping; /**< of a DO-Conv layer; PAPER for a plain convolution */
+    int add_identity;       /**< of a DO-Conv layer, as in doconv_fold_desc; else 0 */
 } doconv_conv_desc;
 
 /**
@@ -287,7 +301,9 @@ static inline doconv_status doconv_conv_desc_init(doconv_conv_desc *desc)
  * with optional '_' between fields; dh/dw count the skipped inputs (0: none); a missing w field
  * takes the h field's value; oh/ow, if given, decide the bottom and right padding, else padding is
  * symmetric. Attributes: src=LAYOUT, dst=LAYOUT (nchw, nhwc, nChw8c, nChw16c), bias, residual,
- * relu, clamp=LO/HI, accuracy=strict|default|fast. Example:
+ * relu, clamp=LO/HI, accuracy=strict|default|fast; of a DO-Conv layer dmul=#,
+ * composition=kernel|feature (kernel if it is left out), mapping=paper|pytorch|tensorflow, identity
+ * (add_identity). Examples: "mb1_ic64ih56oc64kh3ph1:dmul=9,mapping=pytorch,identity" and
  * "mb1_ic64ih56oc64kh3ph1:src=nhwc,dst=nhwc,bias,relu". On failure DOCONV_INVALID_ARGUMENT or what
  * validation says; the detail names the field. context may be NULL (no detail). desc: size bytes,
  * as the caller's header has it; its size is set.
@@ -305,8 +321,9 @@ static inline doconv_status doconv_conv_desc_parse(doconv_context *context, cons
 
 /**
  * Writes a descriptor in the form that doconv_conv_desc_parse() reads, canonically: equal problems
- * give equal text (padding that no output reads is left out). It is the cache's key, the verbose
- * line's and the benchmark's name. Validates first.
+ * give equal text (padding that no output reads is left out, and so are a mapping that is the
+ * paper's for this layer and an identity that d_mul < KH*KW has no room for). It is the cache's
+ * key, the verbose line's and the benchmark's name. Validates first.
  */
 DOCONV_API doconv_status doconv_conv_desc_format(doconv_context *context,
                                                  const doconv_conv_desc *desc, char *text,
@@ -437,18 +454,6 @@ DOCONV_API doconv_status doconv_execute(const doconv_plan *plan, const doconv_we
                                         void *workspace, size_t workspace_size);
 
 /* -------------------------------------------------------------------------------------- DO-Conv */
-
-/**
- * Which channel of D the in-group input i of output o meets (Cig = Cin/groups, Cog = Cout/groups).
- * All the same for groups = 1.
- */
-typedef enum doconv_mapping {
-    /** o / Cog * Cig + i: the channel that the filter reads, the formula of the paper */
-    DOCONV_MAPPING_PAPER = 0,
-    /** (o * Cig + i) % Cin: the official PyTorch and Gluon modules */
-    DOCONV_MAPPING_PYTORCH = 1,
-    DOCONV_MAPPING_TENSORFLOW = 2 /**< (i * Cout + o) / Cog: the official TensorFlow layer */
-} doconv_mapping;
 
 /**
  * The kernel of a DO-Conv layer (arXiv 2006.12030), DO-DConv (groups = Cin) and DO-GConv included.

@@ -13,12 +13,7 @@
 #include "base/versioned.h"
 #include "compose/fold.h"
 #include "kernel.h"
-
-/*
- * Of a tensor: 4 TiB, which leaves room for sixteen lanes, and for each thread's, in all sizes that
- * are computed from it.
- */
-#define MOST_FLOATS ((int64_t)1 << 40)
+#include "plan/problem.h"
 
 doconv_status dc_fold_read(doconv_context *ctx, const doconv_fold_desc *from,
                            doconv_fold_desc *desc)
@@ -52,13 +47,7 @@ doconv_status dc_fold_read(doconv_context *ctx, const doconv_fold_desc *from,
         return dc_fail(ctx, DOCONV_INVALID_PROBLEM, "fold: add_identity: %d is neither 0 nor 1",
                        desc->add_identity);
     }
-    int64_t taps, sizes[3];
-    if (__builtin_mul_overflow(desc->kh, desc->kw, &taps) ||
-        __builtin_mul_overflow(desc->cout, desc->cin / desc->groups, &sizes[0]) ||
-        __builtin_mul_overflow(sizes[0], taps > desc->d_mul ? taps : desc->d_mul, &sizes[1]) ||
-        __builtin_mul_overflow(taps, desc->d_mul, &sizes[2]) ||
-        __builtin_mul_overflow(sizes[2], desc->cin, &sizes[2]) || sizes[1] > MOST_FLOATS ||
-        sizes[2] > MOST_FLOATS) {
+    if (!dc_fold_fits(desc)) {
         return dc_fail(ctx, DOCONV_OVERFLOW, "fold: its tensors are larger than memory can be");
     }
     return DOCONV_OK;

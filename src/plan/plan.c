@@ -16,6 +16,18 @@
 #include "plan/problem.h"
 #include "plan/solver.h"
 
+doconv_status dc_plan_check_plain(doconv_context *ctx, const struct dc_problem *problem)
+{
+    if (problem->desc.d_mul == 0) {
+        return DOCONV_OK;
+    }
+    return dc_fail(ctx, DOCONV_UNSUPPORTED,
+                   "d_mul: %" PRId64
+                   ": plans are of plain convolutions; train with doconv_training_create(), or "
+                   "fold D and W into one weight first",
+                   problem->desc.d_mul);
+}
+
 doconv_status dc_plan_options_read(doconv_context *ctx, const doconv_plan_options *from,
                                    doconv_plan_options *options)
 {
@@ -133,6 +145,9 @@ static doconv_status fill(doconv_plan *plan, const doconv_conv_desc *desc,
     doconv_context *ctx = plan->ctx;
     doconv_plan_options own;
     doconv_status status = dc_problem_create(ctx, desc, &plan->problem);
+    if (status == DOCONV_OK) {
+        status = dc_plan_check_plain(ctx, &plan->problem);
+    }
     if (status == DOCONV_OK) {
         status = dc_plan_options_read(ctx, options, &own);
     }

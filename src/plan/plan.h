@@ -38,6 +38,8 @@ struct doconv_weights {
 /* doconv_plan_create() without its verbose line, for plans that nobody asked for: the tuner's. */
 doconv_status dc_plan_create(doconv_context *ctx, const doconv_conv_desc *desc,
                              const doconv_plan_options *options, doconv_plan **plan);
+/* Plans, candidates and the tuner take plain convolutions only: UNSUPPORTED for a DO-Conv layer. */
+doconv_status dc_plan_check_plain(doconv_context *ctx, const struct dc_problem *problem);
 /* A caller's options, or NULL for the defaults, as checked ones of this version. */
 doconv_status dc_plan_options_read(doconv_context *ctx, const doconv_plan_options *from,
                                    doconv_plan_options *options);

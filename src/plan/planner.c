@@ -208,6 +208,9 @@ doconv_status doconv_candidates_create(doconv_context *context, const doconv_con
     doconv_plan_options own;
     doconv_status status = dc_problem_create(context, desc, &problem);
     if (status == DOCONV_OK) {
+        status = dc_plan_check_plain(context, &problem);
+    }
+    if (status == DOCONV_OK) {
         status = dc_plan_options_read(context, options, &own);
     }
     if (status != DOCONV_OK) {

@@ -63,6 +63,8 @@ static doconv_status check_options(doconv_context *ctx, const doconv_conv_desc *
         {"clamp", d->clamp, 1},
         {"accuracy", (int)d->accuracy, DOCONV_ACCURACY_FAST},
         {"composition", (int)d->composition, DOCONV_COMPOSITION_FEATURE},
+        {"mapping", (int)d->mapping, DOCONV_MAPPING_TENSORFLOW},
+        {"add_identity", d->add_identity, 1},
     };
     for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++) {
         if (fields[i].value < 0 || fields[i].value > fields[i].most) {
@@ -79,14 +81,53 @@ static doconv_status check_options(doconv_context *ctx, const doconv_conv_desc *
                        "composition: %d does not go with d_mul = %" PRId64, (int)d->composition,
                        d->d_mul);
     }
-    if (d->d_mul > 0) {
-        return dc_fail(ctx, DOCONV_UNSUPPORTED,
-                       "d_mul: %" PRId64
-                       ": plans are of plain convolutions; train with doconv_training_create(), or "
-                       "fold D and W into one weight first",
-                       d->d_mul);
+    if (d->d_mul == 0 && (d->mapping != DOCONV_MAPPING_PAPER || d->add_identity)) {
+        const bool mapping = d->mapping != DOCONV_MAPPING_PAPER;
+        return dc_fail(ctx, DOCONV_INVALID_PROBLEM, "%s: %d does not go with d_mul = 0",
+                       mapping ? "mapping" : "add_identity",
+                       mapping ? (int)d->mapping : d->add_identity);
     }
     return DOCONV_OK;
+}
+
+/* Four TiB of floats, which leaves room for sixteen lanes, and for each thread's, in all sizes. */
+#define MOST_FOLD_FLOATS ((int64_t)1 << 40)
+
+bool dc_fold_fits(const doconv_fold_desc *desc)
+{
+    int64_t taps, rows, most_of_w, d;
+    return !__builtin_mul_overflow(desc->kh, desc->kw, &taps) &&
+           !__builtin_mul_overflow(desc->cout, desc->cin / desc->groups, &rows) &&
+           !__builtin_mul_overflow(rows, taps > desc->d_mul ? taps : desc->d_mul, &most_of_w) &&
+           !__builtin_mul_overflow(taps, desc->d_mul, &d) &&
+           !__builtin_mul_overflow(d, desc->cin, &d) && most_of_w <= MOST_FOLD_FLOATS &&
+           d <= MOST_FOLD_FLOATS;
+}
+
+doconv_fold_desc dc_problem_fold(const struct dc_problem *problem)
+{
+    const doconv_conv_desc *d = &problem->desc;
+    return (doconv_fold_desc){.size = sizeof(doconv_fold_desc),
+                              .cout = d->cout,
+                              .cin = d->cin,
+                              .kh = d->kh,
+                              .kw = d->kw,
+                              .groups = d->groups,
+                              .d_mul = d->d_mul,
+                              .mapping = d->mapping,
+                              .add_identity = d->add_identity};
+}
+
+/*
+ * Does every filter meet the channels of D that it reads, as with the paper's mapping, o / Cog * Cig
+ * + i? PyTorch's is o % groups * Cig + i, the same only if o % groups is o / Cog for each o: with
+ * one group, or one output in each. TensorFlow's is i * groups + o / Cog, which for o = 0 is i only
+ * with one group, or one input in each, and then it is the same for each o.
+ */
+static bool mapping_is_paper(const struct dc_problem *p)
+{
+    return p->desc.groups == 1 || p->desc.mapping == DOCONV_MAPPING_PAPER ||
+           (p->desc.mapping == DOCONV_MAPPING_PYTORCH ? p->group_cout == 1 : p->group_cin == 1);
 }
 
 /* Output size along an axis; pad_after becomes what outputs really read. */
@@ -109,6 +150,41 @@ static doconv_status output_size(doconv_context *ctx, const char *axis, int64_t 
     }
     const int64_t needed = (*out - 1) * stride + extent - size - pad_before;
     *pad_after = needed > 0 ? needed : 0;
+    return DOCONV_OK;
+}
+
+/* The sizes of a problem's tensors. */
+static doconv_status set_sizes(doconv_context *ctx, struct dc_problem *p)
+{
+    const doconv_conv_desc *d = &p->desc;
+    if (doconv_tensor_bytes(d->src_layout, d->n, d->cin, d->h, d->w, &p->src_bytes) != DOCONV_OK) {
+        return dc_fail(ctx, DOCONV_OVERFLOW,
+                       "src: n * cin * h * w = %" PRId64 " * %" PRId64 " * %" PRId64 " * %" PRId64
+                       " is over 2^62 bytes",
+                       d->n, d->cin, d->h, d->w);
+    }
+    if (doconv_tensor_bytes(d->dst_layout, d->n, d->cout, p->hout, p->wout, &p->dst_bytes) !=
+        DOCONV_OK) {
+        return dc_fail(ctx, DOCONV_OVERFLOW,
+                       "dst: n * cout * hout * wout = %" PRId64 " * %" PRId64 " * %" PRId64
+                       " * %" PRId64 " is over 2^62 bytes",
+                       d->n, d->cout, p->hout, p->wout);
+    }
+    if (doconv_tensor_bytes(DOCONV_NCHW, d->cout, p->group_cin, d->kh, d->kw, &p->weight_bytes) !=
+            DOCONV_OK ||
+        p->weight_bytes > (size_t)1 << 56) {
+        return dc_fail(ctx, DOCONV_OVERFLOW,
+                       "weight: cout * cin/groups * kh * kw = %" PRId64 " * %" PRId64 " * %" PRId64
+                       " * %" PRId64 " is over 2^56 bytes",
+                       d->cout, p->group_cin, d->kh, d->kw);
+    }
+    if (d->d_mul > 0) {
+        const doconv_fold_desc fold = dc_problem_fold(p);
+        if (!dc_fold_fits(&fold)) {
+            return dc_fail(ctx, DOCONV_OVERFLOW,
+                           "d_mul: %" PRId64 ": W or D is larger than memory can be", d->d_mul);
+        }
+    }
     return DOCONV_OK;
 }
 
@@ -136,31 +212,19 @@ doconv_status dc_problem_create(doconv_context *ctx, const doconv_conv_desc *des
         status = output_size(ctx, "w", d->w, d->kw, d->stride_w, d->dilation_w, d->pad_left,
                              &d->pad_right, &p.wout);
     }
+    p.group_cin = d->cin / d->groups;
+    p.group_cout = d->cout / d->groups;
+    if (status == DOCONV_OK) {
+        status = set_sizes(ctx, &p);
+    }
     if (status != DOCONV_OK) {
         return status;
     }
-    if (doconv_tensor_bytes(d->src_layout, d->n, d->cin, d->h, d->w, &p.src_bytes) != DOCONV_OK) {
-        return dc_fail(ctx, DOCONV_OVERFLOW,
-                       "src: n * cin * h * w = %" PRId64 " * %" PRId64 " * %" PRId64 " * %" PRId64
-                       " is over 2^62 bytes",
-                       d->n, d->cin, d->h, d->w);
+    if (mapping_is_paper(&p)) {
+        d->mapping = DOCONV_MAPPING_PAPER;
     }
-    if (doconv_tensor_bytes(d->dst_layout, d->n, d->cout, p.hout, p.wout, &p.dst_bytes) !=
-        DOCONV_OK) {
-        return dc_fail(ctx, DOCONV_OVERFLOW,
-                       "dst: n * cout * hout * wout = %" PRId64 " * %" PRId64 " * %" PRId64
-                       " * %" PRId64 " is over 2^62 bytes",
-                       d->n, d->cout, p.hout, p.wout);
-    }
-    p.group_cin = d->cin / d->groups;
-    p.group_cout = d->cout / d->groups;
-    if (doconv_tensor_bytes(DOCONV_NCHW, d->cout, p.group_cin, d->kh, d->kw, &p.weight_bytes) !=
-            DOCONV_OK ||
-        p.weight_bytes > (size_t)1 << 56) {
-        return dc_fail(ctx, DOCONV_OVERFLOW,
-                       "weight: cout * cin/groups * kh * kw = %" PRId64 " * %" PRId64 " * %" PRId64
-                       " * %" PRId64 " is over 2^56 bytes",
-                       d->cout, p.group_cin, d->kh, d->kw);
+    if (d->d_mul < d->kh * d->kw) {
+        d->add_identity = 0;
     }
     p.macs = (double)d->n * (double)p.hout * (double)p.wout * (double)d->cout *
              (double)p.group_cin * (double)d->kh * (double)d->kw;

@@ -5,8 +5,6 @@
  * from W and D first and hands its gradient back through; by feature composition it is
  * src/feature.c's.
  */
-#include <inttypes.h>
-
 #include <doconv/doconv_train.h>
 
 #include "base/context.h"
@@ -45,32 +43,9 @@ static size_t larger(size_t a, size_t b)
     return a > b ? a : b;
 }
 
-/* Does every filter meet the channels of D that it reads? Feature composition knows no others. */
-static bool is_paper(const doconv_fold_desc *f)
-{
-    const int64_t group_cin = f->cin / f->groups, group_cout = f->cout / f->groups;
-    for (int64_t o = 0; o < f->cout && f->mapping != DOCONV_MAPPING_PAPER && f->groups != 1; o++) {
-        for (int64_t i = 0; i < group_cin; i++) {
-            const int64_t channel = f->mapping == DOCONV_MAPPING_PYTORCH
-                                        ? (o * group_cin + i) % f->cin
-                                        : (i * f->cout + o) / group_cout;
-            if (channel != o / group_cout * group_cin + i) {
-                return false;
-            }
-        }
-    }
-    return true;
-}
-
+/* Is the problem one of a layer in training? */
 static doconv_status check(doconv_context *ctx, const doconv_conv_desc *desc)
 {
-    const int composition = (int)desc->composition;
-    if (desc->d_mul < 0 || composition < 0 || composition > DOCONV_COMPOSITION_FEATURE ||
-        (desc->d_mul > 0) != (composition != DOCONV_COMPOSITION_NONE)) {
-        return dc_fail(ctx, DOCONV_INVALID_PROBLEM,
-                       "composition: %d does not go with d_mul = %" PRId64, composition,
-                       desc->d_mul);
-    }
     const struct {
         const char *name;
         int value;
@@ -82,6 +57,12 @@ static doconv_status check(doconv_context *ctx, const doconv_conv_desc *desc)
                            "%s: post-operations are not part of a layer in training",
                            post_operations[i].name);
         }
+    }
+    if (desc->composition == DOCONV_COMPOSITION_FEATURE && desc->mapping != DOCONV_MAPPING_PAPER) {
+        return dc_fail(ctx, DOCONV_UNSUPPORTED,
+                       "mapping: feature composition is defined for the paper's only, and %s "
+                       "differs from it for this layer",
+                       desc->mapping == DOCONV_MAPPING_PYTORCH ? "pytorch" : "tensorflow");
     }
     return DOCONV_OK;
 }
@@ -121,49 +102,34 @@ static doconv_status create(doconv_training *t, const doconv_conv_desc *desc,
                             const doconv_training_options *options)
 {
     doconv_context *ctx = t->ctx;
-    doconv_conv_desc plain = *desc;
-    plain.d_mul = 0;
-    plain.composition = DOCONV_COMPOSITION_NONE;
-    doconv_status status = dc_problem_create(ctx, &plain, &t->problem);
-    if (status != DOCONV_OK) {
-        return status;
+    const doconv_plan_options plans = {
+        .size = sizeof plans, .rigor = options->rigor, .fresh_weights = 1};
+    doconv_plan_options checked;
+    doconv_status status = dc_problem_create(ctx, desc, &t->problem);
+    if (status == DOCONV_OK) {
+        status = check(ctx, &t->problem.desc);
     }
-    const doconv_plan_options wanted = {
-        .size = sizeof wanted,
-        .rigor = options->rigor,
-        .fresh_weights = 1,
-    };
-    doconv_plan_options plans;
-    status = dc_plan_options_read(ctx, &wanted, &plans);
-    if (status == DOCONV_OK && desc->d_mul > 0) {
-        const doconv_fold_desc fold = {
-            .size = sizeof fold,
-            .cout = desc->cout,
-            .cin = desc->cin,
-            .kh = desc->kh,
-            .kw = desc->kw,
-            .groups = desc->groups,
-            .d_mul = desc->d_mul,
-            .mapping = options->mapping,
-            .add_identity = options->add_identity,
-        };
-        status = dc_fold_read(ctx, &fold, &t->fold);
+    if (status == DOCONV_OK) {
+        status = dc_plan_options_read(ctx, &plans, &checked);
     }
     if (status != DOCONV_OK) {
         return status;
+    }
+    doconv_conv_desc *plain = &t->problem.desc;
+    const bool feature = plain->composition == DOCONV_COMPOSITION_FEATURE;
+    if (plain->d_mul > 0) {
+        t->fold = dc_problem_fold(&t->problem);
+        plain->d_mul = 0;
+        plain->composition = DOCONV_COMPOSITION_NONE;
+        plain->mapping = DOCONV_MAPPING_PAPER;
+        plain->add_identity = 0;
     }
     status = dc_weight_gradient_create(ctx, &t->problem, &t->weight);
     if (status != DOCONV_OK) {
         return status;
     }
-    if (desc->composition != DOCONV_COMPOSITION_FEATURE) {
-        return create_convolutions(t, &plans);
-    }
-    if (!is_paper(&t->fold)) {
-        return dc_fail(ctx, DOCONV_UNSUPPORTED,
-                       "mapping: feature composition is defined for the paper's only, and %s "
-                       "differs from it for this layer",
-                       t->fold.mapping == DOCONV_MAPPING_PYTORCH ? "pytorch" : "tensorflow");
+    if (!feature) {
+        return create_convolutions(t, &checked);
     }
     status = dc_feature_create(ctx, &t->problem, t->fold.d_mul, t->fold.add_identity, &t->feature);
     t->workspace_size = status == DOCONV_OK ? dc_feature_workspace_size(t->feature) : 0;
@@ -181,18 +147,8 @@ doconv_status doconv_training_create(doconv_context *context, const doconv_conv_
         return dc_fail(context, DOCONV_INVALID_ARGUMENT, "%s: NULL",
                        context == NULL ? "context" : "training");
     }
-    if (desc == NULL) {
-        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "desc: NULL");
-    }
-    doconv_conv_desc own_desc;
-    doconv_training_options own_options;
-    doconv_status status = DC_READ_STRUCT(context, doconv_conv_desc, desc, &own_desc);
-    if (status == DOCONV_OK) {
-        status = DC_READ_STRUCT(context, doconv_training_options, options, &own_options);
-    }
-    if (status == DOCONV_OK) {
-        status = check(context, &own_desc);
-    }
+    doconv_training_options own;
+    doconv_status status = DC_READ_STRUCT(context, doconv_training_options, options, &own);
     if (status != DOCONV_OK) {
         return status;
     }
@@ -201,7 +157,7 @@ doconv_status doconv_training_create(doconv_context *context, const doconv_conv_
         return dc_fail(context, DOCONV_OUT_OF_MEMORY, "training: out of memory");
     }
     *result = (doconv_training){.ctx = context};
-    status = create(result, &own_desc, &own_options);
+    status = create(result, desc, &own);
     if (status != DOCONV_OK) {
         doconv_training_destroy(result);
         return status;
