@@ -162,7 +162,7 @@ static int write_file(const char *path, const unsigned char *data, size_t size)
 static void add_layer(void *user, const doconv_folded_layer *layer)
 {
     struct fold_command *f = user;
-    const doconv_fold_desc *d = &layer->desc;
+    const doconv_fold_desc *d = layer->desc;
     char name[1000];
     snprintf(name, sizeof name, "%s%sweight", layer->name, layer->name[0] != '\0' ? "." : "");
     for (unsigned char *c = (unsigned char *)name; *c != '\0'; c++) {

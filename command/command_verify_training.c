@@ -20,7 +20,6 @@ struct training_case {
     struct verification *v;
     const struct golden_case *golden;
     doconv_conv_desc desc;
-    doconv_training_options options;
     const char *composition;
     int64_t cig, cog, taps;
     size_t count[RESULTS];
@@ -275,7 +274,7 @@ static int train(const struct training_case *t, doconv_context *context, const c
     describe(t, isa, where, sizeof where);
     doconv_training *training = NULL;
     struct step s = {.src = NULL};
-    doconv_status status = doconv_training_create(context, &t->desc, &t->options, &training);
+    doconv_status status = doconv_training_create(context, &t->desc, NULL, &training);
     int result = COMMAND_OK;
     if (status == DOCONV_OK && !make_step(t, training, &s)) {
         result = command_error("case %s: out of memory", t->golden->name);
@@ -311,17 +310,23 @@ static int train_layouts(struct training_case *t, doconv_context *context, const
 /* As a plain layer, or by both compositions where feature composition is defined. */
 static int train_compositions(struct training_case *t, doconv_context *context, const char *isa)
 {
-    t->desc.d_mul = t->golden->d != NULL ? t->golden->fold.d_mul : 0;
-    t->desc.composition = t->desc.d_mul > 0 ? DOCONV_COMPOSITION_KERNEL : DOCONV_COMPOSITION_NONE;
-    t->composition = t->desc.d_mul > 0 ? "kernel composition" : "plain";
-    int result = train_layouts(t, context, isa);
-    if (result != COMMAND_OK || t->desc.d_mul == 0) {
+    if (t->golden->d == NULL) {
+        t->composition = "plain";
+        return train_layouts(t, context, isa);
+    }
+    t->desc.d_mul = t->golden->fold.d_mul;
+    t->desc.mapping = t->golden->fold.mapping;
+    t->desc.add_identity = t->golden->fold.add_identity;
+    t->desc.composition = DOCONV_COMPOSITION_KERNEL;
+    t->composition = "kernel composition";
+    const int result = train_layouts(t, context, isa);
+    if (result != COMMAND_OK) {
         return result;
     }
     t->desc.composition = DOCONV_COMPOSITION_FEATURE;
     t->composition = "feature composition";
     doconv_training *training = NULL;
-    const doconv_status status = doconv_training_create(context, &t->desc, &t->options, &training);
+    const doconv_status status = doconv_training_create(context, &t->desc, NULL, &training);
     doconv_training_destroy(training);
     return status == DOCONV_UNSUPPORTED ? COMMAND_OK : train_layouts(t, context, isa);
 }
@@ -369,9 +374,6 @@ int verify_training(struct verification *v, const struct golden_case *golden)
         .v = v,
         .golden = golden,
         .desc = *d,
-        .options = {.size = sizeof t.options,
-                    .mapping = golden->fold.mapping,
-                    .add_identity = golden->fold.add_identity},
         .cig = d->cin / d->groups,
         .cog = d->cout / d->groups,
         .taps = d->kh * d->kw,

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The tuner's cache: the table in memory, the files, and everything that may be wrong with them. */
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <inttypes.h>

@@ -16,17 +16,20 @@ static void test_bad_options(void **state)
     (void)state;
     doconv_context *context = open_context();
     const doconv_conv_desc desc = problem(PROBLEM);
-    static const size_t sizes[] = {0, sizeof(doconv_plan_options) - 1,
-                                   sizeof(doconv_plan_options) + 8};
+    struct {
+        doconv_plan_options options;
+        int64_t unknown;
+    } newer = {plan_options(), 1};
+    static const size_t sizes[] = {0, sizeof newer.options - 1, sizeof newer};
     doconv_plan *plan;
     doconv_candidates *list;
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        doconv_plan_options options = plan_options();
-        options.size = sizes[i];
-        expect_status(doconv_plan_create(context, &desc, &options, &plan), DOCONV_MISMATCH);
-        expect_error(context, "size", NULL);
+        newer.options.size = sizes[i];
+        expect_status(doconv_plan_create(context, &desc, &newer.options, &plan), DOCONV_MISMATCH);
+        expect_error(context, "doconv_plan_options", "size");
         assert_null(plan);
-        expect_status(doconv_candidates_create(context, &desc, &options, &list), DOCONV_MISMATCH);
+        expect_status(doconv_candidates_create(context, &desc, &newer.options, &list),
+                      DOCONV_MISMATCH);
     }
     static const int values[] = {-1, 4, 1000};
     for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {

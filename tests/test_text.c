@@ -22,7 +22,8 @@ static bool same_problem(const doconv_conv_desc *a, const doconv_conv_desc *b)
            a->dst_layout == b->dst_layout && a->has_bias == b->has_bias &&
            a->residual == b->residual && a->relu == b->relu && a->clamp == b->clamp &&
            (!a->clamp || (a->clamp_lo == b->clamp_lo && a->clamp_hi == b->clamp_hi)) &&
-           a->accuracy == b->accuracy;
+           a->accuracy == b->accuracy && a->d_mul == b->d_mul && a->composition == b->composition &&
+           a->mapping == b->mapping && a->add_identity == b->add_identity;
 }
 
 static void test_fields(void **state)
@@ -136,6 +137,17 @@ static void test_malformed(void **state)
         {"ic3ih5oc3:accuracy=best", "best"},
         {"ic3ih5oc3:bias=1", "bias"},
         {"ic3ih5oc3:threads=4", "threads"},
+        {"ic3ih5oc3:dmul", "dmul"},
+        {"ic3ih5oc3:dmul=", "dmul="},
+        {"ic3ih5oc3:dmul=-9", "dmul=-9"},
+        {"ic3ih5oc3:dmul=2147483648", "dmul=2147483648"},
+        {"ic3ih5oc3:dmul=9x", NULL},
+        {"ic3ih5oc3:dmul=9,composition=none", "composition=none"},
+        {"ic3ih5oc3:dmul=9,composition=", "composition="},
+        {"ic3ih5oc3:dmul=9,composition=kernels", "composition=kernels"},
+        {"ic3ih5oc3:dmul=9,mapping=jax", "mapping=jax"},
+        {"ic3ih5oc3:dmul=9,mapping=", "mapping="},
+        {"ic3ih5oc3:dmul=9,identity=1", "identity=1"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         doconv_context *context = open_context();
@@ -160,14 +172,26 @@ static void test_invalid(void **state)
     static const struct {
         const char *text, *detail;
     } rows[] = {
-        {"ic0ih5oc3", "cin: 0"},          {"ic3ih0oc3", "h: 0"},
-        {"ic3ih5iw0oc3", "w: 0"},         {"ic3ih5oc0", "cout: 0"},
-        {"mb0_ic3ih5oc3", "n: 0"},        {"g0ic3ih5oc3", "groups: 0"},
-        {"g2ic3ih5oc3", "groups: 2"},     {"ic3ih5oc3kh0", "kh: 0"},
-        {"ic3ih5oc3kh3kw0", "kw: 0"},     {"ic3ih5oc3sh0", "stride_h: 0"},
-        {"ic3ih5oc3kh6", "h: "},          {"ic3ih5oc3kh3dh2", "h: "},
-        {"ic3ih5oc3:clamp=2/1", "clamp"}, {"ic3ih5oc3oh3kh3ph1", "oh: 3"},
-        {"ic3ih5oc3oh0", "oh: 0"},        {"ic3ih5oc3oh5ow4", "ow: 4"},
+        {"ic0ih5oc3", "cin: 0"},
+        {"ic3ih0oc3", "h: 0"},
+        {"ic3ih5iw0oc3", "w: 0"},
+        {"ic3ih5oc0", "cout: 0"},
+        {"mb0_ic3ih5oc3", "n: 0"},
+        {"g0ic3ih5oc3", "groups: 0"},
+        {"g2ic3ih5oc3", "groups: 2"},
+        {"ic3ih5oc3kh0", "kh: 0"},
+        {"ic3ih5oc3kh3kw0", "kw: 0"},
+        {"ic3ih5oc3sh0", "stride_h: 0"},
+        {"ic3ih5oc3kh6", "h: "},
+        {"ic3ih5oc3kh3dh2", "h: "},
+        {"ic3ih5oc3:clamp=2/1", "clamp"},
+        {"ic3ih5oc3oh3kh3ph1", "oh: 3"},
+        {"ic3ih5oc3oh0", "oh: 0"},
+        {"ic3ih5oc3oh5ow4", "ow: 4"},
+        {"ic3ih5oc3:composition=kernel", "composition: 1"},
+        {"ic3ih5oc3:dmul=0,composition=feature", "composition: 2"},
+        {"g3ic3ih5oc3:mapping=pytorch", "mapping: 1"},
+        {"ic3ih5oc3:identity", "add_identity: 1"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         doconv_context *context = open_context();
@@ -231,6 +255,14 @@ static void test_canonical(void **state)
         /* Padding that no output reads. */
         {"ic8ih10oc8oh5kh3sh2ph1", "ic8ih10oc8kh3sh2ph1", NULL},
         {"ic3ih5oc3:clamp=0.5/6", "ic3ih5oc3:clamp=5e-1/6.0", "ic3ih5oc3:clamp=+.5/600e-2", NULL},
+        {"ic3ih5oc3:dmul=0", "ic3ih5oc3:mapping=paper", "ic3ih5oc3", NULL},
+        /* A mapping that is the paper's: with one group, or one output or input in each. */
+        {"ic3ih5oc3kh3:dmul=9", "ic3ih5oc3kh3:composition=kernel,dmul=9",
+         "ic3ih5oc3kh3:dmul=9,mapping=pytorch", "ic3ih5oc3kh3:mapping=tensorflow,dmul=9", NULL},
+        {"g3ic6ih5oc3kh3:dmul=9", "g3ic6ih5oc3kh3:dmul=9,mapping=pytorch", NULL},
+        {"g3ic3ih5oc6kh3:dmul=9", "g3ic3ih5oc6kh3:dmul=9,mapping=tensorflow", NULL},
+        /* The identity needs a D_mul of KH*KW at least. */
+        {"ic3ih5oc3kh3:dmul=8", "ic3ih5oc3kh3:dmul=8,identity", NULL},
     };
     for (size_t g = 0; g < sizeof groups / sizeof groups[0]; g++) {
         char first[DOCONV_PROBLEM_TEXT_SIZE] = "";
@@ -291,6 +323,13 @@ static doconv_conv_desc random_problem(uint64_t *state)
     }
     d.clamp_lo = -d.clamp_hi;
     d.accuracy = (doconv_accuracy)(next(state) % 3);
+    if (next(state) % 2 != 0) {
+        d.d_mul = 1 + (int64_t)(next(state) % 50);
+        d.composition =
+            next(state) % 2 != 0 ? DOCONV_COMPOSITION_KERNEL : DOCONV_COMPOSITION_FEATURE;
+        d.mapping = (doconv_mapping)(next(state) % 3);
+        d.add_identity = (int)(next(state) % 2);
+    }
     return d;
 }
 
@@ -317,12 +356,50 @@ static void test_round_trip(void **state)
         doconv_conv_desc same = d;
         same.pad_bottom = read.pad_bottom;
         same.pad_right = read.pad_right;
+        const bool one_channel =
+            d.mapping == DOCONV_MAPPING_PYTORCH ? d.cout == d.groups : d.cin == d.groups;
+        if (d.groups == 1 || one_channel) {
+            same.mapping = DOCONV_MAPPING_PAPER;
+        }
+        same.add_identity = d.add_identity && d.d_mul >= d.kh * d.kw;
         assert_true(read.pad_bottom <= d.pad_bottom && read.pad_right <= d.pad_right);
         if (!same_problem(&same, &read)) {
             fail_msg("%s does not come back", text);
         }
     }
     assert_true(tried > 1000);
+}
+
+static void test_doconv_layers(void **state)
+{
+    (void)state;
+    const doconv_conv_desc d =
+        problem("g2ic4ih6oc8kh3:dmul=12,composition=feature,mapping=tensorflow,identity,bias");
+    assert_true(d.d_mul == 12 && d.composition == DOCONV_COMPOSITION_FEATURE &&
+                d.mapping == DOCONV_MAPPING_TENSORFLOW && d.add_identity == 1 && d.has_bias == 1);
+    expect_text(&d, "g2mb1_ic4ih6iw6oc8oh4ow4kh3kw3sh1sw1ph0pw0dh0dw0:bias,dmul=12,"
+                    "composition=feature,mapping=tensorflow,identity");
+    const doconv_conv_desc short_one = problem("g2ic4ih6oc8kh3:dmul=9");
+    assert_true(short_one.composition == DOCONV_COMPOSITION_KERNEL &&
+                short_one.mapping == DOCONV_MAPPING_PAPER && short_one.add_identity == 0);
+    expect_text(&short_one, "g2mb1_ic4ih6iw6oc8oh4ow4kh3kw3sh1sw1ph0pw0dh0dw0:dmul=9,"
+                            "composition=kernel");
+    const doconv_conv_desc pytorch = problem("g2ic4ih6oc8kh3:dmul=9,mapping=pytorch");
+    expect_text(&pytorch, "g2mb1_ic4ih6iw6oc8oh4ow4kh3kw3sh1sw1ph0pw0dh0dw0:dmul=9,"
+                          "composition=kernel,mapping=pytorch");
+}
+
+/* The longest text that a problem has. */
+static void test_longest(void **state)
+{
+    (void)state;
+    const doconv_conv_desc d =
+        problem("g2mb9_ic8ih9oc8:src=nChw16c,dst=nChw16c,bias,residual,relu,"
+                "clamp=-1.23456789e-30/1.23456789e-30,accuracy=strict,dmul=10,"
+                "composition=feature,mapping=tensorflow,identity");
+    char text[DOCONV_PROBLEM_TEXT_SIZE];
+    expect_ok(doconv_conv_desc_format(NULL, &d, text, sizeof text));
+    assert_true(strlen(text) + 17 * 9 < sizeof text); /* with ten digits in each field too */
 }
 
 static void test_infinite_clamp(void **state)
@@ -363,7 +440,8 @@ int main(void)
         cmocka_unit_test(test_malformed),  cmocka_unit_test(test_invalid),
         cmocka_unit_test(test_arguments),  cmocka_unit_test(test_canonical),
         cmocka_unit_test(test_round_trip), cmocka_unit_test(test_infinite_clamp),
-        cmocka_unit_test(test_locale),
+        cmocka_unit_test(test_locale),     cmocka_unit_test(test_doconv_layers),
+        cmocka_unit_test(test_longest),
     };
     return cmocka_run_group_tests_name("text", tests, NULL, NULL) != 0;
 }

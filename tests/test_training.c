@@ -17,7 +17,6 @@
 
 struct layer {
     doconv_conv_desc desc;
-    doconv_training_options options;
     int64_t hout, wout, cig, taps;
     /* w: the trained weight, W or the plain one */
     size_t src_count, dst_count, weight_count, w_count, d_count;
@@ -28,16 +27,16 @@ struct layer {
 static int64_t oracle_channel(const struct layer *l, int64_t o, int64_t i)
 {
     const int64_t cog = l->desc.cout / l->desc.groups;
-    return l->options.mapping == DOCONV_MAPPING_PAPER     ? o / cog * l->cig + i
-           : l->options.mapping == DOCONV_MAPPING_PYTORCH ? (o * l->cig + i) % l->desc.cin
-                                                          : (i * l->desc.cout + o) / cog;
+    return l->desc.mapping == DOCONV_MAPPING_PAPER     ? o / cog * l->cig + i
+           : l->desc.mapping == DOCONV_MAPPING_PYTORCH ? (o * l->cig + i) % l->desc.cin
+                                                       : (i * l->desc.cout + o) / cog;
 }
 
 static double composed_d(const struct layer *l, int64_t channel, int64_t m, int64_t s)
 {
     const double identity =
-        l->options.add_identity && s < l->desc.d_mul / l->taps * l->taps && s % l->taps == m ? 1.0
-                                                                                             : 0.0;
+        l->desc.add_identity && s < l->desc.d_mul / l->taps * l->taps && s % l->taps == m ? 1.0
+                                                                                          : 0.0;
     return (double)l->d[(channel * l->taps + m) * l->desc.d_mul + s] + identity;
 }
 
@@ -151,14 +150,14 @@ static float *values(struct rng *rng, size_t count, bool integers)
 static struct layer make_layer(const char *text, int64_t d_mul, doconv_mapping mapping,
                                int add_identity, bool integers)
 {
-    struct layer l = {
-        .desc = problem(text),
-        .options = {.size = sizeof l.options, .mapping = mapping, .add_identity = add_identity}};
+    struct layer l = {.desc = problem(text)};
     int64_t shape[4];
     expect_ok(doconv_conv_dst_shape(NULL, &l.desc, shape));
     doconv_conv_desc *d = &l.desc;
     d->d_mul = d_mul;
     d->composition = d_mul > 0 ? DOCONV_COMPOSITION_KERNEL : DOCONV_COMPOSITION_NONE;
+    d->mapping = mapping;
+    d->add_identity = d_mul > 0 && add_identity;
     l.hout = shape[2];
     l.wout = shape[3];
     l.cig = d->cin / d->groups;
@@ -289,7 +288,7 @@ static void compare(const struct comparison *c, const char *what, double seen, d
     const double error = fabs(seen - expected);
     if (!(c->exact ? error == 0.0 : error <= 2e-5 * scale)) {
         fail_msg("%s, d_mul %" PRId64 ", mapping %d, %s: %s[%zu] is %.9g, expected %.9g", c->text,
-                 c->layer->desc.d_mul, (int)c->layer->options.mapping, c->where, what, at, seen,
+                 c->layer->desc.d_mul, (int)c->layer->desc.mapping, c->where, what, at, seen,
                  expected);
     }
 }
@@ -362,7 +361,7 @@ static void check_layer(const char *text, struct layer *l, bool exact)
             doconv_context *context =
                 open_with(caps[cap], ways[way].threads, ways[way].threads > 1 ? &order : NULL);
             doconv_training *training = NULL;
-            expect_ok(doconv_training_create(context, &l->desc, &l->options, &training));
+            expect_ok(doconv_training_create(context, &l->desc, NULL, &training));
             struct step s = make_step(l, training, ways[way].place);
             run_step(l, training, &s, ways[way].save);
             char where[96];
@@ -507,7 +506,7 @@ static void check_differences(const struct layer *l)
 {
     doconv_context *context = open_context();
     doconv_training *training = NULL;
-    expect_ok(doconv_training_create(context, &l->desc, &l->options, &training));
+    expect_ok(doconv_training_create(context, &l->desc, NULL, &training));
     struct step s = make_step(l, training, BUFFER_CANARIES);
     run_step(l, training, &s, false);
     const struct {
@@ -562,7 +561,7 @@ static void wanted_gradients(void **state)
         l.desc.composition = (doconv_composition)composition;
         doconv_context *context = open_context();
         doconv_training *training = NULL;
-        expect_ok(doconv_training_create(context, &l.desc, &l.options, &training));
+        expect_ok(doconv_training_create(context, &l.desc, NULL, &training));
         for (int wanted = 0; wanted < 16; wanted++) {
             struct step s = make_step(&l, training, BUFFER_CANARIES);
             const doconv_parameters parameters = parameters_of(&l, &s);
@@ -623,12 +622,12 @@ static void refused_layers(void **state)
     expect_error(context, "composition", NULL);
     d.composition = DOCONV_COMPOSITION_FEATURE;
     d.groups = 4;
-    options.mapping = DOCONV_MAPPING_TENSORFLOW;
+    d.mapping = DOCONV_MAPPING_TENSORFLOW;
     expect_status(doconv_training_create(context, &d, &options, &training), DOCONV_UNSUPPORTED);
     expect_error(context, "mapping", "tensorflow");
-    options.mapping = (doconv_mapping)9;
+    d.mapping = (doconv_mapping)9;
     expect_status(doconv_training_create(context, &d, &options, &training), DOCONV_INVALID_PROBLEM);
-    options.mapping = DOCONV_MAPPING_PYTORCH;
+    d.mapping = DOCONV_MAPPING_PYTORCH;
     d.groups = 8; /* depthwise: the mappings agree */
     expect_ok(doconv_training_create(context, &d, &options, &training));
     doconv_training_destroy(training);
@@ -660,7 +659,7 @@ static void refused_calls(void **state)
     struct layer l = make_layer(shapes[0], 9, DOCONV_MAPPING_PAPER, 0, true);
     doconv_context *context = open_context();
     doconv_training *training = NULL;
-    expect_ok(doconv_training_create(context, &l.desc, &l.options, &training));
+    expect_ok(doconv_training_create(context, &l.desc, NULL, &training));
     struct step s = make_step(&l, training, BUFFER_CANARIES);
     const doconv_parameters good = parameters_of(&l, &s);
     void *const space = s.workspace.data;

@@ -5,6 +5,7 @@
  * noise on the machine must not keep it out (see fixture_plant()).
  */
 #include <math.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>

@@ -6,6 +6,7 @@
 #ifndef DOCONV_TEST_TUNER_FIXTURE_H
 #define DOCONV_TEST_TUNER_FIXTURE_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 

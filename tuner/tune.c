@@ -9,6 +9,7 @@
 
 #include "base/context.h"
 #include "base/log.h"
+#include "base/versioned.h"
 #include "cache.h"
 #include "kernel.h"
 #include "measure.h"
@@ -125,12 +126,11 @@ static doconv_status measure_and_check(struct measure_set *set, const doconv_tun
 {
     for (int left = set->count; left > 0; left--) {
         struct measure_limits limits = {
-            .budget_seconds = options != NULL && options->budget_seconds > 0.0
-                                  ? options->budget_seconds
-                                  : BUDGET_SECONDS,
+            .budget_seconds =
+                options->budget_seconds > 0.0 ? options->budget_seconds : BUDGET_SECONDS,
             .least_rounds = LEAST_ROUNDS,
-            .progress = options != NULL ? options->progress : NULL,
-            .progress_user = options != NULL ? options->progress_user : NULL,
+            .progress = options->progress,
+            .progress_user = options->progress_user,
         };
         measure(set, &limits);
         for (int attempt = 1; attempt < ATTEMPTS && set->items[0].spread > NOISY; attempt++) {
@@ -189,7 +189,7 @@ static doconv_status tune(doconv_context *ctx, const struct dc_problem *problem,
     int picked[PRUNED];
     const int count = prune(list, picked);
     if (count == 0) {
-        const char *variant = plan_options != NULL ? plan_options->variant : NULL;
+        const char *variant = plan_options->variant;
         return dc_fail(ctx, variant != NULL ? DOCONV_NOT_FOUND : DOCONV_UNSUPPORTED,
                        "tune: no candidate%s%.100s takes this problem",
                        variant != NULL ? " called " : "", variant != NULL ? variant : "");
@@ -214,7 +214,7 @@ static doconv_status fill_report(doconv_context *ctx, const struct dc_problem *p
                                  struct doconv_tune_report *report)
 {
     struct cache *cache = ctx->advisor.self;
-    const bool restricted = plan_options != NULL && plan_options->variant != NULL;
+    const bool restricted = plan_options->variant != NULL;
     char key[DC_KEY_SIZE];
     dc_plan_key(ctx, problem, plan_options, key, sizeof key);
     struct dc_candidate_list list;
@@ -222,7 +222,7 @@ static doconv_status fill_report(doconv_context *ctx, const struct dc_problem *p
     if (status != DOCONV_OK) {
         return status;
     }
-    if (!restricted && (options == NULL || !options->force)) {
+    if (!restricted && !options->force) {
         const enum cache_state state = cache_lookup(cache, key, &report->entry);
         report->from_cache = state > CACHE_NOISY && is_candidate(&list, report->entry.variant);
         report->stored = report->from_cache && state == CACHE_STORED;
@@ -245,16 +245,13 @@ static doconv_status fill_report(doconv_context *ctx, const struct dc_problem *p
     return DOCONV_OK;
 }
 
-static doconv_status check_options(doconv_context *ctx, const doconv_tune_options *options)
+/* A caller's options, or NULL for the defaults, as checked ones of this version. */
+static doconv_status read_options(doconv_context *ctx, const doconv_tune_options *from,
+                                  doconv_tune_options *options)
 {
-    if (options == NULL) {
-        return DOCONV_OK;
-    }
-    if (options->size != sizeof *options) {
-        return dc_fail(
-            ctx, DOCONV_MISMATCH,
-            "options.size: %zu is not %zu, the size of doconv_tune_options in this version",
-            options->size, sizeof *options);
+    const doconv_status status = DC_READ_STRUCT(ctx, doconv_tune_options, from, options);
+    if (status != DOCONV_OK) {
+        return status;
     }
     if (options->force != 0 && options->force != 1) {
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.force: %d is not in 0..1",
@@ -279,12 +276,17 @@ doconv_status doconv_tune(doconv_context *context, const doconv_conv_desc *desc,
                        context == NULL ? "context" : "report");
     }
     struct dc_problem problem;
-    doconv_status status = check_options(context, options);
+    doconv_plan_options own_plan_options;
+    doconv_tune_options own_options;
+    doconv_status status = read_options(context, options, &own_options);
     if (status == DOCONV_OK) {
         status = dc_problem_create(context, desc, &problem);
     }
     if (status == DOCONV_OK) {
-        status = dc_plan_options_check(context, plan_options);
+        status = dc_plan_check_plain(context, &problem);
+    }
+    if (status == DOCONV_OK) {
+        status = dc_plan_options_read(context, plan_options, &own_plan_options);
     }
     if (status != DOCONV_OK) {
         return status;
@@ -295,7 +297,7 @@ doconv_status doconv_tune(doconv_context *context, const doconv_conv_desc *desc,
     }
     memset(result, 0, sizeof *result);
     result->ctx = context;
-    status = fill_report(context, &problem, plan_options, options, result);
+    status = fill_report(context, &problem, &own_plan_options, &own_options, result);
     if (status != DOCONV_OK) {
         dc_free(context, result);
         return status;
@@ -317,13 +319,11 @@ doconv_status doconv_tune_report_summary(const doconv_tune_report *report,
                                          doconv_tune_summary *summary)
 {
     if (report == NULL || summary == NULL) {
-        return DOCONV_INVALID_ARGUMENT;
+        return report == NULL ? DOCONV_INVALID_ARGUMENT
+                              : dc_fail(report->ctx, DOCONV_INVALID_ARGUMENT, "summary: NULL");
     }
-    if (summary->size != sizeof *summary) {
-        return DOCONV_MISMATCH;
-    }
-    *summary = (doconv_tune_summary){
-        .size = sizeof *summary,
+    const doconv_tune_summary result = {
+        .size = sizeof result,
         .variant = report->entry.variant,
         .seconds = 1e-12 * (double)report->entry.picoseconds,
         .max_rel_error = 1e-12 * (double)report->entry.max_rel_error_e12,
@@ -332,7 +332,7 @@ doconv_status doconv_tune_report_summary(const doconv_tune_report *report,
         .stored = report->stored,
         .measured = report->entry.count,
     };
-    return DOCONV_OK;
+    return DC_WRITE_STRUCT(report->ctx, doconv_tune_summary, &result, summary);
 }
 
 int doconv_tune_report_count(const doconv_tune_report *report)
@@ -343,22 +343,23 @@ int doconv_tune_report_count(const doconv_tune_report *report)
 doconv_status doconv_tune_report_get(const doconv_tune_report *report, int index,
                                      doconv_tune_entry *entry)
 {
-    if (report == NULL || entry == NULL || index < 0 || index >= report->entry.count) {
+    if (report == NULL) {
         return DOCONV_INVALID_ARGUMENT;
     }
-    if (entry->size != sizeof *entry) {
-        return DOCONV_MISMATCH;
+    if (entry == NULL || index < 0 || index >= report->entry.count) {
+        return dc_fail(report->ctx, DOCONV_INVALID_ARGUMENT, "entry: NULL, or index: %d is none",
+                       index);
     }
     const struct cache_measured *m = &report->entry.measured[index];
-    *entry = (doconv_tune_entry){
-        .size = sizeof *entry,
+    const doconv_tune_entry result = {
+        .size = sizeof result,
         .variant = m->variant,
         .median_seconds = 1e-12 * (double)m->picoseconds,
         .spread = 1e-6 * m->spread_ppm,
         .rounds = m->rounds,
         .dropped = m->dropped,
     };
-    return DOCONV_OK;
+    return DC_WRITE_STRUCT(report->ctx, doconv_tune_entry, &result, entry);
 }
 
 /* ---- the advisor: self is the cache ---- */

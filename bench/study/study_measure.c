@@ -228,10 +228,8 @@ static int make_ours(struct bench *b, const struct study_case *c, enum compositi
     desc.composition = composition == PLAIN    ? DOCONV_COMPOSITION_NONE
                        : composition == KERNEL ? DOCONV_COMPOSITION_KERNEL
                                                : DOCONV_COMPOSITION_FEATURE;
-    const doconv_training_options options = {.size = sizeof options,
-                                             .mapping = DOCONV_MAPPING_PAPER,
-                                             .add_identity = composition != PLAIN};
-    const doconv_status status = doconv_training_create(b->context, &desc, &options, &e->training);
+    desc.add_identity = composition != PLAIN;
+    const doconv_status status = doconv_training_create(b->context, &desc, NULL, &e->training);
     if (status != DOCONV_OK) {
         char detail[200];
         doconv_context_last_error(b->context, detail, sizeof detail);

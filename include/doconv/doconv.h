@@ -15,6 +15,13 @@
  *   NULL on failure).
  * - It never aborts, exits or prints; text goes to the context's log callback (see
  *   doconv_context_options).
+ * - A struct that begins with its size may grow at its end from version to version; the caller sets
+ *   size to its sizeof, which says what header it was compiled against, and zeroes the rest before
+ *   it sets fields. Input: fields that an older header doesn't have are taken as zero, which means
+ *   what their absence did; bytes of a newer header's struct that this library doesn't know must be
+ *   zero, else DOCONV_MISMATCH. Output: size bytes are written, those that this library doesn't
+ *   know as zeros; size stays. A struct that a callback is given ends where its size says. A size
+ *   that no version has is a DOCONV_MISMATCH whose detail names the struct.
  * - Tensors are float (fp32), contiguous in the stated layout, 4-byte aligned at least (64 is
  *   faster), never written past their end and never read past it.
  * - Thread safety: contexts, plans and weights may be shared by any number of threads; creating and
@@ -54,7 +61,7 @@ typedef enum doconv_status {
     DOCONV_OUT_OF_MEMORY = 5, /**< the allocator returned NULL */
     /** a variant name that no candidate has; no cache entry in mode "only" */
     DOCONV_NOT_FOUND = 6,
-    /** weights packed for another plan; a struct from another version of this header */
+    /** weights packed for another plan; a struct of another version's header that can't be taken */
     DOCONV_MISMATCH = 7,
     DOCONV_WORKSPACE_TOO_SMALL = 8,
     /** a cache directory or file that can't be used (tuner functions only) */
@@ -120,12 +127,12 @@ typedef void *(*doconv_allocate_fn)(void *user, size_t size, size_t alignment);
 typedef void (*doconv_release_fn)(void *user, void *memory);
 
 /**
- * Options of a context. Set size to sizeof(doconv_context_options) and everything else to zero for
- * the defaults. Environment variables are read once, at creation, and only where the field here is
- * zero or NULL: DOCONV_MAX_ISA (none, avx2, avx512, neon), DOCONV_TUNE (off, read, tune, force,
- * only), DOCONV_CACHE (a directory), DOCONV_SYSTEM_CACHE (a directory that is looked up after the
- * cache and never written), DOCONV_VERBOSE (0, 1 = a line for each plan, 2 = and one for each
- * execute). A value that none of these allow is ignored with a warning.
+ * Options of a context. Set size and zero the rest for the defaults. Environment variables are read
+ * once, at creation, and only where the field here is zero or NULL: DOCONV_MAX_ISA (none, avx2,
+ * avx512, neon), DOCONV_TUNE (off, read, tune, force, only), DOCONV_CACHE (a directory),
+ * DOCONV_SYSTEM_CACHE (a directory that is looked up after the cache and never written),
+ * DOCONV_VERBOSE (0, 1 = a line for each plan, 2 = and one for each execute). A value that none of
+ * these allow is ignored with a warning.
  */
 typedef struct doconv_context_options {
     size_t size;
@@ -157,9 +164,11 @@ DOCONV_API doconv_status doconv_context_create(const doconv_context_options *opt
 DOCONV_API void doconv_context_destroy(doconv_context *context);
 
 /**
- * Copies the detail of the last failed call on this context ("stride_h: 0 is not in 1..2147483647")
- * into text, cut to size bytes with its NUL. Empty if nothing failed yet. With several threads
- * failing at once it is one of their messages, whole.
+ * Copies the detail of the calling thread's last failed call ("stride_h: 0 is not in
+ * 1..2147483647") into text, cut to size bytes with its NUL. A call counts that was made with a
+ * context, or with what was made with one, other than this function; calls that succeed, and those
+ * of other threads, change nothing. Each thread keeps one detail for all contexts: the text is
+ * empty if nothing failed on the thread yet, or if its last failed call was on another context.
  */
 DOCONV_API doconv_status doconv_context_last_error(const doconv_context *context, char *text,
                                                    size_t size);
@@ -236,6 +245,18 @@ typedef enum doconv_composition {
 } doconv_composition;
 
 /**
+ * Which channel of D the in-group input i of output o meets (Cig = Cin/groups, Cog = Cout/groups).
+ * All the same for groups = 1.
+ */
+typedef enum doconv_mapping {
+    /** o / Cog * Cig + i: the channel that the filter reads, the formula of the paper */
+    DOCONV_MAPPING_PAPER = 0,
+    /** (o * Cig + i) % Cin: the official PyTorch and Gluon modules */
+    DOCONV_MAPPING_PYTORCH = 1,
+    DOCONV_MAPPING_TENSORFLOW = 2 /**< (i * Cout + o) / Cog: the official TensorFlow layer */
+} doconv_mapping;
+
+/**
  * A convolution: dst[n][o][p][q] = post(bias[o] + sum over i, y, x of
  *     src[n][g*Cin/groups + i][p*stride_h + y*dilation_h - pad_top]
  *        [q*stride_w + x*dilation_w - pad_left] * weight[o][i][y][x])
@@ -258,15 +279,21 @@ typedef struct doconv_conv_desc {
     int clamp;                /**< min(max(v, clamp_lo), clamp_hi) */
     float clamp_lo, clamp_hi; /**< not NaN, clamp_lo <= clamp_hi; ignored if clamp is 0 */
     doconv_accuracy accuracy;
-    int64_t d_mul; /**< 0: a plain convolution */
+    int64_t d_mul; /**< 0: a plain convolution; else a DO-Conv layer of W and D */
     doconv_composition composition;
+    doconv_mapping mapping; /**< of a DO-Conv layer; PAPER for a plain convolution */
+    int add_identity;       /**< of a DO-Conv layer, as in doconv_fold_desc; else 0 */
 } doconv_conv_desc;
 
 /**
  * Sets size and defaults: every dimension, stride, dilation and groups 1, paddings 0, NCHW, no
- * bias, no post-op.
+ * bias, no post-op. desc: size bytes, as the caller's header has it.
  */
-DOCONV_API doconv_status doconv_conv_desc_init(doconv_conv_desc *desc);
+DOCONV_API doconv_status doconv_conv_desc_init_sized(doconv_conv_desc *desc, size_t size);
+static inline doconv_status doconv_conv_desc_init(doconv_conv_desc *desc)
+{
+    return doconv_conv_desc_init_sized(desc, sizeof *desc);
+}
 
 /**
  * Reads a problem as benchdnn writes it, then attributes after a colon, separated by commas:
@@ -274,20 +301,29 @@ DOCONV_API doconv_status doconv_conv_desc_init(doconv_conv_desc *desc);
  * with optional '_' between fields; dh/dw count the skipped inputs (0: none); a missing w field
  * takes the h field's value; oh/ow, if given, decide the bottom and right padding, else padding is
  * symmetric. Attributes: src=LAYOUT, dst=LAYOUT (nchw, nhwc, nChw8c, nChw16c), bias, residual,
- * relu, clamp=LO/HI, accuracy=strict|default|fast. Example:
+ * relu, clamp=LO/HI, accuracy=strict|default|fast; of a DO-Conv layer dmul=#,
+ * composition=kernel|feature (kernel if it is left out), mapping=paper|pytorch|tensorflow, identity
+ * (add_identity). Examples: "mb1_ic64ih56oc64kh3ph1:dmul=9,mapping=pytorch,identity" and
  * "mb1_ic64ih56oc64kh3ph1:src=nhwc,dst=nhwc,bias,relu". On failure DOCONV_INVALID_ARGUMENT or what
- * validation says; the detail names the field. context may be NULL (no detail).
+ * validation says; the detail names the field. context may be NULL (no detail). desc: size bytes,
+ * as the caller's header has it; its size is set.
  */
-DOCONV_API doconv_status doconv_conv_desc_parse(doconv_context *context, const char *text,
-                                                doconv_conv_desc *desc);
+DOCONV_API doconv_status doconv_conv_desc_parse_sized(doconv_context *context, const char *text,
+                                                      doconv_conv_desc *desc, size_t size);
+static inline doconv_status doconv_conv_desc_parse(doconv_context *context, const char *text,
+                                                   doconv_conv_desc *desc)
+{
+    return doconv_conv_desc_parse_sized(context, text, desc, sizeof *desc);
+}
 
 /** The longest text that doconv_conv_desc_format() writes, with its NUL. */
 #define DOCONV_PROBLEM_TEXT_SIZE 512
 
 /**
  * Writes a descriptor in the form that doconv_conv_desc_parse() reads, canonically: equal problems
- * give equal text (padding that no output reads is left out). It is the cache's key, the verbose
- * line's and the benchmark's name. Validates first.
+ * give equal text (padding that no output reads is left out, and so are a mapping that is the
+ * paper's for this layer and an identity that d_mul < KH*KW has no room for). It is the cache's
+ * key, the verbose line's and the benchmark's name. Validates first.
  */
 DOCONV_API doconv_status doconv_conv_desc_format(doconv_context *context,
                                                  const doconv_conv_desc *desc, char *text,
@@ -420,18 +456,6 @@ DOCONV_API doconv_status doconv_execute(const doconv_plan *plan, const doconv_we
 /* -------------------------------------------------------------------------------------- DO-Conv */
 
 /**
- * Which channel of D the in-group input i of output o meets (Cig = Cin/groups, Cog = Cout/groups).
- * All the same for groups = 1.
- */
-typedef enum doconv_mapping {
-    /** o / Cog * Cig + i: the channel that the filter reads, the formula of the paper */
-    DOCONV_MAPPING_PAPER = 0,
-    /** (o * Cig + i) % Cin: the official PyTorch and Gluon modules */
-    DOCONV_MAPPING_PYTORCH = 1,
-    DOCONV_MAPPING_TENSORFLOW = 2 /**< (i * Cout + o) / Cog: the official TensorFlow layer */
-} doconv_mapping;
-
-/**
  * The kernel of a DO-Conv layer (arXiv 2006.12030), DO-DConv (groups = Cin) and DO-GConv included.
  */
 typedef struct doconv_fold_desc {
@@ -485,15 +509,15 @@ DOCONV_API doconv_status doconv_weights_fold(const doconv_plan *plan, const doco
 
 /** A layer of a checkpoint as it is folded. */
 typedef struct doconv_folded_layer {
-    size_t size; /**< sizeof(doconv_folded_layer) */
+    size_t size; /**< of what the library has */
     /**
      * NAME of NAME.weight, as the file has it (UTF-8, may have control characters); "" for a module
      * saved by itself
      */
     const char *name;
-    doconv_fold_desc desc; /**< add_identity: 1 where the option adds it */
+    const doconv_fold_desc *desc; /**< add_identity: 1 where the option adds it */
     /**
-     * 0: a 1x1 layer, whose weight is W; the file does not tell its groups: desc has 1, and cin is
+     * 0: a 1x1 layer, whose weight is W; the file does not tell its groups: *desc has 1, and cin is
      * Cin/groups
      */
     int has_d;
@@ -504,7 +528,7 @@ typedef struct doconv_folded_layer {
 
 /**
  * Told of each layer, in the file's order, on the calling thread, once the whole file is known to
- * be valid. layer lives for this call only.
+ * be valid. layer and what it points to live for this call only.
  */
 typedef void (*doconv_fold_report_fn)(void *user, const doconv_folded_layer *layer);
 

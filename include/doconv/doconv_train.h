@@ -27,16 +27,13 @@ typedef struct doconv_training_options {
     size_t size;
     /** of choosing the kernels of the convolutions in it, as in doconv_plan_options */
     doconv_rigor rigor;
-    doconv_mapping mapping; /**< of a DO-Conv layer */
-    int add_identity;       /**< of a DO-Conv layer, as in doconv_fold_desc */
 } doconv_training_options;
 
 /**
- * A layer to train. desc: shape, layouts, groups and has_bias of the layer; d_mul 0: a plain
- * convolution; else a DO-Conv layer, composed as desc->composition says: DOCONV_COMPOSITION_KERNEL
- * folds W and D, then convolves; DOCONV_COMPOSITION_FEATURE convolves src depthwise by D and
- * contracts that with W (mapping PAPER, or one that is the same for this layer); both compute the
- * same up to rounding. A 1x1 layer with d_mul 1 and no D is a plain convolution. src and its
+ * A layer to train. desc: a plain convolution or, with d_mul > 0, a DO-Conv layer, composed as
+ * desc->composition says: DOCONV_COMPOSITION_KERNEL folds W and D, then convolves;
+ * DOCONV_COMPOSITION_FEATURE convolves src depthwise by D and contracts that with W (mapping PAPER,
+ * or one that is the same for this layer); both compute the same up to rounding. A 1x1 layer with d_mul 1 and no D is a plain convolution. src and its
  * gradient have src_layout, dst and its gradient dst_layout. Post-operations are other layers'
  * business when training: desc with any is refused. options may be NULL. The caller owns the
  * result: doconv_training_destroy(). Immutable; may be shared by threads. Errors: INVALID_*,

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #define _DEFAULT_SOURCE /* madvise */
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 #include "base/cpu.h"
 #include "base/log.h"
 #include "base/registry.h"
+#include "base/versioned.h"
 #include "kernel.h"
 
 #define ALIGNMENT 64
@@ -208,6 +210,8 @@ static doconv_status set_cache(doconv_context *ctx, const doconv_context_options
     return DOCONV_OK;
 }
 
+static _Atomic uint64_t contexts_created;
+
 doconv_status dc_context_create(const doconv_context_options *options,
                                 const struct dc_parts *parts, doconv_context **context)
 {
@@ -215,10 +219,11 @@ doconv_status dc_context_create(const doconv_context_options *options,
         return DOCONV_INVALID_ARGUMENT;
     }
     *context = NULL;
-    const doconv_context_options defaults = {.size = sizeof defaults};
-    const doconv_context_options *o = options != NULL ? options : &defaults;
-    if (o->size != sizeof *o) {
-        return DOCONV_MISMATCH;
+    doconv_context_options own;
+    const doconv_context_options *o = &own;
+    doconv_status status = DC_READ_STRUCT(NULL, doconv_context_options, options, &own);
+    if (status != DOCONV_OK) {
+        return status;
     }
     if ((o->allocate == NULL) != (o->release == NULL) || o->verbose < 0 || o->verbose > 2) {
         return DOCONV_INVALID_ARGUMENT;
@@ -237,11 +242,8 @@ doconv_status dc_context_create(const doconv_context_options *options,
         .verbose = o->verbose,
         .kernels = parts->kernels,
         .solvers = parts->solvers,
+        .serial = atomic_fetch_add(&contexts_created, 1) + 1,
     };
-    if (pthread_mutex_init(&ctx->error_lock, NULL) != 0) {
-        ctx->release(ctx->allocate_user, ctx);
-        return DOCONV_OUT_OF_MEMORY;
-    }
     static const char *const levels[] = {"0", "1", "2"};
     const int level = read_choice(ctx, "DOCONV_VERBOSE", levels, 3);
     if (ctx->verbose == 0 && level > 0) {
@@ -250,7 +252,7 @@ doconv_status dc_context_create(const doconv_context_options *options,
     if (ctx->log == NULL && level > 0) {
         ctx->log = default_log;
     }
-    doconv_status status = set_threads(ctx, o);
+    status = set_threads(ctx, o);
     if (status == DOCONV_OK) {
         status = set_isa(ctx, o);
     }
@@ -263,8 +265,9 @@ doconv_status dc_context_create(const doconv_context_options *options,
         status = parts->attach_advisor(ctx);
     }
     if (status != DOCONV_OK) {
+        const char *detail = dc_last_failure(ctx);
         dc_log(ctx, DOCONV_LOG_ERROR, "context: %s",
-               ctx->error[0] != '\0' ? ctx->error : doconv_status_string(status));
+               detail[0] != '\0' ? detail : doconv_status_string(status));
         doconv_context_destroy(ctx);
         return status;
     }
@@ -281,7 +284,6 @@ void doconv_context_destroy(doconv_context *context)
         context->advisor.destroy(context->advisor.self);
     }
     dc_free(context, context->cache_directory);
-    pthread_mutex_destroy(&context->error_lock);
     context->release(context->allocate_user, context);
 }
 
@@ -290,25 +292,18 @@ doconv_status doconv_context_last_error(const doconv_context *context, char *tex
     if (context == NULL || text == NULL || size == 0) {
         return DOCONV_INVALID_ARGUMENT;
     }
-    /* The lock is no part of what a caller may see as the context's state. */
-    doconv_context *ctx = (doconv_context *)context;
-    pthread_mutex_lock(&ctx->error_lock);
-    snprintf(text, size, "%s", ctx->error);
-    pthread_mutex_unlock(&ctx->error_lock);
+    snprintf(text, size, "%s", dc_last_failure(context));
     return DOCONV_OK;
 }
 
 doconv_status doconv_context_get_info(const doconv_context *context, doconv_context_info *info)
 {
     if (context == NULL || info == NULL) {
-        return DOCONV_INVALID_ARGUMENT;
-    }
-    if (info->size != sizeof *info) {
-        return DOCONV_MISMATCH;
+        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "info: NULL");
     }
     const struct dc_cpu *cpu = dc_cpu_probe();
-    *info = (doconv_context_info){
-        .size = sizeof *info,
+    const doconv_context_info result = {
+        .size = sizeof result,
         .cpu = cpu->name,
         .cpu_isa = (doconv_isa)cpu->isa,
         .isa = (doconv_isa)context->isa,
@@ -320,7 +315,7 @@ doconv_status doconv_context_get_info(const doconv_context *context, doconv_cont
         .tune = context->tune,
         .registry = context->fingerprint,
     };
-    return DOCONV_OK;
+    return DC_WRITE_STRUCT(context, doconv_context_info, &result, info);
 }
 
 int doconv_kernel_count(const doconv_context *context)
@@ -339,15 +334,17 @@ doconv_status doconv_kernel_get(const doconv_context *context, int index, doconv
         [DC_FAMILY_DEPTHWISE] = "depthwise", [DC_FAMILY_GROUPED] = "grouped",
         [DC_FAMILY_PLANES] = "planes",       [DC_FAMILY_COMPOSE] = "compose",
         [DC_FAMILY_PRODUCT] = "product",     [DC_FAMILY_CORRELATE] = "correlate"};
-    if (context == NULL || info == NULL || index < 0 || index >= doconv_kernel_count(context)) {
-        return DOCONV_INVALID_ARGUMENT;
+    if (context == NULL || info == NULL) {
+        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "info: NULL");
     }
-    if (info->size != sizeof *info) {
-        return DOCONV_MISMATCH;
+    const int count = doconv_kernel_count(context);
+    if (index < 0 || index >= count) {
+        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "index: %d is not below the %d kernels",
+                       index, count);
     }
     const struct dc_kernel *kernel = context->kernels[index];
-    *info = (doconv_kernel_info){
-        .size = sizeof *info,
+    const doconv_kernel_info result = {
+        .size = sizeof result,
         .name = kernel->name,
         .operation = operations[kernel->family],
         .isa = (doconv_isa)kernel->isa,
@@ -356,7 +353,7 @@ doconv_status doconv_kernel_get(const doconv_context *context, int index, doconv
         .tile_channels = kernel->tile_channels,
         .usable = dc_isa_usable(kernel->isa, context->isa),
     };
-    return DOCONV_OK;
+    return DC_WRITE_STRUCT(context, doconv_kernel_info, &result, info);
 }
 
 const char *doconv_isa_string(doconv_isa isa)

@@ -6,9 +6,9 @@
 #ifndef DOCONV_CONTEXT_H
 #define DOCONV_CONTEXT_H
 
-#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include <doconv/doconv.h>
 
@@ -17,11 +17,10 @@
 #define DC_KEY_SIZE (DOCONV_PROBLEM_TEXT_SIZE + 128)
 #define DC_VARIANT_SIZE DOCONV_VARIANT_TEXT_SIZE
 
-/*
- * What the planner asks the tuner. src never includes tuner: a context gets its advisor from
- * dc_tuner_attach(), which the tuner (or, in a build without it, its empty twin) defines.
- * Thread-safe.
- */
+struct dc_problem;
+struct dc_solver;
+
+/* What the planner asks the tuner, if there is one. Thread-safe. */
 struct dc_advisor {
     void *self;
     /* Writes the cached variant for a key; false on a miss. */
@@ -30,7 +29,7 @@ struct dc_advisor {
      * The cache has no (or no valid) winner and the mode asks to measure: measures, stores, writes
      * the winner.
      */
-    doconv_status (*measure)(void *self, const doconv_conv_desc *desc,
+    doconv_status (*measure)(void *self, const struct dc_problem *problem,
                              const doconv_plan_options *options, char *variant, size_t size);
     void (*destroy)(void *self);
 };
@@ -64,8 +63,11 @@ struct doconv_context {
     struct dc_advisor advisor;              /* lookup is NULL in a build without tuner */
     const struct dc_kernel *const *kernels; /* of dc_parts; tests put their own list here */
     const struct dc_solver *const *solvers;
-    pthread_mutex_t error_lock;             /* guards error */
-    char error[256];
+    /*
+     * From 1 on, never used again in the process: by it a thread knows whose failure it keeps,
+     * where an address may be that of a context that is gone.
+     */
+    uint64_t serial;
 };
 void *dc_alloc(doconv_context *ctx, size_t size); /* 64-byte aligned; NULL if out of memory */
 void dc_free(doconv_context *ctx, void *memory);

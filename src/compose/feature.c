@@ -258,8 +258,7 @@ static const char *offer(const doconv_context *ctx, const struct dc_problem *p,
 }
 
 static const char *enumerate_forward(const doconv_context *ctx, const struct dc_problem *p,
-                                     const struct dc_kernel *kernel,
-                                     struct dc_candidate_list *list)
+                                     const struct dc_kernel *kernel, struct dc_candidate_list *list)
 {
     (void)kernel;
     return offer(ctx, p, &dc_solver_feature_forward_portable, list);

@@ -232,8 +232,7 @@ static struct dc_feature create(doconv_context *ctx, const struct dc_problem *p,
         .direct = direct,
         .wide = direct,
     };
-    f.multiplier =
-        depthwise_layer && depthwise->grouped.taps_scatter != NULL ? p->group_cout : 0;
+    f.multiplier = depthwise_layer && depthwise->grouped.taps_scatter != NULL ? p->group_cout : 0;
     f.groups = f.multiplier != 0 ? 1 : d->groups;
     f.group_cin = f.multiplier != 0 ? d->cin : p->group_cin;
     f.copies = f.multiplier != 0 ? 1 : most(1, least(f.d_mul, LANES / p->group_cin));
@@ -244,8 +243,8 @@ static struct dc_feature create(doconv_context *ctx, const struct dc_problem *p,
     f.edge = most(d->pad_left, right);
     f.chunk = d->dilation_w == 1 && d->stride_w <= 2 && f.edge <= DC_GROUPED_EDGE ? 3 : 1;
     f.factors_floats = align_floats(f.steps * f.taps * LANES);
-    f.in_place = f.group_cin >= LANES && dc_groups_in_place(&f.src_map, f.groups, f.group_cin,
-                                                            depthwise->vector);
+    f.in_place = f.group_cin >= LANES &&
+                 dc_groups_in_place(&f.src_map, f.groups, f.group_cin, depthwise->vector);
     return f;
 }
 
@@ -272,8 +271,7 @@ static double tile_cycles(const struct dc_kernel *k, double steps, int64_t lanes
 static double z_cycles(const struct dc_feature *f, double passes)
 {
     const struct dc_problem *p = &f->problem;
-    const double rate =
-        f->depthwise->vector == 16 ? 16.0 * dc_cpu_probe()->fma512_per_cycle : 16.0;
+    const double rate = f->depthwise->vector == 16 ? 16.0 * dc_cpu_probe()->fma512_per_cycle : 16.0;
     const double pixels = (double)(p->desc.n * p->hout * p->wout);
     return passes * 1.5 * pixels * (double)(f->groups * f->blocks * f->steps * LANES) *
            (double)f->taps / rate;
@@ -281,7 +279,8 @@ static double z_cycles(const struct dc_feature *f, double passes)
 
 /* ---- forward ---- */
 
-static const char *const way_names[] = {[DC_FEATURE_PIXELS] = "pixels", [DC_FEATURE_ROWS] = "rows",
+static const char *const way_names[] = {[DC_FEATURE_PIXELS] = "pixels",
+                                        [DC_FEATURE_ROWS] = "rows",
                                         [DC_FEATURE_DEPTHWISE] = "depthwise"};
 
 static void plan_way(struct dc_feature *f, enum dc_feature_way way)
@@ -305,16 +304,16 @@ static double forward_seconds(const struct dc_feature *f)
     double cycles = z_cycles(f, 1.0);
     if (f->way == DC_FEATURE_PIXELS) {
         /* Packing W costs what a dozen pixels do. */
-        cycles += tile_cycles(f->direct, (pixels + 12.0) * inputs,
-                              lanes_taken(f->direct, p->group_cout));
+        cycles +=
+            tile_cycles(f->direct, (pixels + 12.0) * inputs, lanes_taken(f->direct, p->group_cout));
     } else if (f->way == DC_FEATURE_ROWS) {
         const double tile =
             (double)(f->direct->tile_pixels * f->direct->tile_channels / f->direct->vector);
         /* W is not packed; small tiles wait for their loads, short ones read the panel often. */
         const int64_t lanes = divide_up((int64_t)pixels, f->direct->vector) * f->direct->vector;
-        cycles += tile_cycles(f->direct, (double)p->desc.cout * inputs / (double)f->groups,
-                              16 * lanes) *
-                  (0.7 * (tile < 24.0 ? 1.25 : 1.0) + 0.1 / (double)f->direct->tile_pixels);
+        cycles +=
+            tile_cycles(f->direct, (double)p->desc.cout * inputs / (double)f->groups, 16 * lanes) *
+            (0.7 * (tile < 24.0 ? 1.25 : 1.0) + 0.1 / (double)f->direct->tile_pixels);
     } else {
         cycles += pixels * inputs * (double)f->multiplier / 8.0;
     }
@@ -381,8 +380,8 @@ static doconv_status prepare_forward(doconv_plan *plan)
 {
     struct dc_feature_parameters q;
     dc_get_parameters(&plan->candidate, &q);
-    struct dc_feature f = create(plan->ctx, &plan->problem, plan->candidate.kernel,
-                                 plan->candidate.second);
+    struct dc_feature f =
+        create(plan->ctx, &plan->problem, plan->candidate.kernel, plan->candidate.second);
     plan_way(&f, (enum dc_feature_way)q.way);
     return keep(plan, &f);
 }
@@ -432,11 +431,11 @@ static const char *enumerate_backward(const doconv_context *ctx, const struct dc
         struct dc_feature f = create((doconv_context *)ctx, p, depthwise, direct);
         plan_walk(&f);
         const double pixels = (double)(p->desc.n * p->hout * p->wout);
-        const double cycles =
-            z_cycles(&f, 3.0) + tile_cycles(direct, 2.0 * pixels * (double)p->desc.cout *
-                                                        (double)(f.groups * f.blocks) /
-                                                        (double)p->desc.groups,
-                                            lanes_taken(direct, f.steps * LANES));
+        const double cycles = z_cycles(&f, 3.0) + tile_cycles(direct,
+                                                              2.0 * pixels * (double)p->desc.cout *
+                                                                  (double)(f.groups * f.blocks) /
+                                                                  (double)p->desc.groups,
+                                                              lanes_taken(direct, f.steps * LANES));
         struct dc_candidate c = {
             .solver = &dc_solver_feature_backward,
             .kernel = depthwise,
@@ -457,8 +456,8 @@ static const char *enumerate_backward(const doconv_context *ctx, const struct dc
 
 static doconv_status prepare_backward(doconv_plan *plan)
 {
-    struct dc_feature f = create(plan->ctx, &plan->problem, plan->candidate.kernel,
-                                 plan->candidate.second);
+    struct dc_feature f =
+        create(plan->ctx, &plan->problem, plan->candidate.kernel, plan->candidate.second);
     plan_walk(&f);
     return keep(plan, &f);
 }

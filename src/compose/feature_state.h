@@ -9,7 +9,9 @@
 #define DOCONV_FEATURE_STATE_H
 
 #include "kernel.h"
+#include "plan/plan.h"
 #include "plan/problem.h"
+#include "plan/solver.h"
 
 /* How a forward pass goes: over pixels, with W packed; over W's rows, for few pixels; or a depthwise
  * layer's own. */
@@ -58,7 +60,7 @@ struct dc_feature {
     bool blocks_together;
     ptrdiff_t strip_floats, z_floats, partial_floats, panel_floats, natural_floats, segment_floats;
     /* Forward for few pixels: rows are those of W, where it is, and lanes are pixels. */
-    int64_t panels;               /* of tile_channels pixels */
+    int64_t panels; /* of tile_channels pixels */
     ptrdiff_t panel_inputs, panels_floats, sums_floats;
     /* Backward: a task owns blocks, and walks all chunks of pixels. */
     const struct dc_kernel *wide; /* its lanes are those of all steps together */

@@ -5,6 +5,7 @@
 
 #include "base/context.h"
 #include "base/log.h"
+#include "base/versioned.h"
 #include "kernel.h"
 #include "plan/candidate.h"
 #include "plan/plan.h"
@@ -56,9 +57,10 @@ doconv_status doconv_candidates_create(doconv_context *context, const doconv_con
                        context == NULL ? "context" : "list");
     }
     struct dc_problem problem;
-    doconv_status status = dc_plan_options_check(context, options);
+    doconv_plan_options own;
+    doconv_status status = dc_plan_options_read(context, options, &own);
     if (status == DOCONV_OK) {
-        status = dc_plan_problem(context, desc, options, &problem);
+        status = dc_plan_problem(context, desc, &own, &problem);
     }
     if (status != DOCONV_OK) {
         return status;
@@ -68,7 +70,7 @@ doconv_status doconv_candidates_create(doconv_context *context, const doconv_con
         return dc_fail(context, DOCONV_OUT_OF_MEMORY, "candidates: out of memory");
     }
     result->ctx = context;
-    status = dc_enumerate(context, &problem, options, &result->list);
+    status = dc_enumerate(context, &problem, &own, &result->list);
     if (status != DOCONV_OK) {
         dc_free(context, result);
         return status;
@@ -93,15 +95,16 @@ int doconv_candidates_count(const doconv_candidates *list)
 doconv_status doconv_candidates_get(const doconv_candidates *list, int index,
                                     doconv_candidate_info *info)
 {
-    if (list == NULL || info == NULL || index < 0 || index >= list->list.count) {
+    if (list == NULL) {
         return DOCONV_INVALID_ARGUMENT;
     }
-    if (info->size != sizeof *info) {
-        return DOCONV_MISMATCH;
+    if (info == NULL || index < 0 || index >= list->list.count) {
+        return dc_fail(list->ctx, DOCONV_INVALID_ARGUMENT, "info: NULL, or index: %d is none",
+                       index);
     }
     const struct dc_candidate *c = &list->list.items[index];
-    *info = (doconv_candidate_info){
-        .size = sizeof *info,
+    const doconv_candidate_info result = {
+        .size = sizeof result,
         .variant = c->text,
         .kernel = c->kernel != NULL ? c->kernel->name : "portable",
         .refused = c->refused,
@@ -109,5 +112,5 @@ doconv_status doconv_candidates_get(const doconv_candidates *list, int index,
         .workspace_size = c->workspace_size,
         .packed_size = c->packed_size,
     };
-    return DOCONV_OK;
+    return DC_WRITE_STRUCT(list->ctx, doconv_candidate_info, &result, info);
 }

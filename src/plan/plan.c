@@ -10,22 +10,19 @@
 #include "base/context.h"
 #include "base/log.h"
 #include "base/registry.h"
+#include "base/versioned.h"
 #include "kernel.h"
 #include "plan/candidate.h"
 #include "plan/plan.h"
 #include "plan/problem.h"
 #include "plan/solver.h"
 
-doconv_status dc_plan_options_check(doconv_context *ctx, const doconv_plan_options *options)
+doconv_status dc_plan_options_read(doconv_context *ctx, const doconv_plan_options *from,
+                                   doconv_plan_options *options)
 {
-    if (options == NULL) {
-        return DOCONV_OK;
-    }
-    if (options->size != sizeof *options) {
-        return dc_fail(
-            ctx, DOCONV_MISMATCH,
-            "options.size: %zu is not %zu, the size of doconv_plan_options in this version",
-            options->size, sizeof *options);
+    const doconv_status status = DC_READ_STRUCT(ctx, doconv_plan_options, from, options);
+    if (status != DOCONV_OK) {
+        return status;
     }
     if ((int)options->rigor < 0 || (int)options->rigor > DOCONV_RIGOR_MEASURE) {
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.rigor: %d is not in 0..%d",
@@ -254,12 +251,13 @@ doconv_status doconv_plan_create(doconv_context *context, const doconv_conv_desc
     }
     const double start = dc_now();
     struct dc_problem problem;
-    doconv_status status = dc_plan_options_check(context, options);
+    doconv_plan_options own;
+    doconv_status status = dc_plan_options_read(context, options, &own);
     if (status == DOCONV_OK) {
-        status = dc_plan_problem(context, desc, options, &problem);
+        status = dc_plan_problem(context, desc, &own, &problem);
     }
     if (status == DOCONV_OK) {
-        status = dc_plan_create(context, &problem, options, plan);
+        status = dc_plan_create(context, &problem, &own, plan);
     }
     if (status == DOCONV_OK && context->verbose >= 1) {
         dc_log(context, DOCONV_LOG_VERBOSE, "plan,%s,%s,%s,%.3f ms", (*plan)->candidate.text,

@@ -68,8 +68,9 @@ static inline char *dc_align_workspace(void *workspace)
 doconv_status dc_plan_problem(doconv_context *ctx, const doconv_conv_desc *desc,
                               const doconv_plan_options *options, struct dc_problem *problem);
 
-/* NULL is fine */
-doconv_status dc_plan_options_check(doconv_context *ctx, const doconv_plan_options *options);
+/* A caller's options, or NULL for the defaults, as checked ones of this version. */
+doconv_status dc_plan_options_read(doconv_context *ctx, const doconv_plan_options *from,
+                                   doconv_plan_options *options);
 
 /*
  * The cache's key: the problem and everything else that the best choice depends on. size >=

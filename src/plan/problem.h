@@ -21,14 +21,15 @@ enum dc_operation {
     DC_FOLD_GRADIENT,    /* W, D, grad_weight -> grad_w, grad_d */
     DC_FEATURE_FORWARD,  /* src, W, D, bias -> dst, without the weight that W and D fold to */
     DC_FEATURE_BACKWARD, /* src, W, D, grad_dst -> grad_src, grad_w, grad_d, likewise */
-    DC_WEIGHT_GRADIENT,  /* src, grad_dst -> grad_weight (with a fold: W, D too -> grad_w, grad_d) */
-    DC_OPERATIONS        /* how many */
+    DC_WEIGHT_GRADIENT, /* src, grad_dst -> grad_weight (with a fold: W, D too -> grad_w, grad_d) */
+    DC_OPERATIONS       /* how many */
 };
 
 /*
- * desc is the layer's as asked for, but that paddings are the effective ones: what no output reads
- * is left out. An operation that knows nothing of D_mul has a plain desc, and one that knows nothing
- * of pixels the smallest image: see dc_problem_for().
+ * The same for equal problems: padding that no output reads is left out, a mapping that is the
+ * paper's for this layer is PAPER, and an identity that d_mul < KH*KW has no room for is 0. An
+ * operation that knows nothing of D_mul has a plain desc, and one that knows nothing of pixels the
+ * smallest image: see dc_problem_for().
  */
 struct dc_problem {
     enum dc_operation operation;

@@ -9,11 +9,19 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/versioned.h"
 #include "plan/problem.h"
 
 enum field { G, MB, IC, IH, IW, OC, OH, OW, KH, KW, SH, SW, PH, PW, DH, DW, FIELDS };
 static const char *const field_names[FIELDS] = {"g",  "mb", "ic", "ih", "iw", "oc", "oh", "ow",
                                                 "kh", "kw", "sh", "sw", "ph", "pw", "dh", "dw"};
+
+static const char *const compositions[] = {[DOCONV_COMPOSITION_NONE] = "",
+                                           [DOCONV_COMPOSITION_KERNEL] = "kernel",
+                                           [DOCONV_COMPOSITION_FEATURE] = "feature"};
+static const char *const mappings[] = {[DOCONV_MAPPING_PAPER] = "paper",
+                                       [DOCONV_MAPPING_PYTORCH] = "pytorch",
+                                       [DOCONV_MAPPING_TENSORFLOW] = "tensorflow"};
 
 /* ---- writing ---- */
 
@@ -111,6 +119,18 @@ void dc_problem_format(const struct dc_problem *p, char *text, size_t size)
     }
     if (d->accuracy != DOCONV_ACCURACY_DEFAULT) {
         ATTRIBUTE("accuracy=", d->accuracy == DOCONV_ACCURACY_STRICT ? "strict" : "fast");
+    }
+    if (d->d_mul > 0) {
+        char d_mul[24];
+        snprintf(d_mul, sizeof d_mul, "%" PRId64, d->d_mul);
+        ATTRIBUTE("dmul=", d_mul);
+        ATTRIBUTE("composition=", compositions[d->composition]);
+    }
+    if (d->mapping != DOCONV_MAPPING_PAPER) {
+        ATTRIBUTE("mapping=", mappings[d->mapping]);
+    }
+    if (d->add_identity) {
+        ATTRIBUTE("identity");
     }
 #undef ATTRIBUTE
 }
@@ -226,6 +246,43 @@ static bool read_layout(const char **at, doconv_layout *layout)
     return false;
 }
 
+/* The one of words[first] to words[last] that follows. */
+static bool read_word(const char **at, const char *const *words, int first, int last, int *word)
+{
+    for (*word = first; *word <= last; ++*word) {
+        if (take(at, words[*word])) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What makes a layer a DO-Conv one. */
+static bool read_doconv_attribute(const char **at, doconv_conv_desc *d)
+{
+    int word = 0;
+    if (take(at, "dmul=")) {
+        return read_int(at, &d->d_mul);
+    }
+    if (take(at, "composition=")) {
+        const bool known = read_word(at, compositions, DOCONV_COMPOSITION_KERNEL,
+                                     DOCONV_COMPOSITION_FEATURE, &word);
+        d->composition = (doconv_composition)word;
+        return known;
+    }
+    if (take(at, "mapping=")) {
+        const bool known =
+            read_word(at, mappings, DOCONV_MAPPING_PAPER, DOCONV_MAPPING_TENSORFLOW, &word);
+        d->mapping = (doconv_mapping)word;
+        return known;
+    }
+    if (take(at, "identity")) {
+        d->add_identity = 1;
+        return true;
+    }
+    return false;
+}
+
 static bool read_attribute(const char **at, doconv_conv_desc *d)
 {
     if (take(at, "src=")) {
@@ -250,7 +307,7 @@ static bool read_attribute(const char **at, doconv_conv_desc *d)
     } else if (take(at, "accuracy=fast")) {
         d->accuracy = DOCONV_ACCURACY_FAST;
     } else {
-        return false;
+        return read_doconv_attribute(at, d);
     }
     return true;
 }
@@ -266,8 +323,8 @@ static int64_t pad_after(int64_t out, int64_t stride, int64_t kernel, int64_t di
     return needed > 0 ? needed : 0;
 }
 
-doconv_status doconv_conv_desc_parse(doconv_context *context, const char *text,
-                                     doconv_conv_desc *desc)
+doconv_status doconv_conv_desc_parse_sized(doconv_context *context, const char *text,
+                                           doconv_conv_desc *desc, size_t size)
 {
     if (text == NULL || desc == NULL) {
         return dc_fail(context, DOCONV_INVALID_ARGUMENT, "%s: NULL",
@@ -357,6 +414,9 @@ doconv_status doconv_conv_desc_parse(doconv_context *context, const char *text,
             }
         } while (*at == ',');
     }
+    if (d.d_mul > 0 && d.composition == DOCONV_COMPOSITION_NONE) {
+        d.composition = DOCONV_COMPOSITION_KERNEL;
+    }
     struct dc_problem problem;
     const doconv_status status = dc_problem_create(context, &d, &problem);
     if (status != DOCONV_OK) {
@@ -368,6 +428,5 @@ doconv_status doconv_conv_desc_parse(doconv_context *context, const char *text,
                        "%s: %" PRId64 " disagrees with the input, which gives %" PRId64,
                        h ? "oh" : "ow", h ? value[OH] : value[OW], h ? problem.hout : problem.wout);
     }
-    *desc = problem.desc;
-    return DOCONV_OK;
+    return dc_write_struct(context, DC_STRUCT(doconv_conv_desc), &problem.desc, desc, size);
 }

@@ -181,7 +181,7 @@ doconv_status doconv_weights_fold(const doconv_plan *plan, const doconv_fold_des
     struct dc_problem problem;
     doconv_status status = dc_problem_create_fold(ctx, desc, DC_FOLD, &problem);
     if (status == DOCONV_OK) {
-        status = check_fold(plan, desc);
+        status = check_fold(plan, &problem.fold);
     }
     if (status == DOCONV_OK) {
         status = check_bias(plan, bias);
@@ -190,7 +190,7 @@ doconv_status doconv_weights_fold(const doconv_plan *plan, const doconv_fold_des
         return status;
     }
     if (d == NULL) {
-        if (desc->kh * desc->kw != 1 || desc->d_mul != 1) {
+        if (problem.fold.kh * problem.fold.kw != 1 || problem.fold.d_mul != 1) {
             return dc_fail(ctx, DOCONV_INVALID_ARGUMENT,
                            "fold: d: NULL, but only a 1x1 kernel with d_mul 1 has no D");
         }

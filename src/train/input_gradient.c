@@ -244,8 +244,7 @@ static doconv_status add_class(struct dc_input_gradient *g, int64_t y, int64_t x
             grow(&g->crop_size, tensor_size(d->dst_layout, d->n, d->cout, c->y.size, c->x.size));
         }
         if (!only) {
-            grow(&g->class_size,
-                 tensor_size(d->src_layout, d->n, d->cin, c->y.count, c->x.count));
+            grow(&g->class_size, tensor_size(d->src_layout, d->n, d->cin, c->y.count, c->x.count));
         }
     }
     g->classes++;

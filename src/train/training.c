@@ -5,13 +5,12 @@
  * from W and D first and hands its gradient back through; by feature composition it is
  * two operations of its own.
  */
-#include <inttypes.h>
-
 #include <doconv/doconv_train.h>
 
 #include "base/arithmetic.h"
 #include "base/context.h"
 #include "base/log.h"
+#include "base/versioned.h"
 #include "plan/plan.h"
 #include "plan/problem.h"
 #include "plan/solver.h"
@@ -29,47 +28,9 @@ struct doconv_training {
     size_t workspace_size; /* without the bytes that align it */
 };
 
-/* Does every filter meet the channels of D that it reads? Feature composition knows no others. */
-static bool is_paper(const doconv_fold_desc *f)
+/* Is the problem one of a layer in training? */
+static doconv_status check(doconv_context *ctx, const doconv_conv_desc *desc)
 {
-    const int64_t group_cin = f->cin / f->groups, group_cout = f->cout / f->groups;
-    for (int64_t o = 0; o < f->cout && f->mapping != DOCONV_MAPPING_PAPER && f->groups != 1; o++) {
-        for (int64_t i = 0; i < group_cin; i++) {
-            const int64_t channel = f->mapping == DOCONV_MAPPING_PYTORCH
-                                        ? (o * group_cin + i) % f->cin
-                                        : (i * f->cout + o) / group_cout;
-            if (channel != o / group_cout * group_cin + i) {
-                return false;
-            }
-        }
-    }
-    return true;
-}
-
-static doconv_status check(doconv_context *ctx, const doconv_conv_desc *desc,
-                           const doconv_training_options *options)
-{
-    if (options != NULL && options->size != sizeof *options) {
-        return dc_fail(
-            ctx, DOCONV_MISMATCH,
-            "options.size: %zu is not %zu, the size of doconv_training_options in this version",
-            options->size, sizeof *options);
-    }
-    if (desc == NULL) {
-        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "desc: NULL");
-    }
-    if (desc->size != sizeof *desc) {
-        return dc_fail(ctx, DOCONV_MISMATCH,
-                       "desc.size: %zu is not %zu, the size of doconv_conv_desc in this version",
-                       desc->size, sizeof *desc);
-    }
-    const int composition = (int)desc->composition;
-    if (desc->d_mul < 0 || composition < 0 || composition > DOCONV_COMPOSITION_FEATURE ||
-        (desc->d_mul > 0) != (composition != DOCONV_COMPOSITION_NONE)) {
-        return dc_fail(ctx, DOCONV_INVALID_PROBLEM,
-                       "composition: %d does not go with d_mul = %" PRId64, composition,
-                       desc->d_mul);
-    }
     const struct {
         const char *name;
         int value;
@@ -81,6 +42,12 @@ static doconv_status check(doconv_context *ctx, const doconv_conv_desc *desc,
                            "%s: post-operations are not part of a layer in training",
                            post_operations[i].name);
         }
+    }
+    if (desc->composition == DOCONV_COMPOSITION_FEATURE && desc->mapping != DOCONV_MAPPING_PAPER) {
+        return dc_fail(ctx, DOCONV_UNSUPPORTED,
+                       "mapping: feature composition is defined for the paper's only, and %s "
+                       "differs from it for this layer",
+                       desc->mapping == DOCONV_MAPPING_PYTORCH ? "pytorch" : "tensorflow");
     }
     return DOCONV_OK;
 }
@@ -120,12 +87,6 @@ static doconv_status plan_convolutions(doconv_training *t, const doconv_plan_opt
 
 static doconv_status plan_feature(doconv_training *t, const doconv_plan_options *options)
 {
-    if (!is_paper(&t->layer.fold)) {
-        return dc_fail(t->ctx, DOCONV_UNSUPPORTED,
-                       "mapping: feature composition is defined for the paper's only, and %s "
-                       "differs from it for this layer",
-                       t->layer.fold.mapping == DOCONV_MAPPING_PYTORCH ? "pytorch" : "tensorflow");
-    }
     doconv_status status = plan_operation(t, DC_FEATURE_FORWARD, options, &t->forward);
     if (status == DOCONV_OK) {
         status = plan_operation(t, DC_FEATURE_BACKWARD, options, &t->backward);
@@ -139,19 +100,20 @@ static doconv_status plan_feature(doconv_training *t, const doconv_plan_options 
 static doconv_status create(doconv_training *t, const doconv_conv_desc *desc,
                             const doconv_training_options *options)
 {
-    const doconv_plan_options plans = {
-        .size = sizeof plans,
-        .rigor = options != NULL ? options->rigor : DOCONV_RIGOR_DEFAULT,
-    };
+    const doconv_plan_options plans = {.size = sizeof plans, .rigor = options->rigor};
+    doconv_plan_options checked;
     doconv_status status = dc_problem_create(t->ctx, desc, &t->layer);
     if (status == DOCONV_OK) {
-        status = dc_plan_options_check(t->ctx, &plans);
+        status = check(t->ctx, &t->layer.desc);
+    }
+    if (status == DOCONV_OK) {
+        status = dc_plan_options_read(t->ctx, &plans, &checked);
     }
     if (status != DOCONV_OK) {
         return status;
     }
-    return t->layer.desc.composition == DOCONV_COMPOSITION_FEATURE ? plan_feature(t, &plans)
-                                                                  : plan_convolutions(t, &plans);
+    return t->layer.desc.composition == DOCONV_COMPOSITION_FEATURE ? plan_feature(t, &checked)
+                                                                   : plan_convolutions(t, &checked);
 }
 
 doconv_status doconv_training_create(doconv_context *context, const doconv_conv_desc *desc,
@@ -165,7 +127,8 @@ doconv_status doconv_training_create(doconv_context *context, const doconv_conv_
         return dc_fail(context, DOCONV_INVALID_ARGUMENT, "%s: NULL",
                        context == NULL ? "context" : "training");
     }
-    doconv_status status = check(context, desc, options);
+    doconv_training_options own;
+    doconv_status status = DC_READ_STRUCT(context, doconv_training_options, options, &own);
     if (status != DOCONV_OK) {
         return status;
     }
@@ -174,7 +137,7 @@ doconv_status doconv_training_create(doconv_context *context, const doconv_conv_
         return dc_fail(context, DOCONV_OUT_OF_MEMORY, "training: out of memory");
     }
     *result = (doconv_training){.ctx = context};
-    status = create(result, desc, options);
+    status = create(result, desc, &own);
     if (status != DOCONV_OK) {
         doconv_training_destroy(result);
         return status;
@@ -204,19 +167,21 @@ size_t doconv_training_saved_size(const doconv_training *training)
     return training != NULL && training->weight_size != 0 ? training->layer.weight_bytes : 0;
 }
 
-/* What both passes check; *aligned_workspace: the workspace from its first 64-byte boundary on. */
-static doconv_status check_call(const doconv_training *t, const doconv_parameters *parameters,
-                                void *workspace, size_t workspace_size, char **aligned_workspace)
+/*
+ * What both passes check. *parameters: the caller's, as ones of this version. *aligned_workspace:
+ * the workspace from its first 64-byte boundary on.
+ */
+static doconv_status check_call(const doconv_training *t, const doconv_parameters *from,
+                                void *workspace, size_t workspace_size,
+                                doconv_parameters *parameters, char **aligned_workspace)
 {
     doconv_context *ctx = t->ctx;
-    if (parameters == NULL) {
+    if (from == NULL) {
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "parameters: NULL");
     }
-    if (parameters->size != sizeof *parameters) {
-        return dc_fail(
-            ctx, DOCONV_MISMATCH,
-            "parameters.size: %zu is not %zu, the size of doconv_parameters in this version",
-            parameters->size, sizeof *parameters);
+    const doconv_status status = DC_READ_STRUCT(ctx, doconv_parameters, from, parameters);
+    if (status != DOCONV_OK) {
+        return status;
     }
     const bool has_d = t->layer.fold.d_mul != 0, has_bias = t->layer.desc.has_bias != 0;
     if (parameters->weight == NULL || (parameters->d != NULL) != has_d ||
@@ -247,10 +212,12 @@ doconv_status doconv_training_forward(const doconv_training *t, const doconv_par
         return DOCONV_INVALID_ARGUMENT;
     }
     char *space = NULL;
-    const doconv_status status = check_call(t, parameters, workspace, workspace_size, &space);
+    doconv_parameters own;
+    const doconv_status status = check_call(t, parameters, workspace, workspace_size, &own, &space);
     if (status != DOCONV_OK) {
         return status;
     }
+    parameters = &own;
     if (src == NULL || dst == NULL) {
         return dc_fail(t->ctx, DOCONV_INVALID_ARGUMENT, "%s: NULL", src == NULL ? "src" : "dst");
     }
@@ -326,22 +293,24 @@ doconv_status doconv_training_backward(const doconv_training *t,
         return DOCONV_INVALID_ARGUMENT;
     }
     char *space = NULL;
-    const doconv_status status = check_call(t, parameters, workspace, workspace_size, &space);
+    doconv_parameters own;
+    doconv_status status = check_call(t, parameters, workspace, workspace_size, &own, &space);
     if (status != DOCONV_OK) {
         return status;
     }
+    parameters = &own;
     if (src == NULL || grad_dst == NULL || gradients == NULL) {
         return dc_fail(t->ctx, DOCONV_INVALID_ARGUMENT, "%s: NULL",
                        src == NULL        ? "src"
                        : grad_dst == NULL ? "grad_dst"
                                           : "gradients");
     }
-    if (gradients->size != sizeof *gradients) {
-        return dc_fail(
-            t->ctx, DOCONV_MISMATCH,
-            "gradients.size: %zu is not %zu, the size of doconv_gradients in this version",
-            gradients->size, sizeof *gradients);
+    doconv_gradients own_gradients;
+    status = DC_READ_STRUCT(t->ctx, doconv_gradients, gradients, &own_gradients);
+    if (status != DOCONV_OK) {
+        return status;
     }
+    gradients = &own_gradients;
     const bool composed = t->layer.fold.d_mul != 0;
     if ((gradients->d != NULL && !composed) ||
         (gradients->bias != NULL && !t->layer.desc.has_bias)) {
