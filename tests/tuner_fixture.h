@@ -15,6 +15,7 @@
 #include "base/context.h"
 #include "base/log.h"
 #include "base/registry.h"
+#include "library.h"
 #include "cache.h"
 #include "base/cpu.h"
 #include "plan/candidate.h"

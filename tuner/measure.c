@@ -3,7 +3,6 @@
 #include "base/cpu.h"
 #include "base/log.h"
 #include "measure.h"
-#include "plan/fresh.h"
 #include "plan/plan.h"
 #include "plan/problem.h"
 #include "plan/solver.h"
@@ -120,7 +119,7 @@ doconv_status measure_set_add(struct measure_set *set, const doconv_plan_options
     }
     forced.variant = variant;
     forced.rigor = DOCONV_RIGOR_ESTIMATE;
-    doconv_status status = dc_plan_create(set->ctx, &set->problem.desc, &forced, &item.plan);
+    doconv_status status = dc_plan_create(set->ctx, &set->problem, &forced, &item.plan);
     if (status != DOCONV_OK) {
         return status;
     }
@@ -133,8 +132,7 @@ doconv_status measure_set_add(struct measure_set *set, const doconv_plan_options
     if (item.weights == NULL && !set->fresh) {
         status = doconv_weights_create(item.plan, set->weight, set->bias, &item.weights);
     }
-    const size_t needed = set->fresh ? dc_fresh_workspace_size(item.plan, NULL)
-                                     : doconv_plan_workspace_size(item.plan);
+    const size_t needed = item.plan->workspace_size;
     if (status == DOCONV_OK && needed > set->workspace_size) {
         char *workspace = dc_alloc(set->ctx, needed);
         if (workspace != NULL) {
@@ -161,14 +159,18 @@ doconv_status measure_set_add(struct measure_set *set, const doconv_plan_options
 
 void measure_run(const struct measure_set *set, const struct measured *m)
 {
-    if (set->fresh) {
-        const struct dc_weight_source source = {.view = dc_weight_view(&set->problem, set->weight),
-                                                .bias = set->bias};
-        dc_fresh_run(m->plan, &source, set->src, set->residual, set->dst, set->workspace);
-        return;
-    }
-    m->plan->solver->execute(m->plan, m->weights->data, set->src, set->residual, set->dst,
-                             set->workspace);
+    const struct dc_weight_source source = {
+        .view = dc_weight_view(&set->problem, set->weight),
+        .bias = set->bias,
+    };
+    const struct dc_tensors tensors = {
+        .src = set->src,
+        .residual = set->residual,
+        .packed = set->fresh ? NULL : m->weights->data,
+        .fresh = set->fresh ? &source : NULL,
+        .dst = set->dst,
+    };
+    dc_plan_run(m->plan, &tensors, set->workspace);
 }
 
 /* Each task reads and writes its part: the caches of all cores are filled with it. */

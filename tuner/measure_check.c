@@ -8,6 +8,7 @@
 #include "plan/plan.h"
 #include "plan/problem.h"
 #include "plan/solver.h"
+#include "solvers/reference.h"
 
 #include <math.h>
 #include <string.h>

@@ -6,6 +6,7 @@
 #include <doconv/doconv_tune.h>
 
 #include "base/context.h"
+#include "library.h"
 #include "base/log.h"
 
 doconv_status dc_tuner_attach(doconv_context *ctx)

@@ -12,6 +12,7 @@
 #include "base/versioned.h"
 #include "cache.h"
 #include "kernel.h"
+#include "library.h"
 #include "measure.h"
 #include "plan/candidate.h"
 #include "plan/plan.h"
@@ -264,6 +265,26 @@ static doconv_status read_options(doconv_context *ctx, const doconv_tune_options
     return DOCONV_OK;
 }
 
+/* doconv_tune() of any operation, with checked options of this version. */
+static doconv_status tune_problem(doconv_context *ctx, const struct dc_problem *problem,
+                                  const doconv_plan_options *plan_options,
+                                  const doconv_tune_options *options, doconv_tune_report **report)
+{
+    struct doconv_tune_report *result = dc_alloc(ctx, sizeof *result);
+    if (result == NULL) {
+        return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "tune: out of memory");
+    }
+    memset(result, 0, sizeof *result);
+    result->ctx = ctx;
+    const doconv_status status = fill_report(ctx, problem, plan_options, options, result);
+    if (status != DOCONV_OK) {
+        dc_free(ctx, result);
+        return status;
+    }
+    *report = result;
+    return DOCONV_OK;
+}
+
 doconv_status doconv_tune(doconv_context *context, const doconv_conv_desc *desc,
                           const doconv_plan_options *plan_options,
                           const doconv_tune_options *options, doconv_tune_report **report)
@@ -280,30 +301,15 @@ doconv_status doconv_tune(doconv_context *context, const doconv_conv_desc *desc,
     doconv_tune_options own_options;
     doconv_status status = read_options(context, options, &own_options);
     if (status == DOCONV_OK) {
-        status = dc_problem_create(context, desc, &problem);
-    }
-    if (status == DOCONV_OK) {
-        status = dc_plan_check_plain(context, &problem);
-    }
-    if (status == DOCONV_OK) {
         status = dc_plan_options_read(context, plan_options, &own_plan_options);
     }
+    if (status == DOCONV_OK) {
+        status = dc_plan_problem(context, desc, &own_plan_options, &problem);
+    }
     if (status != DOCONV_OK) {
         return status;
     }
-    struct doconv_tune_report *result = dc_alloc(context, sizeof *result);
-    if (result == NULL) {
-        return dc_fail(context, DOCONV_OUT_OF_MEMORY, "tune: out of memory");
-    }
-    memset(result, 0, sizeof *result);
-    result->ctx = context;
-    status = fill_report(context, &problem, &own_plan_options, &own_options, result);
-    if (status != DOCONV_OK) {
-        dc_free(context, result);
-        return status;
-    }
-    *report = result;
-    return DOCONV_OK;
+    return tune_problem(context, &problem, &own_plan_options, &own_options, report);
 }
 
 /* ---- the report ---- */
@@ -381,20 +387,19 @@ static bool advise(void *self, const char *key, char *variant, size_t size)
  * A winner too noisy to be stored, measured in this context before: on a busy machine each further
  * plan would measure once more.
  */
-static bool recall_noisy(struct cache *cache, const doconv_conv_desc *desc,
+static bool recall_noisy(struct cache *cache, const struct dc_problem *problem,
                          const doconv_plan_options *options, struct cache_entry *entry)
 {
     doconv_context *ctx = cache_context(cache);
-    struct dc_problem problem;
     char key[DC_KEY_SIZE];
-    if (ctx->tune == DOCONV_TUNE_FORCE || dc_problem_create(ctx, desc, &problem) != DOCONV_OK) {
+    if (ctx->tune == DOCONV_TUNE_FORCE) {
         return false;
     }
-    dc_plan_key(ctx, &problem, options, key, sizeof key);
+    dc_plan_key(ctx, problem, options, key, sizeof key);
     return cache_lookup(cache, key, entry) == CACHE_NOISY;
 }
 
-static doconv_status measure_now(void *self, const doconv_conv_desc *desc,
+static doconv_status measure_now(void *self, const struct dc_problem *problem,
                                  const doconv_plan_options *options, char *variant, size_t size)
 {
     struct cache *cache = self;
@@ -405,10 +410,10 @@ static doconv_status measure_now(void *self, const doconv_conv_desc *desc,
     }
     report->ctx = ctx;
     doconv_status status = DOCONV_OK;
-    if (!recall_noisy(cache, desc, options, &report->entry)) {
+    if (!recall_noisy(cache, problem, options, &report->entry)) {
         const doconv_tune_options force = {.size = sizeof force, .force = 1};
         doconv_tune_report_destroy(report);
-        status = doconv_tune(ctx, desc, options, &force, &report);
+        status = tune_problem(ctx, problem, options, &force, &report);
     }
     if (status == DOCONV_OK) {
         const size_t length = strlen(report->entry.variant);

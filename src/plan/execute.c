@@ -67,21 +67,19 @@ doconv_status dc_plan_once(doconv_context *ctx, const struct dc_problem *problem
                            const struct dc_tensors *tensors)
 {
     doconv_plan *plan;
-    const doconv_status status = dc_plan_create(ctx, problem, NULL, &plan);
-    if (status != DOCONV_OK) {
-        return status;
-    }
-    const size_t size = plan->workspace_size;
+    doconv_status status = dc_plan_create(ctx, problem, NULL, &plan);
+    const size_t size = status == DOCONV_OK ? plan->workspace_size : 0;
     char *workspace = size != 0 ? dc_alloc(ctx, size) : NULL;
-    if (size != 0 && workspace == NULL) {
-        doconv_plan_destroy(plan);
-        return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "%s: no memory for a workspace of %zu bytes",
-                       dc_operation_name(problem->operation), size);
+    if (status == DOCONV_OUT_OF_MEMORY || (size != 0 && workspace == NULL)) {
+        status = dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "%s: out of memory",
+                         dc_operation_name(problem->operation));
     }
-    dc_plan_run(plan, tensors, workspace);
+    if (status == DOCONV_OK) {
+        dc_plan_run(plan, tensors, workspace);
+    }
     dc_free(ctx, workspace);
     doconv_plan_destroy(plan);
-    return DOCONV_OK;
+    return status;
 }
 
 doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weights,

@@ -244,6 +244,10 @@ doconv_status dc_problem_create(doconv_context *ctx, const doconv_conv_desc *des
     } else {
         d->clamp_lo = d->clamp_hi = 0.0f;
     }
+    p.threads = ctx != NULL ? ctx->threads : 1;
+    if (d->d_mul > 0) {
+        p.fold = fold_of(&p);
+    }
     *problem = p;
     return DOCONV_OK;
 }

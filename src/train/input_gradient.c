@@ -202,6 +202,7 @@ static doconv_status plan_class(doconv_context *ctx, const struct dc_problem *p,
     doconv_status status = dc_plan_problem(ctx, &d, options, &problem);
     if (status == DOCONV_OK) {
         problem.threads = p->threads;
+        problem.fresh_weights = true;
         status = dc_plan_create(ctx, &problem, options, &c->plan);
     }
     return status;
