@@ -201,14 +201,16 @@ typedef struct doconv_kernel_info {
     size_t size;      /**< in: sizeof(doconv_kernel_info) */
     const char *name; /**< unique, e.g. "direct_f32_14x32@avx512" */
     /**
-     * "direct", "depthwise", "grouped", "reference"; "compose", "product", "correlate": no
-     * candidates of a plan
+     * its family: "reference", "direct", "depthwise", "grouped" and "planes" convolve; "compose",
+     * "product" and "correlate" serve training
      */
     const char *operation;
     doconv_isa isa;
     unsigned revision;
     int tile_pixels, tile_channels;
     int usable; /**< 1 if the context's CPU and cap allow it */
+    /** of the bound of a dot product's rounding; 1: products are summed directly */
+    double error_amplification;
 } doconv_kernel_info;
 
 /** Number of kernels in the build, usable or not; 0 for NULL. */
@@ -361,6 +363,24 @@ typedef enum doconv_rigor {
     DOCONV_RIGOR_MEASURE = 3   /**< the cache, else measure (takes up to a second) and store */
 } doconv_rigor;
 
+/**
+ * What is computed on the tensors of a layer. Programs plan and execute convolutions; the others
+ * are what doconv_training_create(), doconv_fold() and the like are made of: each is chosen among
+ * candidates, explained and tuned in the same way.
+ */
+typedef enum doconv_operation {
+    DOCONV_OPERATION_CONVOLUTION = 0,      /**< src, weight, bias, residual -> dst */
+    DOCONV_OPERATION_FOLD = 1,             /**< W, D -> weight */
+    DOCONV_OPERATION_FOLD_GRADIENT = 2,    /**< W, D, weight's gradient -> those of W and D */
+    DOCONV_OPERATION_FEATURE_FORWARD = 3,  /**< src, W, D, bias -> dst, by feature composition */
+    DOCONV_OPERATION_FEATURE_BACKWARD = 4, /**< and the gradients of src, W and D */
+    /** src, dst's gradient -> weight's gradient, or (kernel composition) those of W and D */
+    DOCONV_OPERATION_WEIGHT_GRADIENT = 5
+} doconv_operation;
+
+/** "convolution", "fold", "fold_gradient", ...; "unknown" otherwise. */
+DOCONV_API const char *doconv_operation_string(doconv_operation operation);
+
 /** Set size and zero the rest for the defaults. */
 typedef struct doconv_plan_options {
     size_t size;
@@ -370,10 +390,12 @@ typedef struct doconv_plan_options {
     size_t workspace_limit; /**< bytes; candidates that need more are refused; 0: no limit */
     int cold_weights;       /**< 1: tune for weights that are not in cache when execute starts */
     /**
-     * 1: tune for weights that change with each call, so that packing them counts;
-     * doconv_training_create() does
+     * 1: tune for weights that change with each call, so that packing them counts, and folding
+     * them, for a descriptor with d_mul > 0; doconv_training_create() does
      */
     int fresh_weights;
+    /** of doconv_candidates_create() and doconv_tune(); doconv_plan_create() takes convolutions */
+    doconv_operation operation;
 } doconv_plan_options;
 
 /** The longest variant text, with its NUL. */
@@ -409,16 +431,23 @@ DOCONV_API size_t doconv_plan_packed_size(const doconv_plan *plan);
 typedef struct doconv_candidate_info {
     size_t size;              /**< in: sizeof(doconv_candidate_info) */
     const char *variant;      /**< for a refused kernel: its solver and name without parameters */
-    const char *kernel;       /**< the kernel's name */
+    const char *kernel;       /**< the kernel's name; "portable": loops without one */
     const char *refused;      /**< NULL: accepted; else the reason */
     double estimated_seconds; /**< analytic; 0 if refused */
     size_t workspace_size, packed_size;
+    /**
+     * of the bound of a dot product's rounding; 1: a direct kernel's. accuracy=strict takes 1,
+     * default at most 4, fast all
+     */
+    double error_amplification;
+    const char *second; /**< the name of a kernel that works with `kernel`, or "" */
 } doconv_candidate_info;
 
 /**
- * Lists every candidate of a problem: each kernel of the build at least once, refused ones with the
- * reason, accepted ones with each of their parameter sets, best estimate first. options as in
- * doconv_plan_create(). The caller owns the list.
+ * Lists every candidate of an operation on a layer (options->operation; NULL: its convolution):
+ * each kernel of the families that can do it at least once, refused ones with the reason, accepted ones
+ * with each of their parameter sets, best estimate first. Other options as in doconv_plan_create();
+ * an operation that the layer has not is an INVALID_PROBLEM. The caller owns the list.
  */
 DOCONV_API doconv_status doconv_candidates_create(doconv_context *context,
                                                   const doconv_conv_desc *desc,

@@ -33,12 +33,12 @@ typedef struct doconv_training_options {
  * A layer to train. desc: a plain convolution or, with d_mul > 0, a DO-Conv layer, composed as
  * desc->composition says: DOCONV_COMPOSITION_KERNEL folds W and D, then convolves;
  * DOCONV_COMPOSITION_FEATURE convolves src depthwise by D and contracts that with W (mapping PAPER,
- * or one that is the same for this layer); both compute the same up to rounding. A 1x1 layer with d_mul 1 and no D is a plain convolution. src and its
- * gradient have src_layout, dst and its gradient dst_layout. Post-operations are other layers'
- * business when training: desc with any is refused. options may be NULL. The caller owns the
- * result: doconv_training_destroy(). Immutable; may be shared by threads. Errors: INVALID_*,
- * OVERFLOW, UNSUPPORTED (post-operations, feature composition with another mapping), OUT_OF_MEMORY,
- * MISMATCH (size).
+ * or one that is the same for this layer); both compute the same up to rounding. A 1x1 layer with
+ * d_mul 1 and no D is a plain convolution. src and its gradient have src_layout, dst and its
+ * gradient dst_layout. Post-operations are other layers' business when training: desc with any is
+ * refused. options may be NULL. The caller owns the result: doconv_training_destroy(). Immutable;
+ * may be shared by threads. Errors: INVALID_*, OVERFLOW, UNSUPPORTED (post-operations, feature
+ * composition with another mapping), OUT_OF_MEMORY, MISMATCH (size).
  */
 DOCONV_API doconv_status doconv_training_create(doconv_context *context,
                                                 const doconv_conv_desc *desc,
@@ -51,6 +51,29 @@ DOCONV_API size_t doconv_training_workspace_size(const doconv_training *training
 
 /** Bytes that a forward pass may save for the backward pass of its step; it may be 0. */
 DOCONV_API size_t doconv_training_saved_size(const doconv_training *training);
+
+/** One of the operations that a layer's passes consist of. Strings live as long as the layer. */
+typedef struct doconv_training_operation {
+    size_t size;      /**< in: sizeof(doconv_training_operation) */
+    const char *role; /**< "forward", "fold", "gradient of src", ... */
+    doconv_operation
+        operation; /**< with desc: what doconv_candidates_create(), doconv_tune() take */
+    const doconv_conv_desc *desc; /**< lives as long as the layer */
+    int fresh_weights;            /**< as in doconv_plan_options */
+    const char *variant;          /**< what was chosen */
+    const char *origin;           /**< by whom: as doconv_plan_origin() */
+} doconv_training_operation;
+
+/**
+ * Number of operations of a layer: the forward pass, the fold and its gradient (kernel
+ * composition), a convolution for each class of strides of the gradient of src, the weight's gradient; or both
+ * passes of feature composition. 0 for NULL.
+ */
+DOCONV_API int doconv_training_operation_count(const doconv_training *training);
+
+/** The index-th of them. Errors: INVALID_ARGUMENT, MISMATCH (size). */
+DOCONV_API doconv_status doconv_training_operation_get(const doconv_training *training, int index,
+                                                       doconv_training_operation *operation);
 
 /** The parameters of a layer, contiguous, read only. */
 typedef struct doconv_parameters {

@@ -212,8 +212,8 @@ static doconv_status set_cache(doconv_context *ctx, const doconv_context_options
 
 static _Atomic uint64_t contexts_created;
 
-doconv_status dc_context_create(const doconv_context_options *options,
-                                const struct dc_parts *parts, doconv_context **context)
+doconv_status dc_context_create(const doconv_context_options *options, const struct dc_parts *parts,
+                                doconv_context **context)
 {
     if (context == NULL) {
         return DOCONV_INVALID_ARGUMENT;
@@ -349,6 +349,7 @@ doconv_status doconv_kernel_get(const doconv_context *context, int index, doconv
         .operation = operations[kernel->family],
         .isa = (doconv_isa)kernel->isa,
         .revision = kernel->revision,
+        .error_amplification = (double)kernel->error_amplification,
         .tile_pixels = kernel->tile_pixels,
         .tile_channels = kernel->tile_channels,
         .usable = dc_isa_usable(kernel->isa, context->isa),

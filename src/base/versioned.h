@@ -40,6 +40,7 @@ enum {
     dc_smallest_doconv_fold_checkpoint_options =
         DC_SIZE_THROUGH(doconv_fold_checkpoint_options, report_user),
     dc_smallest_doconv_training_options = DC_SIZE_THROUGH(doconv_training_options, rigor),
+    dc_smallest_doconv_training_operation = DC_SIZE_THROUGH(doconv_training_operation, origin),
     dc_smallest_doconv_parameters = DC_SIZE_THROUGH(doconv_parameters, bias),
     dc_smallest_doconv_gradients = DC_SIZE_THROUGH(doconv_gradients, bias),
     dc_smallest_doconv_tune_options = DC_SIZE_THROUGH(doconv_tune_options, progress_user),

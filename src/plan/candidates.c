@@ -111,6 +111,8 @@ doconv_status doconv_candidates_get(const doconv_candidates *list, int index,
         .estimated_seconds = c->refused == NULL ? c->estimated_seconds : 0.0,
         .workspace_size = c->workspace_size,
         .packed_size = c->packed_size,
+        .error_amplification = (double)c->error_amplification,
+        .second = c->second != NULL ? c->second->name : "",
     };
     return DC_WRITE_STRUCT(list->ctx, doconv_candidate_info, &result, info);
 }

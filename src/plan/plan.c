@@ -28,6 +28,10 @@ doconv_status dc_plan_options_read(doconv_context *ctx, const doconv_plan_option
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.rigor: %d is not in 0..%d",
                        (int)options->rigor, DOCONV_RIGOR_MEASURE);
     }
+    if ((int)options->operation < 0 || (int)options->operation >= DC_OPERATIONS) {
+        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.operation: %d is not in 0..%d",
+                       (int)options->operation, DC_OPERATIONS - 1);
+    }
     if (options->cold_weights != 0 && options->cold_weights != 1) {
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.cold_weights: %d is not in 0..1",
                        options->cold_weights);
@@ -135,12 +139,47 @@ static doconv_status choose(doconv_plan *plan, const doconv_plan_options *option
     return DOCONV_OK;
 }
 
+/* Does the layer have the operation? */
+static doconv_status check_operation(doconv_context *ctx, const struct dc_problem *layer,
+                                     enum dc_operation operation, bool fresh)
+{
+    const doconv_composition composition = layer->desc.composition;
+    const bool feature = operation == DC_FEATURE_FORWARD || operation == DC_FEATURE_BACKWARD;
+    if (operation == DC_CONVOLUTION && layer->fold.d_mul != 0 && !fresh) {
+        return dc_fail(ctx, DOCONV_UNSUPPORTED,
+                       "d_mul: %" PRId64
+                       ": plans are of plain convolutions; train with doconv_training_create(), or "
+                       "fold D and W into one weight first",
+                       layer->fold.d_mul);
+    }
+    if (feature ? composition != DOCONV_COMPOSITION_FEATURE
+                : composition == DOCONV_COMPOSITION_FEATURE ||
+                      (composition == DOCONV_COMPOSITION_NONE &&
+                       (operation == DC_FOLD || operation == DC_FOLD_GRADIENT))) {
+        return dc_fail(ctx, DOCONV_INVALID_PROBLEM,
+                       "operation: %s is none of a layer with composition %d",
+                       dc_operation_name(operation), (int)composition);
+    }
+    if (feature && layer->desc.mapping != DOCONV_MAPPING_PAPER) {
+        return dc_fail(ctx, DOCONV_UNSUPPORTED,
+                       "mapping: feature composition is defined for the paper's only");
+    }
+    return DOCONV_OK;
+}
+
 doconv_status dc_plan_problem(doconv_context *ctx, const doconv_conv_desc *desc,
                               const doconv_plan_options *options, struct dc_problem *problem)
 {
-    const doconv_status status = dc_problem_create(ctx, desc, problem);
+    struct dc_problem layer;
+    const enum dc_operation operation = (enum dc_operation)options->operation;
+    const bool fresh = options->fresh_weights != 0;
+    doconv_status status = dc_problem_create(ctx, desc, &layer);
     if (status == DOCONV_OK) {
-        problem->fresh_weights = options != NULL && options->fresh_weights != 0;
+        status = check_operation(ctx, &layer, operation, fresh);
+    }
+    if (status == DOCONV_OK) {
+        *problem = dc_problem_for(&layer, operation);
+        problem->fresh_weights = operation == DC_CONVOLUTION && fresh;
     }
     return status;
 }
@@ -214,14 +253,6 @@ doconv_status dc_plan_create(doconv_context *ctx, const struct dc_problem *probl
                              const doconv_plan_options *options, doconv_plan **plan)
 {
     *plan = NULL;
-    if (problem->operation == DC_CONVOLUTION && problem->fold.d_mul != 0 &&
-        !problem->fresh_weights) {
-        return dc_fail(ctx, DOCONV_UNSUPPORTED,
-                       "d_mul: %lld: plans are of plain convolutions, or of weights that are fresh "
-                       "in each call; train with doconv_training_create(), or fold D and W into "
-                       "one weight first",
-                       (long long)problem->fold.d_mul);
-    }
     doconv_plan *result = dc_alloc(ctx, sizeof *result);
     if (result == NULL) {
         return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "plan: out of memory");
@@ -253,6 +284,11 @@ doconv_status doconv_plan_create(doconv_context *context, const doconv_conv_desc
     struct dc_problem problem;
     doconv_plan_options own;
     doconv_status status = dc_plan_options_read(context, options, &own);
+    if (status == DOCONV_OK && own.operation != DOCONV_OPERATION_CONVOLUTION) {
+        status = dc_fail(context, DOCONV_UNSUPPORTED,
+                         "options.operation: %s: programs plan convolutions only",
+                         doconv_operation_string(own.operation));
+    }
     if (status == DOCONV_OK) {
         status = dc_plan_problem(context, desc, &own, &problem);
     }

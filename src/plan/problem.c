@@ -359,7 +359,12 @@ const char *dc_operation_name(enum dc_operation operation)
         [DC_FOLD_GRADIENT] = "fold_gradient",       [DC_FEATURE_FORWARD] = "feature_forward",
         [DC_FEATURE_BACKWARD] = "feature_backward", [DC_WEIGHT_GRADIENT] = "weight_gradient",
     };
-    return names[operation];
+    return (int)operation >= 0 && operation < DC_OPERATIONS ? names[operation] : "unknown";
+}
+
+const char *doconv_operation_string(doconv_operation operation)
+{
+    return dc_operation_name((enum dc_operation)operation);
 }
 
 doconv_status doconv_conv_dst_shape(doconv_context *context, const doconv_conv_desc *desc,

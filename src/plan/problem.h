@@ -14,7 +14,10 @@
 
 #include "geometry/tap_ranges.h"
 
-/* Each is chosen, planned, run, explained and tuned in the same way. */
+/*
+ * Each is chosen, planned, run, explained and tuned in the same way. Values are those of
+ * doconv_operation.
+ */
 enum dc_operation {
     DC_CONVOLUTION,      /* src, weight, bias, residual -> dst */
     DC_FOLD,             /* W, D -> weight */

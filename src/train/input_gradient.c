@@ -284,6 +284,17 @@ doconv_status dc_input_gradient_create(doconv_context *ctx, const struct dc_prob
     return DOCONV_OK;
 }
 
+const doconv_plan *dc_input_gradient_plan(const struct dc_input_gradient *g, int index)
+{
+    int found = 0;
+    for (int i = 0; i < g->classes; i++) {
+        if (g->items[i].plan != NULL && found++ == index) {
+            return g->items[i].plan;
+        }
+    }
+    return NULL;
+}
+
 void dc_input_gradient_destroy(struct dc_input_gradient *gradient)
 {
     if (gradient != NULL) {

@@ -167,6 +167,65 @@ size_t doconv_training_saved_size(const doconv_training *training)
     return training != NULL && training->weight_size != 0 ? training->layer.weight_bytes : 0;
 }
 
+/* The index-th operation and what it is for, or NULL past the last. */
+static const doconv_plan *operation_at(const doconv_training *t, int index, const char **role)
+{
+    const bool composed = t->backward == NULL && t->forward->fold != NULL;
+    const struct {
+        const char *role;
+        const doconv_plan *plan;
+    } fixed[] = {
+        {"forward", t->forward},
+        {"backward", t->backward},
+        {"fold", composed ? t->forward->fold : NULL},
+        {"gradient of weight", t->weight},
+        {"gradient of fold", composed ? t->weight->fold : NULL},
+    };
+    int rest = index;
+    for (size_t i = 0; i < sizeof fixed / sizeof fixed[0]; i++) {
+        if (fixed[i].plan != NULL && rest-- == 0) {
+            *role = fixed[i].role;
+            return fixed[i].plan;
+        }
+    }
+    *role = "gradient of src";
+    return t->input != NULL && rest >= 0 ? dc_input_gradient_plan(t->input, rest) : NULL;
+}
+
+int doconv_training_operation_count(const doconv_training *training)
+{
+    const char *role;
+    int count = 0;
+    while (training != NULL && operation_at(training, count, &role) != NULL) {
+        count++;
+    }
+    return count;
+}
+
+doconv_status doconv_training_operation_get(const doconv_training *training, int index,
+                                            doconv_training_operation *operation)
+{
+    if (training == NULL) {
+        return DOCONV_INVALID_ARGUMENT;
+    }
+    const char *role;
+    const doconv_plan *plan = index >= 0 ? operation_at(training, index, &role) : NULL;
+    if (operation == NULL || plan == NULL) {
+        return dc_fail(training->ctx, DOCONV_INVALID_ARGUMENT,
+                       "operation: NULL, or index: %d is none", index);
+    }
+    const doconv_training_operation result = {
+        .size = sizeof result,
+        .role = role,
+        .operation = (doconv_operation)plan->problem.operation,
+        .desc = &plan->problem.desc,
+        .fresh_weights = plan->problem.fresh_weights,
+        .variant = doconv_plan_variant(plan),
+        .origin = doconv_plan_origin(plan),
+    };
+    return DC_WRITE_STRUCT(training->ctx, doconv_training_operation, &result, operation);
+}
+
 /*
  * What both passes check. *parameters: the caller's, as ones of this version. *aligned_workspace:
  * the workspace from its first 64-byte boundary on.
