@@ -38,8 +38,9 @@ struct dc_feature {
     int forward_tasks, backward_tasks;
     ptrdiff_t forward_floats, backward_floats; /* of the workspace, a task's */
     /* With kernels: */
-    const struct dc_kernel *depthwise, *direct; /* NULL: the portable loops */
-    int64_t copies, steps, blocks;              /* blocks: of a group */
+    const struct dc_kernel *depthwise; /* makes Z */
+    const struct dc_kernel *gemm;      /* contracts it with W: a direct kernel */
+    int64_t copies, steps, blocks;     /* blocks: of a group */
     /* of a depthwise layer, whose blocks are of all groups; 0: another layer */
     int64_t multiplier;
     /* that blocks are of: for a depthwise layer one, with all channels */

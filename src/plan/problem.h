@@ -61,6 +61,12 @@ doconv_status dc_problem_create_fold(doconv_context *ctx, const doconv_fold_desc
  */
 struct dc_problem dc_problem_for(const struct dc_problem *layer, enum dc_operation operation);
 
+/*
+ * Are W, D and the weight of sizes that memory can have, with room for what is computed from these?
+ * Every count of desc is at least 1, and groups divide cin.
+ */
+bool dc_fold_fits(const doconv_fold_desc *desc);
+
 /* The convolution along each axis of the image. */
 static inline struct dc_axis dc_rows_axis(const struct dc_problem *p)
 {
@@ -93,6 +99,17 @@ static inline bool dc_groups_fit_vector(const struct dc_problem *p, int64_t vect
     const int64_t seen =
         p->group_cout < vector ? vector / p->group_cout * p->group_cin : p->group_cin;
     return !ends_inside && seen <= vector;
+}
+
+/* For each input of a group and each lane of a vector of outputs: the lane of its input. */
+static inline void dc_group_lanes(const struct dc_problem *p, int64_t vector, int32_t *lanes)
+{
+    for (int64_t i = 0; i < p->group_cin; i++) {
+        for (int64_t o = 0; o < vector; o++) {
+            lanes[i * vector + o] =
+                (int32_t)(p->group_cout < vector ? o / p->group_cout * p->group_cin + i : i);
+        }
+    }
 }
 
 /* Canonical text of the descriptor; size >= DOCONV_PROBLEM_TEXT_SIZE. */

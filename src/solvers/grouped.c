@@ -240,12 +240,7 @@ static doconv_status prepare(doconv_plan *plan)
     dc_get_parameters(&plan->candidate, &q);
     geometry(p, plan->candidate.kernel, &q, s); /* enumerate() did it before */
     int32_t *lanes = (int32_t *)(s + 1);
-    for (int64_t i = 0; i < planes; i++) {
-        for (int64_t o = 0; o < vector; o++) {
-            lanes[i * vector + o] =
-                (int32_t)(p->group_cout < vector ? o / p->group_cout * planes + i : i);
-        }
-    }
+    dc_group_lanes(p, vector, lanes);
     s->args.lanes = lanes;
     s->args.src_pixel = s->src_map.pixel;
     s->args.dst_pixel = s->dst_map.pixel;

@@ -129,12 +129,7 @@ static doconv_status prepare(doconv_plan *plan)
     }
     *s = create_state(p, kernel);
     int32_t *const lanes = (int32_t *)(s + 1);
-    for (int64_t i = 0; i < planes; i++) {
-        for (int64_t o = 0; o < vector; o++) {
-            lanes[i * vector + o] =
-                (int32_t)(p->group_cout < vector ? o / p->group_cout * planes + i : i);
-        }
-    }
+    dc_group_lanes(p, vector, lanes);
     s->lanes = kernel->correlate.deals ? lanes : NULL;
     plan->state = s;
     return DOCONV_OK;
