@@ -560,6 +560,93 @@ static void test_out_of_memory(void **state)
     assert_int_equal(failing.live, 0);
 }
 
+/* ---- callbacks that use the context ---- */
+
+/*
+ * An allocator and a log that make a plan in each call, which asks the cache for a key of its own.
+ * Under a lock of the cache that never returns; the alarm ends the program then.
+ */
+struct reentrant {
+    doconv_context *ctx; /* NULL: not yet, or not now */
+    bool inside;
+    int plans, width;
+};
+
+static void make_plan(struct reentrant *r)
+{
+    if (r->ctx == NULL || r->inside) {
+        return;
+    }
+    r->inside = true;
+    doconv_conv_desc desc = fixture_problem(FIXTURE_PROBLEM);
+    desc.w += r->width++ % 50;
+    doconv_plan *plan;
+    assert_int_equal(doconv_plan_create(r->ctx, &desc, NULL, &plan), DOCONV_OK);
+    doconv_plan_destroy(plan);
+    r->plans++;
+    r->inside = false;
+}
+
+static void *reentrant_allocate(void *user, size_t size, size_t alignment)
+{
+    make_plan(user);
+    return aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+}
+
+static void reentrant_release(void *user, void *memory)
+{
+    make_plan(user);
+    free(memory);
+}
+
+static void reentrant_log(void *user, doconv_log_level level, const char *line)
+{
+    (void)level;
+    (void)line;
+    make_plan(user);
+}
+
+static void test_reentrant_callbacks(void **state)
+{
+    struct fixture *f = *state;
+    char path[FIXTURE_PATH];
+    struct reentrant r = {0};
+    doconv_context_options options = fixture_options(f, "c", path);
+    options.allocate = reentrant_allocate;
+    options.release = reentrant_release;
+    options.log = reentrant_log;
+    options.allocate_user = options.log_user = &r;
+    options.verbose = 1;
+    doconv_context *ctx;
+    assert_int_equal(doconv_context_create(&options, &ctx), DOCONV_OK);
+    alarm(60);
+    struct cache *cache = ctx->advisor.self;
+    struct cache_entry back;
+    /* Misses, then stores over them, then older entries make room for newer ones. */
+    for (int i = 0; i < CACHE_MEMORY_ENTRIES + 20; i++) {
+        char key[32];
+        snprintf(key, sizeof key, "key %d", i);
+        r.ctx = i < 20 || i > CACHE_MEMORY_ENTRIES ? ctx : NULL;
+        const int plans = r.plans;
+        assert_int_equal(dc_cache_lookup(cache, key, &back), CACHE_MISS);
+        assert_true(r.ctx == NULL || r.plans > plans);
+        if (r.ctx != NULL) {
+            const struct cache_entry e = make_entry(ctx, key);
+            assert_int_equal(dc_cache_store(cache, &e, i % 2), i % 2 ? CACHE_NOISY : CACHE_STORED);
+            assert_int_equal(dc_cache_lookup(cache, key, &back),
+                             i % 2 ? CACHE_NOISY : CACHE_STORED);
+            assert_same(&e, &back);
+        }
+    }
+    assert_int_equal(dc_cache_memory_count(cache), CACHE_MEMORY_ENTRIES);
+    r.ctx = ctx;
+    const doconv_conv_desc desc = fixture_problem(FIXTURE_PROBLEM);
+    doconv_tune_report_destroy(fixture_tune(ctx, &desc, NULL, true));
+    alarm(0);
+    r.ctx = NULL;
+    doconv_context_destroy(ctx);
+}
+
 #define WITH_FIXTURE(test) cmocka_unit_test_setup_teardown(test, fixture_setup, fixture_teardown)
 
 int main(void)
@@ -572,7 +659,7 @@ int main(void)
         WITH_FIXTURE(test_unwritable),         WITH_FIXTURE(test_noisy_entries),
         WITH_FIXTURE(test_system_cache),       WITH_FIXTURE(test_environments),
         WITH_FIXTURE(test_concurrent_threads), WITH_FIXTURE(test_concurrent_processes),
-        WITH_FIXTURE(test_out_of_memory),
+        WITH_FIXTURE(test_out_of_memory),      WITH_FIXTURE(test_reentrant_callbacks),
     };
     return cmocka_run_group_tests_name("cache", tests, NULL, NULL);
 }

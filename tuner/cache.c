@@ -47,8 +47,9 @@ struct cache {
     atomic_bool complained; /* about a directory that can't be written */
 };
 
-/* ---- memory; the lock is held ---- */
+/* ---- memory ---- */
 
+/* The lock is held. */
 static struct node *find(struct cache *cache, uint64_t hash, const char *key)
 {
     for (int i = 0; i < CACHE_MEMORY_ENTRIES; i++) {
@@ -61,13 +62,7 @@ static struct node *find(struct cache *cache, uint64_t hash, const char *key)
     return NULL;
 }
 
-static void forget(struct cache *cache, struct node *node)
-{
-    dc_free(cache->ctx, node->key);
-    dc_free(cache->ctx, node->entry);
-    *node = (struct node){0};
-}
-
+/* The lock is held. */
 static struct node *least_used(struct cache *cache)
 {
     struct node *node = &cache->nodes[0];
@@ -80,33 +75,57 @@ static struct node *least_used(struct cache *cache)
 }
 
 /*
- * CACHE_MISS remembers that there is nothing; entry is unused then. Without memory the key is just
- * not kept.
+ * Calls the allocator, which may be the application's and may use the context: never under the
+ * lock.
  */
-static void remember(struct cache *cache, uint64_t hash, const char *key,
-                     const struct cache_entry *entry, enum cache_state state)
+static void release_node(struct cache *cache, struct node *node)
 {
-    struct node *node = find(cache, hash, key);
-    if (node == NULL) {
-        node = least_used(cache);
-    }
-    forget(cache, node);
+    dc_free(cache->ctx, node->key);
+    dc_free(cache->ctx, node->entry);
+    *node = (struct node){0};
+}
+
+/*
+ * Copies for the table, made without the lock for the same reason. CACHE_MISS remembers that there
+ * is nothing; entry is unused then. Without memory the node has no key.
+ */
+static struct node make_node(struct cache *cache, uint64_t hash, const char *key,
+                             const struct cache_entry *entry, enum cache_state state)
+{
+    struct node node = {.hash = hash, .state = state};
     const size_t length = strlen(key) + 1;
-    char *copy = dc_alloc(cache->ctx, length);
-    struct cache_entry *entry_copy = NULL;
-    if (copy != NULL && state != CACHE_MISS) {
-        entry_copy = dc_alloc(cache->ctx, sizeof *entry_copy);
+    node.key = dc_alloc(cache->ctx, length);
+    if (node.key != NULL && state != CACHE_MISS) {
+        node.entry = dc_alloc(cache->ctx, sizeof *node.entry);
     }
-    if (copy == NULL || (state != CACHE_MISS && entry_copy == NULL)) {
-        dc_free(cache->ctx, copy);
-        return;
+    if (node.key == NULL || (state != CACHE_MISS && node.entry == NULL)) {
+        release_node(cache, &node);
+        return node;
     }
-    memcpy(copy, key, length);
-    if (entry_copy != NULL) {
-        *entry_copy = *entry;
+    memcpy(node.key, key, length);
+    if (node.entry != NULL) {
+        *node.entry = *entry;
     }
-    *node = (struct node){
-        .hash = hash, .used = ++cache->clock, .key = copy, .entry = entry_copy, .state = state};
+    return node;
+}
+
+/*
+ * Puts a node into the table. *node becomes what the table had in its place, for the caller to
+ * release without the lock, which is held. A node without key (no memory) only drops what the table
+ * had.
+ */
+static void exchange(struct cache *cache, uint64_t hash, const char *key, struct node *node)
+{
+    struct node *place = find(cache, hash, key);
+    if (place == NULL && node->key != NULL) {
+        place = least_used(cache);
+    }
+    if (place != NULL) {
+        const struct node old = *place;
+        *place = *node;
+        place->used = node->key != NULL ? ++cache->clock : 0;
+        *node = old;
+    }
 }
 
 /* ---- reading ---- */
@@ -372,7 +391,7 @@ void dc_cache_destroy(struct cache *cache)
 {
     if (cache != NULL) {
         for (int i = 0; i < CACHE_MEMORY_ENTRIES; i++) {
-            forget(cache, &cache->nodes[i]);
+            release_node(cache, &cache->nodes[i]);
         }
         pthread_mutex_destroy(&cache->lock);
         dc_free(cache->ctx, cache);
@@ -408,15 +427,16 @@ enum cache_state dc_cache_lookup(struct cache *cache, const char *key, struct ca
     }
     const bool hit =
         load(cache, cache->user, hash, key, entry) || load(cache, cache->system, hash, key, entry);
+    struct node node =
+        make_node(cache, hash, key, hit ? entry : NULL, hit ? CACHE_STORED : CACHE_MISS);
     pthread_mutex_lock(&cache->lock);
-    if (hit) {
-        state = CACHE_STORED;
-        remember(cache, hash, key, entry, state);
-    } else if (!recall(cache, hash, key, entry,
-                       &state)) { /* another thread may have measured it meanwhile */
-        remember(cache, hash, key, NULL, CACHE_MISS);
+    /* Another thread may have measured it meanwhile. */
+    if (hit || !recall(cache, hash, key, entry, &state)) {
+        exchange(cache, hash, key, &node);
+        state = hit ? CACHE_STORED : CACHE_MISS;
     }
     pthread_mutex_unlock(&cache->lock);
+    release_node(cache, &node);
     return state;
 }
 
@@ -426,12 +446,14 @@ enum cache_state dc_cache_store(struct cache *cache, const struct cache_entry *e
     const enum cache_state state = noisy                      ? CACHE_NOISY
                                    : save(cache, entry, hash) ? CACHE_STORED
                                                               : CACHE_MEMORY;
+    struct node node = make_node(cache, hash, entry->key, entry, state);
     pthread_mutex_lock(&cache->lock);
-    const struct node *node = find(cache, hash, entry->key);
-    if (!noisy || node == NULL || node->state <= CACHE_NOISY) {
-        remember(cache, hash, entry->key, entry, state);
+    const struct node *known = find(cache, hash, entry->key);
+    if (!noisy || known == NULL || known->state <= CACHE_NOISY) {
+        exchange(cache, hash, entry->key, &node);
     }
     pthread_mutex_unlock(&cache->lock);
+    release_node(cache, &node);
     return state;
 }
 
