@@ -305,8 +305,8 @@ DOCONV_API doconv_status doconv_tensor_bytes(doconv_layout layout, int64_t n, in
                                              int64_t w, size_t *bytes);
 
 /**
- * Copies a tensor from one layout to another (zeros into the channels past C of a blocked dst). src
- * and dst must not overlap.
+ * Copies a tensor from one layout to another (zeros into the channels past C of a blocked dst).
+ * INVALID_ARGUMENT if src and dst overlap.
  */
 DOCONV_API doconv_status doconv_reorder(doconv_layout src_layout, doconv_layout dst_layout,
                                         int64_t n, int64_t c, int64_t h, int64_t w,
@@ -407,11 +407,12 @@ DOCONV_API void doconv_weights_destroy(doconv_weights *weights);
 
 /**
  * Runs a plan. src: N x Cin x H x W in src_layout; residual: dst's shape and layout if the
- * descriptor asks for one, else NULL (it may be dst itself); dst: N x Cout x Hout x Wout in
- * dst_layout, written whole; it must not overlap src. workspace: at least
- * doconv_plan_workspace_size() bytes of any alignment, used by one execute at a time; NULL if that
- * is 0. Re-entrant. The result is bitwise the same for any number of threads. Errors are argument
- * errors only: INVALID_ARGUMENT, MISMATCH, WORKSPACE_TOO_SMALL; dst is untouched then.
+ * descriptor asks for one, else NULL; dst: N x Cout x Hout x Wout in dst_layout, written whole.
+ * workspace: at least doconv_plan_workspace_size() bytes of any alignment, used by one execute at a
+ * time; NULL if that is 0. residual may be dst itself; in every other case dst and the workspace
+ * overlap nothing, or the call is refused. Re-entrant. The result is bitwise the same for any
+ * number of threads. Errors are argument errors only: INVALID_ARGUMENT, MISMATCH,
+ * WORKSPACE_TOO_SMALL; dst is untouched then.
  */
 DOCONV_API doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weights,
                                         const float *src, const float *residual, float *dst,
@@ -451,8 +452,8 @@ typedef struct doconv_fold_desc {
  * Composes the kernel of a DO-Conv layer: weight[o][i][m] = sum over s < D_mul of D[channel(o,
  * i)][m][s] * W[o][i][s]. w: Cout x Cin/groups x D_mul; d: Cin x (KH*KW) x D_mul, or NULL where
  * KH*KW = D_mul = 1 (the layer has no D then: weight is w); weight: Cout x Cin/groups x KH x KW, as
- * doconv_weights_create() takes it; all contiguous, weight overlaps neither of the others. Runs on
- * the context's threads; the result does not depend on them. Errors: INVALID_ARGUMENT,
+ * doconv_weights_create() takes it; all contiguous; INVALID_ARGUMENT if weight overlaps another.
+ * Runs on the context's threads; the result does not depend on them. Errors: INVALID_ARGUMENT,
  * INVALID_PROBLEM, OVERFLOW, OUT_OF_MEMORY, MISMATCH (size).
  */
 DOCONV_API doconv_status doconv_fold(doconv_context *context, const doconv_fold_desc *desc,
@@ -464,8 +465,8 @@ DOCONV_API doconv_status doconv_fold(doconv_context *context, const doconv_fold_
  *   grad_w[o][i][s] = sum over m of (D + I)[channel(o, i)][m][s] * grad_weight[o][i][m]
  *   grad_d[channel][m][s] = sum over the (o, i) that meet it of W[o][i][s] * grad_weight[o][i][m]
  * I only if desc->add_identity. Shapes and errors are doconv_fold()'s; a layer without D (d NULL)
- * has no grad_d, and grad_w is grad_weight. grad_w, grad_d: NULL where not wanted; they overlap
- * nothing else. The result does not depend on threads.
+ * has no grad_d, and grad_w is grad_weight. grad_w, grad_d: NULL where not wanted; INVALID_ARGUMENT
+ * if they overlap anything. The result does not depend on threads.
  */
 DOCONV_API doconv_status doconv_fold_gradient(doconv_context *context, const doconv_fold_desc *desc,
                                               const float *w, const float *d,

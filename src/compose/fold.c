@@ -10,6 +10,7 @@
 #include "base/context.h"
 #include "base/cpu.h"
 #include "base/log.h"
+#include "base/overlap.h"
 #include "compose/fold.h"
 #include "kernel.h"
 
@@ -599,6 +600,28 @@ void dc_fold_gradient_part(const doconv_context *ctx, const doconv_fold_desc *de
     }
 }
 
+/*
+ * What either call below is given, as ranges of its three tensors: what is read, and the weight (or
+ * the gradients) that is written.
+ */
+static doconv_status check_memory(doconv_context *ctx, const doconv_fold_desc *desc, const float *w,
+                                  const float *d, const float *grad_weight, float *weight,
+                                  float *grad_w, float *grad_d)
+{
+    const size_t rows = (size_t)(desc->cout * (desc->cin / desc->groups)) * sizeof(float),
+                 taps = (size_t)(desc->kh * desc->kw), d_mul = (size_t)desc->d_mul,
+                 d_bytes = (size_t)desc->cin * taps * d_mul * sizeof(float);
+    const struct dc_range ranges[] = {
+        {"w", w, rows * d_mul, false},
+        {"d", d, d_bytes, false},
+        {"grad_weight", grad_weight, rows * taps, false},
+        {"weight", weight, rows * taps, true},
+        {"grad_w", grad_w, rows * d_mul, true},
+        {"grad_d", grad_d, d_bytes, true},
+    };
+    return dc_check_overlaps(ctx, ranges, sizeof ranges / sizeof ranges[0]);
+}
+
 doconv_status doconv_fold(doconv_context *context, const doconv_fold_desc *desc, const float *w,
                           const float *d, float *weight)
 {
@@ -609,7 +632,10 @@ doconv_status doconv_fold(doconv_context *context, const doconv_fold_desc *desc,
                        : w == NULL     ? "w"
                                        : "weight");
     }
-    const doconv_status status = dc_fold_check(context, desc);
+    doconv_status status = dc_fold_check(context, desc);
+    if (status == DOCONV_OK) {
+        status = check_memory(context, desc, w, d, NULL, weight, NULL, NULL);
+    }
     if (status != DOCONV_OK) {
         return status;
     }
@@ -643,7 +669,10 @@ doconv_status doconv_fold_gradient(doconv_context *context, const doconv_fold_de
                        : w == NULL     ? "w"
                                        : "grad_weight");
     }
-    const doconv_status status = dc_fold_check(context, desc);
+    doconv_status status = dc_fold_check(context, desc);
+    if (status == DOCONV_OK) {
+        status = check_memory(context, desc, w, d, grad_weight, NULL, grad_w, grad_d);
+    }
     if (status != DOCONV_OK) {
         return status;
     }

@@ -2,6 +2,7 @@
 /* Running a plan: argument checks, then the solver. */
 #include "base/context.h"
 #include "base/log.h"
+#include "base/overlap.h"
 #include "plan/plan.h"
 #include "plan/solver.h"
 
@@ -29,6 +30,18 @@ doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weig
     if (needed != 0 && (workspace == NULL || workspace_size < needed)) {
         return dc_fail(ctx, DOCONV_WORKSPACE_TOO_SMALL, "workspace: %zu bytes of %zu",
                        workspace == NULL ? 0 : workspace_size, needed);
+    }
+    const struct dc_problem *problem = &plan->problem;
+    const struct dc_range ranges[] = {
+        {"dst", dst, problem->dst_bytes, true},
+        {"src", src, problem->src_bytes, false},
+        {"workspace", workspace, needed, true},
+        /* dst itself is read before it is written */
+        {"residual", residual != dst ? residual : NULL, problem->dst_bytes, false},
+    };
+    const doconv_status status = dc_check_overlaps(ctx, ranges, sizeof ranges / sizeof ranges[0]);
+    if (status != DOCONV_OK) {
+        return status;
     }
     const double start = ctx->verbose >= 2 ? dc_now() : 0.0;
     /* The caller's workspace may start anywhere: solvers that need one ask for 64 bytes more. */

@@ -11,6 +11,7 @@
 
 #include "base/context.h"
 #include "base/log.h"
+#include "base/overlap.h"
 #include "compose/feature.h"
 #include "compose/fold.h"
 #include "plan/fresh.h"
@@ -268,6 +269,36 @@ static doconv_status check_call(const doconv_training *t, const doconv_parameter
     return DOCONV_OK;
 }
 
+/* dst or the gradients, what is saved, and the workspace are written; all else is read. */
+static doconv_status check_memory(const doconv_training *t, const doconv_parameters *parameters,
+                                  const float *src, const float *grad_dst, float *dst,
+                                  const doconv_gradients *gradients, const void *saved,
+                                  void *workspace)
+{
+    const doconv_gradients none = {.size = sizeof none}, *g = gradients != NULL ? gradients : &none;
+    const doconv_conv_desc *desc = &t->problem.desc;
+    const size_t taps = (size_t)(desc->kh * desc->kw), d_mul = (size_t)t->fold.d_mul,
+                 weight_bytes =
+                     d_mul != 0 ? t->problem.weight_bytes / taps * d_mul : t->problem.weight_bytes,
+                 d_bytes = (size_t)desc->cin * taps * d_mul * sizeof(float),
+                 bias_bytes = (size_t)desc->cout * sizeof(float);
+    const struct dc_range ranges[] = {
+        {"src", src, t->problem.src_bytes, false},
+        {"grad_dst", grad_dst, t->problem.dst_bytes, false},
+        {"parameters.weight", parameters->weight, weight_bytes, false},
+        {"parameters.d", parameters->d, d_bytes, false},
+        {"parameters.bias", parameters->bias, bias_bytes, false},
+        {"dst", dst, t->problem.dst_bytes, true},
+        {"gradients.src", g->src, t->problem.src_bytes, true},
+        {"gradients.weight", g->weight, weight_bytes, true},
+        {"gradients.d", g->d, d_bytes, true},
+        {"gradients.bias", g->bias, bias_bytes, true},
+        {"saved", saved, doconv_training_saved_size(t), dst != NULL},
+        {"workspace", workspace, doconv_training_workspace_size(t), true},
+    };
+    return dc_check_overlaps(t->ctx, ranges, sizeof ranges / sizeof ranges[0]);
+}
+
 doconv_status doconv_training_forward(const doconv_training *t, const doconv_parameters *parameters,
                                       const float *src, float *dst, void *saved, void *workspace,
                                       size_t workspace_size)
@@ -276,12 +307,16 @@ doconv_status doconv_training_forward(const doconv_training *t, const doconv_par
         return DOCONV_INVALID_ARGUMENT;
     }
     char *space = NULL;
-    const doconv_status status = check_call(t, parameters, workspace, workspace_size, &space);
+    doconv_status status = check_call(t, parameters, workspace, workspace_size, &space);
     if (status != DOCONV_OK) {
         return status;
     }
     if (src == NULL || dst == NULL) {
         return dc_fail(t->ctx, DOCONV_INVALID_ARGUMENT, "%s: NULL", src == NULL ? "src" : "dst");
+    }
+    status = check_memory(t, parameters, src, NULL, dst, NULL, saved, workspace);
+    if (status != DOCONV_OK) {
+        return status;
     }
     if (t->feature != NULL) {
         dc_feature_forward(t->feature, parameters->weight, parameters->d, parameters->bias, src,
@@ -311,7 +346,7 @@ doconv_status doconv_training_backward(const doconv_training *t,
         return DOCONV_INVALID_ARGUMENT;
     }
     char *space = NULL;
-    const doconv_status status = check_call(t, parameters, workspace, workspace_size, &space);
+    doconv_status status = check_call(t, parameters, workspace, workspace_size, &space);
     if (status != DOCONV_OK) {
         return status;
     }
@@ -333,6 +368,10 @@ doconv_status doconv_training_backward(const doconv_training *t,
         return dc_fail(t->ctx, DOCONV_INVALID_ARGUMENT,
                        "gradients.%s: given, but the layer has none",
                        gradients->d != NULL && !composed ? "d" : "bias");
+    }
+    status = check_memory(t, parameters, src, grad_dst, NULL, gradients, saved, workspace);
+    if (status != DOCONV_OK) {
+        return status;
     }
     if (t->feature != NULL) {
         if (gradients->bias != NULL) {
