@@ -396,6 +396,42 @@ static void test_system_cache(void **state)
     doconv_context_destroy(ctx);
 }
 
+static mode_t mode_of(const char *path)
+{
+    struct stat info;
+    assert_int_equal(lstat(path, &info), 0);
+    return info.st_mode & 07777;
+}
+
+/* Who may read what is written is what the umask says: of every directory made, and of the files. */
+static void test_permissions(void **state)
+{
+    static const mode_t masks[] = {0, 002, 022, 027, 077};
+    struct fixture *f = *state;
+    for (size_t i = 0; i < sizeof masks / sizeof masks[0]; i++) {
+        char name[32], file[FIXTURE_PATH], path[FIXTURE_PATH];
+        snprintf(name, sizeof name, "mask%zu/deep/er", i);
+        doconv_context *ctx = fixture_context(f, name, DOCONV_TUNE_READ);
+        struct cache *cache = make_cache(ctx);
+        const struct cache_entry e = make_entry(ctx, "key");
+        const mode_t before = umask(masks[i]);
+        const enum cache_state stored = dc_cache_store(cache, &e, false);
+        umask(before);
+        assert_int_equal(stored, CACHE_STORED);
+        assert_int_equal(fixture_count(f, name, ".txt", file), 1);
+        assert_int_equal(mode_of(file), 0666 & ~masks[i]);
+        assert_int_equal(fixture_count(f, name, "MANIFEST", path), 1);
+        assert_int_equal(mode_of(path), 0666 & ~masks[i]);
+        for (char *slash = strrchr(file, '/'); slash - file > (ptrdiff_t)strlen(f->root);
+             slash = strrchr(file, '/')) {
+            *slash = '\0';
+            assert_int_equal(mode_of(file), 0777 & ~masks[i]);
+        }
+        dc_cache_destroy(cache);
+        doconv_context_destroy(ctx);
+    }
+}
+
 /*
  * Another set of kernels, another revision, another ISA cap: another directory, and the old one
  * again afterwards.
@@ -652,14 +688,15 @@ static void test_reentrant_callbacks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        WITH_FIXTURE(test_store_and_find),     WITH_FIXTURE(test_manifest),
-        WITH_FIXTURE(test_truncated_files),    WITH_FIXTURE(test_hostile_files),
-        WITH_FIXTURE(test_foreign_entries),    WITH_FIXTURE(test_misses_are_remembered),
-        WITH_FIXTURE(test_memory_is_bounded),  WITH_FIXTURE(test_no_directory),
-        WITH_FIXTURE(test_unwritable),         WITH_FIXTURE(test_noisy_entries),
-        WITH_FIXTURE(test_system_cache),       WITH_FIXTURE(test_environments),
-        WITH_FIXTURE(test_concurrent_threads), WITH_FIXTURE(test_concurrent_processes),
-        WITH_FIXTURE(test_out_of_memory),      WITH_FIXTURE(test_reentrant_callbacks),
+        WITH_FIXTURE(test_store_and_find),       WITH_FIXTURE(test_manifest),
+        WITH_FIXTURE(test_truncated_files),      WITH_FIXTURE(test_hostile_files),
+        WITH_FIXTURE(test_foreign_entries),      WITH_FIXTURE(test_misses_are_remembered),
+        WITH_FIXTURE(test_memory_is_bounded),    WITH_FIXTURE(test_no_directory),
+        WITH_FIXTURE(test_unwritable),           WITH_FIXTURE(test_noisy_entries),
+        WITH_FIXTURE(test_system_cache),         WITH_FIXTURE(test_permissions),
+        WITH_FIXTURE(test_environments),         WITH_FIXTURE(test_concurrent_threads),
+        WITH_FIXTURE(test_concurrent_processes), WITH_FIXTURE(test_out_of_memory),
+        WITH_FIXTURE(test_reentrant_callbacks),
     };
     return cmocka_run_group_tests_name("cache", tests, NULL, NULL);
 }

@@ -221,20 +221,20 @@ static bool is_directory(const char *path)
     return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
 }
 
-/* mkdir -p */
+/* mkdir -p. The umask alone says who may read: a cache may be filled for other users. */
 static bool make_directories(char *path)
 {
     for (char *c = path + 1; *c != '\0'; c++) {
         if (*c == '/') {
             *c = '\0';
-            const bool ok = mkdir(path, 0700) == 0 || errno == EEXIST || is_directory(path);
+            const bool ok = mkdir(path, 0777) == 0 || errno == EEXIST || is_directory(path);
             *c = '/';
             if (!ok) {
                 return false;
             }
         }
     }
-    return mkdir(path, 0700) == 0 || errno == EEXIST;
+    return mkdir(path, 0777) == 0 || errno == EEXIST;
 }
 
 static bool write_all(int fd, const char *text, size_t length)
@@ -279,7 +279,7 @@ static const char *write_file(const struct cache *cache, const char *name, const
                          (uintptr_t)cache) >= sizeof temporary) {
         return strerror(ENAMETOOLONG);
     }
-    const int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    const int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd < 0) {
         return strerror(errno);
     }

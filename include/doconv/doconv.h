@@ -142,7 +142,10 @@ typedef struct doconv_context_options {
     int verbose;        /**< as DOCONV_VERBOSE, 1 or 2; 0: the variable decides */
     doconv_isa max_isa; /**< cap; a bundle of another architecture is an invalid argument */
     doconv_tune_mode tune;
-    /** NULL: DOCONV_CACHE, else XDG_CACHE_HOME/doconv, else HOME/.cache/doconv; copied */
+    /**
+     * NULL: DOCONV_CACHE, else XDG_CACHE_HOME/doconv, else HOME/.cache/doconv; copied. What is made
+     * in it has the permissions that the umask leaves.
+     */
     const char *cache_directory;
 } doconv_context_options;
 
