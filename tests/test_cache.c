@@ -335,6 +335,30 @@ static void test_unwritable(void **state)
     doconv_context_destroy(ctx);
 }
 
+/* The caller wants no directory: memory is enough, and no reason to complain. */
+static void test_memory_only(void **state)
+{
+    struct fixture *f = *state;
+    char path[FIXTURE_PATH];
+    setenv("DOCONV_CACHE", f->root, 1);
+    doconv_context_options options = fixture_options(f, "c", path);
+    options.cache_directory = "";
+    options.tune = DOCONV_TUNE_TUNE;
+    doconv_context *ctx;
+    assert_int_equal(doconv_context_create(&options, &ctx), DOCONV_OK);
+    const doconv_conv_desc desc = fixture_problem(FIXTURE_PROBLEM);
+    struct cache *cache = ctx->advisor.self;
+    const struct cache_entry e = make_entry(ctx, "key");
+    struct cache_entry back;
+    assert_int_equal(dc_cache_store(cache, &e, false), CACHE_MEMORY);
+    assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_MEMORY);
+    assert_same(&e, &back);
+    fixture_assert_origin(ctx, &desc, NULL, "measured");
+    assert_int_equal(f->log.lines, 0);
+    assert_int_equal(fixture_count(f, "", "", NULL), 0);
+    doconv_context_destroy(ctx);
+}
+
 static void test_noisy_entries(void **state)
 {
     struct fixture *f = *state;
@@ -688,15 +712,15 @@ static void test_reentrant_callbacks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        WITH_FIXTURE(test_store_and_find),       WITH_FIXTURE(test_manifest),
-        WITH_FIXTURE(test_truncated_files),      WITH_FIXTURE(test_hostile_files),
-        WITH_FIXTURE(test_foreign_entries),      WITH_FIXTURE(test_misses_are_remembered),
-        WITH_FIXTURE(test_memory_is_bounded),    WITH_FIXTURE(test_no_directory),
-        WITH_FIXTURE(test_unwritable),           WITH_FIXTURE(test_noisy_entries),
-        WITH_FIXTURE(test_system_cache),         WITH_FIXTURE(test_permissions),
-        WITH_FIXTURE(test_environments),         WITH_FIXTURE(test_concurrent_threads),
-        WITH_FIXTURE(test_concurrent_processes), WITH_FIXTURE(test_out_of_memory),
-        WITH_FIXTURE(test_reentrant_callbacks),
+        WITH_FIXTURE(test_store_and_find),     WITH_FIXTURE(test_manifest),
+        WITH_FIXTURE(test_truncated_files),    WITH_FIXTURE(test_hostile_files),
+        WITH_FIXTURE(test_foreign_entries),    WITH_FIXTURE(test_misses_are_remembered),
+        WITH_FIXTURE(test_memory_is_bounded),  WITH_FIXTURE(test_no_directory),
+        WITH_FIXTURE(test_unwritable),         WITH_FIXTURE(test_noisy_entries),
+        WITH_FIXTURE(test_memory_only),        WITH_FIXTURE(test_system_cache),
+        WITH_FIXTURE(test_permissions),        WITH_FIXTURE(test_environments),
+        WITH_FIXTURE(test_concurrent_threads), WITH_FIXTURE(test_concurrent_processes),
+        WITH_FIXTURE(test_out_of_memory),      WITH_FIXTURE(test_reentrant_callbacks),
     };
     return cmocka_run_group_tests_name("cache", tests, NULL, NULL);
 }

@@ -322,6 +322,9 @@ static const char *prepare_directory(struct cache *cache)
 
 static bool save(struct cache *cache, const struct cache_entry *entry, uint64_t hash)
 {
+    if (cache->ctx->memory_only) {
+        return false; /* as asked: nothing to complain of */
+    }
     const char *reason = NULL;
     char *text = dc_alloc(cache->ctx, CACHEFILE_SIZE);
     const size_t length = text != NULL ? dc_cachefile_print(entry, text, CACHEFILE_SIZE) : 0;

@@ -13,8 +13,8 @@
  * Conventions of every function here:
  * - It returns a doconv_status; outputs are written on DOCONV_OK only (a handle output is set to
  *   NULL on failure).
- * - It never aborts, exits or prints; text goes to the context's log callback (see
- *   doconv_context_options).
+ * - It never aborts or exits, and never prints but for one line, once, about an environment
+ *   variable that is ignored; text goes to the context's log callback (see doconv_context_options).
  * - Tensors are float (fp32), contiguous in the stated layout, 4-byte aligned at least (64 is
  *   faster), never written past their end and never read past it.
  * - Thread safety: contexts, plans and weights may be shared by any number of threads; creating and
@@ -125,7 +125,10 @@ typedef void (*doconv_release_fn)(void *user, void *memory);
  * zero or NULL: DOCONV_MAX_ISA (none, avx2, avx512, neon), DOCONV_TUNE (off, read, tune, force,
  * only), DOCONV_CACHE (a directory), DOCONV_SYSTEM_CACHE (a directory that is looked up after the
  * cache and never written), DOCONV_VERBOSE (0, 1 = a line for each plan, 2 = and one for each
- * execute). A value that none of these allow is ignored with a warning.
+ * execute). Names are taken in any case; an empty value is none. What is not allowed (another
+ * value, a bundle of another architecture, a relative XDG_CACHE_HOME or HOME) is ignored with a
+ * warning: to the log; where there is none, to stderr, one line for each variable in the life of
+ * the process.
  */
 typedef struct doconv_context_options {
     size_t size;
@@ -137,14 +140,16 @@ typedef struct doconv_context_options {
     doconv_allocate_fn allocate; /**< NULL: aligned_alloc; set both or neither */
     doconv_release_fn release;
     void *allocate_user;
-    doconv_log_fn log; /**< NULL: stderr, and only if DOCONV_VERBOSE is set */
+    /** NULL: stderr, and only if DOCONV_VERBOSE is 1 or 2 (and for variables that are ignored) */
+    doconv_log_fn log;
     void *log_user;
     int verbose;        /**< as DOCONV_VERBOSE, 1 or 2; 0: the variable decides */
     doconv_isa max_isa; /**< cap; a bundle of another architecture is an invalid argument */
     doconv_tune_mode tune;
     /**
-     * NULL: DOCONV_CACHE, else XDG_CACHE_HOME/doconv, else HOME/.cache/doconv; copied. What is made
-     * in it has the permissions that the umask leaves.
+     * NULL: DOCONV_CACHE, else XDG_CACHE_HOME/doconv, else HOME/.cache/doconv; "": none, winners are
+     * kept in memory, with this context, only. Copied. What is made in it has the permissions that
+     * the umask leaves.
      */
     const char *cache_directory;
 } doconv_context_options;

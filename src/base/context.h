@@ -51,6 +51,7 @@ struct doconv_context {
     enum dc_isa isa;       /* best that plans may use */
     doconv_tune_mode tune; /* never DEFAULT */
     char *cache_directory; /* "" if none */
+    bool memory_only;      /* the caller wants no directory */
     char fingerprint[17];
     struct dc_advisor advisor;              /* lookup is NULL in a build without tuner */
     const struct dc_kernel *const *kernels; /* dc_builtin_kernels; tests put their own list here */
