@@ -24,7 +24,7 @@ struct command_verb {
 };
 
 extern const struct command_verb command_info, command_explain, command_tune, command_verify,
-    command_fold;
+    command_fold, command_cache;
 
 /* ---- command_options.c ---- */
 

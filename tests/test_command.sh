@@ -82,7 +82,7 @@ small=mb1ic8ih6oc8kh3ph1
 run 0 help
 out 'usage: doconv VERB'
 run 0 --help
-for verb in info explain tune verify fold; do
+for verb in info explain tune verify fold cache; do
     run 0 help $verb
     out "usage: doconv $verb"
     run 0 $verb --help
@@ -484,6 +484,25 @@ else
         no_file
     fi
 fi
+
+# ---- cache
+old=$work/cache/0123456789abcdef
+mkdir -p "$old"
+echo winner >"$old/fedcba9876543210.txt"
+usage 'what to do is missing: clean' cache
+usage 'not "dirty"' cache dirty
+usage 'not "now"' cache clean now
+run 0 cache clean
+out "cache     $work/cache"
+out '0 removed, 0 bytes'
+touch -t 202001010000 "$old/fedcba9876543210.txt" "$old"
+run 0 cache clean
+out 'removed   0123456789abcdef/fedcba9876543210.txt'
+out '2 removed, 7 bytes'
+mkdir -p "$old"
+run 0 cache clean --all
+out 'removed   0123456789abcdef'
+if [ -z "$(ls -A "$work/cache")" ]; then pass; else fail "cache clean --all left something"; fi
 
 # ---- output that can't be written is no success
 if [ -w /dev/full ]; then

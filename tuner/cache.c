@@ -4,14 +4,16 @@
  * measured choices comparable: CPU, ISA, cache sizes, the set of kernels and the format; another
  * CPU or build has another directory and finds its own again. A file holds its full key, so that a
  * hash that two keys share is a miss. Written to a temporary file, fsync, rename; no file locks:
- * they break on network file systems, and a measurement done twice is the cheaper failure. The
- * mutex guards memory alone: no I/O and no callback happen under it.
+ * they break on network file systems, and a measurement done twice is the cheaper failure. A
+ * directory's time of modification tells when its environment was last used; what is too old is
+ * collected (collect.c) before the first entry is stored. The mutex guards memory alone: no I/O and no callback happen under it.
  */
 #include "base/context.h"
 #include "base/cpu.h"
 #include "base/log.h"
 #include "base/registry.h"
 #include "cache.h"
+#include "collect.h"
 #include "kernel.h"
 
 #include <errno.h>
@@ -44,6 +46,7 @@ struct cache {
     char user[PATH_SIZE], system[PATH_SIZE];
     char environment[512];  /* what their name is the hash of */
     atomic_bool prepared;   /* the user's directory exists */
+    atomic_bool used;       /* and its time of modification says so */
     atomic_bool complained; /* about a directory that can't be written */
 };
 
@@ -301,6 +304,20 @@ static const char *write_file(const struct cache *cache, const char *name, const
     return NULL;
 }
 
+static int collect(const struct cache *cache, enum collect_scope scope,
+                   doconv_cache_report_fn report, void *user)
+{
+    const struct collect options = {
+        .root = cache->ctx->cache_directory,
+        .own = strrchr(cache->user, '/') + 1,
+        .environment = cache->environment,
+        .scope = scope,
+        .report = report,
+        .report_user = user,
+    };
+    return dc_collect(&options);
+}
+
 static const char *prepare_directory(struct cache *cache)
 {
     if (atomic_load(&cache->prepared)) {
@@ -315,6 +332,9 @@ static const char *prepare_directory(struct cache *cache)
     const char *reason = NULL;
     if (access(path, F_OK) != 0) {
         reason = write_file(cache, "MANIFEST", cache->environment, strlen(cache->environment));
+    }
+    if (reason == NULL) {
+        (void)collect(cache, COLLECT_BUILDS, NULL, NULL); /* what can't be removed does no harm */
     }
     atomic_store(&cache->prepared, reason == NULL);
     return reason;
@@ -339,6 +359,12 @@ static bool save(struct cache *cache, const struct cache_entry *entry, uint64_t 
         char name[FILE_NAME_SIZE];
         snprintf(name, sizeof name, "%016" PRIx64 ".txt", hash);
         reason = write_file(cache, name, text, length);
+        if (reason != NULL && !is_directory(cache->user)) {
+            /* Another process cleaned it up. */
+            atomic_store(&cache->prepared, false);
+            reason = prepare_directory(cache);
+            reason = reason != NULL ? reason : write_file(cache, name, text, length);
+        }
     }
     dc_free(cache->ctx, text);
     if (reason != NULL && !atomic_exchange(&cache->complained, true)) {
@@ -377,6 +403,7 @@ struct cache *dc_cache_create(doconv_context *ctx)
     }
     cache->ctx = ctx;
     atomic_init(&cache->prepared, false);
+    atomic_init(&cache->used, false);
     atomic_init(&cache->complained, false);
     const struct dc_cpu *cpu = dc_cpu_probe();
     snprintf(cache->environment, sizeof cache->environment,
@@ -428,8 +455,11 @@ enum cache_state dc_cache_lookup(struct cache *cache, const char *key, struct ca
     if (known) {
         return state;
     }
-    const bool hit =
-        load(cache, cache->user, hash, key, entry) || load(cache, cache->system, hash, key, entry);
+    bool hit = load(cache, cache->user, hash, key, entry);
+    if (hit && !atomic_exchange(&cache->used, true)) {
+        (void)utimensat(AT_FDCWD, cache->user, NULL, 0); /* a wish: the cache may be read only */
+    }
+    hit = hit || load(cache, cache->system, hash, key, entry);
     struct node node =
         make_node(cache, hash, key, hit ? entry : NULL, hit ? CACHE_STORED : CACHE_MISS);
     pthread_mutex_lock(&cache->lock);
@@ -458,6 +488,12 @@ enum cache_state dc_cache_store(struct cache *cache, const struct cache_entry *e
     pthread_mutex_unlock(&cache->lock);
     release_node(cache, &node);
     return state;
+}
+
+int dc_cache_clean(struct cache *cache, bool all, doconv_cache_report_fn report, void *user)
+{
+    return cache->user[0] != '\0' ? collect(cache, all ? COLLECT_ALL : COLLECT_OLD, report, user)
+                                  : 0;
 }
 
 int dc_cache_memory_count(struct cache *cache)

@@ -6,6 +6,8 @@
 #ifndef DOCONV_CACHE_H
 #define DOCONV_CACHE_H
 
+#include <doconv/doconv_tune.h>
+
 #include "cachefile.h"
 
 #define CACHE_MEMORY_ENTRIES                                                                       \
@@ -42,6 +44,12 @@ enum cache_state dc_cache_lookup(struct cache *cache, const char *key, struct ca
  * with a log line, unless the context asks for memory only. noisy: kept in memory only, and only if nothing better is known: CACHE_NOISY.
  */
 enum cache_state dc_cache_store(struct cache *cache, const struct cache_entry *entry, bool noisy);
+
+/*
+ * Removes old environments and temporary files from the user's directory, with all = true every
+ * environment; see collect.h. What is in memory stays. 0 or an errno.
+ */
+int dc_cache_clean(struct cache *cache, bool all, doconv_cache_report_fn report, void *user);
 
 /* Number of entries in memory, misses included. */
 int dc_cache_memory_count(struct cache *cache);

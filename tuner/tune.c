@@ -361,6 +361,30 @@ doconv_status doconv_tune_report_get(const doconv_tune_report *report, int index
     return DOCONV_OK;
 }
 
+/* ---- the cache's directory ---- */
+
+doconv_status doconv_cache_clean(doconv_context *context, const doconv_cache_clean_options *options)
+{
+    const doconv_cache_clean_options defaults = {.size = sizeof defaults};
+    const doconv_cache_clean_options *o = options != NULL ? options : &defaults;
+    if (context == NULL) {
+        return DOCONV_INVALID_ARGUMENT;
+    }
+    if (o->size != sizeof *o) {
+        return dc_fail(
+            context, DOCONV_MISMATCH,
+            "options.size: %zu is not %zu, the size of doconv_cache_clean_options in this version",
+            o->size, sizeof *o);
+    }
+    if (o->all != 0 && o->all != 1) {
+        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "options.all: %d is not in 0..1", o->all);
+    }
+    const int error = dc_cache_clean(context->advisor.self, o->all != 0, o->report, o->report_user);
+    return error == 0 ? DOCONV_OK
+                      : dc_fail(context, DOCONV_IO_ERROR, "cache: the directory \"%.100s\": %s",
+                                context->cache_directory, strerror(error));
+}
+
 /* ---- the advisor: self is the cache ---- */
 
 static bool advise(void *self, const char *key, char *variant, size_t size)
