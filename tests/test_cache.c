@@ -429,7 +429,7 @@ static mode_t mode_of(const char *path)
     return info.st_mode & 07777;
 }
 
-/* Who may read what is written is what the umask says: of every directory made, and of the files. */
+/* The umask says who may read what is written: every directory made, and the files. */
 static void test_permissions(void **state)
 {
     static const mode_t masks[] = {0, 002, 022, 027, 077};

@@ -6,7 +6,8 @@
  * hash that two keys share is a miss. Written to a temporary file, fsync, rename; no file locks:
  * they break on network file systems, and a measurement done twice is the cheaper failure. A
  * directory's time of modification tells when its environment was last used; what is too old is
- * collected (collect.c) before the first entry is stored. The mutex guards memory alone: no I/O and no callback happen under it.
+ * collected (collect.c) before the first entry is stored. The mutex guards memory alone: no I/O and
+ * no callback happen under it.
  */
 #include "base/context.h"
 #include "base/cpu.h"

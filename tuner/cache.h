@@ -41,7 +41,8 @@ enum cache_state dc_cache_lookup(struct cache *cache, const char *key, struct ca
 
 /*
  * Keeps an entry in memory and writes its file. CACHE_MEMORY if that is impossible: the first time
- * with a log line, unless the context asks for memory only. noisy: kept in memory only, and only if nothing better is known: CACHE_NOISY.
+ * with a log line, unless the context asks for memory only. noisy: kept in memory only, and only if
+ * nothing better is known: CACHE_NOISY.
  */
 enum cache_state dc_cache_store(struct cache *cache, const struct cache_entry *entry, bool noisy);
 

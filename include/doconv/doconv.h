@@ -147,8 +147,8 @@ typedef struct doconv_context_options {
     doconv_isa max_isa; /**< cap; a bundle of another architecture is an invalid argument */
     doconv_tune_mode tune;
     /**
-     * NULL: DOCONV_CACHE, else XDG_CACHE_HOME/doconv, else HOME/.cache/doconv; "": none, winners are
-     * kept in memory, with this context, only. Copied. What is made in it has the permissions that
+     * NULL: DOCONV_CACHE, else XDG_CACHE_HOME/doconv, else HOME/.cache/doconv; "": none, winners
+     * are kept in this context's memory only. Copied. What is made in it has the permissions that
      * the umask leaves.
      */
     const char *cache_directory;
