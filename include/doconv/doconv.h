@@ -115,7 +115,15 @@ typedef void (*doconv_log_fn)(void *user, doconv_log_level level, const char *li
 typedef void (*doconv_parallel_for_fn)(void *user, int count, void (*task)(void *arg, int index),
                                        void *arg);
 
-/** Returns size bytes aligned to alignment (a power of two), or NULL. */
+/**
+ * Returns size bytes aligned to alignment (a power of two; the library asks for 64), or NULL.
+ * Called by any function of the library but doconv_execute() and the passes of training, on its
+ * caller's thread and never under a lock: an allocator may use the context itself. Packed weights
+ * are read faster from huge pages. The library gives the system no hint about an application's
+ * memory; its own allocator aligns blocks of 2 MiB or more to 2 MiB and asks for huge pages where
+ * they lie whole in the block, so that nothing beyond what is asked for becomes resident, and
+ * another allocator may do the same.
+ */
 typedef void *(*doconv_allocate_fn)(void *user, size_t size, size_t alignment);
 typedef void (*doconv_release_fn)(void *user, void *memory);
 
@@ -137,7 +145,7 @@ typedef struct doconv_context_options {
     /** NULL: OpenMP (or the calling thread in a build without it) */
     doconv_parallel_for_fn parallel_for;
     void *parallel_for_user;
-    doconv_allocate_fn allocate; /**< NULL: aligned_alloc; set both or neither */
+    doconv_allocate_fn allocate; /**< NULL: posix_memalign; set both or neither */
     doconv_release_fn release;
     void *allocate_user;
     /** NULL: stderr, and only if DOCONV_VERBOSE is 1 or 2 (and for variables that are ignored) */

@@ -27,20 +27,18 @@ static void *default_allocate(void *user, size_t size, size_t alignment)
     (void)user;
     /*
      * Large packed weights are streamed: with pages of 4 KiB the hardware's prefetch stops every 32
-     * rows of them.
+     * rows of them. Only pages that are whole in the block are asked for: one that it fills in part
+     * would be resident in whole.
      */
     const bool huge = size >= HUGE_PAGE;
-    if (huge) {
-        alignment = HUGE_PAGE;
-    }
-    if (size > SIZE_MAX - alignment) {
+    void *memory;
+    if (posix_memalign(&memory, huge && alignment < HUGE_PAGE ? HUGE_PAGE : alignment, size) != 0) {
         return NULL;
     }
-    size = (size + alignment - 1) / alignment * alignment;
-    void *memory = aligned_alloc(alignment, size);
 #ifdef MADV_HUGEPAGE
-    if (huge && memory != NULL) {
-        madvise(memory, size, MADV_HUGEPAGE); /* a wish: failing costs nothing but speed */
+    if (huge) {
+        /* a wish: failing costs nothing but speed */
+        madvise(memory, size / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
     }
 #endif
     return memory;
