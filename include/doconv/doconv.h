@@ -252,7 +252,7 @@ typedef enum doconv_composition {
 } doconv_composition;
 
 /**
- * A convolution: dst[n][o][p][q] = post(bias[o] + sum over i, y, x of
+ * A convolution of n images, which may be 0: dst[n][o][p][q] = post(bias[o] + sum over i, y, x of
  *     src[n][g*Cin/groups + i][p*stride_h + y*dilation_h - pad_top]
  *        [q*stride_w + x*dilation_w - pad_left] * weight[o][i][y][x])
  * with g = o / (Cout/groups), zeros outside src (cross-correlation, as every framework), and
@@ -316,13 +316,15 @@ DOCONV_API doconv_status doconv_conv_desc_format(doconv_context *context,
 DOCONV_API doconv_status doconv_conv_dst_shape(doconv_context *context,
                                                const doconv_conv_desc *desc, int64_t shape[4]);
 
-/** Bytes of a tensor of logical shape N x C x H x W, padding of blocked layouts included. */
+/**
+ * Bytes of a tensor of logical shape N x C x H x W, padding of blocked layouts included; 0 if n is.
+ */
 DOCONV_API doconv_status doconv_tensor_bytes(doconv_layout layout, int64_t n, int64_t c, int64_t h,
                                              int64_t w, size_t *bytes);
 
 /**
  * Copies a tensor from one layout to another (zeros into the channels past C of a blocked dst).
- * INVALID_ARGUMENT if src and dst overlap.
+ * INVALID_ARGUMENT if src and dst overlap. With n = 0 it does nothing, and both may be NULL.
  */
 DOCONV_API doconv_status doconv_reorder(doconv_layout src_layout, doconv_layout dst_layout,
                                         int64_t n, int64_t c, int64_t h, int64_t w,
@@ -427,8 +429,8 @@ DOCONV_API void doconv_weights_destroy(doconv_weights *weights);
  * workspace: at least doconv_plan_workspace_size() bytes of any alignment, used by one execute at a
  * time; NULL if that is 0. residual may be dst itself; in every other case dst and the workspace
  * overlap nothing, or the call is refused. Re-entrant. The result is bitwise the same for any
- * number of threads. Errors are argument errors only: INVALID_ARGUMENT, MISMATCH,
- * WORKSPACE_TOO_SMALL; dst is untouched then.
+ * number of threads. For an empty batch it does nothing, and every tensor may be NULL. Errors are
+ * argument errors only: INVALID_ARGUMENT, MISMATCH, WORKSPACE_TOO_SMALL; dst is untouched then.
  */
 DOCONV_API doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weights,
                                         const float *src, const float *residual, float *dst,

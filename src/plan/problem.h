@@ -14,10 +14,11 @@
 
 /*
  * A validated descriptor with what follows from it. Paddings are the effective ones: what no output
- * reads is left out.
+ * reads is left out. An empty batch is a problem of one image that is never run.
  */
 struct dc_problem {
     doconv_conv_desc desc;
+    bool empty; /* the descriptor's n is 0; desc's is 1 then */
     int64_t hout, wout;
     int64_t group_cin, group_cout;
     float lo, hi; /* ReLU and clamp in one */

@@ -53,7 +53,7 @@ void dc_problem_format(const struct dc_problem *p, char *text, size_t size)
     const doconv_conv_desc *d = &p->desc;
     const int64_t values[FIELDS] = {
         [G] = d->groups,
-        [MB] = d->n,
+        [MB] = p->empty ? 0 : d->n,
         [IC] = d->cin,
         [IH] = d->h,
         [IW] = d->w,
@@ -369,5 +369,6 @@ doconv_status doconv_conv_desc_parse(doconv_context *context, const char *text,
                        h ? "oh" : "ow", h ? value[OH] : value[OW], h ? problem.hout : problem.wout);
     }
     *desc = problem.desc;
+    desc->n = d.n;
     return DOCONV_OK;
 }

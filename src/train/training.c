@@ -6,6 +6,7 @@
  * src/feature.c's.
  */
 #include <inttypes.h>
+#include <string.h>
 
 #include <doconv/doconv_train.h>
 
@@ -226,12 +227,16 @@ void doconv_training_destroy(doconv_training *training)
 
 size_t doconv_training_workspace_size(const doconv_training *training)
 {
-    return training == NULL || training->workspace_size == 0 ? 0 : training->workspace_size + 64;
+    return training == NULL || training->workspace_size == 0 || training->problem.empty
+               ? 0
+               : training->workspace_size + 64;
 }
 
 size_t doconv_training_saved_size(const doconv_training *training)
 {
-    return training != NULL && training->weight_size != 0 ? training->problem.weight_bytes : 0;
+    return training != NULL && training->weight_size != 0 && !training->problem.empty
+               ? training->problem.weight_bytes
+               : 0;
 }
 
 /* What both passes check; *aligned_workspace: the workspace from its first 64-byte boundary on. */
@@ -269,6 +274,39 @@ static doconv_status check_call(const doconv_training *t, const doconv_parameter
     return DOCONV_OK;
 }
 
+/* Bytes of the parameters and of their gradients. */
+static size_t weight_bytes(const doconv_training *t)
+{
+    const size_t taps = (size_t)(t->problem.desc.kh * t->problem.desc.kw);
+    return t->fold.d_mul != 0 ? t->problem.weight_bytes / taps * (size_t)t->fold.d_mul
+                              : t->problem.weight_bytes;
+}
+
+static size_t d_bytes(const doconv_training *t)
+{
+    const doconv_conv_desc *d = &t->problem.desc;
+    return (size_t)(d->cin * d->kh * d->kw * t->fold.d_mul) * sizeof(float);
+}
+
+static size_t bias_bytes(const doconv_training *t)
+{
+    return (size_t)t->problem.desc.cout * sizeof(float);
+}
+
+/* The sums over an empty batch. */
+static void clear_gradients(const doconv_training *t, const doconv_gradients *gradients)
+{
+    if (gradients->weight != NULL) {
+        memset(gradients->weight, 0, weight_bytes(t));
+    }
+    if (gradients->d != NULL) {
+        memset(gradients->d, 0, d_bytes(t));
+    }
+    if (gradients->bias != NULL) {
+        memset(gradients->bias, 0, bias_bytes(t));
+    }
+}
+
 /* dst or the gradients, what is saved, and the workspace are written; all else is read. */
 static doconv_status check_memory(const doconv_training *t, const doconv_parameters *parameters,
                                   const float *src, const float *grad_dst, float *dst,
@@ -276,23 +314,19 @@ static doconv_status check_memory(const doconv_training *t, const doconv_paramet
                                   void *workspace)
 {
     const doconv_gradients none = {.size = sizeof none}, *g = gradients != NULL ? gradients : &none;
-    const doconv_conv_desc *desc = &t->problem.desc;
-    const size_t taps = (size_t)(desc->kh * desc->kw), d_mul = (size_t)t->fold.d_mul,
-                 weight_bytes =
-                     d_mul != 0 ? t->problem.weight_bytes / taps * d_mul : t->problem.weight_bytes,
-                 d_bytes = (size_t)desc->cin * taps * d_mul * sizeof(float),
-                 bias_bytes = (size_t)desc->cout * sizeof(float);
+    const size_t src_bytes = t->problem.empty ? 0 : t->problem.src_bytes,
+                 dst_bytes = t->problem.empty ? 0 : t->problem.dst_bytes;
     const struct dc_range ranges[] = {
-        {"src", src, t->problem.src_bytes, false},
-        {"grad_dst", grad_dst, t->problem.dst_bytes, false},
-        {"parameters.weight", parameters->weight, weight_bytes, false},
-        {"parameters.d", parameters->d, d_bytes, false},
-        {"parameters.bias", parameters->bias, bias_bytes, false},
-        {"dst", dst, t->problem.dst_bytes, true},
-        {"gradients.src", g->src, t->problem.src_bytes, true},
-        {"gradients.weight", g->weight, weight_bytes, true},
-        {"gradients.d", g->d, d_bytes, true},
-        {"gradients.bias", g->bias, bias_bytes, true},
+        {"src", src, src_bytes, false},
+        {"grad_dst", grad_dst, dst_bytes, false},
+        {"parameters.weight", parameters->weight, weight_bytes(t), false},
+        {"parameters.d", parameters->d, d_bytes(t), false},
+        {"parameters.bias", parameters->bias, bias_bytes(t), false},
+        {"dst", dst, dst_bytes, true},
+        {"gradients.src", g->src, src_bytes, true},
+        {"gradients.weight", g->weight, weight_bytes(t), true},
+        {"gradients.d", g->d, d_bytes(t), true},
+        {"gradients.bias", g->bias, bias_bytes(t), true},
         {"saved", saved, doconv_training_saved_size(t), dst != NULL},
         {"workspace", workspace, doconv_training_workspace_size(t), true},
     };
@@ -310,6 +344,9 @@ doconv_status doconv_training_forward(const doconv_training *t, const doconv_par
     doconv_status status = check_call(t, parameters, workspace, workspace_size, &space);
     if (status != DOCONV_OK) {
         return status;
+    }
+    if (t->problem.empty) {
+        return DOCONV_OK;
     }
     if (src == NULL || dst == NULL) {
         return dc_fail(t->ctx, DOCONV_INVALID_ARGUMENT, "%s: NULL", src == NULL ? "src" : "dst");
@@ -350,11 +387,12 @@ doconv_status doconv_training_backward(const doconv_training *t,
     if (status != DOCONV_OK) {
         return status;
     }
-    if (src == NULL || grad_dst == NULL || gradients == NULL) {
+    const bool no_tensors = (src == NULL || grad_dst == NULL) && !t->problem.empty;
+    if (no_tensors || gradients == NULL) {
         return dc_fail(t->ctx, DOCONV_INVALID_ARGUMENT, "%s: NULL",
-                       src == NULL        ? "src"
-                       : grad_dst == NULL ? "grad_dst"
-                                          : "gradients");
+                       !no_tensors   ? "gradients"
+                       : src == NULL ? "src"
+                                     : "grad_dst");
     }
     if (gradients->size != sizeof *gradients) {
         return dc_fail(
@@ -372,6 +410,10 @@ doconv_status doconv_training_backward(const doconv_training *t,
     status = check_memory(t, parameters, src, grad_dst, NULL, gradients, saved, workspace);
     if (status != DOCONV_OK) {
         return status;
+    }
+    if (t->problem.empty) {
+        clear_gradients(t, gradients);
+        return DOCONV_OK;
     }
     if (t->feature != NULL) {
         if (gradients->bias != NULL) {
