@@ -82,7 +82,7 @@ static int run_info(int count, char **words)
     print_bytes(", L3", info.l3_bytes);
     printf("\ncache     %s\n", info.cache_directory[0] != '\0'
                                    ? info.cache_directory
-                                   : "none: no directory is set and HOME is unset");
+                                   : "none: no directory is set, and HOME names none");
     printf("tune      %s\n", command_tune_mode_string(info.tune));
     printf("registry  %s\n", info.registry);
     char names[64][NETWORK_NAME_SIZE];

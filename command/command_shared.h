@@ -24,7 +24,7 @@ struct command_verb {
 };
 
 extern const struct command_verb command_info, command_explain, command_tune, command_verify,
-    command_fold;
+    command_fold, command_cache;
 
 /* ---- command_options.c ---- */
 
@@ -128,7 +128,11 @@ struct command_table {
 void command_table_add(struct command_table *table, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
-/* Prints the rows, each after indent blanks, and frees the cells. */
+/*
+ * Prints the rows, each after indent blanks, and frees the cells. Lines are no longer than the
+ * terminal is wide (120 characters where standard output is none): longer texts go on in further
+ * lines of their column.
+ */
 void command_table_print(struct command_table *table, int indent);
 
 /* Frees the cells unprinted. */

@@ -82,7 +82,7 @@ small=mb1ic8ih6oc8kh3ph1
 run 0 help
 out 'usage: doconv VERB'
 run 0 --help
-for verb in info explain tune verify fold; do
+for verb in info explain tune verify fold cache; do
     run 0 help $verb
     out "usage: doconv $verb"
     run 0 $verb --help
@@ -484,6 +484,59 @@ else
         no_file
     fi
 fi
+
+# ---- tables fit the output, and lose nothing there
+long=mb1ic64ih112iw112oc128kh3kw3sh2sw2ph1pw1:src=nchw,dst=nChw16c,bias,residual,clamp=0/6,accuracy=strict
+characters() { # of standard input, sorted: the same for the same text, however it is broken into lines
+    tr -d ' \r\n' | fold -w 1 | LC_ALL=C sort | uniq -c
+}
+# LINES of at most WIDTH characters: fits WIDTH FILE
+fits() {
+    widest=$(tr -d '\r' <"$2" | awk '{ if (length($0) > most) most = length($0) } END { print most + 0 }')
+    if [ "$widest" -le "$1" ] && [ "$widest" -gt 0 ]; then pass; else fail "doconv $last: a line of $widest characters, over $1"; fi
+}
+run 0 tune $long --budget=0.001 --force
+grep -v '^problem ' "$work/out" >"$work/table"
+fits 120 "$work/table"
+if [ -z "$wrapper" ] && command -v script >/dev/null && script -qec true /dev/null >/dev/null 2>&1 </dev/null; then
+    terminal() { # COLUMNS ARGUMENT...: the last run's output on a terminal
+        columns=$1
+        shift
+        script -qec "stty cols $columns; '$doconv' $*" /dev/null >"$work/terminal" 2>&1 </dev/null
+        last="$* on $columns columns"
+    }
+    run 0 explain $small --measure # more columns, if it isn't too noisy to be kept
+    for columns in 80 100 132; do
+        terminal $columns explain $small
+        tr -d '\r' <"$work/terminal" | awk '/^candidate/ { table = 1 } /^$/ { table = 0 } table' >"$work/table"
+        fits $columns "$work/table"
+        characters <"$work/terminal" >"$work/narrow"
+        terminal 400 explain $small
+        characters <"$work/terminal" >"$work/wide"
+        if cmp -s "$work/narrow" "$work/wide"; then pass; else fail "doconv $last: a table of $columns columns lost text"; fi
+    done
+else
+    echo "skipped: tables on a terminal, for script is missing"
+fi
+
+# ---- cache
+old=$work/cache/0123456789abcdef
+mkdir -p "$old"
+echo winner >"$old/fedcba9876543210.txt"
+usage 'what to do is missing: clean' cache
+usage 'not "dirty"' cache dirty
+usage 'not "now"' cache clean now
+run 0 cache clean
+out "cache     $work/cache"
+out '0 removed, 0 bytes'
+touch -t 202001010000 "$old/fedcba9876543210.txt" "$old"
+run 0 cache clean
+out 'removed   0123456789abcdef/fedcba9876543210.txt'
+out '2 removed, 7 bytes'
+mkdir -p "$old"
+run 0 cache clean --all
+out 'removed   0123456789abcdef'
+if [ -z "$(ls -A "$work/cache")" ]; then pass; else fail "cache clean --all left something"; fi
 
 # ---- output that can't be written is no success
 if [ -w /dev/full ]; then

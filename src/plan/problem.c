@@ -13,7 +13,7 @@ static doconv_status check_dims(doconv_context *ctx, const doconv_conv_desc *d)
         const char *name;
         int64_t value, least;
     } fields[] = {
-        {"n", d->n, 1},
+        {"n", d->n, 0},
         {"cin", d->cin, 1},
         {"h", d->h, 1},
         {"w", d->w, 1},
@@ -208,6 +208,8 @@ doconv_status dc_problem_create(doconv_context *ctx, const doconv_conv_desc *des
     if (status != DOCONV_OK) {
         return status;
     }
+    p.empty = d->n == 0;
+    d->n = p.empty ? 1 : d->n;
     status = output_size(ctx, "h", d->h, d->kh, d->stride_h, d->dilation_h, d->pad_top,
                          &d->pad_bottom, &p.hout);
     if (status == DOCONV_OK) {
@@ -259,7 +261,7 @@ doconv_status doconv_conv_dst_shape(doconv_context *context, const doconv_conv_d
     if (shape == NULL) {
         return dc_fail(context, DOCONV_INVALID_ARGUMENT, "shape: NULL");
     }
-    shape[0] = problem.desc.n;
+    shape[0] = problem.empty ? 0 : problem.desc.n;
     shape[1] = problem.desc.cout;
     shape[2] = problem.hout;
     shape[3] = problem.wout;
