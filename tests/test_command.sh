@@ -244,6 +244,43 @@ out 'src=nChw'
 run 0 tune $small:src=nhwc,dst=nchw,accuracy=strict --layout=nchw --accuracy=fast --threads=1 --budget=0.02
 out ':src=nhwc,accuracy=strict'
 
+# ---- tune of layers in training: every operation measured once, then from the cache
+# cached COUNT ARGUMENT...: tunes until all operations are in the cache; a noisy machine gets a few tries.
+cached() {
+    count=$1
+    shift
+    tries=0
+    while :; do
+        run 0 tune "$@"
+        if grep -q "^$count: 0 measured (0 variants)" "$work/out" || [ $tries -eq 8 ]; then break; fi
+        tries=$((tries + 1))
+    done
+    out "$count: 0 measured (0 variants), ${count% *} from the cache, 0 failed"
+}
+run 0 tune $small:dmul=9 --threads=1 --budget=0.02
+out '5 operations: 5 measured'
+out 'role'
+for role in forward fold 'gradient of weight' 'gradient of fold' 'gradient of src'; do
+    err ", $role: "
+done
+cached '5 operations' $small:dmul=9 --threads=1 --budget=0.02
+run 0 explain $small:dmul=9 --threads=1
+for role in forward fold 'gradient of weight' 'gradient of fold' 'gradient of src'; do
+    section "$role" '^origin    cache'
+    section "$role" '^cached    '
+done
+run 0 explain $small:dmul=9,composition=feature --threads=1 --measure
+for role in forward backward; do
+    section "$role" '^measured  feature:'
+    section "$role" 'spread$'
+done
+cached '2 operations' $small:dmul=9,composition=feature --threads=1 --budget=0.02
+cached '2 operations' $small --train --threads=1 --budget=0.02
+# A plan's entry is another than that of the same convolution in training.
+run 0 tune $small $small:dmul=9 --threads=1 --budget=0.02
+out '6 operations: '
+err "pw1dh0dw0: "
+
 # ---- networks
 header=$(head -n 1 "$networks/resnet18.tsv")
 network() {
@@ -252,6 +289,14 @@ network() {
 network '3\t8\t6\t6\t8\t3\t3\t1\t1\t1\t1\t1\t1\t1\t1\t1\n'
 run 0 tune "$work/net.tsv" --threads=1 --batch=2 --budget=0.02
 out 'mb2_ic8ih6'
+run 0 tune "$work/net.tsv" --threads=1 --train --budget=0.02
+out '2 operations: '
+network '3\t8\t6\t6\t8\t3\t3\t1\t1\t1\t1\t1\t1\t1\t1\t1\n1\t8\t6\t6\t8\t1\t1\t1\t1\t0\t0\t0\t0\t1\t1\t1\n'
+run 0 tune "$work/net.tsv" --threads=1 --d-mul=mn --composition=feature --budget=0.02
+out '4 operations: '
+err ':dmul=9,composition=feature, backward: '
+err 'kh1kw1sh1sw1ph0pw0dh0dw0, forward, gradient of src: '
+network '3\t8\t6\t6\t8\t3\t3\t1\t1\t1\t1\t1\t1\t1\t1\t1\n'
 DOCONV_NETWORKS=$work
 export DOCONV_NETWORKS
 run 0 tune net --threads=1 --batch=2 --budget=0.02
