@@ -32,6 +32,9 @@ extern const struct command_verb command_info, command_explain, command_tune, co
 /* --layout=blocked: the block that suits the ISA, known once there is a context. */
 #define COMMAND_LAYOUT_BLOCKED (-1)
 
+/* --d-mul=mn: as many as the layer's kernel has taps. */
+#define COMMAND_D_MUL_TAPS (-1)
+
 /* Values of --layout; repeated options add to the list. */
 struct command_layouts {
     int count;
@@ -55,7 +58,11 @@ enum command_option_kind {
     COMMAND_OPTION_ACCURACY, /* doconv_accuracy */
     COMMAND_OPTION_LAYOUTS,  /* struct command_layouts */
     COMMAND_OPTION_MAPPING,  /* doconv_mapping */
-    COMMAND_OPTION_KERNELS   /* struct command_kernels */
+    /* doconv_composition: kernel or feature */
+    COMMAND_OPTION_COMPOSITION,
+    /* int: at least 1, or COMMAND_D_MUL_TAPS */
+    COMMAND_OPTION_D_MUL,
+    COMMAND_OPTION_KERNELS /* struct command_kernels */
 };
 
 struct command_option {
@@ -111,9 +118,6 @@ const char *command_tune_mode_string(doconv_tune_mode mode);
 
 /* The block that --layout=blocked stands for: as wide as the ISA's vectors. */
 doconv_layout command_blocked_layout(doconv_isa isa);
-
-/* Multiply-accumulates of a valid problem, those on padding included. */
-double command_macs(const doconv_conv_desc *desc);
 
 /* ---- command_table.c ---- */
 
