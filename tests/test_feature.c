@@ -33,7 +33,9 @@ struct layer {
     int identity;
     size_t counts[TENSORS];
     float *in[TENSORS];
-    /* what must come out: gradients, and dst; that of the bias is no operation's here and stays 0 */
+    /*
+     * what must come out: gradients, and dst; that of the bias is no operation's here and stays 0
+     */
     double *out[TENSORS];
 };
 
@@ -421,7 +423,9 @@ static void check_choice(const struct layer *l, doconv_isa cap, double *const bo
 /* Most orders of sums that a pass's candidates have. */
 enum { MOST_ORDERS = 32 };
 
-/* Every candidate of a pass, each in one of the ways: right, and one order of sums the same bits. */
+/*
+ * Every candidate of a pass, each in one of the ways: right, and one order of sums the same bits.
+ */
 static void check_candidates(const struct layer *l, doconv_isa cap, int pass,
                              double *const bounds[TENSORS])
 {

@@ -135,14 +135,14 @@ typedef void *(*doconv_allocate_fn)(void *user, size_t size, size_t alignment);
 typedef void (*doconv_release_fn)(void *user, void *memory);
 
 /**
- * Options of a context. Set size and zero the rest for the defaults. Environment variables are read once, at creation, and only where the field here is
- * zero or NULL: DOCONV_MAX_ISA (none, avx2, avx512, neon), DOCONV_TUNE (off, read, tune, force,
- * only), DOCONV_CACHE (a directory), DOCONV_SYSTEM_CACHE (a directory that is looked up after the
- * cache and never written), DOCONV_VERBOSE (0, 1 = a line for each plan, 2 = and one for each
- * execute). Names are taken in any case; an empty value is none. What is not allowed (another
- * value, a bundle of another architecture, a relative XDG_CACHE_HOME or HOME) is ignored with a
- * warning: to the log; where there is none, to stderr, one line for each variable in the life of
- * the process.
+ * Options of a context. Set size and zero the rest for the defaults. Environment variables are read
+ * once, at creation, and only where the field here is zero or NULL: DOCONV_MAX_ISA (none, avx2,
+ * avx512, neon), DOCONV_TUNE (off, read, tune, force, only), DOCONV_CACHE (a directory),
+ * DOCONV_SYSTEM_CACHE (a directory that is looked up after the cache and never written),
+ * DOCONV_VERBOSE (0, 1 = a line for each plan, 2 = and one for each execute). Names are taken in
+ * any case; an empty value is none. What is not allowed (another value, a bundle of another
+ * architecture, a relative XDG_CACHE_HOME or HOME) is ignored with a warning: to the log; where
+ * there is none, to stderr, one line for each variable in the life of the process.
  */
 typedef struct doconv_context_options {
     size_t size;
@@ -462,9 +462,10 @@ typedef struct doconv_candidate_info {
 
 /**
  * Lists every candidate of an operation on a layer (options->operation; NULL: its convolution):
- * each kernel of the families that can do it at least once, refused ones with the reason, accepted ones
- * with each of their parameter sets, best estimate first. Other options as in doconv_plan_create();
- * an operation that the layer has not is an INVALID_PROBLEM. The caller owns the list.
+ * each kernel of the families that can do it at least once, refused ones with the reason, accepted
+ * ones with each of their parameter sets, best estimate first. Other options as in
+ * doconv_plan_create(); an operation that the layer has not is an INVALID_PROBLEM. The caller owns
+ * the list.
  */
 DOCONV_API doconv_status doconv_candidates_create(doconv_context *context,
                                                   const doconv_conv_desc *desc,

@@ -133,8 +133,8 @@ struct portable_job {
 };
 
 /*
- * Channels [first, end) of D, and rows [start, stop) of those that meet each. weight begins with the
- * output first_result.
+ * Channels [first, end) of D, and rows [start, stop) of those that meet each. weight begins with
+ * the output first_result.
  */
 static void fold_portably(const struct portable_job *job, int64_t first, int64_t end, int64_t start,
                           int64_t stop, int64_t first_result)

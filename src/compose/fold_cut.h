@@ -67,7 +67,9 @@ struct dc_compose_job {
     const struct dc_fold_cut *cut;
     const float *w, *d;
     float *weight;
-    /* w has only outputs from `out` on and inputs [in, in + inputs); inputs 0: all of it is there. */
+    /*
+     * w has only outputs from `out` on and inputs [in, in + inputs); inputs 0: all of it is there.
+     */
     int64_t out, in, inputs;
     int64_t first_result; /* the output that weight begins with */
     float *scratch;       /* of all tasks */

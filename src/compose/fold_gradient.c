@@ -112,7 +112,9 @@ struct job {
     const float *w, *grad_folded;
     float *grad_d;
     float *scratch;
-    /* inputs 0: grad_folded has all rows. Else those of inputs from `in` on, of the call's outputs. */
+    /*
+     * inputs 0: grad_folded has all rows. Else those of inputs from `in` on, of the call's outputs.
+     */
     int64_t in, inputs;
 };
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Running a plan: checks, and what comes before and after the solver's part. Weights that change in each call,
- * as in training, are folded and packed first, unless the solver makes each block of them just
- * before it uses it, so that neither what is folded nor what is packed leaves the cache in between.
- * The tuner measures both ways.
+ * Running a plan: checks, and what comes before and after the solver's part. Weights that change in
+ * each call, as in training, are folded and packed first, unless the solver makes each block of
+ * them just before it uses it, so that neither what is folded nor what is packed leaves the cache
+ * in between. The tuner measures both ways.
  */
 #include "base/arithmetic.h"
 #include "base/context.h"

@@ -121,10 +121,10 @@ static doconv_fold_desc fold_of(const struct dc_problem *problem)
 }
 
 /*
- * Does every filter meet the channels of D that it reads, as with the paper's mapping, o / Cog * Cig
- * + i? PyTorch's is o % groups * Cig + i, the same only if o % groups is o / Cog for each o: with
- * one group, or one output in each. TensorFlow's is i * groups + o / Cog, which for o = 0 is i only
- * with one group, or one input in each, and then it is the same for each o.
+ * Does every filter meet the channels of D that it reads, as with the paper's mapping, o / Cog *
+ * Cig + i? PyTorch's is o % groups * Cig + i, the same only if o % groups is o / Cog for each o:
+ * with one group, or one output in each. TensorFlow's is i * groups + o / Cog, which for o = 0 is i
+ * only with one group, or one input in each, and then it is the same for each o.
  */
 static bool mapping_is_paper(const struct dc_problem *p)
 {
