@@ -335,9 +335,14 @@ static void offer_forward(const doconv_context *ctx, struct dc_feature *f, enum 
         .estimated_seconds = forward_seconds(f),
     };
     dc_set_parameters(&c, &q);
-    const int used = dc_candidate_name(&c);
-    snprintf(c.text + used, sizeof c.text - (size_t)used, ":way=%s", way_names[way]);
     dc_candidate_append(ctx, list, &c);
+}
+
+static void describe_forward(const struct dc_candidate *c, char *text, size_t size)
+{
+    struct dc_feature_parameters q;
+    dc_get_parameters(c, &q);
+    snprintf(text, size, ":way=%s", way_names[q.way]);
 }
 
 static const char *enumerate_forward(const doconv_context *ctx, const struct dc_problem *p,
@@ -391,6 +396,7 @@ const struct dc_solver dc_solver_feature_forward = {
     .operation = DC_FEATURE_FORWARD,
     .family = DC_FAMILY_DEPTHWISE,
     .enumerate = enumerate_forward,
+    .describe = describe_forward,
     .prepare = prepare_forward,
     .execute = dc_feature_forward_execute,
 };
@@ -445,7 +451,6 @@ static const char *enumerate_backward(const doconv_context *ctx, const struct dc
             .workspace_size = backward_bytes(&f),
             .estimated_seconds = cycles / 3e9 / f.backward_tasks,
         };
-        dc_candidate_name(&c);
         dc_candidate_append(ctx, list, &c);
         if (f.multiplier != 0) {
             break; /* its direct kernel only loads and stores */

@@ -43,11 +43,16 @@ static const char *enumerate(const doconv_context *ctx, const struct dc_problem 
             .estimated_seconds = dc_fold_estimate(p, kernel, cut.tasks) * (i == 0 ? 1.0 : 1.02),
         };
         dc_set_parameters(&c, &q);
-        const int used = dc_candidate_name(&c);
-        snprintf(c.text + used, sizeof c.text - (size_t)used, ":blocks=%d", q.blocks);
         dc_candidate_append(ctx, list, &c);
     }
     return NULL;
+}
+
+static void describe(const struct dc_candidate *c, char *text, size_t size)
+{
+    struct dc_fold_parameters q;
+    dc_get_parameters(c, &q);
+    snprintf(text, size, ":blocks=%d", q.blocks);
 }
 
 static doconv_status prepare(doconv_plan *plan)
@@ -118,6 +123,7 @@ const struct dc_solver dc_solver_fold = {
     .operation = DC_FOLD,
     .family = DC_FAMILY_COMPOSE,
     .enumerate = enumerate,
+    .describe = describe,
     .prepare = prepare,
     .execute = execute,
     .parts = &parts,
@@ -178,7 +184,6 @@ static const char *enumerate_portable(const doconv_context *ctx, const struct dc
         .error_amplification = 1.0f,
         .estimated_seconds = dc_fold_estimate(p, kernel, tasks),
     };
-    dc_candidate_name(&c);
     dc_candidate_append(ctx, list, &c);
     return NULL;
 }

@@ -83,12 +83,16 @@ static const char *enumerate(const doconv_context *ctx, const struct dc_problem 
             .estimated_seconds = 2.0 * dc_fold_estimate(p, kernel, s.tasks) * (i == 0 ? 1.0 : 1.02),
         };
         dc_set_parameters(&c, &q);
-        const int used = dc_candidate_name(&c);
-        snprintf(c.text + used, sizeof c.text - (size_t)used, ":blocks=%d,together=%d", q.blocks,
-                 q.together);
         dc_candidate_append(ctx, list, &c);
     }
     return NULL;
+}
+
+static void describe(const struct dc_candidate *c, char *text, size_t size)
+{
+    struct dc_fold_parameters q;
+    dc_get_parameters(c, &q);
+    snprintf(text, size, ":blocks=%d,together=%d", q.blocks, q.together);
 }
 
 static doconv_status prepare(doconv_plan *plan)
@@ -265,6 +269,7 @@ const struct dc_solver dc_solver_fold_gradient = {
     .operation = DC_FOLD_GRADIENT,
     .family = DC_FAMILY_COMPOSE,
     .enumerate = enumerate,
+    .describe = describe,
     .prepare = prepare,
     .execute = execute,
     .parts = &parts,
@@ -330,7 +335,6 @@ static const char *enumerate_portable(const doconv_context *ctx, const struct dc
         .error_amplification = 1.0f,
         .estimated_seconds = 2.0 * dc_fold_estimate(p, kernel, (int)least(p->threads, p->fold.cin)),
     };
-    dc_candidate_name(&c);
     dc_candidate_append(ctx, list, &c);
     return NULL;
 }

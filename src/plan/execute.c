@@ -134,8 +134,11 @@ doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weig
     };
     dc_plan_run(plan, &tensors, aligned);
     if (ctx->verbose >= 2) {
-        dc_log(ctx, DOCONV_LOG_VERBOSE, "execute,%s,%s,%.6f ms", plan->candidate.text,
-               plan->problem_text, 1e3 * (dc_now() - start));
+        char text[DOCONV_PROBLEM_TEXT_SIZE];
+        const double seconds = dc_now() - start;
+        dc_problem_format(problem, text, sizeof text);
+        dc_log(ctx, DOCONV_LOG_VERBOSE, "execute,%s,%s,%.6f ms", plan->candidate.text, text,
+               1e3 * seconds);
     }
     return DOCONV_OK;
 }

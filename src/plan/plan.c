@@ -60,8 +60,9 @@ void dc_plan_key(const doconv_context *ctx, const struct dc_problem *problem,
 }
 
 /* The accepted candidate of this text, or NULL. */
-static const struct dc_candidate *find(const struct dc_candidate_list *list, const char *text)
+static const struct dc_candidate *find(struct dc_candidate_list *list, const char *text)
 {
+    dc_candidates_describe(list);
     for (int i = 0; i < list->count; i++) {
         if (list->items[i].refused == NULL && strcmp(list->items[i].text, text) == 0) {
             return &list->items[i];
@@ -86,7 +87,7 @@ static doconv_status refuse_forced(doconv_context *ctx, const char *forced,
 }
 
 static doconv_status choose(doconv_plan *plan, const doconv_plan_options *options,
-                            const struct dc_candidate_list *list)
+                            struct dc_candidate_list *list)
 {
     doconv_context *ctx = plan->ctx;
     const doconv_rigor rigor = options != NULL ? options->rigor : DOCONV_RIGOR_DEFAULT;
@@ -225,7 +226,6 @@ static doconv_status fix(doconv_plan *plan, const doconv_plan_options *options)
     if (status != DOCONV_OK) {
         return status;
     }
-    dc_problem_format(p, plan->problem_text, sizeof plan->problem_text);
     if (p->operation == DC_CONVOLUTION) {
         const struct dc_kernel *kernel = plan->candidate.kernel;
         const doconv_conv_desc *d = &p->desc;
@@ -243,9 +243,10 @@ static doconv_status fix(doconv_plan *plan, const doconv_plan_options *options)
 static doconv_status choose_candidate(doconv_plan *plan, const doconv_plan_options *options)
 {
     struct dc_candidate_list list;
-    doconv_status status = dc_enumerate(plan->ctx, &plan->problem, options, &list);
+    doconv_status status = dc_enumerate_quickly(plan->ctx, &plan->problem, options, &list);
     if (status == DOCONV_OK) {
         status = choose(plan, options, &list);
+        dc_candidate_describe(&plan->candidate);
         dc_free(plan->ctx, list.items);
     }
     return status;
@@ -298,8 +299,10 @@ doconv_status doconv_plan_create(doconv_context *context, const doconv_conv_desc
         status = dc_plan_create(context, &problem, &own, plan);
     }
     if (status == DOCONV_OK && context->verbose >= 1) {
+        char text[DOCONV_PROBLEM_TEXT_SIZE];
+        dc_problem_format(&problem, text, sizeof text);
         dc_log(context, DOCONV_LOG_VERBOSE, "plan,%s,%s,%s,%.3f ms", (*plan)->candidate.text,
-               (*plan)->origin, (*plan)->problem_text, 1e3 * (dc_now() - start));
+               (*plan)->origin, text, 1e3 * (dc_now() - start));
     }
     return status;
 }

@@ -24,7 +24,6 @@ struct doconv_plan {
     struct dc_problem problem;
     struct dc_candidate candidate;
     const char *origin;
-    char problem_text[DOCONV_PROBLEM_TEXT_SIZE];
     uint64_t packed_layout; /* of a convolution: plans with the same one share weights */
     /*
      * Of the operation's whole call, fold and fresh weights included, from a 64-byte boundary on.
@@ -88,5 +87,9 @@ void dc_plan_key(const doconv_context *ctx, const struct dc_problem *problem,
  */
 doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *problem,
                            const doconv_plan_options *options, struct dc_candidate_list *list);
+/* The same without texts, but where options name a variant: dc_candidate_describe() makes them. */
+doconv_status dc_enumerate_quickly(doconv_context *ctx, const struct dc_problem *problem,
+                                   const doconv_plan_options *options,
+                                   struct dc_candidate_list *list);
 
 #endif

@@ -39,6 +39,19 @@ static void put(struct writer *w, const char *text)
     w->used += length;
 }
 
+/* As printf() would, in a tenth of its time: plans spend most of theirs on keys. */
+static void put_int(struct writer *w, int64_t value)
+{
+    char digits[24];
+    size_t at = sizeof digits;
+    digits[--at] = '\0';
+    do {
+        digits[--at] = (char)('0' + value % 10);
+        value /= 10;
+    } while (value > 0);
+    put(w, digits + at);
+}
+
 /* The shortest of %.9g in the C locale: nine digits give back every float. */
 static void put_float(struct writer *w, float value)
 {
@@ -82,10 +95,9 @@ void dc_problem_format(const struct dc_problem *p, char *text, size_t size)
         if (i == G && values[i] == 1) {
             continue;
         }
-        char field[32];
-        snprintf(field, sizeof field, "%s%" PRId64 "%s", field_names[i], values[i],
-                 i == MB ? "_" : "");
-        put(&w, field);
+        put(&w, field_names[i]);
+        put_int(&w, values[i]);
+        put(&w, i == MB ? "_" : "");
     }
     char separator[2] = ":";
 #define ATTRIBUTE(...)                                                                             \

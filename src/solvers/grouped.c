@@ -220,11 +220,16 @@ static const char *enumerate(const doconv_context *ctx, const struct dc_problem 
             .estimated_seconds = estimate(p, kernel, &s),
         };
         dc_set_parameters(&c, &q);
-        const int used = dc_candidate_name(&c);
-        snprintf(c.text + used, sizeof c.text - (size_t)used, ":rows=%d", q.rows);
         dc_candidate_append(ctx, list, &c);
     }
     return NULL;
+}
+
+static void describe(const struct dc_candidate *c, char *text, size_t size)
+{
+    struct parameters q;
+    dc_get_parameters(c, &q);
+    snprintf(text, size, ":rows=%d", q.rows);
 }
 
 static doconv_status prepare(doconv_plan *plan)
@@ -420,6 +425,7 @@ const struct dc_solver dc_solver_depthwise = {
     .operation = DC_CONVOLUTION,
     .family = DC_FAMILY_DEPTHWISE,
     .enumerate = enumerate,
+    .describe = describe,
     .prepare = prepare,
     .execute = execute,
     .pack = pack,
@@ -430,6 +436,7 @@ const struct dc_solver dc_solver_grouped = {
     .operation = DC_CONVOLUTION,
     .family = DC_FAMILY_GROUPED,
     .enumerate = enumerate,
+    .describe = describe,
     .prepare = prepare,
     .execute = execute,
     .pack = pack,

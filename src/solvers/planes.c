@@ -133,11 +133,15 @@ static const char *offer(const doconv_context *ctx, const struct dc_problem *p,
         .estimated_seconds = estimate(p, kernel, q, &s),
     };
     dc_set_parameters(&c, q);
-    const int used = dc_candidate_name(&c);
-    snprintf(c.text + used, sizeof c.text - (size_t)used, ":src=%s,pixels=%d",
-             q->panel ? "panel" : "inplace", q->pixels);
     dc_candidate_append(ctx, list, &c);
     return NULL;
+}
+
+static void describe(const struct dc_candidate *c, char *text, size_t size)
+{
+    struct parameters q;
+    dc_get_parameters(c, &q);
+    snprintf(text, size, ":src=%s,pixels=%d", q.panel ? "panel" : "inplace", q.pixels);
 }
 
 /* Whole tiles of pixels of a unit, in chunks of nearly equal size; `target`: pixels, or fewer. */
@@ -355,6 +359,7 @@ const struct dc_solver dc_solver_planes = {
     .operation = DC_CONVOLUTION,
     .family = DC_FAMILY_PLANES,
     .enumerate = enumerate,
+    .describe = describe,
     .prepare = prepare,
     .execute = execute,
     .pack = pack,

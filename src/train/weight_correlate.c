@@ -113,7 +113,6 @@ static const char *enumerate(const doconv_context *ctx, const struct dc_problem 
         .estimated_seconds =
             products * (double)s.vectors * (1.5 / rate + 1.0 / kernel->vector) / 3e9 / s.tasks,
     };
-    dc_candidate_name(&c);
     dc_candidate_append(ctx, list, &c);
     return NULL;
 }

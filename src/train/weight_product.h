@@ -31,6 +31,7 @@
 struct dc_product_parameters {
     int inner; /* taps that lanes share: 1 or all of them */
     int parts; /* 1: the gradient of a fold follows part by part */
+    int folds; /* 1: one follows at all */
 };
 
 /*
