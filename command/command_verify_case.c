@@ -28,7 +28,12 @@ struct case_run {
     const float *weight;
     float *folded;        /* the weight of a DO-Conv layer; NULL: the case's */
     double *weight_bound; /* how far off each of its elements may be; NULL: not at all */
-    double *bound;        /* an absolute error for each output, NCHW */
+    /*
+     * An absolute error for each output, NCHW: of a direct kernel's rounding, which a candidate's
+     * error amplification multiplies, and of what the kernel is given.
+     */
+    double *rounding, *given;
+    double amplification; /* of the candidate that runs */
     float *src;           /* in src_layout */
     float *dst;           /* in dst_layout, guard floats after it */
     size_t dst_floats;
@@ -45,14 +50,14 @@ static double gamma_of(double k)
     return k * UNIT_ROUNDOFF / (1 - k * UNIT_ROUNDOFF);
 }
 
-/* gamma * sum|a*b| of one output, and what errors of the weight add to it. */
-static double output_error(const struct case_run *run, double gamma, int64_t n, int64_t o,
-                           int64_t p, int64_t q)
+/* sum|a*b| of one output; adds to *given what errors of the weight make of it. */
+static double sum_products(const struct case_run *run, int64_t n, int64_t o, int64_t p, int64_t q,
+                           double *given)
 {
     const struct golden_case *g = run->golden;
     const doconv_conv_desc *d = &g->desc;
     const int64_t group_cin = d->cin / d->groups, group = o / (d->cout / d->groups);
-    double error = g->bias != NULL ? gamma * fabs((double)g->bias[o]) : 0;
+    double sum = g->bias != NULL ? fabs((double)g->bias[o]) : 0;
     for (int64_t i = 0; i < group_cin; i++) {
         const float *plane = g->x + (n * d->cin + group * group_cin + i) * d->h * d->w;
         const int64_t filter = (o * group_cin + i) * d->kh * d->kw;
@@ -65,20 +70,20 @@ static double output_error(const struct case_run *run, double gamma, int64_t n, 
                 const int64_t column = q * d->stride_w + x * d->dilation_w - d->pad_left,
                               at = filter + y * d->kw + x;
                 if (column >= 0 && column < d->w) {
-                    const double off = run->weight_bound != NULL ? run->weight_bound[at] : 0;
-                    error += fabs((double)plane[row * d->w + column]) *
-                             (gamma * fabs((double)run->weight[at]) + off);
+                    const double a = fabs((double)plane[row * d->w + column]);
+                    sum += a * fabs((double)run->weight[at]);
+                    *given += run->weight_bound != NULL ? a * run->weight_bound[at] : 0;
                 }
             }
         }
     }
-    return error;
+    return sum;
 }
 
 /*
  * The a-priori bound of a sum of K products in any order, with or without FMA: gamma(K + 2) *
- * sum|a*b|; the bias is one more term. The expected value was rounded once, and what is denormal
- * has an absolute error.
+ * sum|a*b|, times the error amplification of an algorithm that is not direct; the bias is one more
+ * term. The expected value was rounded once, and what is denormal has an absolute error.
  */
 static void fill_bounds(const struct case_run *run)
 {
@@ -91,12 +96,17 @@ static void fill_bounds(const struct case_run *run)
         for (int64_t o = 0; o < d->cout; o++) {
             for (int64_t p = 0; p < g->hout; p++) {
                 for (int64_t q = 0; q < g->wout; q++, at++) {
-                    run->bound[at] = output_error(run, gamma, n, o, p, q) +
-                                     UNIT_ROUNDOFF * fabs((double)g->y[at]) + terms * 0x1p-149;
+                    run->given[at] = UNIT_ROUNDOFF * fabs((double)g->y[at]) + terms * 0x1p-149;
+                    run->rounding[at] = gamma * sum_products(run, n, o, p, q, &run->given[at]);
                 }
             }
         }
     }
+}
+
+static double bound_of(const struct case_run *run, size_t output)
+{
+    return run->amplification * run->rounding[output] + run->given[output];
 }
 
 /*
@@ -340,7 +350,7 @@ static double compare(const struct case_run *run, struct verify_tally *tally, co
         if (isnan(error)) {
             error = INFINITY;
         }
-        if (error > run->bound[i] &&
+        if (error > bound_of(run, i) &&
             (worst == run->outputs ||
              error > fabs((double)run->result[worst] - (double)g->y[worst]))) {
             worst = i;
@@ -353,7 +363,8 @@ static double compare(const struct case_run *run, struct verify_tally *tally, co
         add_failure(run, tally, variant,
                     "y[%" PRId64 "][%" PRId64 "][%" PRId64 "][%" PRId64
                     "] is %.9g, expected %.9g, off by more than %.3g",
-                    n, o, p, q, (double)run->result[worst], (double)g->y[worst], run->bound[worst]);
+                    n, o, p, q, (double)run->result[worst], (double)g->y[worst],
+                    bound_of(run, worst));
     } else if (!visit_padding(run->dst, run->desc.dst_layout, d->n, d->cout, g->hout * g->wout,
                               false)) {
         add_failure(run, tally, variant, "channels past Cout of the result are not zero");
@@ -374,6 +385,7 @@ static void run_variant(struct case_run *run, const doconv_candidate_info *candi
     struct verify_tally *tally = find_tally(v, candidate->kernel);
     const int failures = v->failures;
     double error = INFINITY;
+    run->amplification = candidate->error_amplification;
     if (execute_variant(run, tally, candidate->variant)) {
         error = compare(run, tally, candidate->variant);
     }
@@ -532,10 +544,11 @@ int verify_case(struct verification *v, const struct golden_case *golden)
     if (run.largest_y == 0) {
         run.largest_y = 1; /* all zero: the error as it is */
     }
-    run.bound = malloc(run.outputs * sizeof *run.bound);
+    run.rounding = malloc(run.outputs * sizeof *run.rounding);
+    run.given = malloc(run.outputs * sizeof *run.given);
     run.result = malloc(run.outputs * sizeof *run.result);
     int result = COMMAND_OK;
-    if (run.bound == NULL || run.result == NULL) {
+    if (run.rounding == NULL || run.given == NULL || run.result == NULL) {
         result = out_of_memory(golden);
     } else if (golden->w != NULL) {
         result = fold_case(&run);
@@ -546,7 +559,8 @@ int verify_case(struct verification *v, const struct golden_case *golden)
     }
     free(run.folded);
     free(run.weight_bound);
-    free(run.bound);
+    free(run.rounding);
+    free(run.given);
     free(run.result);
     free(run.src);
     free(run.dst);

@@ -63,7 +63,7 @@ static void test_dimensions(void **state)
         const char *name;
         size_t offset;
         int64_t least;
-    } fields[] = {FIELD(n, 1),         FIELD(cin, 1),        FIELD(h, 1),
+    } fields[] = {FIELD(n, 0),         FIELD(cin, 1),        FIELD(h, 1),
                   FIELD(w, 1),         FIELD(cout, 1),       FIELD(kh, 1),
                   FIELD(kw, 1),        FIELD(stride_h, 1),   FIELD(stride_w, 1),
                   FIELD(pad_top, 0),   FIELD(pad_left, 0),   FIELD(pad_bottom, 0),

@@ -176,7 +176,7 @@ static void test_invalid(void **state)
         {"ic3ih0oc3", "h: 0"},
         {"ic3ih5iw0oc3", "w: 0"},
         {"ic3ih5oc0", "cout: 0"},
-        {"mb0_ic3ih5oc3", "n: 0"},
+        {"mb1_ic0ih5oc3", "cin: 0"},
         {"g0ic3ih5oc3", "groups: 0"},
         {"g2ic3ih5oc3", "groups: 2"},
         {"ic3ih5oc3kh0", "kh: 0"},

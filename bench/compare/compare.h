@@ -149,6 +149,8 @@ struct library {
     const char *(*version_string)(void);
     doconv_status (*conv_desc_parse)(doconv_context *context, const char *text,
                                      union descriptor *desc);
+    doconv_status (*conv_desc_parse_sized)(doconv_context *context, const char *text,
+                                           union descriptor *desc, size_t size);
     doconv_status (*plan_create)(doconv_context *context, const union descriptor *desc,
                                  const union sized *options, doconv_plan **plan);
     void (*plan_destroy)(doconv_plan *plan);

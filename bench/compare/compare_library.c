@@ -43,7 +43,8 @@ static const struct symbol symbols[] = {SYMBOL(context_create, true),
                                         SYMBOL(context_last_error, true),
                                         SYMBOL(context_get_info, true),
                                         SYMBOL(version_string, true),
-                                        SYMBOL(conv_desc_parse, true),
+                                        SYMBOL(conv_desc_parse, false),
+                                        SYMBOL(conv_desc_parse_sized, false),
                                         SYMBOL(plan_create, true),
                                         SYMBOL(plan_destroy, true),
                                         SYMBOL(plan_variant, true),
@@ -119,6 +120,10 @@ static int load(const char *path, struct library *library)
             return -1;
         }
         memcpy((char *)library + symbols[i].offset, &address, sizeof address);
+    }
+    if (library->conv_desc_parse == NULL && library->conv_desc_parse_sized == NULL) {
+        fprintf(stderr, "doconv-compare: %s: \"%s\" parses no problems\n", library->name, path);
+        return -1;
     }
     return 0;
 }
@@ -276,6 +281,15 @@ int explain_failure(const struct library *library, const char *what, doconv_stat
     return -1;
 }
 
+/* Later libraries are told how large the descriptor is; bytes that they do not know stay zero. */
+static doconv_status parse(const struct library *library, const char *text, union descriptor *desc)
+{
+    memset(desc, 0, sizeof *desc);
+    return library->conv_desc_parse_sized != NULL
+               ? library->conv_desc_parse_sized(library->context, text, desc, sizeof *desc)
+               : library->conv_desc_parse(library->context, text, desc);
+}
+
 int describe_problem(struct library *library, const struct problem *p, union descriptor *desc,
                      char *why)
 {
@@ -284,12 +298,12 @@ int describe_problem(struct library *library, const struct problem *p, union des
         char text[DOCONV_PROBLEM_TEXT_SIZE + 64];
         snprintf(text, sizeof text, "%s%sdmul=%zu,composition=kernel", p->text,
                  strchr(p->text, ':') != NULL ? "," : ":", p->d_mul);
-        if (library->conv_desc_parse(library->context, text, desc) == DOCONV_OK) {
+        if (parse(library, text, desc) == DOCONV_OK) {
             return 0;
         }
         memset(desc, 0, sizeof *desc);
     }
-    const doconv_status status = library->conv_desc_parse(library->context, p->text, desc);
+    const doconv_status status = parse(library, p->text, desc);
     if (status != DOCONV_OK) {
         return explain_failure(library, "the problem's text", status, why);
     }

@@ -42,8 +42,8 @@ struct dc_parts {
     doconv_status (*attach_advisor)(doconv_context *ctx);
 };
 /* doconv_context_create(), of these parts. */
-doconv_status dc_context_create(const doconv_context_options *options,
-                                const struct dc_parts *parts, doconv_context **context);
+doconv_status dc_context_create(const doconv_context_options *options, const struct dc_parts *parts,
+                                doconv_context **context);
 
 struct doconv_context {
     int threads;
@@ -59,6 +59,7 @@ struct doconv_context {
     enum dc_isa isa;       /* best that plans may use */
     doconv_tune_mode tune; /* never DEFAULT */
     char *cache_directory; /* "" if none */
+    bool memory_only;      /* the caller wants no directory */
     char fingerprint[17];
     struct dc_advisor advisor;              /* lookup is NULL in a build without tuner */
     const struct dc_kernel *const *kernels; /* of dc_parts; tests put their own list here */

@@ -123,6 +123,13 @@ static int64_t cache_bytes(int name, const char *sys_index, int64_t fallback)
     return bytes > 0 ? bytes : fallback;
 }
 
+/* Not every C library knows these names: -1 is none of any. */
+#ifndef _SC_LEVEL1_DCACHE_SIZE
+#define _SC_LEVEL1_DCACHE_SIZE (-1)
+#define _SC_LEVEL2_CACHE_SIZE (-1)
+#define _SC_LEVEL3_CACHE_SIZE (-1)
+#endif
+
 static struct dc_cpu probed;
 static pthread_once_t probe_once = PTHREAD_ONCE_INIT;
 

@@ -13,8 +13,10 @@
 #include "plan/problem.h"
 #include "plan/solver.h"
 
-/* How a forward pass goes: over pixels, with W packed; over W's rows, for few pixels; or a depthwise
- * layer's own. */
+/*
+ * How a forward pass goes: over pixels, with W packed; over W's rows, for few pixels; or a
+ * depthwise layer's own.
+ */
 enum dc_feature_way { DC_FEATURE_PIXELS, DC_FEATURE_ROWS, DC_FEATURE_DEPTHWISE };
 
 /* What a candidate of a forward pass chooses. */

@@ -133,8 +133,8 @@ struct portable_job {
 };
 
 /*
- * Channels [first, end) of D, and rows [start, stop) of those that meet each. weight begins with the
- * output first_result.
+ * Channels [first, end) of D, and rows [start, stop) of those that meet each. weight begins with
+ * the output first_result.
  */
 static void fold_portably(const struct portable_job *job, int64_t first, int64_t end, int64_t start,
                           int64_t stop, int64_t first_result)
@@ -245,7 +245,11 @@ doconv_status doconv_fold(doconv_context *context, const doconv_fold_desc *desc,
                                        : "weight");
     }
     struct dc_problem problem;
-    const doconv_status status = dc_problem_create_fold(context, desc, DC_FOLD, &problem);
+    const struct dc_tensors tensors = {.w = w, .d = d, .weight = weight};
+    doconv_status status = dc_problem_create_fold(context, desc, DC_FOLD, &problem);
+    if (status == DOCONV_OK) {
+        status = dc_fold_check_memory(context, &problem.fold, &tensors);
+    }
     if (status != DOCONV_OK) {
         return status;
     }
@@ -258,6 +262,5 @@ doconv_status doconv_fold(doconv_context *context, const doconv_fold_desc *desc,
         memcpy(weight, w, (size_t)(f->cout * (f->cin / f->groups)) * sizeof(float));
         return DOCONV_OK;
     }
-    const struct dc_tensors tensors = {.w = w, .d = d, .weight = weight};
     return dc_plan_once(context, &problem, &tensors);
 }

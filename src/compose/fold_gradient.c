@@ -112,7 +112,9 @@ struct job {
     const float *w, *grad_folded;
     float *grad_d;
     float *scratch;
-    /* inputs 0: grad_folded has all rows. Else those of inputs from `in` on, of the call's outputs. */
+    /*
+     * inputs 0: grad_folded has all rows. Else those of inputs from `in` on, of the call's outputs.
+     */
     int64_t in, inputs;
 };
 
@@ -371,7 +373,12 @@ doconv_status doconv_fold_gradient(doconv_context *context, const doconv_fold_de
                                        : "grad_weight");
     }
     struct dc_problem problem;
-    const doconv_status status = dc_problem_create_fold(context, desc, DC_FOLD_GRADIENT, &problem);
+    const struct dc_tensors tensors = {
+        .w = w, .d = d, .grad_folded = grad_weight, .grad_w = grad_w, .grad_d = grad_d};
+    doconv_status status = dc_problem_create_fold(context, desc, DC_FOLD_GRADIENT, &problem);
+    if (status == DOCONV_OK) {
+        status = dc_fold_check_memory(context, &problem.fold, &tensors);
+    }
     if (status != DOCONV_OK) {
         return status;
     }
@@ -387,7 +394,5 @@ doconv_status doconv_fold_gradient(doconv_context *context, const doconv_fold_de
         }
         return DOCONV_OK;
     }
-    const struct dc_tensors tensors = {
-        .w = w, .d = d, .grad_folded = grad_weight, .grad_w = grad_w, .grad_d = grad_d};
     return dc_plan_once(context, &problem, &tensors);
 }

@@ -14,8 +14,8 @@
 #include "kernel.h"
 
 /*
- * Can a vector of a tensor's channels, from `first` on, be read where it is? channels: the tensor's.
- * Where they are one block, map->block is 0.
+ * Can a vector of a tensor's channels, from `first` on, be read where it is? channels: the
+ * tensor's. Where they are one block, map->block is 0.
  */
 static inline bool dc_vector_in_place(const struct dc_tensor_map *map, int64_t channels,
                                       int64_t vector, int64_t first)

@@ -46,7 +46,9 @@ doconv_status dc_plan_options_read(doconv_context *ctx, const doconv_plan_option
 void dc_plan_key(const doconv_context *ctx, const struct dc_problem *problem,
                  const doconv_plan_options *options, char *key, size_t size)
 {
-    dc_problem_format(problem, key, size);
+    struct dc_problem asked = *problem;
+    asked.empty = false; /* an empty batch is planned as one image */
+    dc_problem_format(&asked, key, size);
     const size_t used = strlen(key);
     const bool cold = options != NULL && options->cold_weights != 0;
     const bool named = problem->operation != DC_CONVOLUTION;
@@ -326,7 +328,7 @@ const char *doconv_plan_origin(const doconv_plan *plan)
 
 size_t doconv_plan_workspace_size(const doconv_plan *plan)
 {
-    return plan != NULL ? plan->candidate.workspace_size : 0;
+    return plan != NULL && !plan->problem.empty ? plan->candidate.workspace_size : 0;
 }
 
 size_t doconv_plan_packed_size(const doconv_plan *plan)

@@ -13,7 +13,7 @@ static doconv_status check_dims(doconv_context *ctx, const doconv_conv_desc *d)
         const char *name;
         int64_t value, least;
     } fields[] = {
-        {"n", d->n, 1},
+        {"n", d->n, 0},
         {"cin", d->cin, 1},
         {"h", d->h, 1},
         {"w", d->w, 1},
@@ -121,10 +121,10 @@ static doconv_fold_desc fold_of(const struct dc_problem *problem)
 }
 
 /*
- * Does every filter meet the channels of D that it reads, as with the paper's mapping, o / Cog * Cig
- * + i? PyTorch's is o % groups * Cig + i, the same only if o % groups is o / Cog for each o: with
- * one group, or one output in each. TensorFlow's is i * groups + o / Cog, which for o = 0 is i only
- * with one group, or one input in each, and then it is the same for each o.
+ * Does every filter meet the channels of D that it reads, as with the paper's mapping, o / Cog *
+ * Cig + i? PyTorch's is o % groups * Cig + i, the same only if o % groups is o / Cog for each o:
+ * with one group, or one output in each. TensorFlow's is i * groups + o / Cog, which for o = 0 is i
+ * only with one group, or one input in each, and then it is the same for each o.
  */
 static bool mapping_is_paper(const struct dc_problem *p)
 {
@@ -208,6 +208,8 @@ doconv_status dc_problem_create(doconv_context *ctx, const doconv_conv_desc *des
     if (status != DOCONV_OK) {
         return status;
     }
+    p.empty = d->n == 0;
+    d->n = p.empty ? 1 : d->n;
     status = output_size(ctx, "h", d->h, d->kh, d->stride_h, d->dilation_h, d->pad_top,
                          &d->pad_bottom, &p.hout);
     if (status == DOCONV_OK) {
@@ -259,7 +261,7 @@ doconv_status doconv_conv_dst_shape(doconv_context *context, const doconv_conv_d
     if (shape == NULL) {
         return dc_fail(context, DOCONV_INVALID_ARGUMENT, "shape: NULL");
     }
-    shape[0] = problem.desc.n;
+    shape[0] = problem.empty ? 0 : problem.desc.n;
     shape[1] = problem.desc.cout;
     shape[2] = problem.hout;
     shape[3] = problem.wout;

@@ -32,7 +32,7 @@ enum dc_operation {
  * The same for equal problems: padding that no output reads is left out, a mapping that is the
  * paper's for this layer is PAPER, and an identity that d_mul < KH*KW has no room for is 0. An
  * operation that knows nothing of D_mul has a plain desc, and one that knows nothing of pixels the
- * smallest image: see dc_problem_for().
+ * smallest image: see dc_problem_for(). An empty batch is a problem of one image that is never run.
  */
 struct dc_problem {
     enum dc_operation operation;
@@ -40,6 +40,7 @@ struct dc_problem {
     bool fresh_weights; /* of a convolution: they change in each call, so packing them counts */
     doconv_conv_desc desc;
     doconv_fold_desc fold; /* what W and D of a DO-Conv layer fold to; d_mul 0: a plain layer */
+    bool empty;            /* the descriptor's n is 0; desc's is 1 then */
     int64_t hout, wout;
     int64_t group_cin, group_cout; /* Cin/groups, Cout/groups */
     float lo, hi;                  /* ReLU and clamp in one */

@@ -61,7 +61,7 @@ void dc_problem_format(const struct dc_problem *p, char *text, size_t size)
     const doconv_conv_desc *d = &p->desc;
     const int64_t values[FIELDS] = {
         [G] = d->groups,
-        [MB] = d->n,
+        [MB] = p->empty ? 0 : d->n,
         [IC] = d->cin,
         [IH] = d->h,
         [IW] = d->w,
@@ -428,5 +428,6 @@ doconv_status doconv_conv_desc_parse_sized(doconv_context *context, const char *
                        "%s: %" PRId64 " disagrees with the input, which gives %" PRId64,
                        h ? "oh" : "ow", h ? value[OH] : value[OW], h ? problem.hout : problem.wout);
     }
+    problem.desc.n = d.n;
     return dc_write_struct(context, DC_STRUCT(doconv_conv_desc), &problem.desc, desc, size);
 }

@@ -171,14 +171,14 @@ static const char *enumerate(const doconv_context *ctx, const struct dc_problem 
         const double targets[] = {0.0, 0.5 * (double)cpu->l1d_bytes / pixel,
                                   0.12 * (double)cpu->l2_bytes / pixel,
                                   0.4 * (double)cpu->l2_bytes / pixel, (double)pixels};
-        int last = 0;
-        for (size_t i = 0; i < sizeof targets / sizeof targets[0]; i++) {
+        enum { TARGETS = sizeof targets / sizeof targets[0] };
+        int offered[TARGETS], count = 0;
+        for (int i = 0; i < TARGETS; i++) {
             const int64_t chunk = chunk_for(pixels, kernel->tile_pixels, targets[i]);
-            if (chunk > INT32_MAX || (int)chunk == last) {
+            if (chunk > INT32_MAX || !is_new((int)chunk, offered, &count)) {
                 continue;
             }
-            last = (int)chunk;
-            const struct parameters q = {.panel = panel, .pixels = last};
+            const struct parameters q = {.panel = panel, .pixels = (int)chunk};
             const char *reason = offer(ctx, p, kernel, &q, list);
             refused = reason != NULL ? reason : refused;
         }

@@ -61,8 +61,8 @@ static inline void copy_runs(float *to, ptrdiff_t step, const float *from, ptrdi
 }
 
 /*
- * `count` pixels of n columns that follow each other in src. room: the float behind a pixel's columns
- * is copied later. Constants for n let the compiler make moves of a copy.
+ * `count` pixels of n columns that follow each other in src. room: the float behind a pixel's
+ * columns is copied later. Constants for n let the compiler make moves of a copy.
  */
 static void copy_pixels(float *to, ptrdiff_t to_step, const float *from, ptrdiff_t step,
                         int64_t count, int64_t n, bool room)

@@ -250,14 +250,14 @@ static const char *offer_rows(const doconv_context *ctx, const struct dc_problem
         rows_for(p, hout, k, 0.2 * (double)cpu->l2_bytes / copies),
         rows_for(p, hout, k, 0.6 * (double)cpu->l1d_bytes / copies),
     };
+    enum { TARGETS = sizeof targets / sizeof targets[0] };
     const char *refused = NULL;
-    int last = 0;
-    for (size_t t = 0; t < sizeof targets / sizeof targets[0]; t++) {
+    int offered[TARGETS], count = 0;
+    for (int t = 0; t < TARGETS; t++) {
         const int rows = even_rows(hout, targets[t]);
-        if (rows == last) {
+        if (!is_new(rows, offered, &count)) {
             continue;
         }
-        last = rows;
         for (enum dc_order order = DC_ORDER_PIXELS; order <= DC_ORDER_PACK; order++) {
             if (order_fits(p, order, k_block, rows, hout)) {
                 const struct dc_direct_parameters q = {
