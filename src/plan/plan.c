@@ -73,8 +73,9 @@ static const struct dc_candidate *find(struct dc_candidate_list *list, const cha
 
 /* Why the variant that is asked for can't be had. */
 static doconv_status refuse_forced(doconv_context *ctx, const char *forced,
-                                   const struct dc_candidate_list *list)
+                                   struct dc_candidate_list *list)
 {
+    dc_candidates_describe(list);
     for (int i = 0; i < list->count; i++) {
         const struct dc_candidate *c = &list->items[i];
         const char *kernel = c->kernel != NULL ? c->kernel->name : "";
@@ -246,7 +247,9 @@ static doconv_status choose_candidate(doconv_plan *plan, const doconv_plan_optio
     doconv_status status = dc_enumerate_quickly(plan->ctx, &plan->problem, options, &list);
     if (status == DOCONV_OK) {
         status = choose(plan, options, &list);
-        dc_candidate_describe(&plan->candidate);
+        if (status == DOCONV_OK) {
+            dc_candidate_describe(&plan->candidate);
+        }
         dc_free(plan->ctx, list.items);
     }
     return status;
