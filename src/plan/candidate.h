@@ -51,6 +51,19 @@ struct dc_candidate_list {
 bool dc_candidate_append(const doconv_context *ctx, struct dc_candidate_list *list,
                          const struct dc_candidate *candidate);
 
+/*
+ * Is values[last] among those before it? Of a parameter that several aims may lead to, each value
+ * is offered once.
+ */
+static inline bool dc_repeats(const int *values, int last)
+{
+    int at = 0;
+    while (values[at] != values[last]) {
+        at++;
+    }
+    return at < last;
+}
+
 /* Starts a candidate's text: "SOLVER:KERNEL+SECOND". Returns its length. */
 int dc_candidate_name(struct dc_candidate *candidate);
 

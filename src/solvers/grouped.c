@@ -201,14 +201,15 @@ static const char *enumerate(const doconv_context *ctx, const struct dc_problem 
     const int64_t targets[] = {p->hout, divide_up(p->hout, p->threads),
                                (int64_t)fmin(1e9, 0.5 * (double)cpu->l2_bytes / row),
                                (int64_t)fmin(1e9, 0.6 * (double)cpu->l1d_bytes / row)};
-    int last = 0;
-    for (size_t t = 0; t < sizeof targets / sizeof targets[0]; t++) {
+    enum { TARGETS = sizeof targets / sizeof targets[0] };
+    int rows[TARGETS];
+    for (int t = 0; t < TARGETS; t++) {
         const int64_t blocks = divide_up(p->hout, most(1, least(p->hout, targets[t])));
-        q.rows = (int)divide_up(p->hout, blocks);
-        if (q.rows == last) {
+        rows[t] = (int)divide_up(p->hout, blocks);
+        if (dc_repeats(rows, t)) {
             continue;
         }
-        last = q.rows;
+        q.rows = rows[t];
         geometry(p, kernel, &q, &s);
         struct dc_candidate c = {
             .solver = depthwise ? &dc_solver_depthwise : &dc_solver_grouped,

@@ -250,18 +250,18 @@ static const char *offer_rows(const doconv_context *ctx, const struct dc_problem
         rows_for(p, hout, k, 0.2 * (double)cpu->l2_bytes / copies),
         rows_for(p, hout, k, 0.6 * (double)cpu->l1d_bytes / copies),
     };
+    enum { TARGETS = sizeof targets / sizeof targets[0] };
     const char *refused = NULL;
-    int last = 0;
-    for (size_t t = 0; t < sizeof targets / sizeof targets[0]; t++) {
-        const int rows = even_rows(hout, targets[t]);
-        if (rows == last) {
+    int rows[TARGETS];
+    for (int t = 0; t < TARGETS; t++) {
+        rows[t] = even_rows(hout, targets[t]);
+        if (dc_repeats(rows, t)) {
             continue;
         }
-        last = rows;
         for (enum dc_order order = DC_ORDER_PIXELS; order <= DC_ORDER_PACK; order++) {
-            if (order_fits(p, order, k_block, rows, hout)) {
+            if (order_fits(p, order, k_block, rows[t], hout)) {
                 const struct dc_direct_parameters q = {
-                    .source = source, .order = order, .rows = rows, .k_block = k_block};
+                    .source = source, .order = order, .rows = rows[t], .k_block = k_block};
                 const char *reason = offer(ctx, p, kernel, &q, list);
                 refused = reason != NULL ? reason : refused;
             }
