@@ -11,10 +11,6 @@
 
 /* Failures beyond these are counted, not printed. */
 #define MAX_PRINTED_FAILURES 20
-#define GUARD_FLOATS 32
-
-/* Half the distance from 1 to the next float: the relative error of one rounding. */
-#define UNIT_ROUNDOFF 0x1p-24
 
 static const doconv_layout layouts[] = {DOCONV_NCHW, DOCONV_NHWC, DOCONV_NCHW8C, DOCONV_NCHW16C};
 #define LAYOUTS ((int)(sizeof layouts / sizeof layouts[0]))
@@ -43,12 +39,6 @@ struct case_run {
 };
 
 /* ---- the bound ---- */
-
-/* gamma(k) = k*u / (1 - k*u): the relative error of k roundings. */
-static double gamma_of(double k)
-{
-    return k * UNIT_ROUNDOFF / (1 - k * UNIT_ROUNDOFF);
-}
 
 /* sum|a*b| of one output; adds to *given what errors of the weight make of it. */
 static double sum_products(const struct case_run *run, int64_t n, int64_t o, int64_t p, int64_t q,
@@ -90,13 +80,14 @@ static void fill_bounds(const struct case_run *run)
     const struct golden_case *g = run->golden;
     const doconv_conv_desc *d = &g->desc;
     const double terms = (double)(d->cin / d->groups) * (double)d->kh * (double)d->kw + 2;
-    const double gamma = gamma_of(terms);
+    const double gamma = verify_gamma(terms);
     size_t at = 0;
     for (int64_t n = 0; n < d->n; n++) {
         for (int64_t o = 0; o < d->cout; o++) {
             for (int64_t p = 0; p < g->hout; p++) {
                 for (int64_t q = 0; q < g->wout; q++, at++) {
-                    run->given[at] = UNIT_ROUNDOFF * fabs((double)g->y[at]) + terms * 0x1p-149;
+                    run->given[at] =
+                        VERIFY_UNIT_ROUNDOFF * fabs((double)g->y[at]) + terms * 0x1p-149;
                     run->rounding[at] = gamma * sum_products(run, n, o, p, q, &run->given[at]);
                 }
             }
@@ -130,7 +121,7 @@ static void fill_weight_bounds(const struct case_run *run)
     const doconv_fold_desc *f = &run->golden->fold;
     const int64_t taps = f->kh * f->kw, group_cin = f->cin / f->groups,
                   repeated = f->add_identity ? f->d_mul / taps * taps : 0;
-    const double terms = (double)(f->d_mul + repeated / taps) + 2, gamma = gamma_of(terms);
+    const double terms = (double)(f->d_mul + repeated / taps) + 2, gamma = verify_gamma(terms);
     for (int64_t filter = 0; filter < f->cout * group_cin; filter++) {
         const float *w = run->golden->w + filter * f->d_mul;
         const int64_t channel = mapped_channel(f, filter / group_cin, filter % group_cin);
@@ -143,48 +134,13 @@ static void fill_weight_bounds(const struct case_run *run)
             }
             const int64_t at = filter * taps + m;
             run->weight_bound[at] = gamma * sum +
-                                    UNIT_ROUNDOFF * fabs((double)run->golden->weight[at]) +
+                                    VERIFY_UNIT_ROUNDOFF * fabs((double)run->golden->weight[at]) +
                                     terms * 0x1p-149;
         }
     }
 }
 
 /* ---- tensors ---- */
-
-static int64_t layout_block(doconv_layout layout)
-{
-    return layout == DOCONV_NCHW8C ? 8 : layout == DOCONV_NCHW16C ? 16 : 1;
-}
-
-/*
- * Visits the channels past C of a blocked tensor: fills them with NaN, which no result may show, or
- * looks whether they are zero. False if one of those looked at is not zero.
- */
-static bool visit_padding(float *tensor, doconv_layout layout, int64_t n, int64_t c, int64_t area,
-                          bool fill)
-{
-    const int64_t block = layout_block(layout), blocks = (c + block - 1) / block,
-                  used = c - (blocks - 1) * block;
-    for (int64_t image = 0; image < n; image++) {
-        float *last = tensor + ((image + 1) * blocks - 1) * area * block;
-        for (int64_t pixel = 0; pixel < area; pixel++) {
-            for (int64_t channel = used; channel < block; channel++) {
-                if (fill) {
-                    last[pixel * block + channel] = NAN;
-                } else if (last[pixel * block + channel] != 0) { /* true for NaN */
-                    return false;
-                }
-            }
-        }
-    }
-    return true;
-}
-
-static float *allocate(size_t bytes)
-{
-    const size_t alignment = 64;
-    return aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-}
 
 static int out_of_memory(const struct golden_case *g)
 {
@@ -200,7 +156,7 @@ static int make_src(struct case_run *run, doconv_layout layout)
     run->src = NULL;
     doconv_status status = doconv_tensor_bytes(layout, d->n, d->cin, d->h, d->w, &bytes);
     if (status == DOCONV_OK) {
-        run->src = allocate(bytes);
+        run->src = verify_allocate(bytes);
         if (run->src == NULL) {
             return out_of_memory(run->golden);
         }
@@ -211,7 +167,7 @@ static int make_src(struct case_run *run, doconv_layout layout)
         return command_library_error(NULL, status, "case %s: x in %s", run->golden->name,
                                      doconv_layout_string(layout));
     }
-    visit_padding(run->src, layout, d->n, d->cin, d->h * d->w, true);
+    verify_visit_padding(run->src, layout, d->n, d->cin, d->h * d->w, true);
     return COMMAND_OK;
 }
 
@@ -229,21 +185,11 @@ static int make_dst(struct case_run *run, doconv_layout layout)
                                      doconv_layout_string(layout));
     }
     run->dst_floats = bytes / sizeof(float);
-    run->dst = allocate(bytes + GUARD_FLOATS * sizeof(float));
+    run->dst = verify_allocate(bytes + VERIFY_GUARD_FLOATS * sizeof(float));
     return run->dst != NULL ? COMMAND_OK : out_of_memory(g);
 }
 
 /* ---- one variant ---- */
-
-static struct verify_tally *find_tally(const struct verification *v, const char *kernel)
-{
-    for (int i = 0; i < v->kernels; i++) {
-        if (strcmp(v->tally[i].kernel.name, kernel) == 0) {
-            return &v->tally[i];
-        }
-    }
-    return NULL;
-}
 
 static void describe(const struct case_run *run, const char *variant, char *text, size_t size)
 {
@@ -303,7 +249,7 @@ static bool execute_variant(struct case_run *run, struct verify_tally *tally, co
             run->workspace = malloc(size);
             run->workspace_size = run->workspace != NULL ? size : 0;
         }
-        for (size_t i = 0; i < run->dst_floats + GUARD_FLOATS; i++) {
+        for (size_t i = 0; i < run->dst_floats + VERIFY_GUARD_FLOATS; i++) {
             run->dst[i] = NAN;
         }
         step = "execute";
@@ -365,11 +311,11 @@ static double compare(const struct case_run *run, struct verify_tally *tally, co
                     "] is %.9g, expected %.9g, off by more than %.3g",
                     n, o, p, q, (double)run->result[worst], (double)g->y[worst],
                     bound_of(run, worst));
-    } else if (!visit_padding(run->dst, run->desc.dst_layout, d->n, d->cout, g->hout * g->wout,
-                              false)) {
+    } else if (!verify_visit_padding(run->dst, run->desc.dst_layout, d->n, d->cout,
+                                     g->hout * g->wout, false)) {
         add_failure(run, tally, variant, "channels past Cout of the result are not zero");
     } else {
-        for (int i = 0; i < GUARD_FLOATS; i++) {
+        for (int i = 0; i < VERIFY_GUARD_FLOATS; i++) {
             if (!isnan(run->dst[run->dst_floats + (size_t)i])) {
                 add_failure(run, tally, variant, "written past the end of the result");
                 break;
@@ -382,7 +328,7 @@ static double compare(const struct case_run *run, struct verify_tally *tally, co
 static void run_variant(struct case_run *run, const doconv_candidate_info *candidate)
 {
     struct verification *v = run->v;
-    struct verify_tally *tally = find_tally(v, candidate->kernel);
+    struct verify_tally *tally = verify_find_tally(v, candidate->kernel);
     const int failures = v->failures;
     double error = INFINITY;
     run->amplification = candidate->error_amplification;
@@ -419,12 +365,12 @@ static int fold_case(struct case_run *run)
     struct verification *v = run->v;
     const int64_t taps = g->fold.kh * g->fold.kw, group_cin = g->fold.cin / g->fold.groups;
     const size_t weights = (size_t)g->fold.cout * (size_t)group_cin * (size_t)taps;
-    run->folded = allocate((weights + GUARD_FLOATS) * sizeof(float));
+    run->folded = verify_allocate((weights + VERIFY_GUARD_FLOATS) * sizeof(float));
     run->weight_bound = calloc(weights, sizeof *run->weight_bound);
     if (run->folded == NULL || run->weight_bound == NULL) {
         return out_of_memory(g);
     }
-    for (size_t i = 0; i < weights + GUARD_FLOATS; i++) {
+    for (size_t i = 0; i < weights + VERIFY_GUARD_FLOATS; i++) {
         run->folded[i] = NAN;
     }
     const doconv_status status = doconv_fold(v->context, &g->fold, g->w, g->d, run->folded);
@@ -462,7 +408,7 @@ static int fold_case(struct case_run *run)
                       m % g->fold.kw, (double)run->folded[worst], (double)g->weight[worst],
                       run->weight_bound[worst]);
     } else {
-        for (size_t i = weights; i < weights + GUARD_FLOATS; i++) {
+        for (size_t i = weights; i < weights + VERIFY_GUARD_FLOATS; i++) {
             if (!isnan(run->folded[i])) {
                 v->fold_failures++;
                 command_error("FAIL: %s, folding: written past the end of the weight", g->name);
@@ -498,7 +444,7 @@ static int run_candidates(struct case_run *run)
         } else if (candidate.refused == NULL) {
             run_variant(run, &candidate);
         } else {
-            struct verify_tally *tally = find_tally(v, candidate.kernel);
+            struct verify_tally *tally = verify_find_tally(v, candidate.kernel);
             if (tally != NULL) {
                 snprintf(tally->refused, sizeof tally->refused, "%s", candidate.refused);
             }

@@ -9,8 +9,6 @@
 #include "command_shared.h"
 #include "command_verify.h"
 
-#define UNIT_ROUNDOFF 0x1p-24
-
 static const doconv_layout layouts[] = {DOCONV_NCHW, DOCONV_NHWC, DOCONV_NCHW8C, DOCONV_NCHW16C};
 #define LAYOUTS (sizeof layouts / sizeof layouts[0])
 
@@ -118,7 +116,7 @@ static void fill_bounds(struct training_case *t)
     const double inner = (double)(t->taps * (t->cig > t->cog ? t->cig : t->cog)),
                  outer = (double)(t->taps + d_mul + t->cog);
     t->terms = fmax(pixels, inner) + outer + 8.0;
-    const double gamma = t->terms * UNIT_ROUNDOFF / (1.0 - t->terms * UNIT_ROUNDOFF);
+    const double gamma = verify_gamma(t->terms);
     for (int r = 0; r < RESULTS; r++) {
         for (size_t i = 0; i < t->count[r]; i++) {
             t->rounding[r][i] *= gamma;
@@ -130,7 +128,7 @@ static void fill_bounds(struct training_case *t)
 static double bound_of(const struct training_case *t, int result, size_t at)
 {
     return t->amplification * t->rounding[result][at] +
-           UNIT_ROUNDOFF * fabs((double)t->expected[result][at]) + t->terms * 0x1p-149;
+           VERIFY_UNIT_ROUNDOFF * fabs((double)t->expected[result][at]) + t->terms * 0x1p-149;
 }
 
 /* Finds the error amplification of an operation's choice among its candidates. */

@@ -460,6 +460,89 @@ malformed "line $doconv_line: case doconv3x3: tensor folded is missing" "/^docon
 malformed 'line 2: neither a case nor a tensor: "scalar"' '2s/tensor/scalar/'
 malformed 'line 2: case conv3x3: a tensor line has 5 columns' "2s/\$/${tab}1/"
 
+# ---- verify --problems
+list=$work/problems.txt
+# listed STATUS ARGUMENT...: runs the list on standard input's text.
+listed() {
+    cat >"$list"
+    expected=$1
+    shift
+    run "$expected" verify --problems="$list" "$@"
+}
+usage "a directory and --problems don't go together" verify "$golden" --problems="$list"
+usage '--case is of a directory' verify --problems="$list" --case=conv1x1
+usage '--tuned needs --problems' verify "$golden" --tuned
+usage '--memory needs --problems' verify "$golden" --memory=10
+usage '--memory: "0" is not a whole number' verify --problems="$list" --memory=0
+run 2 verify --problems="$work/nowhere"
+err 'No such file'
+run 2 verify --problems="$work"
+err 'Is a directory'
+for isa in none avx2 avx512 neon; do
+    # A bundle of another architecture is bad usage.
+    $wrapper "$doconv" info --isa=$isa >"$work/isa" 2>&1 || continue
+    listed 0 --isa=$isa --verbose <<EOF
+# problems of each form${tab}and no problem
+
+ic16ih14oc24oh14kh3n"network:layer*4"${tab}with a second column
+  ic20iw30oc17kw5sw2
+g8ic16ih9oc16kh3ph1sh2:src=nhwc,dst=nhwc,bias,relu
+mb2_ic19ih7iw11oc33kh5kw3ph2pw1dh1dw0:src=nChw8c,dst=nChw16c,bias,residual,clamp=-0.5/1
+ic3ih40oc8kh1:dst=nChw8c,accuracy=fast
+ic3ih1oc5
+mb0ic3ih5oc5kh3
+EOF
+    out 'problems  7 run, 0 of them failed; 0 skipped; 0 not read'
+    out 'ok   mb1_ic16ih14iw14oc24oh14ow14kh3kw3sh1sw1ph1pw1dh0dw0, '
+    out 'ok   mb1_ic20ih1iw30oc17oh1ow13kh1kw5sh1sw2ph0pw0dh0dw0, '
+    out 'PASS'
+done
+listed 2 --isa=none <<EOF
+ic3ih5oc8kh3
+ic3id5ih5iw5oc8kd3kh3kw3
+--mb=2 ic3ih5oc8
+ic3ih5oc8kh7
+EOF
+err "$list:2: \"ic3id5ih5iw5oc8kd3kh3kw3\": "
+err '3-D convolution is not supported'
+err "$list:3: "
+err "$list:4: "
+out 'problems  1 run, 0 of them failed; 0 skipped; 3 not read'
+out 'MALFORMED'
+listed 0 --isa=none --memory=1 <<EOF
+ic3ih5oc8kh3
+mb64ic512ih512oc512kh3
+ic16ih600oc1kh3
+ic3ih5oc8kh3:dmul=9
+EOF
+out 'problems  1 run, 0 of them failed; 3 skipped; 0 not read'
+out 'skipped   mb64_ic512ih512iw512oc512oh510ow510kh3kw3sh1sw1ph0pw0dh0dw0: takes '
+out 'skipped   mb1_ic16ih600iw600oc1oh598ow598kh3kw3sh1sw1ph0pw0dh0dw0: takes '
+out 'dmul=9,composition=kernel: a DO-Conv layer'
+listed 1 <<EOF
+# nothing
+EOF
+err 'nothing ran'
+listed 2 <<EOF
+nothing
+EOF
+err 'nothing ran'
+printf 'ic3ih5oc8\000kh3\n' >"$list"
+run 2 verify --problems="$list"
+err 'a NUL byte'
+# Tuned plans: what an empty cache hasn't is no plan, and the failure says how to see it again.
+DOCONV_TUNE=only
+export DOCONV_TUNE
+listed 1 --isa=none --tuned <<EOF
+ic3ih5oc8kh3
+EOF
+err "FAIL: $list:1: mb1_ic3ih5iw5oc8oh3ow3kh3kw3sh1sw1ph0pw0dh0dw0: plan: "
+err "echo 'mb1_ic3ih5iw5oc8oh3ow3kh3kw3sh1sw1ph0pw0dh0dw0' | doconv verify --problems=- --isa=none --threads=1 --tuned"
+out 'problems  1 run, 1 of them failed'
+unset DOCONV_TUNE
+run 0 verify --problems=- --isa=none <"$list"
+out '1 run, 0 of them failed'
+
 # ---- fold
 usage 'a file is missing' fold
 usage 'the file to write is missing' fold "$work/in.st"

@@ -13,7 +13,7 @@
 
 static doconv_conv_desc good(void)
 {
-    return problem("g2mb2_ic4ih6iw7oc6kh3sh2ph1:bias");
+    return problem("g2mb2_ic4ih6iw7oc6kh3kw3sh2sw2ph1pw1:bias");
 }
 
 /* Every function that validates says the same. field: must be in the detail, NULL: any. */
@@ -334,15 +334,15 @@ static void test_extremes(void **state)
         "ic2147483647ih1oc1kh1",
         "ic1ih1oc2147483647kh1",
         "mb2147483647_ic1ih1oc1kh1",
-        "ic65536ih65536iw65536oc16kh1",
-        "ic1ih1iw1oc1oh2147483647ow1kh1ph2147483646pw0",
-        "ic1ih1oc1kh2147483647kw1ph1073741823pw0",
-        "ic16ih32768iw32768oc16kh32767ph16383",
-        "ic3ih40000iw40000oc64kh7sh2ph3:dst=nhwc",
+        "ic65536ih65536iw65536oc16kh1kw1",
+        "ic1ih1iw1oc1oh2147483647ow1kh1kw1ph2147483646pw0",
+        "ic1ih1iw1oc1kh2147483647kw1ph1073741823pw0",
+        "ic16ih32768iw32768oc16kh32767kw32767ph16383pw16383",
+        "ic3ih40000iw40000oc64kh7kw7sh2sw2ph3pw3:dst=nhwc",
         "ic1ih2147483647iw1oc1kh3kw1ph1pw0dh1073741822dw0",
         "ic64ih1073741824iw1oc64kh1kw1sh2147483647sw1:src=nhwc,dst=nhwc",
         "g2147483647ic2147483647ih1oc2147483647kh1",
-        "ic16ih3000iw3000oc16kh3ph1000dh999:src=nChw16c,dst=nChw16c",
+        "ic16ih3000iw3000oc16kh3kw3ph1000pw1000dh999dw999:src=nChw16c,dst=nChw16c",
         "ic16ih30000iw2oc16kh20001kw1ph10000pw0:src=nhwc",
     };
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {

@@ -494,12 +494,12 @@ static const struct {
     unsigned also; /* the slower tests that take this case too */
 } cases[] = {
     /* Rows of an image are cut, with a shorter part at the end; an odd width. */
-    {"mb1_ic16ih47iw23oc16kh3ph1:src=nhwc,dst=nhwc,bias", 9, 1, ROUNDED},
+    {"mb1_ic16ih47iw23oc16kh3kw3ph1pw1:src=nhwc,dst=nhwc,bias", 9, 1, ROUNDED},
     {"mb2_ic20ih29oc20kh3ph1:src=nchw,dst=nchw,bias", 9, 1, ROUNDED | FOLDED},
     {"mb1_ic24ih37oc24kh3ph1:src=nChw8c,dst=nChw16c", 11, 0, WANTED},
     {"mb1_ic12ih33oc20kh3ph1:src=nChw16c,dst=nChw8c,bias", 9, 0, 0},
     /* A row is longer than a part; one row, one column. */
-    {"mb1_ic4ih3iw700oc8kh3ph1:src=nhwc,dst=nhwc", 9, 1, 0},
+    {"mb1_ic4ih3iw700oc8kh3kw3ph1pw1:src=nhwc,dst=nhwc", 9, 1, 0},
     {"mb1_ic16ih1iw530oc16kh1kw3ph0pw1:src=nchw,dst=nhwc,bias", 3, 1, 0},
     {"mb1_ic5ih600iw1oc6kh3kw1ph1pw0:src=nhwc,dst=nchw", 4, 1, 0},
     /* Several passes over the inputs and blocks of outputs; ends inside each. */
@@ -511,7 +511,7 @@ static const struct {
     {"g2_mb1_ic200ih3oc98kh3ph1:src=nchw,dst=nchw", 3, 0, 0},
     /* Many small images, with fewer in the last part. */
     {"mb71_ic16ih2oc16kh3ph1:src=nhwc,dst=nhwc,bias", 9, 1, ROUNDED},
-    {"mb37_ic18ih4iw3oc17kh3ph1:src=nchw,dst=nchw", 9, 0, WANTED},
+    {"mb37_ic18ih4iw3oc17kh3kw3ph1pw1:src=nchw,dst=nchw", 9, 0, WANTED},
     {"mb131_ic8ih1oc8kh3ph1:src=nChw8c,dst=nChw8c", 9, 1, 0},
     {"mb150_ic20ih2oc36kh3ph1:src=nhwc,dst=nhwc,bias", 9, 1, 0},
     {"mb150_ic16ih2oc24kh3ph1:src=nchw,dst=nChw16c,bias", 9, 0, 0},
@@ -525,9 +525,9 @@ static const struct {
     /* Fewer pixels than outputs: W is read, and its gradient written, where it is. */
     {"mb1_ic20ih5oc70kh3ph1:src=nhwc,dst=nhwc,bias", 9, 1, ROUNDED | WANTED},
     {"mb2_ic33ih4oc75kh3ph1:src=nchw,dst=nChw16c,bias", 9, 1, 0},
-    {"mb1_ic40ih9iw11oc210kh3ph1:src=nChw8c,dst=nchw", 9, 0, 0},
+    {"mb1_ic40ih9iw11oc210kh3kw3ph1pw1:src=nChw8c,dst=nchw", 9, 0, 0},
     {"mb7_ic17ih6oc101kh3ph1sh2:src=nhwc,dst=nhwc,bias", 10, 1, ROUNDED | FOLDED},
-    {"g2_mb3_ic48ih2iw3oc84kh3ph1:src=nhwc,dst=nChw8c", 9, 1, 0},
+    {"g2_mb3_ic48ih2iw3oc84kh3kw3ph1pw1:src=nhwc,dst=nChw8c", 9, 1, 0},
     {"g2_mb1_ic34ih3oc50kh3ph1:src=nChw16c,dst=nhwc,bias", 9, 1, 0},
     {"g3_mb1_ic60ih2oc57kh3ph1:src=nChw8c,dst=nChw16c", 9, 1, 0},
     {"mb1_ic24ih7oc60kh3ph1:src=nhwc,dst=nhwc", 9, 1, WANTED},
@@ -542,13 +542,13 @@ static const struct {
     {"mb1_ic5ih3oc40kh3ph1:src=nhwc,dst=nhwc,bias", 9, 1, 0},
     {"g2_mb1_ic12ih4oc50kh3ph1:src=nchw,dst=nchw", 10, 0, 0},
     /* First layers. */
-    {"mb1_ic3ih43iw45oc64kh7ph3sh2:src=nchw,dst=nhwc,bias", 49, 1, ROUNDED | WANTED},
+    {"mb1_ic3ih43iw45oc64kh7kw7ph3pw3sh2sw2:src=nchw,dst=nhwc,bias", 49, 1, ROUNDED | WANTED},
     {"mb2_ic1ih30oc20kh5ph2:src=nhwc,dst=nchw", 25, 1, 0},
     {"mb1_ic7ih24oc32kh3ph1sh2:src=nChw8c,dst=nChw16c", 9, 0, 0},
     {"mb1_ic15ih21oc9kh3ph1:src=nhwc,dst=nhwc", 9, 1, 0},
     /* Strides, dilation, uneven padding, kernels that reach far out of the image. */
-    {"mb1_ic32ih39iw41oc32kh3ph1sh2:src=nhwc,dst=nhwc,bias", 9, 1, ROUNDED},
-    {"mb1_ic17ih40iw31oc19kh5ph2sh3:src=nchw,dst=nchw", 25, 0, FOLDED},
+    {"mb1_ic32ih39iw41oc32kh3kw3ph1pw1sh2sw2:src=nhwc,dst=nhwc,bias", 9, 1, ROUNDED},
+    {"mb1_ic17ih40iw31oc19kh5kw5ph2pw2sh3sw3:src=nchw,dst=nchw", 25, 0, FOLDED},
     {"mb1_ic16ih27oc24kh3ph2dh1:src=nChw16c,dst=nhwc", 9, 1, 0},
     {"mb2_ic16ih14iw19oc16kh3kw4ph3pw5sh1sw2dh2dw1:src=nhwc,dst=nchw,bias", 12, 1, 0},
     {"mb1_ic16ih4oc16kh7ph6:src=nhwc,dst=nhwc", 49, 1, 0},
@@ -567,7 +567,8 @@ static const struct {
     {"g5_mb1_ic85ih5oc20kh3ph1:src=nhwc,dst=nChw16c", 9, 1, 0},
     {"g2_mb1_ic36ih16oc6kh3ph1:src=nhwc,dst=nhwc", 9, 1, 0},
     /* Depthwise layers: blocks across groups, some outputs of each. */
-    {"g20_mb3_ic20ih11iw9oc20kh3ph1:src=nchw,dst=nChw16c,bias", 9, 1, ROUNDED | FOLDED | WANTED},
+    {"g20_mb3_ic20ih11iw9oc20kh3kw3ph1pw1:src=nchw,dst=nChw16c,bias", 9, 1,
+     ROUNDED | FOLDED | WANTED},
     {"g40_mb2_ic40ih30oc80kh3ph1sh2:src=nChw8c,dst=nChw8c,bias", 10, 0, WANTED},
     {"g17_mb1_ic17ih20oc51kh5ph2:src=nhwc,dst=nchw", 70, 1, 0},
     {"g48_mb2_ic48ih9oc48kh3ph2dh1:src=nhwc,dst=nhwc,bias", 3, 1, FOLDED},

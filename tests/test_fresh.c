@@ -19,7 +19,7 @@ static const char *const problems[] = {
     "mb3_ic130ih3oc100kh3ph1:src=nhwc,dst=nhwc",
     "mb2_ic136ih3oc112kh3ph1sh2:src=nChw16c,dst=nChw8c",
     "ic24ih9oc48kh1:src=nhwc,dst=nhwc,bias",
-    "ic33ih6oc35kh2kw3pw1:src=nchw,dst=nchw",
+    "ic33ih6iw6oc35kh2kw3pw1:src=nchw,dst=nchw",
     "g2ic40ih5oc36kh3ph1:src=nhwc,dst=nhwc,bias",
     "g6ic12ih5oc12kh3ph1:src=nhwc,dst=nhwc",
 };

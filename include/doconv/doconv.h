@@ -314,16 +314,28 @@ static inline doconv_status doconv_conv_desc_init(doconv_conv_desc *desc)
 
 /**
  * Reads a problem as benchdnn writes it, then attributes after a colon, separated by commas:
- *   [g#][mb#]ic#ih#[iw#]oc#[oh#][ow#][kh#][kw#][sh#][sw#][ph#][pw#][dh#][dw#][n"name"]
- * with optional '_' between fields; dh/dw count the skipped inputs (0: none); a missing w field
- * takes the h field's value; oh/ow, if given, decide the bottom and right padding, else padding is
- * symmetric. Attributes: src=LAYOUT, dst=LAYOUT (nchw, nhwc, nChw8c, nChw16c), bias, residual,
- * relu, clamp=LO/HI, accuracy=strict|default|fast; of a DO-Conv layer dmul=#,
- * composition=kernel|feature (kernel if it is left out), mapping=paper|pytorch|tensorflow, identity
- * (add_identity). Examples: "mb1_ic64ih56oc64kh3ph1:dmul=9,mapping=pytorch,identity" and
- * "mb1_ic64ih56oc64kh3ph1:src=nhwc,dst=nhwc,bias,relu". On failure DOCONV_INVALID_ARGUMENT or what
- * validation says; the detail names the field. context may be NULL (no detail). desc: size bytes,
- * as the caller's header has it; its size is set.
+ *   [g#][mb#]ic#[ih#][iw#]oc#[oh#][ow#][kh#][kw#][sh#][sw#][ph#][pw#][dh#][dw#][nNAME]
+ * Fields stand in any order, with '_' between them or not; # is 0..2^31-1. What is left out:
+ * - If no width (iw, ow, kw, sw, pw, dw) is given, each is its height. If no height is given, the
+ *   problem is one-dimensional: H = KH = 1. Else each axis needs its own ih/iw and kh/kw.
+ * - g 1; sh/sw 1; ph/pw 0; dh/dw, which count the skipped inputs, 0; mb 1 (2 in benchdnn); kh and
+ *   kw, both left out, 1.
+ * - oh/ow follow from the rest. Given, they decide the padding after the image, and where ph/pw is
+ *   left out that before it too: half of what the output needs, ((oh-1)*sh + (kh-1)*(dh+1) + 1 -
+ *   ih) / 2, rounded down, 0 at least. An output that the problem doesn't have is refused.
+ * The name, which may be "NAME" or "NAME"*# (# times in its network), comes last and is ignored;
+ * without quotes it ends at a colon.
+ * In benchdnn a missing mb is 2 and kh and kw are never missing. Refused here, but not there: a
+ * field given twice (the last counts), an output of 0 (it is missing), a width of its default
+ * alone, as pw0 (there is no width), an output that is smaller than the input gives.
+ * Attributes: src=LAYOUT, dst=LAYOUT (nchw, nhwc, nChw8c, nChw16c), bias, residual, relu,
+ * clamp=LO/HI, accuracy=strict|default|fast; of a DO-Conv layer dmul=#, composition=kernel|feature
+ * (kernel if it is left out), mapping=paper|pytorch|tensorflow, identity (add_identity). Examples:
+ * "mb1_ic64ih56oc64kh3ph1:dmul=9,mapping=pytorch,identity" and
+ * "mb1_ic64ih56oc64kh3ph1:src=nhwc,dst=nhwc,bias,relu".
+ * On failure DOCONV_INVALID_ARGUMENT, DOCONV_UNSUPPORTED for a problem of three dimensions (id,
+ * od, kd, sd, pd, dd), or what validation says; the detail names the field. context may be NULL (no
+ * detail). desc: size bytes, as the caller's header has it; its size is set.
  */
 DOCONV_API doconv_status doconv_conv_desc_parse_sized(doconv_context *context, const char *text,
                                                       doconv_conv_desc *desc, size_t size);
