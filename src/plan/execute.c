@@ -3,6 +3,7 @@
 #include "base/context.h"
 #include "base/log.h"
 #include "plan/plan.h"
+#include "plan/solver.h"
 
 doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weights,
                              const float *src, const float *residual, float *dst, void *workspace,
