@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "base/registry.h"
 #include "cachefile.h"
 
 #define REFERENCE "reference:reference_f32@none"
