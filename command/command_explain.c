@@ -291,7 +291,7 @@ const struct command_verb command_explain = {
             "\n"
             "  --measure           measure the candidates now and store the winner in the cache\n"
             "  --isa=NAME          cap on the instruction set: none, avx2, avx512, neon\n"
-            "  --threads=N         threads (default: OpenMP's)\n"
+            "  --threads=N         threads (default: OMP_NUM_THREADS, else one for each CPU)\n"
             "  --workspace=BYTES   refuse candidates that need more\n",
     .run = run_explain,
 };
