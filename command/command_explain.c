@@ -432,7 +432,7 @@ const struct command_verb command_explain = {
         "  --train             the problem is a layer in training, forward and backward\n"
         "  --measure           measure the candidates now and store the winner in the cache\n"
         "  --isa=NAME          cap on the instruction set: none, avx2, avx512, neon\n"
-        "  --threads=N         threads (default: OpenMP's)\n"
+        "  --threads=N         threads (default: OMP_NUM_THREADS, else one for each CPU)\n"
         "  --workspace=BYTES   refuse candidates that need more; not of a layer in training\n",
     .run = run_explain,
 };

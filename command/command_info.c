@@ -114,6 +114,6 @@ const struct command_verb command_info = {
             "one.\n"
             "\n"
             "  --isa=NAME    cap on the instruction set: none, avx2, avx512, neon\n"
-            "  --threads=N   threads (default: OpenMP's)\n",
+            "  --threads=N   threads (default: OMP_NUM_THREADS, else one for each CPU)\n",
     .run = run_info,
 };

@@ -344,7 +344,7 @@ const struct command_verb command_tune = {
         "than 8 channels stays nchw where\n"
         "                     the layout is blocked; a PROBLEM that names a layout keeps it\n"
         "  --isa=NAME         cap on the instruction set: none, avx2, avx512, neon\n"
-        "  --threads=N        threads (default: OpenMP's)\n"
+        "  --threads=N        threads (default: OMP_NUM_THREADS, else one for each CPU)\n"
         "  --batch=N          images, for the layers of networks (default: 1)\n"
         "  --accuracy=NAME    strict, default, fast\n"
         "  --train            tune layers in training, forward and backward\n"

@@ -19,7 +19,7 @@ unset DESTDIR DOCONV_MAX_ISA DOCONV_TUNE DOCONV_VERBOSE CFLAGS LDFLAGS
 mkdir -p "$work/subprojects"
 cp "$2/tests/installed/meson.build" "$2/tests/installed/consumer.c" "$work"
 ln -s "$2" "$work/subprojects/doconv"
-# Jansson and the runtime of OpenMP are those of the system's C library. Only the kernels are
+# Jansson is that of the system's C library. Only the kernels are
 # optimized: what is asked is whether it builds.
 CC=musl-gcc "$1" setup "$work/build" "$work" --force-fallback-for=doconv -Dbuildtype=plain -Dwerror=true \
     -Ddoconv:default_library=static -Ddoconv:openmp=disabled -Ddoconv:safetensors=disabled

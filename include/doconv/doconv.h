@@ -139,16 +139,27 @@ typedef void (*doconv_release_fn)(void *user, void *memory);
  * once, at creation, and only where the field here is zero or NULL: DOCONV_MAX_ISA (none, avx2,
  * avx512, neon), DOCONV_TUNE (off, read, tune, force, only), DOCONV_CACHE (a directory),
  * DOCONV_SYSTEM_CACHE (a directory that is looked up after the cache and never written),
- * DOCONV_VERBOSE (0, 1 = a line for each plan, 2 = and one for each execute). Names are taken in
- * any case; an empty value is none. What is not allowed (another value, a bundle of another
+ * DOCONV_VERBOSE (0, 1 = a line for each plan, 2 = and one for each execute), OMP_NUM_THREADS
+ * (1..4096, or a list that starts so). Names are taken in any case; an empty value is none. What is not allowed (another value, a bundle of another
  * architecture, a relative XDG_CACHE_HOME or HOME) is ignored with a warning: to the log; where
  * there is none, to stderr, one line for each variable in the life of the process.
  */
 typedef struct doconv_context_options {
     size_t size;
-    /** tasks an execute is cut into; 0: parallel_for ? 1 : OpenMP's default */
+    /**
+     * How many tasks a call is cut into at most. 0 with a parallel_for: 1. 0 without: the number in
+     * OMP_NUM_THREADS (of a list, the first), else the CPUs that the creating thread may run on.
+     */
     int threads;
-    /** NULL: OpenMP (or the calling thread in a build without it) */
+    /**
+     * Runs the tasks, in the floating-point modes of whatever threads it runs them on. NULL: the
+     * calling thread and threads of the context, threads in all, in the calling thread's modes
+     * (rounding, flush to zero). The first call with more than one task starts the context's
+     * threads, with all signals blocked, the calling thread's CPU affinity and names like
+     * "doconv-1"; where fewer can be started, fewer run. They belong to one call at a time: a call
+     * that comes from another thread meanwhile runs all its tasks itself. A child of fork() starts
+     * its own when it first calls.
+     */
     doconv_parallel_for_fn parallel_for;
     void *parallel_for_user;
     doconv_allocate_fn allocate; /**< NULL: posix_memalign; set both or neither */
@@ -175,7 +186,10 @@ typedef struct doconv_context_options {
 DOCONV_API doconv_status doconv_context_create(const doconv_context_options *options,
                                                doconv_context **context);
 
-/** Destroys a context; NULL is allowed. */
+/**
+ * Destroys a context and ends its threads; NULL is allowed. No call on it, or on what was made with
+ * it, may be running.
+ */
 DOCONV_API void doconv_context_destroy(doconv_context *context);
 
 /**

@@ -6,15 +6,14 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/mman.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
+#include "base/arithmetic.h"
 #include "base/context.h"
 #include "base/cpu.h"
 #include "base/log.h"
 #include "base/registry.h"
 #include "base/versioned.h"
+#include "base/runner.h"
 #include "kernel.h"
 
 #define ALIGNMENT 64
@@ -56,24 +55,6 @@ static void default_log(void *user, doconv_log_level level, const char *line)
     (void)user;
     (void)level;
     fprintf(stderr, "doconv: %s\n", line);
-}
-
-static void default_parallel_for(void *user, int count, void (*task)(void *arg, int index),
-                                 void *arg)
-{
-    (void)user;
-#ifdef _OPENMP
-    if (count > 1) {
-#pragma omp parallel for schedule(static, 1) num_threads(count)
-        for (int i = 0; i < count; i++) {
-            task(arg, i);
-        }
-        return;
-    }
-#endif
-    for (int i = 0; i < count; i++) {
-        task(arg, i);
-    }
 }
 
 void *dc_alloc(doconv_context *ctx, size_t size)
@@ -160,25 +141,43 @@ static const char *read_path(const doconv_context *ctx, enum variable variable)
     return value;
 }
 
+/* OMP_NUM_THREADS is where users look for the number of threads; a list is for nested teams. */
+static int default_threads(const doconv_context *ctx)
+{
+    const char *value = getenv("OMP_NUM_THREADS");
+    if (value != NULL && *value != '\0') {
+        char *end;
+        const long threads = strtol(value, &end, 10);
+        end += strspn(end, " \t");
+        if (end != value && (*end == '\0' || *end == ',') && threads > 0 &&
+            threads <= MOST_THREADS) {
+            return (int)threads;
+        }
+        dc_log(ctx, DOCONV_LOG_WARNING, "OMP_NUM_THREADS=%.64s is not understood and ignored",
+               value);
+    }
+    return (int)least(dc_usable_cpus(), MOST_THREADS);
+}
+
 static doconv_status set_threads(doconv_context *ctx, const doconv_context_options *o)
 {
     if (o->threads < 0 || o->threads > MOST_THREADS) {
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.threads: %d is not in 0..%d",
                        o->threads, MOST_THREADS);
     }
-    ctx->parallel_for = o->parallel_for != NULL ? o->parallel_for : default_parallel_for;
-    ctx->parallel_for_user = o->parallel_for_user;
     ctx->own_threads = o->parallel_for != NULL;
     ctx->threads = o->threads;
     if (ctx->threads == 0) {
-        ctx->threads = 1;
-#ifdef _OPENMP
-        if (o->parallel_for == NULL) {
-            ctx->threads = omp_get_max_threads();
-        }
-#endif
+        ctx->threads = ctx->own_threads ? 1 : default_threads(ctx);
     }
-    return DOCONV_OK;
+    ctx->parallel_for = o->parallel_for;
+    ctx->parallel_for_user = o->parallel_for_user;
+    if (!ctx->own_threads) {
+        ctx->runner = dc_runner_create(ctx, ctx->threads);
+        ctx->parallel_for = dc_runner_run;
+        ctx->parallel_for_user = ctx->runner;
+    }
+    return ctx->own_threads || ctx->runner != NULL ? DOCONV_OK : DOCONV_OUT_OF_MEMORY;
 }
 
 static bool is_foreign(int isa)
@@ -327,6 +326,7 @@ void doconv_context_destroy(doconv_context *context)
     if (context->advisor.destroy != NULL) {
         context->advisor.destroy(context->advisor.self);
     }
+    dc_runner_destroy(context, context->runner);
     dc_free(context, context->cache_directory);
     context->release(context->allocate_user, context);
 }

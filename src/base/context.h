@@ -14,6 +14,8 @@
 
 #include "kernel.h"
 
+struct dc_runner;
+
 #define DC_KEY_SIZE (DOCONV_PROBLEM_TEXT_SIZE + 128)
 #define DC_VARIANT_SIZE DOCONV_VARIANT_TEXT_SIZE
 
@@ -49,7 +51,8 @@ struct doconv_context {
     int threads;
     doconv_parallel_for_fn parallel_for;
     void *parallel_for_user;
-    bool own_threads; /* parallel_for is the caller's */
+    bool own_threads;         /* parallel_for is the caller's */
+    struct dc_runner *runner; /* else: parallel_for's user */
     doconv_allocate_fn allocate;
     doconv_release_fn release;
     void *allocate_user;

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#define _GNU_SOURCE /* sysconf's cache levels */
+#define _GNU_SOURCE /* sysconf's cache levels, sched_getaffinity */
+#include <limits.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -151,6 +153,20 @@ const struct dc_cpu *dc_cpu_probe(void)
 {
     pthread_once(&probe_once, probe);
     return &probed;
+}
+
+int dc_usable_cpus(void)
+{
+#ifdef __linux__
+    /* A set too small for the machine's CPUs is an error. */
+    cpu_set_t sets[16];
+    if (sched_getaffinity(0, sizeof sets, sets) == 0) {
+        const int count = CPU_COUNT_S(sizeof sets, sets);
+        return count > 0 ? count : 1;
+    }
+#endif
+    const long online = sysconf(_SC_NPROCESSORS_ONLN);
+    return online > 0 && online <= INT_MAX ? (int)online : 1;
 }
 
 bool dc_isa_usable(enum dc_isa isa, enum dc_isa best)
