@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The gradient of a convolution's weight: three ways. Plans of DC_WEIGHT_GRADIENT are what others
- * use; this is for library.c.
+ * The gradient of a convolution's weight: three ways. For src/train and src/library.c; others use
+ * plans of DC_WEIGHT_GRADIENT.
  */
 #ifndef DOCONV_WEIGHT_GRADIENT_H
 #define DOCONV_WEIGHT_GRADIENT_H
