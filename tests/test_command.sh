@@ -571,7 +571,8 @@ listed 1 --isa=none --tuned <<EOF
 ic3ih5oc8kh3
 EOF
 err "FAIL: $list:1: mb1_ic3ih5iw5oc8oh3ow3kh3kw3sh1sw1ph0pw0dh0dw0: plan: "
-err "echo 'mb1_ic3ih5iw5oc8oh3ow3kh3kw3sh1sw1ph0pw0dh0dw0' | doconv verify --problems=- --isa=none --threads=1 --tuned"
+again="doconv verify --problems=- --isa=none --threads=1 --tuned"
+err "echo 'mb1_ic3ih5iw5oc8oh3ow3kh3kw3sh1sw1ph0pw0dh0dw0' | $again"
 out 'problems  1 run, 1 of them failed'
 unset DOCONV_TUNE
 run 0 verify --problems=- --isa=none <"$list"

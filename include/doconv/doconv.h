@@ -140,9 +140,10 @@ typedef void (*doconv_release_fn)(void *user, void *memory);
  * avx512, neon), DOCONV_TUNE (off, read, tune, force, only), DOCONV_CACHE (a directory),
  * DOCONV_SYSTEM_CACHE (a directory that is looked up after the cache and never written),
  * DOCONV_VERBOSE (0, 1 = a line for each plan, 2 = and one for each execute), OMP_NUM_THREADS
- * (1..4096, or a list that starts so). Names are taken in any case; an empty value is none. What is not allowed (another value, a bundle of another
- * architecture, a relative XDG_CACHE_HOME or HOME) is ignored with a warning: to the log; where
- * there is none, to stderr, one line for each variable in the life of the process.
+ * (1..4096, or a list that starts so). Names are taken in any case; an empty value is none. What is
+ * not allowed (another value, a bundle of another architecture, a relative XDG_CACHE_HOME or HOME)
+ * is ignored with a warning: to the log; where there is none, to stderr, one line for each variable
+ * in the life of the process.
  */
 typedef struct doconv_context_options {
     size_t size;
