@@ -43,9 +43,9 @@ static struct cache_entry make_entry(const doconv_context *ctx, const char *key)
 static void assert_same(const struct cache_entry *a, const struct cache_entry *b)
 {
     char x[8192], y[8192];
-    const size_t length = cachefile_print(a, x, sizeof x);
+    const size_t length = dc_cachefile_print(a, x, sizeof x);
     assert_true(length > 0);
-    assert_int_equal(cachefile_print(b, y, sizeof y), length);
+    assert_int_equal(dc_cachefile_print(b, y, sizeof y), length);
     assert_memory_equal(x, y, length);
 }
 
@@ -53,7 +53,7 @@ static void assert_same(const struct cache_entry *a, const struct cache_entry *b
 
 static struct cache *make_cache(doconv_context *ctx)
 {
-    struct cache *cache = cache_create(ctx);
+    struct cache *cache = dc_cache_create(ctx);
     assert_non_null(cache);
     return cache;
 }
@@ -65,20 +65,20 @@ static void test_store_and_find(void **state)
     struct cache *cache = make_cache(ctx);
     const struct cache_entry e = make_entry(ctx, "key");
     struct cache_entry back;
-    assert_int_equal(cache_lookup(cache, "key", &back), CACHE_MISS);
-    assert_int_equal(cache_store(cache, &e, false), CACHE_STORED);
-    assert_int_equal(cache_lookup(cache, "key", &back), CACHE_STORED);
+    assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_MISS);
+    assert_int_equal(dc_cache_store(cache, &e, false), CACHE_STORED);
+    assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_STORED);
     assert_same(&e, &back);
-    cache_destroy(cache);
+    dc_cache_destroy(cache);
     cache = make_cache(ctx); /* as another process */
-    assert_int_equal(cache_lookup(cache, "other key", &back), CACHE_MISS);
-    assert_int_equal(cache_lookup(cache, "key", &back), CACHE_STORED);
+    assert_int_equal(dc_cache_lookup(cache, "other key", &back), CACHE_MISS);
+    assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_STORED);
     assert_same(&e, &back);
     assert_int_equal(fixture_count(f, "a", ".txt", NULL), 1);
     /* and the manifest: no temporary file is left */
     assert_int_equal(fixture_count(f, "a", "", NULL), 2);
     assert_int_equal(f->log.lines, 0);
-    cache_destroy(cache);
+    dc_cache_destroy(cache);
     doconv_context_destroy(ctx);
 }
 
@@ -88,7 +88,7 @@ static void test_manifest(void **state)
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
     struct cache *cache = make_cache(ctx);
     const struct cache_entry e = make_entry(ctx, "key");
-    assert_int_equal(cache_store(cache, &e, false), CACHE_STORED);
+    assert_int_equal(dc_cache_store(cache, &e, false), CACHE_STORED);
     char path[FIXTURE_PATH], text[2048], line[128];
     assert_int_equal(fixture_count(f, "c", "MANIFEST", path), 1);
     const size_t length = fixture_read(path, text, sizeof text);
@@ -99,7 +99,7 @@ static void test_manifest(void **state)
     assert_non_null(strstr(text, line));
     snprintf(line, sizeof line, "\ncpu %s\n", dc_cpu_probe()->name);
     assert_non_null(strstr(text, line));
-    cache_destroy(cache);
+    dc_cache_destroy(cache);
     doconv_context_destroy(ctx);
 }
 
@@ -112,11 +112,11 @@ static void assert_miss(struct fixture *f, doconv_context *ctx, const char *key,
     struct cache *cache = make_cache(ctx);
     struct cache_entry back;
     fixture_log_clear(f);
-    assert_int_equal(cache_lookup(cache, key, &back), CACHE_MISS);
-    assert_int_equal(cache_lookup(cache, key, &back), CACHE_MISS);
+    assert_int_equal(dc_cache_lookup(cache, key, &back), CACHE_MISS);
+    assert_int_equal(dc_cache_lookup(cache, key, &back), CACHE_MISS);
     assert_int_equal(f->log.warnings, warnings);
     assert_int_equal(f->log.lines, warnings);
-    cache_destroy(cache);
+    dc_cache_destroy(cache);
 }
 
 /* Stores an entry for "key" and gives its file. */
@@ -125,8 +125,8 @@ static size_t store_file(struct fixture *f, doconv_context *ctx, char path[FIXTU
 {
     struct cache *cache = make_cache(ctx);
     const struct cache_entry e = make_entry(ctx, "key");
-    assert_int_equal(cache_store(cache, &e, false), CACHE_STORED);
-    cache_destroy(cache);
+    assert_int_equal(dc_cache_store(cache, &e, false), CACHE_STORED);
+    dc_cache_destroy(cache);
     assert_int_equal(fixture_count(f, "c", ".txt", path), 1);
     return fixture_read(path, text, size);
 }
@@ -144,8 +144,8 @@ static void test_truncated_files(void **state)
     fixture_write(path, text, length);
     struct cache *cache = make_cache(ctx);
     struct cache_entry back;
-    assert_int_equal(cache_lookup(cache, "key", &back), CACHE_STORED);
-    cache_destroy(cache);
+    assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_STORED);
+    dc_cache_destroy(cache);
     doconv_context_destroy(ctx);
 }
 
@@ -206,7 +206,7 @@ static void test_foreign_entries(void **state)
     char path[FIXTURE_PATH], text[8192];
     store_file(f, ctx, path, text, sizeof text);
     struct cache_entry e = make_entry(ctx, "keY");
-    fixture_write(path, text, cachefile_print(&e, text, sizeof text));
+    fixture_write(path, text, dc_cachefile_print(&e, text, sizeof text));
     assert_miss(f, ctx, "key", 1);
     assert_non_null(strstr(f->log.last, "another problem"));
     static const char *const variants[] = {"reference:nonesuch@none",
@@ -219,13 +219,13 @@ static void test_foreign_entries(void **state)
     for (size_t i = 0; i < sizeof variants / sizeof variants[0]; i++) {
         e = make_entry(ctx, "key");
         snprintf(e.variant, sizeof e.variant, "%s", variants[i]);
-        fixture_write(path, text, cachefile_print(&e, text, sizeof text));
+        fixture_write(path, text, dc_cachefile_print(&e, text, sizeof text));
         assert_miss(f, ctx, "key", 1);
         assert_non_null(strstr(f->log.last, "not in this build"));
     }
     e = make_entry(ctx, "key");
     e.revision++;
-    fixture_write(path, text, cachefile_print(&e, text, sizeof text));
+    fixture_write(path, text, dc_cachefile_print(&e, text, sizeof text));
     assert_miss(f, ctx, "key", 1);
     assert_non_null(strstr(f->log.last, "revision"));
     doconv_context_destroy(ctx);
@@ -239,15 +239,15 @@ static void test_misses_are_remembered(void **state)
     struct cache *early = make_cache(ctx), *writer = make_cache(ctx);
     const struct cache_entry e = make_entry(ctx, "key");
     struct cache_entry back;
-    assert_int_equal(cache_lookup(early, "key", &back), CACHE_MISS);
-    assert_int_equal(cache_store(writer, &e, false), CACHE_STORED);
-    assert_int_equal(cache_lookup(early, "key", &back), CACHE_MISS);
-    assert_int_equal(cache_memory_count(early), 1);
-    cache_destroy(early);
-    cache_destroy(writer);
+    assert_int_equal(dc_cache_lookup(early, "key", &back), CACHE_MISS);
+    assert_int_equal(dc_cache_store(writer, &e, false), CACHE_STORED);
+    assert_int_equal(dc_cache_lookup(early, "key", &back), CACHE_MISS);
+    assert_int_equal(dc_cache_memory_count(early), 1);
+    dc_cache_destroy(early);
+    dc_cache_destroy(writer);
     early = make_cache(ctx);
-    assert_int_equal(cache_lookup(early, "key", &back), CACHE_STORED);
-    cache_destroy(early);
+    assert_int_equal(dc_cache_lookup(early, "key", &back), CACHE_STORED);
+    dc_cache_destroy(early);
     doconv_context_destroy(ctx);
 }
 
@@ -265,23 +265,23 @@ static void test_memory_is_bounded(void **state)
     for (int i = 0; i < CACHE_MEMORY_ENTRIES + 200; i++) {
         snprintf(key, sizeof key, "key %d", i);
         const struct cache_entry e = make_entry(ctx, key);
-        assert_int_equal(cache_store(cache, &e, false), CACHE_MEMORY);
+        assert_int_equal(dc_cache_store(cache, &e, false), CACHE_MEMORY);
         /* always the most recently used but one */
-        assert_int_equal(cache_lookup(cache, "key 0", &back), CACHE_MEMORY);
+        assert_int_equal(dc_cache_lookup(cache, "key 0", &back), CACHE_MEMORY);
         assert_string_equal(back.key, "key 0");
-        assert_int_equal(cache_memory_count(cache),
+        assert_int_equal(dc_cache_memory_count(cache),
                          i < CACHE_MEMORY_ENTRIES ? i + 1 : CACHE_MEMORY_ENTRIES);
     }
-    assert_int_equal(cache_lookup(cache, "key 1", &back), CACHE_MISS);
-    assert_int_equal(cache_lookup(cache, "key 500", &back), CACHE_MEMORY);
+    assert_int_equal(dc_cache_lookup(cache, "key 1", &back), CACHE_MISS);
+    assert_int_equal(dc_cache_lookup(cache, "key 500", &back), CACHE_MEMORY);
     for (int i = 0; i < CACHE_MEMORY_ENTRIES + 200; i++) { /* misses count too */
         snprintf(key, sizeof key, "miss %d", i);
-        assert_int_equal(cache_lookup(cache, key, &back), CACHE_MISS);
+        assert_int_equal(dc_cache_lookup(cache, key, &back), CACHE_MISS);
     }
-    assert_int_equal(cache_memory_count(cache), CACHE_MEMORY_ENTRIES);
-    assert_int_equal(cache_lookup(cache, "key 0", &back), CACHE_MISS);
+    assert_int_equal(dc_cache_memory_count(cache), CACHE_MEMORY_ENTRIES);
+    assert_int_equal(dc_cache_lookup(cache, "key 0", &back), CACHE_MISS);
     assert_int_equal(f->log.warnings, 1); /* about the directory, once */
-    cache_destroy(cache);
+    dc_cache_destroy(cache);
     doconv_context_destroy(ctx);
 }
 
@@ -304,12 +304,12 @@ static void test_no_directory(void **state)
         struct cache *cache = make_cache(ctx);
         struct cache_entry back;
         assert_int_equal(f->log.warnings, i); /* the name is too long */
-        assert_int_equal(cache_lookup(cache, "key", &back), CACHE_MISS);
-        assert_int_equal(cache_store(cache, &e, false), CACHE_MEMORY);
-        assert_int_equal(cache_store(cache, &e, false), CACHE_MEMORY);
-        assert_int_equal(cache_lookup(cache, "key", &back), CACHE_MEMORY);
+        assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_MISS);
+        assert_int_equal(dc_cache_store(cache, &e, false), CACHE_MEMORY);
+        assert_int_equal(dc_cache_store(cache, &e, false), CACHE_MEMORY);
+        assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_MEMORY);
         assert_int_equal(f->log.warnings, i + 1);
-        cache_destroy(cache);
+        dc_cache_destroy(cache);
         doconv_context_destroy(ctx);
     }
 }
@@ -328,11 +328,11 @@ static void test_unwritable(void **state)
     struct cache *cache = make_cache(ctx);
     const struct cache_entry e = make_entry(ctx, "key");
     fixture_log_clear(f);
-    assert_int_equal(cache_store(cache, &e, false), CACHE_MEMORY);
-    assert_int_equal(cache_store(cache, &e, false), CACHE_MEMORY);
+    assert_int_equal(dc_cache_store(cache, &e, false), CACHE_MEMORY);
+    assert_int_equal(dc_cache_store(cache, &e, false), CACHE_MEMORY);
     assert_int_equal(f->log.warnings, 1);
     assert_int_equal(fixture_count(f, "c", ".tmp", NULL), 0);
-    cache_destroy(cache);
+    dc_cache_destroy(cache);
     doconv_context_destroy(ctx);
 }
 
@@ -342,18 +342,18 @@ static void test_noisy_entries(void **state)
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
     struct cache *cache = make_cache(ctx);
     struct cache_entry e = make_entry(ctx, "key"), back;
-    assert_int_equal(cache_lookup(cache, "key", &back), CACHE_MISS);
-    assert_int_equal(cache_store(cache, &e, true), CACHE_NOISY);
-    assert_int_equal(cache_lookup(cache, "key", &back), CACHE_NOISY);
+    assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_MISS);
+    assert_int_equal(dc_cache_store(cache, &e, true), CACHE_NOISY);
+    assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_NOISY);
     assert_int_equal(fixture_count(f, "c", "", NULL), 0); /* never on disk */
     e.picoseconds = 5;
-    assert_int_equal(cache_store(cache, &e, false), CACHE_STORED);
+    assert_int_equal(dc_cache_store(cache, &e, false), CACHE_STORED);
     e.picoseconds = 7;
-    assert_int_equal(cache_store(cache, &e, true), CACHE_NOISY);
+    assert_int_equal(dc_cache_store(cache, &e, true), CACHE_NOISY);
     /* never over something better */
-    assert_int_equal(cache_lookup(cache, "key", &back), CACHE_STORED);
+    assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_STORED);
     assert_int_equal(back.picoseconds, 5);
-    cache_destroy(cache);
+    dc_cache_destroy(cache);
     doconv_context_destroy(ctx);
 }
 
@@ -365,35 +365,35 @@ static void test_system_cache(void **state)
     doconv_context *admin = fixture_context(f, "system", DOCONV_TUNE_READ);
     struct cache *cache = make_cache(admin);
     struct cache_entry e = make_entry(admin, "key"), back;
-    assert_int_equal(cache_store(cache, &e, false), CACHE_STORED);
+    assert_int_equal(dc_cache_store(cache, &e, false), CACHE_STORED);
     e = make_entry(admin, "second");
-    assert_int_equal(cache_store(cache, &e, false), CACHE_STORED);
-    cache_destroy(cache);
+    assert_int_equal(dc_cache_store(cache, &e, false), CACHE_STORED);
+    dc_cache_destroy(cache);
     doconv_context_destroy(admin);
     const int files = fixture_count(f, "system", "", NULL);
 
     setenv("DOCONV_SYSTEM_CACHE", system, 1);
     doconv_context *ctx = fixture_context(f, "user", DOCONV_TUNE_READ);
     cache = make_cache(ctx);
-    assert_int_equal(cache_lookup(cache, "key", &back), CACHE_STORED);
+    assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_STORED);
     assert_int_equal(fixture_count(f, "user", "", NULL), 0);
     e = make_entry(ctx, "key");
     e.picoseconds = 42;
-    assert_int_equal(cache_store(cache, &e, false), CACHE_STORED);
-    cache_destroy(cache);
+    assert_int_equal(dc_cache_store(cache, &e, false), CACHE_STORED);
+    dc_cache_destroy(cache);
     cache = make_cache(ctx);
-    assert_int_equal(cache_lookup(cache, "key", &back), CACHE_STORED);
+    assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_STORED);
     assert_int_equal(back.picoseconds, 42); /* the user's goes first */
     char path[FIXTURE_PATH];
-    cache_destroy(cache);
+    dc_cache_destroy(cache);
     assert_int_equal(fixture_count(f, "user", ".txt", path), 1);
     fixture_write(path, "broken", 6);
     cache = make_cache(ctx);
     /* a broken one is no obstacle */
-    assert_int_equal(cache_lookup(cache, "key", &back), CACHE_STORED);
+    assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_STORED);
     assert_int_equal(back.picoseconds, 123456789);
     assert_int_equal(fixture_count(f, "system", "", NULL), files);
-    cache_destroy(cache);
+    dc_cache_destroy(cache);
     doconv_context_destroy(ctx);
 }
 
@@ -416,10 +416,10 @@ static void test_environments(void **state)
         ctx->kernels = sets[i];
         struct cache *cache = make_cache(ctx);
         const struct cache_entry e = make_entry(ctx, "key");
-        assert_int_equal(cache_lookup(cache, "key", &back), i < 3 ? CACHE_MISS : CACHE_STORED);
-        assert_int_equal(cache_store(cache, &e, false), CACHE_STORED);
+        assert_int_equal(dc_cache_lookup(cache, "key", &back), i < 3 ? CACHE_MISS : CACHE_STORED);
+        assert_int_equal(dc_cache_store(cache, &e, false), CACHE_STORED);
         assert_int_equal(fixture_count(f, "c", "MANIFEST", NULL), i < 3 ? i + 1 : 3);
-        cache_destroy(cache);
+        dc_cache_destroy(cache);
     }
     ctx->kernels = all;
     doconv_context_destroy(ctx);
@@ -429,8 +429,8 @@ static void test_environments(void **state)
         options.max_isa = DOCONV_ISA_NONE;
         assert_int_equal(doconv_context_create(&options, &ctx), DOCONV_OK);
         struct cache *cache = make_cache(ctx);
-        assert_int_equal(cache_lookup(cache, "key", &back), CACHE_MISS);
-        cache_destroy(cache);
+        assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_MISS);
+        dc_cache_destroy(cache);
         doconv_context_destroy(ctx);
     }
     assert_int_equal(f->log.warnings, 0);
@@ -453,12 +453,12 @@ static bool write_and_read(struct cache *shared, doconv_context *ctx)
         struct cache_entry back;
         snprintf(key, sizeof key, "key %d", i % KEYS);
         const struct cache_entry e = make_entry(ctx, key);
-        ok = ok && cache_store(shared, &e, false) == CACHE_STORED;
+        ok = ok && dc_cache_store(shared, &e, false) == CACHE_STORED;
         /* nothing in memory: reads the file while others replace it */
-        struct cache *reader = cache_create(ctx);
-        ok = ok && reader != NULL && cache_lookup(reader, key, &back) == CACHE_STORED &&
-             strcmp(back.key, key) == 0 && cache_lookup(shared, key, &back) == CACHE_STORED;
-        cache_destroy(reader);
+        struct cache *reader = dc_cache_create(ctx);
+        ok = ok && reader != NULL && dc_cache_lookup(reader, key, &back) == CACHE_STORED &&
+             strcmp(back.key, key) == 0 && dc_cache_lookup(shared, key, &back) == CACHE_STORED;
+        dc_cache_destroy(reader);
     }
     return ok;
 }
@@ -472,7 +472,7 @@ struct writer {
 static void *run_writer(void *arg)
 {
     struct writer *w = arg;
-    w->ok = write_and_read(w->cache, cache_context(w->cache));
+    w->ok = write_and_read(w->cache, dc_cache_context(w->cache));
     return NULL;
 }
 
@@ -491,9 +491,9 @@ static void test_concurrent_threads(void **state)
         assert_true(writers[i].ok);
     }
     assert_int_equal(fixture_count(f, "c", "", NULL), KEYS + 1);
-    assert_int_equal(cache_memory_count(cache), KEYS);
+    assert_int_equal(dc_cache_memory_count(cache), KEYS);
     assert_int_equal(f->log.lines, 0);
-    cache_destroy(cache);
+    dc_cache_destroy(cache);
     doconv_context_destroy(ctx);
 }
 
@@ -538,16 +538,16 @@ static void test_out_of_memory(void **state)
     for (int n = 0;; n++) {
         failing.calls = 0;
         failing.fail_at = n;
-        struct cache *cache = cache_create(ctx);
+        struct cache *cache = dc_cache_create(ctx);
         if (cache != NULL) {
             struct cache_entry back;
             const struct cache_entry e = make_entry(ctx, "key");
-            cache_lookup(cache, "nothing", &back);
-            cache_store(cache, &e, false);
-            if (cache_lookup(cache, "key", &back) != CACHE_MISS) {
+            dc_cache_lookup(cache, "nothing", &back);
+            dc_cache_store(cache, &e, false);
+            if (dc_cache_lookup(cache, "key", &back) != CACHE_MISS) {
                 assert_same(&e, &back);
             }
-            cache_destroy(cache);
+            dc_cache_destroy(cache);
         }
         assert_int_equal(failing.live, live);
         failed += failing.calls > n;

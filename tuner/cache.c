@@ -159,7 +159,7 @@ static const char *read_entry(const struct cache *cache, const char *path, const
     if (length < 0) {
         return reason;
     }
-    reason = cachefile_parse(text, (size_t)length, entry);
+    reason = dc_cachefile_parse(text, (size_t)length, entry);
     if (reason != NULL) {
         return reason;
     }
@@ -167,7 +167,7 @@ static const char *read_entry(const struct cache *cache, const char *path, const
         return "it is another problem's";
     }
     size_t name_length;
-    const char *name = cachefile_kernel(entry->variant, &name_length);
+    const char *name = dc_cachefile_kernel(entry->variant, &name_length);
     const struct dc_kernel *kernel =
         name != NULL ? dc_kernel_find(cache->ctx, name, name_length) : NULL;
     if (kernel == NULL) {
@@ -306,7 +306,7 @@ static bool save(struct cache *cache, const struct cache_entry *entry, uint64_t 
 {
     const char *reason = NULL;
     char *text = dc_alloc(cache->ctx, CACHEFILE_SIZE);
-    const size_t length = text != NULL ? cachefile_print(entry, text, CACHEFILE_SIZE) : 0;
+    const size_t length = text != NULL ? dc_cachefile_print(entry, text, CACHEFILE_SIZE) : 0;
     if (cache->user[0] == '\0') {
         reason = "there is none; DOCONV_CACHE can name one";
     } else if (length == 0) {
@@ -343,7 +343,7 @@ static void set_directory(doconv_context *ctx, char *path, const char *root, uin
     }
 }
 
-struct cache *cache_create(doconv_context *ctx)
+struct cache *dc_cache_create(doconv_context *ctx)
 {
     struct cache *cache = dc_alloc(ctx, sizeof *cache);
     if (cache == NULL) {
@@ -369,7 +369,7 @@ struct cache *cache_create(doconv_context *ctx)
     return cache;
 }
 
-void cache_destroy(struct cache *cache)
+void dc_cache_destroy(struct cache *cache)
 {
     if (cache != NULL) {
         for (int i = 0; i < CACHE_MEMORY_ENTRIES; i++) {
@@ -380,7 +380,7 @@ void cache_destroy(struct cache *cache)
     }
 }
 
-doconv_context *cache_context(const struct cache *cache)
+doconv_context *dc_cache_context(const struct cache *cache)
 {
     return cache->ctx;
 }
@@ -397,7 +397,7 @@ static bool recall(struct cache *cache, uint64_t hash, const char *key, struct c
     return node != NULL;
 }
 
-enum cache_state cache_lookup(struct cache *cache, const char *key, struct cache_entry *entry)
+enum cache_state dc_cache_lookup(struct cache *cache, const char *key, struct cache_entry *entry)
 {
     const uint64_t hash = dc_hash(0, key, strlen(key));
     enum cache_state state;
@@ -421,7 +421,7 @@ enum cache_state cache_lookup(struct cache *cache, const char *key, struct cache
     return state;
 }
 
-enum cache_state cache_store(struct cache *cache, const struct cache_entry *entry, bool noisy)
+enum cache_state dc_cache_store(struct cache *cache, const struct cache_entry *entry, bool noisy)
 {
     const uint64_t hash = dc_hash(0, entry->key, strlen(entry->key));
     const enum cache_state state = noisy                      ? CACHE_NOISY
@@ -436,7 +436,7 @@ enum cache_state cache_store(struct cache *cache, const struct cache_entry *entr
     return state;
 }
 
-int cache_memory_count(struct cache *cache)
+int dc_cache_memory_count(struct cache *cache)
 {
     int count = 0;
     pthread_mutex_lock(&cache->lock);
