@@ -431,8 +431,13 @@ typedef struct doconv_plan_options {
     doconv_rigor rigor;
     /** a full variant text, or a kernel's name: only such candidates; NULL: all */
     const char *variant;
-    size_t workspace_limit; /**< bytes; candidates that need more are refused; 0: no limit */
-    int cold_weights;       /**< 1: tune for weights that are not in cache when execute starts */
+    /**
+     * bytes; candidates that need more are refused. SIZE_MAX: no limit. 0: the larger of 64 MiB and
+     * four times L3, or what the most frugal kernel other than the reference needs, if that is more
+     * (training layers have this limit too)
+     */
+    size_t workspace_limit;
+    int cold_weights; /**< 1: tune for weights that are not in cache when execute starts */
     /**
      * 1: tune for weights that change with each call, so that packing them counts, and folding
      * them, for a descriptor with d_mul > 0; doconv_training_create() does

@@ -97,9 +97,11 @@ static doconv_status choose(doconv_plan *plan, const doconv_plan_options *option
         if (forced != NULL) {
             return refuse_forced(ctx, forced, list);
         }
-        return dc_fail(ctx, DOCONV_UNSUPPORTED,
-                       "no kernel takes this problem within a workspace of %zu bytes",
-                       options != NULL ? options->workspace_limit : 0);
+        const size_t limit = options != NULL ? options->workspace_limit : 0;
+        return limit == 0
+                   ? dc_fail(ctx, DOCONV_UNSUPPORTED, "no kernel takes this problem")
+                   : dc_fail(ctx, DOCONV_UNSUPPORTED,
+                             "no kernel takes this problem within a workspace of %zu bytes", limit);
     }
     plan->candidate = list->items[0];
     plan->origin = forced != NULL ? "forced" : "estimate";
