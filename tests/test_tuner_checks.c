@@ -225,6 +225,7 @@ static const struct planted planted[] = {
     {DC_FAMILY_COMPOSE, COMPOSED, DOCONV_OPERATION_FOLD_GRADIENT, shifted_gradient},
     {DC_FAMILY_PRODUCT, COMPOSED, DOCONV_OPERATION_WEIGHT_GRADIENT, short_product},
     {DC_FAMILY_PRODUCT, COMPOSED, DOCONV_OPERATION_WEIGHT_GRADIENT, nan_product},
+    /* what it should write lies in the workspace, where a right variant may have left it before */
     {DC_FAMILY_PRODUCT, COMPOSED, DOCONV_OPERATION_WEIGHT_GRADIENT, no_weave},
     {DC_FAMILY_PRODUCT, PLAIN, DOCONV_OPERATION_WEIGHT_GRADIENT, short_product},
     {DC_FAMILY_PRODUCT, LARGE, DOCONV_OPERATION_WEIGHT_GRADIENT, short_product},

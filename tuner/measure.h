@@ -110,13 +110,13 @@ void dc_measure(struct measure_set *set, const struct measure_limits *limits);
 void dc_measure_run(const struct measure_set *set, const struct measured *item);
 
 /*
- * Runs an item once on tensors full of NaN and compares what it writes with what shares no kernel
- * with it: the context's reference kernel, portable loops, sums in double. *max_rel_error is the
- * largest |y - ref| / max|ref| of any tensor (infinite for a NaN), *right whether each is within
- * the rounding that the candidate declares. Where all would take long, a part is compared: some of
- * the planes of dst, some elements of a gradient; the weight's gradient behind those of W and D is
- * then any kernel's of which such elements are right. UNSUPPORTED if the context has no reference
- * kernel, OUT_OF_MEMORY.
+ * Runs an item once on tensors and a workspace full of NaN and compares what it writes with what
+ * shares no kernel with it: the context's reference kernel, portable loops, sums in double.
+ * *max_rel_error is the largest |y - ref| / max|ref| of any tensor (infinite for a NaN), *right
+ * whether each is within the rounding that the candidate declares. Where all would take long, a
+ * part is compared: some of the planes of dst, some elements of a gradient; the weight's gradient
+ * behind those of W and D is then any kernel's of which such elements are right. UNSUPPORTED if the
+ * context has no reference kernel, OUT_OF_MEMORY.
  */
 doconv_status dc_measure_check(struct measure_set *set, const struct measured *item,
                                double *max_rel_error, bool *right);

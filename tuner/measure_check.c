@@ -264,10 +264,14 @@ doconv_status dc_measure_check(struct measure_set *set, const struct measured *i
         [DC_WEIGHT_GRADIENT] = dc_check_weight_gradient,
     };
     struct check check = {.set = set, .item = item, .right = true};
+    /* NaN: what is left out shows, and is not taken from what another variant left behind. */
     for (int i = MEASURE_FIRST_WRITTEN; i < MEASURE_TENSORS; i++) {
         if (set->tensors[i] != NULL) {
-            memset(set->tensors[i], 0xff, set->bytes[i]); /* NaN: what is left out shows */
+            memset(set->tensors[i], 0xff, set->bytes[i]);
         }
+    }
+    if (set->workspace != NULL) {
+        memset(set->workspace, 0xff, set->workspace_size);
     }
     dc_measure_run(set, item);
     const doconv_status status = checks[set->problem.operation](&check);
