@@ -154,6 +154,8 @@ static struct layer make_layer(const char *text, int64_t d_mul, doconv_mapping m
     int64_t shape[4];
     expect_ok(doconv_conv_dst_shape(NULL, &l.desc, shape));
     doconv_conv_desc *d = &l.desc;
+    /* Where results must be exact, no algorithm whose arithmetic isn't. */
+    d->accuracy = integers ? DOCONV_ACCURACY_STRICT : d->accuracy;
     d->d_mul = d_mul;
     d->composition = d_mul > 0 ? DOCONV_COMPOSITION_KERNEL : DOCONV_COMPOSITION_NONE;
     d->mapping = mapping;
