@@ -92,6 +92,58 @@ static inline __attribute__((always_inline)) void line_out(const vec x[WINOGRAD_
     y[2] = v_fma(a, sum_a, sum_b);
     y[3] = v_fma(half, difference_a, v_fma(b, difference_b, x[5]));
 }
+
+#else
+/*
+ * Points 0, 1, -1, 2, -2, 1/2, -1/2 and infinity: of all the choices of three pairs, none that
+ * rounds better was found, and these are exact.
+ */
+#define EACH_POINT(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
+#define EACH_OUTPUT(X) X(0) X(1) X(2) X(3) X(4) X(5)
+
+static const double winograd_filter[WINOGRAD_POINTS * 3] = {
+    1.0,         0.0,          0.0,        -1.0 / 4.5,  -1.0 / 4.5,  -1.0 / 4.5,
+    -1.0 / 4.5,  1.0 / 4.5,    -1.0 / 4.5, 1.0 / 90.0,  2.0 / 90.0,  4.0 / 90.0,
+    1.0 / 90.0,  -2.0 / 90.0,  4.0 / 90.0, 32.0 / 45.0, 16.0 / 45.0, 8.0 / 45.0,
+    32.0 / 45.0, -16.0 / 45.0, 8.0 / 45.0, 0.0,         0.0,         1.0,
+};
+
+static inline __attribute__((always_inline)) void line_in(const vec x[WINOGRAD_POINTS],
+                                                          vec r[WINOGRAD_POINTS])
+{
+    const vec two = v_set1(2.0f), half = v_set1(0.5f), quarter = v_set1(0.25f), four = v_set1(4.0f),
+              five = v_set1(5.0f);
+    const vec quarters_5 = v_set1(1.25f), quarters_17 = v_set1(4.25f), quarters_21 = v_set1(5.25f);
+    r[0] = v_fma(quarters_21, v_sub(x[4], x[2]), v_sub(x[0], x[6]));
+    r[7] = v_fma(quarters_21, v_sub(x[3], x[5]), v_sub(x[7], x[1]));
+    const vec even_1 = v_fnma(quarters_17, x[4], v_add(x[2], x[6])),
+              odd_1 = v_fnma(quarters_17, x[3], v_add(x[1], x[5]));
+    r[1] = v_add(even_1, odd_1);
+    r[2] = v_sub(even_1, odd_1);
+    const vec even_2 = v_fma(quarter, x[2], v_fnma(quarters_5, x[4], x[6])),
+              odd_2 = v_fma(quarter, x[1], v_fnma(quarters_5, x[3], x[5]));
+    r[3] = v_fma(two, odd_2, even_2);
+    r[4] = v_fnma(two, odd_2, even_2);
+    const vec even_3 = v_fma(four, x[2], v_fnma(five, x[4], x[6])),
+              odd_3 = v_fma(four, x[1], v_fnma(five, x[3], x[5]));
+    r[5] = v_fma(half, odd_3, even_3);
+    r[6] = v_fnma(half, odd_3, even_3);
+}
+
+static inline __attribute__((always_inline)) void line_out(const vec x[WINOGRAD_POINTS],
+                                                           vec y[WINOGRAD_OUTPUTS])
+{
+    const vec sum_1 = v_add(x[1], x[2]), difference_1 = v_sub(x[1], x[2]);
+    const vec sum_2 = v_add(x[3], x[4]), difference_2 = v_sub(x[3], x[4]);
+    const vec sum_3 = v_add(x[5], x[6]), difference_3 = v_sub(x[5], x[6]);
+    y[0] = v_add(v_add(x[0], sum_1), v_add(sum_2, sum_3));
+    y[1] = v_fma(v_set1(2.0f), difference_2, v_fma(v_set1(0.5f), difference_3, difference_1));
+    y[2] = v_fma(v_set1(4.0f), sum_2, v_fma(v_set1(0.25f), sum_3, sum_1));
+    y[3] = v_fma(v_set1(8.0f), difference_2, v_fma(v_set1(0.125f), difference_3, difference_1));
+    y[4] = v_fma(v_set1(16.0f), sum_2, v_fma(v_set1(0.0625f), sum_3, sum_1));
+    y[5] = v_fma(v_set1(32.0f), difference_2,
+                 v_fma(v_set1(0.03125f), difference_3, v_add(x[7], difference_1)));
+}
 #endif
 
 #endif
