@@ -75,7 +75,10 @@ static double estimate(const struct dc_problem *p, const struct dc_winograd_stat
     const double all_weights = weights * (double)s->groups, used = points + products;
     const double vectors = (double)(s->tile_channels / s->kernel->vector);
     const double tail = (double)s->cout - (blocks - 1.0) * (double)s->tile_channels;
-    const double weight_rate = rate(cpu, all_weights + used);
+    /* An output block's weights are one stream; going from block to block is many short ones. */
+    const double weight_rate =
+        rate(cpu, all_weights + used) *
+        (s->outs > 1 && all_weights > 0.75 * (double)cpu->l2_bytes ? 0.8 : 1.0);
     double cycles =
         (double)s->points * ((blocks - 1.0) * product_cycles(s, tiles, vectors, weight_rate) +
                              product_cycles(s, tiles, ceil(tail / vector), weight_rate));
