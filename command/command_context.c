@@ -44,13 +44,3 @@ doconv_layout command_blocked_layout(doconv_isa isa)
 {
     return isa == DOCONV_ISA_AVX512 ? DOCONV_NCHW16C : DOCONV_NCHW8C;
 }
-
-double command_macs(const doconv_conv_desc *desc)
-{
-    int64_t shape[4];
-    if (doconv_conv_dst_shape(NULL, desc, shape) != DOCONV_OK) {
-        return 0;
-    }
-    return (double)shape[0] * (double)shape[1] * (double)shape[2] * (double)shape[3] *
-           (double)(desc->cin / desc->groups) * (double)desc->kh * (double)desc->kw;
-}

@@ -317,7 +317,7 @@ const struct command_verb command_fold = {
             "  --identity            adds the identity to each D whose d_diag is not in the file\n"
             "  --dry-run             checks IN and prints the table; writes nothing\n"
             "  --isa=NAME            cap on the instruction set: none, avx2, avx512, neon\n"
-            "  --threads=N           threads (default: OpenMP's)\n"
+            "  --threads=N           threads (default: OMP_NUM_THREADS, else one for each CPU)\n"
             "\n"
             "Exit status: 0 folded, 1 a failure (no DO-Conv layer in IN, a type other than F32, "
             "OUT can't be written, a build\n"

@@ -12,7 +12,8 @@
 #include <immintrin.h>
 #endif
 
-#include "base/context.h" /* doconv_context's list of kernels, and the packed weights: nothing else */
+/* For doconv_context's list of kernels, and the packed weights: nothing else. */
+#include "base/context.h"
 #include "harness_parallel.h"
 #include "harness_rig.h"
 

@@ -5,6 +5,8 @@
  */
 #include <ctype.h>
 #include <pthread.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "api_support.h"
 
@@ -230,9 +232,18 @@ static void test_isa_cap(void **state)
     context = create((doconv_context_options){.tune = DOCONV_TUNE_OFF, .max_isa = DOCONV_ISA_NONE});
     assert_int_equal(info_of(context).isa, DOCONV_ISA_NONE);
     doconv_context_destroy(context);
+    /* In any case. */
+    static const char *const portable[] = {"NONE", "None", "nOnE"};
+    for (int i = 0; i < 3; i++) {
+        setenv("DOCONV_MAX_ISA", portable[i], 1);
+        context = create((doconv_context_options){.tune = DOCONV_TUNE_OFF});
+        assert_int_equal(info_of(context).isa, DOCONV_ISA_NONE);
+        doconv_context_destroy(context);
+    }
 #if defined(__x86_64__)
-    if (best >= DOCONV_ISA_AVX2) {
-        setenv("DOCONV_MAX_ISA", "avx2", 1);
+    static const char *const avx2[] = {"avx2", "AVX2", "Avx2"};
+    for (int i = 0; i < 3 && best >= DOCONV_ISA_AVX2; i++) {
+        setenv("DOCONV_MAX_ISA", avx2[i], 1);
         context = create((doconv_context_options){.tune = DOCONV_TUNE_OFF});
         assert_int_equal(info_of(context).isa, DOCONV_ISA_AVX2);
         doconv_context_destroy(context);
@@ -248,6 +259,14 @@ static void test_tune_and_cache(void **state)
         setenv("DOCONV_TUNE", words[i], 1);
         doconv_context *context =
             create((doconv_context_options){.cache_directory = "/nowhere/at/all"});
+        assert_int_equal(info_of(context).tune, DOCONV_TUNE_OFF + i);
+        doconv_context_destroy(context);
+        char upper[8];
+        for (size_t c = 0; c <= strlen(words[i]); c++) {
+            upper[c] = (char)toupper((unsigned char)words[i][c]);
+        }
+        setenv("DOCONV_TUNE", upper, 1);
+        context = create((doconv_context_options){.cache_directory = "/nowhere/at/all"});
         assert_int_equal(info_of(context).tune, DOCONV_TUNE_OFF + i);
         doconv_context_destroy(context);
     }
@@ -266,6 +285,9 @@ static void test_tune_and_cache(void **state)
     context = create(
         (doconv_context_options){.tune = DOCONV_TUNE_OFF, .cache_directory = "/from/the/option"});
     assert_string_equal(info_of(context).cache_directory, "/from/the/option");
+    doconv_context_destroy(context);
+    context = create((doconv_context_options){.tune = DOCONV_TUNE_OFF, .cache_directory = ""});
+    assert_string_equal(info_of(context).cache_directory, "");
     doconv_context_destroy(context);
 }
 
@@ -288,12 +310,46 @@ static void keep_line(void *user, doconv_log_level level, const char *line)
     pthread_mutex_unlock(&lines->lock);
 }
 
+/* A relative path in a variable that names a base directory counts as unset. */
+static void test_relative_paths(void **state)
+{
+    (void)state;
+    struct lines lines = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    const doconv_context_options options = {
+        .tune = DOCONV_TUNE_OFF, .log = keep_line, .log_user = &lines};
+    char *const home = strdup(getenv("HOME") != NULL ? getenv("HOME") : "");
+    setenv("HOME", "/home/of/somebody", 1);
+    setenv("XDG_CACHE_HOME", "relative/cache", 1);
+    doconv_context *context = create(options);
+    assert_string_equal(info_of(context).cache_directory, "/home/of/somebody/.cache/doconv");
+    assert_int_equal(lines.count[DOCONV_LOG_WARNING], 1);
+    doconv_context_destroy(context);
+    setenv("HOME", "./home", 1);
+    context = create(options);
+    assert_string_equal(info_of(context).cache_directory, "");
+    assert_int_equal(lines.count[DOCONV_LOG_WARNING], 3);
+    doconv_context_destroy(context);
+    setenv("HOME", home, 1);
+    free(home);
+}
+
 static void test_unknown_values(void **state)
 {
     (void)state;
     static const char *const settings[][2] = {
-        {"DOCONV_MAX_ISA", "sse9"}, {"DOCONV_MAX_ISA", "AVX2"}, {"DOCONV_TUNE", "always"},
-        {"DOCONV_VERBOSE", "3"},    {"DOCONV_VERBOSE", "yes"},
+        {"DOCONV_MAX_ISA", "sse9"},
+        {"DOCONV_MAX_ISA", "avx-2"},
+        {"DOCONV_TUNE", "always"},
+        {"DOCONV_VERBOSE", "3"},
+        {"DOCONV_VERBOSE", "yes"},
+        {"XDG_CACHE_HOME", "./here"},
+#if defined(__aarch64__)
+        {"DOCONV_MAX_ISA", "avx2"},
+        {"DOCONV_MAX_ISA", "AVX512"},
+#else
+        {"DOCONV_MAX_ISA", "neon"},
+        {"DOCONV_MAX_ISA", "NEON"},
+#endif
     };
     for (size_t i = 0; i < sizeof settings / sizeof settings[0]; i++) {
         struct lines lines = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -394,6 +450,46 @@ static void test_stderr(void **state)
     /* A callback has it all to itself. */
     setenv("DOCONV_VERBOSE", "0", 1);
     assert_int_equal(capture_stderr(use_quietly, &verbose, text, sizeof text), 0);
+}
+
+static void use_twice(void *arg)
+{
+    (void)arg;
+    for (int i = 0; i < 2; i++) {
+        doconv_context_destroy(create((doconv_context_options){0}));
+    }
+}
+
+/* Without a log a variable that is ignored is told on stderr, once in the process. */
+static void test_ignored_on_stderr(void **state)
+{
+    (void)state;
+    static const char *const settings[][2] = {
+        {"DOCONV_MAX_ISA", "sse9"},
+        {"DOCONV_TUNE", "always"},
+        {"DOCONV_VERBOSE", "loud"},
+        {"XDG_CACHE_HOME", "cache\x1b[1m"},
+    };
+    /* In a process of its own, where nothing was told yet. */
+    const pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        bool right = true;
+        for (size_t i = 0; i < sizeof settings / sizeof settings[0]; i++) {
+            char text[1024];
+            setenv(settings[i][0], settings[i][1], 1);
+            capture_stderr(use_twice, NULL, text, sizeof text);
+            const char *end = strchr(text, '\n');
+            right = right && strncmp(text, "doconv: ", 8) == 0 && end != NULL && end[1] == '\0' &&
+                    strstr(text, settings[i][0]) != NULL && strchr(text, '\x1b') == NULL;
+            unsetenv(settings[i][0]);
+        }
+        _exit(right ? 0 : 1);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
 }
 
 /* ---- errors ---- */
@@ -647,9 +743,11 @@ int main(void)
         WITH_ENVIRONMENT(test_kernels),
         WITH_ENVIRONMENT(test_isa_cap),
         WITH_ENVIRONMENT(test_tune_and_cache),
+        WITH_ENVIRONMENT(test_relative_paths),
         WITH_ENVIRONMENT(test_unknown_values),
         WITH_ENVIRONMENT(test_verbose),
         WITH_ENVIRONMENT(test_stderr),
+        WITH_ENVIRONMENT(test_ignored_on_stderr),
         WITH_ENVIRONMENT(test_last_error),
         WITH_ENVIRONMENT(test_null_pointers),
         WITH_ENVIRONMENT(test_last_error_of_threads),

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Every convolving kernel of the registry through every property of the harness, a test each
- * (test_fold.c has the others); kernels that this CPU can't run are skipped by name. With an
+ * (test_operations.c has the others); kernels that this CPU can't run are skipped by name. With an
  * argument, a pattern for names of tests (* and ?), only those run. Environment: see harness.h.
  */
 #include <setjmp.h>
@@ -17,6 +17,7 @@
 #include "base/context.h"
 #include "base/cpu.h"
 #include "base/registry.h"
+#include "library.h"
 #include "plan/solver.h"
 #include "harness.h"
 
@@ -142,6 +143,18 @@ static void assert_tile(const struct dc_kernel *kernel)
     }
 }
 
+/* Is there a solver of the kernel's family, and (convolves) one for convolutions? */
+static bool has_solver(const struct dc_kernel *kernel, bool convolves)
+{
+    for (const struct dc_solver *const *solver = dc_solvers; *solver != NULL; solver++) {
+        if ((*solver)->family == kernel->family &&
+            (!convolves || (*solver)->operation == DC_CONVOLUTION)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Every function that the kernel's family requires, and none that it must leave out. */
 static void assert_functions(const struct dc_kernel *kernel)
 {
@@ -182,6 +195,8 @@ static void assert_functions(const struct dc_kernel *kernel)
         assert_non_null(kernel->correlate.run);
         assert_non_null(kernel->correlate.load);
         return;
+    case DC_FAMILY_NONE:
+        break;
     }
     fail_msg("%s: unknown family %d", kernel->name, (int)kernel->family);
 }
@@ -211,6 +226,7 @@ static void test_registry(void **state)
         assert_true(kernel->error_amplification >= 1.0f);
         assert_tile(kernel);
         assert_functions(kernel);
+        assert_true(has_solver(kernel, false));
         for (int j = 0; j < i; j++) {
             assert_string_not_equal(info.name, dc_builtin_kernels[j]->name);
         }
@@ -263,7 +279,7 @@ int main(int argc, char **argv)
             .name = names[i], .test_func = test_cap, .initial_state = (void *)(intptr_t)caps[i]};
     }
     for (int i = 0; i < kernels; i++) {
-        if (dc_solver_of(dc_builtin_kernels[i]) == NULL) {
+        if (!has_solver(dc_builtin_kernels[i], true)) {
             continue;
         }
         void *kernel = (void *)(uintptr_t)dc_builtin_kernels[i];

@@ -277,7 +277,7 @@ static void test_foreign_weights(void **state)
         "mb2_ic19ih9oc36kh3ph1:src=nhwc,dst=nhwc,bias,relu",
         "mb2_ic18ih9oc35kh3ph1:src=nhwc,dst=nhwc,bias,relu",
         "mb2_ic19ih9oc35kh5ph2:src=nhwc,dst=nhwc,bias,relu",
-        "mb2_ic19ih9oc35kh3kw1ph1pw0:src=nhwc,dst=nhwc,bias,relu",
+        "mb2_ic19ih9iw9oc35kh3kw1ph1pw0:src=nhwc,dst=nhwc,bias,relu",
         "mb2_ic19ih9oc35kh3ph1:src=nhwc,dst=nhwc,relu",
     };
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {

@@ -60,8 +60,8 @@ static void test_defaults(void **state)
 {
     (void)state;
     /*
-     * A missing width field takes the height's value, n and groups are 1, strides 1, no padding, no
-     * dilation.
+     * Without a width field each takes the height's value, n and groups are 1, strides 1, no
+     * padding, no dilation.
      */
     const doconv_conv_desc d = problem("ic5ih9oc7kh3ph1"),
                            full = problem("g1mb1_ic5ih9iw9oc7oh9ow9kh3kw3sh1sw1ph1pw1dh0dw0");
@@ -69,11 +69,11 @@ static void test_defaults(void **state)
     const doconv_conv_desc pointwise = problem("ic5ih9oc7");
     assert_true(pointwise.kh == 1 && pointwise.kw == 1 && pointwise.w == 9);
     /* The output decides the bottom and right padding. */
-    const doconv_conv_desc asymmetric = problem("ic3ih10iw8oc4oh5ow4kh3sh2ph0");
+    const doconv_conv_desc asymmetric = problem("ic3ih10iw8oc4oh5ow4kh3kw3sh2sw2ph0pw0");
     assert_true(asymmetric.pad_top == 0 && asymmetric.pad_bottom == 1 && asymmetric.pad_left == 0 &&
                 asymmetric.pad_right == 1);
     /* A width of zero is a value, not a missing one. */
-    const doconv_conv_desc no_width_padding = problem("ic3ih10oc4kh3ph1pw0");
+    const doconv_conv_desc no_width_padding = problem("ic3ih10iw10oc4kh3kw3ph1pw0");
     assert_true(no_width_padding.pad_top == 1 && no_width_padding.pad_left == 0);
     /* Separators between fields may be there or not. */
     const doconv_conv_desc spaced = problem("_ic5_ih9__oc7_kh3_ph1_");
@@ -111,6 +111,18 @@ static void test_malformed(void **state)
         {"ic99999999999999999999999999ih5oc3", "ic"},
         {"IC3IH5OC3", NULL},
         {"ic3ih5oc3n\"open", "name"},
+        {"ic3ih5oc3n\"a\"kh3", "kh3"},
+        {"ic3ih5oc3n\"a\"_", "after the name"},
+        {"ic3ih5oc3n\"a\"*", "after the name"},
+        {"ic3ih5oc3n\"a\"*4x", "after the name"},
+        {"ic3ih5oc3nnet:conv1*4", "needs quotes"},
+        /* Half-written axes. */
+        {"ic3ih5oc3pw1", "iw is missing"},
+        {"ic3ih10oc4kh3ph1pw0", "iw is missing"},
+        {"ic3ih5iw5oc3kh3", "kw is missing"},
+        {"ic3ih5iw5oc3kw3", "kh is missing"},
+        {"ic3iw5oc3kw3sh1", "ih is missing"},
+        {"ic3oc3kw3", "iw is missing"},
         {"ic3ih5oc3,relu", NULL},
         {"ic3ih5oc3:", NULL},
         {"ic3ih5oc3:relu,", NULL},
@@ -176,18 +188,21 @@ static void test_invalid(void **state)
         {"ic3ih0oc3", "h: 0"},
         {"ic3ih5iw0oc3", "w: 0"},
         {"ic3ih5oc0", "cout: 0"},
-        {"mb0_ic3ih5oc3", "n: 0"},
+        {"mb1_ic0ih5oc3", "cin: 0"},
         {"g0ic3ih5oc3", "groups: 0"},
         {"g2ic3ih5oc3", "groups: 2"},
         {"ic3ih5oc3kh0", "kh: 0"},
-        {"ic3ih5oc3kh3kw0", "kw: 0"},
+        {"ic3ih5iw5oc3kh3kw0", "kw: 0"},
         {"ic3ih5oc3sh0", "stride_h: 0"},
         {"ic3ih5oc3kh6", "h: "},
         {"ic3ih5oc3kh3dh2", "h: "},
         {"ic3ih5oc3:clamp=2/1", "clamp"},
         {"ic3ih5oc3oh3kh3ph1", "oh: 3"},
         {"ic3ih5oc3oh0", "oh: 0"},
-        {"ic3ih5oc3oh5ow4", "ow: 4"},
+        {"ic3ih5iw5oc3oh5ow4", "ow: 4"},
+        /* An output that no padding gives: less than none. */
+        {"ic3ih10oc3oh4kh3", "oh: 4"},
+        {"ic3iw10oc3ow4kw3", "ow: 4"},
         {"ic3ih5oc3:composition=kernel", "composition: 1"},
         {"ic3ih5oc3:dmul=0,composition=feature", "composition: 2"},
         {"g3ic3ih5oc3:mapping=pytorch", "mapping: 1"},
@@ -250,7 +265,7 @@ static void test_canonical(void **state)
         /* Equal problems, written differently: one text. */
         {"ic3ih5oc3kh1", "mb1_ic3ih5iw5oc3", "ic3_ih5_oc3_oh5", "oc3ih5ic3", "ic3ih5oc3n\"x\"",
          "g1ic3ih5oc3:accuracy=default,src=nchw"},
-        {"ic8ih9oc8kh3ph1:relu,bias", "ic8ih9oc8kh3kw3ph1pw1oh9:bias,relu",
+        {"ic8ih9oc8kh3ph1:relu,bias", "ic8ih9iw9oc8kh3kw3ph1pw1oh9:bias,relu",
          "ic8ih9oc8kh3ph1sh1:bias,bias,relu", NULL},
         /* Padding that no output reads. */
         {"ic8ih10oc8oh5kh3sh2ph1", "ic8ih10oc8kh3sh2ph1", NULL},
@@ -433,6 +448,75 @@ static void test_locale(void **state)
     assert_non_null(strstr(text, "clamp=0.25/1.5"));
 }
 
+/*
+ * An output without padding has half of the padding that it needs before the image; each axis has
+ * its own. All of benchdnn's forms are in test_benchdnn.c.
+ */
+static void test_padding_of_outputs(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *full;
+    } rows[] = {
+        {"ic16ih56oc16oh56kh3", "ic16ih56oc16kh3ph1"},
+        {"ic16ih56oc16oh28kh3sh2", "ic16ih56iw56oc16oh28ow28kh3kw3sh2sw2ph0pw0"},
+        {"ic16ih56oc16oh56kh3dh1", "ic16ih56oc16kh3ph2dh1"},
+        {"ic16ih9iw9oc16oh9kh3kw3", "ic16ih9iw9oc16kh3kw3ph1pw0"},
+        {"ic16ih9iw9oc16oh9ow9kh3kw3pw1", "ic16ih9iw9oc16kh3kw3ph1pw1"},
+        {"ic16ih9iw9oc16oh8ow9kh3kw3ph0", "ic16ih9iw9oc16oh8ow9kh3kw3ph0pw1"},
+        {"ic16ih9oc16oh5kh2sh2", "ic16ih9iw9oc16oh5ow5kh2kw2sh2sw2ph0pw0"},
+        {"ic16iw9oc16ow9kw3", "ic16ih1iw9oc16kh1kw3ph0pw1"},
+        {"ic16iw9oc16kw3sw2pw1dw1", "ic16ih1iw9oc16kh1kw3sh1sw2ph0pw1dh0dw1"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        const doconv_conv_desc read = problem(rows[i].text), full = problem(rows[i].full);
+        if (!same_problem(&read, &full)) {
+            fail_msg("%s is not %s", rows[i].text, rows[i].full);
+        }
+    }
+    const doconv_conv_desc even = problem("ic16ih56oc16oh56kh2");
+    assert_true(even.pad_top == 0 && even.pad_left == 0 && even.pad_bottom == 1 &&
+                even.pad_right == 1);
+}
+
+static void test_names(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"n\"net:conv1\"",
+                                        "n\"net:conv1*4\"",
+                                        "n\"net:conv1\"*4",
+                                        "_n\"a, b: relu\"",
+                                        "nconv1",
+                                        "_nconv1*4",
+                                        "n\"\"",
+                                        "n"};
+    const doconv_conv_desc plain = problem("ic3ih5oc3kh3"), relu = problem("ic3ih5oc3kh3:relu");
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        char text[64];
+        snprintf(text, sizeof text, "ic3ih5oc3kh3%s", names[i]);
+        doconv_conv_desc read = problem(text);
+        assert_true(same_problem(&read, &plain));
+        snprintf(text, sizeof text, "ic3ih5oc3kh3%s:relu", names[i]);
+        read = problem(text);
+        assert_true(same_problem(&read, &relu));
+    }
+}
+
+static void test_three_dimensions(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"ic3id5oc3",        "mb2_ic3id5ih5iw5oc3od3kd3kh3kw3",
+                                        "ic3ih5oc3pd0kh3",  "ic3ih5oc3sd1",
+                                        "ic3ih5oc3kh3dd0n", "od1ic3ih5oc3"};
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        doconv_context *context = open_context();
+        doconv_conv_desc desc;
+        expect_status(doconv_conv_desc_parse(context, texts[i], &desc), DOCONV_UNSUPPORTED);
+        expect_error(context, "3-D convolution is not supported", NULL);
+        doconv_context_destroy(context);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -441,7 +525,8 @@ int main(void)
         cmocka_unit_test(test_arguments),  cmocka_unit_test(test_canonical),
         cmocka_unit_test(test_round_trip), cmocka_unit_test(test_infinite_clamp),
         cmocka_unit_test(test_locale),     cmocka_unit_test(test_doconv_layers),
-        cmocka_unit_test(test_longest),
+        cmocka_unit_test(test_longest),    cmocka_unit_test(test_padding_of_outputs),
+        cmocka_unit_test(test_names),      cmocka_unit_test(test_three_dimensions),
     };
     return cmocka_run_group_tests_name("text", tests, NULL, NULL) != 0;
 }

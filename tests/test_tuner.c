@@ -242,7 +242,7 @@ static void test_restricted(void **state)
         doconv_tune_report_destroy(report);
     }
     assert_int_equal(fixture_count(f, "c", "", NULL), 0);
-    assert_int_equal(cache_memory_count(ctx->advisor.self), 0);
+    assert_int_equal(dc_cache_memory_count(ctx->advisor.self), 0);
     doconv_context_destroy(ctx);
 }
 
@@ -493,7 +493,7 @@ static void test_wrong_kernel_never_wins(void **state)
     char path[FIXTURE_PATH], text[16384];
     if (fixture_count(f, "c", ".txt", path) > 0) {
         struct cache_entry entry;
-        assert_null(cachefile_parse(text, fixture_read(path, text, sizeof text), &entry));
+        assert_null(dc_cachefile_parse(text, fixture_read(path, text, sizeof text), &entry));
         assert_string_equal(entry.variant, s.variant);
         assert_int_equal(entry.count, s.measured);
         assert_int_equal(entry.measured[0].dropped, 0);

@@ -37,7 +37,7 @@ static bool valid(const struct cache_entry *e)
     return ok;
 }
 
-size_t cachefile_print(const struct cache_entry *entry, char *text, size_t size)
+size_t dc_cachefile_print(const struct cache_entry *entry, char *text, size_t size)
 {
     if (!valid(entry)) {
         return 0;
@@ -118,7 +118,7 @@ static bool take_measured(struct reader *r, struct cache_measured *m)
     return true;
 }
 
-const char *cachefile_parse(const char *text, size_t length, struct cache_entry *entry)
+const char *dc_cachefile_parse(const char *text, size_t length, struct cache_entry *entry)
 {
     if (length >= CACHEFILE_SIZE || length <= CHECKSUM_LINE) {
         return "its size is wrong";
@@ -159,7 +159,7 @@ const char *cachefile_parse(const char *text, size_t length, struct cache_entry 
     return NULL;
 }
 
-const char *cachefile_kernel(const char *variant, size_t *length)
+const char *dc_cachefile_kernel(const char *variant, size_t *length)
 {
     const char *colon = strchr(variant, ':');
     if (colon == NULL) {

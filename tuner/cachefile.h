@@ -33,16 +33,16 @@ struct cache_entry {
  * if it does not fit or if the entry holds what the parser would refuse (an empty text, a newline,
  * a negative number).
  */
-size_t cachefile_print(const struct cache_entry *entry, char *text, size_t size);
+size_t dc_cachefile_print(const struct cache_entry *entry, char *text, size_t size);
 
 /*
  * Reads an entry of exactly length bytes, which need no NUL. Returns NULL, or the reason (a
  * constant string) why the text is no entry; then *entry is undefined. What it accepts,
- * cachefile_print() gives back byte for byte.
+ * dc_cachefile_print() gives back byte for byte.
  */
-const char *cachefile_parse(const char *text, size_t length, struct cache_entry *entry);
+const char *dc_cachefile_parse(const char *text, size_t length, struct cache_entry *entry);
 
 /* The kernel's name in a variant text, and its length; NULL if there is none. */
-const char *cachefile_kernel(const char *variant, size_t *length);
+const char *dc_cachefile_kernel(const char *variant, size_t *length);
 
 #endif

@@ -52,9 +52,9 @@ static size_t flush_size(const doconv_context *ctx)
     return bytes < (double)FLUSH_BYTES ? (size_t)bytes : FLUSH_BYTES;
 }
 
-doconv_status measure_set_create(doconv_context *ctx, const struct dc_problem *problem,
-                                 const doconv_plan_options *options, int capacity,
-                                 struct measure_set *set)
+doconv_status dc_measure_set_create(doconv_context *ctx, const struct dc_problem *problem,
+                                    const doconv_plan_options *options, int capacity,
+                                    struct measure_set *set)
 {
     const doconv_conv_desc *d = &problem->desc;
     const bool cold = options != NULL && options->cold_weights != 0,
@@ -82,7 +82,7 @@ doconv_status measure_set_create(doconv_context *ctx, const struct dc_problem *p
     if (set->src == NULL || set->weight == NULL || set->dst == NULL || set->items == NULL ||
         (d->has_bias && set->bias == NULL) || (d->residual && set->residual == NULL) ||
         (cold && set->flush == NULL)) {
-        measure_set_destroy(set);
+        dc_measure_set_destroy(set);
         return dc_fail(ctx, DOCONV_OUT_OF_MEMORY,
                        "tune: no memory for tensors of %zu + %zu + %zu bytes", problem->src_bytes,
                        problem->weight_bytes, problem->dst_bytes);
@@ -90,7 +90,7 @@ doconv_status measure_set_create(doconv_context *ctx, const struct dc_problem *p
     return DOCONV_OK;
 }
 
-void measure_set_destroy(struct measure_set *set)
+void dc_measure_set_destroy(struct measure_set *set)
 {
     doconv_context *ctx = set->ctx;
     for (int i = 0; i < set->count; i++) {
@@ -109,8 +109,8 @@ void measure_set_destroy(struct measure_set *set)
     *set = (struct measure_set){0};
 }
 
-doconv_status measure_set_add(struct measure_set *set, const doconv_plan_options *options,
-                              const char *variant)
+doconv_status dc_measure_set_add(struct measure_set *set, const doconv_plan_options *options,
+                                 const char *variant)
 {
     struct measured item = {.owns_weights = true, .is_default = set->count == 0};
     doconv_plan_options forced = {.size = sizeof forced};
@@ -157,7 +157,7 @@ doconv_status measure_set_add(struct measure_set *set, const doconv_plan_options
 
 /* ---- a sample ---- */
 
-void measure_run(const struct measure_set *set, const struct measured *m)
+void dc_measure_run(const struct measure_set *set, const struct measured *m)
 {
     const struct dc_weight_source source = {
         .view = dc_weight_view(&set->problem, set->weight),
@@ -209,13 +209,13 @@ static double time_runs(struct measure_set *set, const struct measured *m, int r
         for (int i = 0; i < repeats; i++) {
             make_cold(set);
             const double start = dc_now();
-            measure_run(set, m);
+            dc_measure_run(set, m);
             seconds += dc_now() - start;
         }
     } else {
         const double start = dc_now();
         for (int i = 0; i < repeats; i++) {
-            measure_run(set, m);
+            dc_measure_run(set, m);
         }
         seconds = dc_now() - start;
     }
@@ -443,7 +443,7 @@ static void move_to_front(struct measured *items, int index)
     items[0] = moved;
 }
 
-void measure(struct measure_set *set, const struct measure_limits *limits)
+void dc_measure(struct measure_set *set, const struct measure_limits *limits)
 {
     const double start = dc_now();
     int finals = 2 * limits->least_rounds;

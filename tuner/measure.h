@@ -43,19 +43,19 @@ struct measure_set {
 
 /*
  * Tensors and room for capacity candidates; options: those of their plans, or NULL. OUT_OF_MEMORY
- * with its detail; measure_set_destroy() is right for a set of zeros, and after any failure.
+ * with its detail; dc_measure_set_destroy() is right for a set of zeros, and after any failure.
  */
-doconv_status measure_set_create(doconv_context *ctx, const struct dc_problem *problem,
-                                 const doconv_plan_options *options, int capacity,
-                                 struct measure_set *set);
-void measure_set_destroy(struct measure_set *set);
+doconv_status dc_measure_set_create(doconv_context *ctx, const struct dc_problem *problem,
+                                    const doconv_plan_options *options, int capacity,
+                                    struct measure_set *set);
+void dc_measure_set_destroy(struct measure_set *set);
 
 /*
  * Appends a candidate of the problem: its plan, its weights, room in the workspace. The first one
  * is the default. On failure the set is as before.
  */
-doconv_status measure_set_add(struct measure_set *set, const doconv_plan_options *options,
-                              const char *variant);
+doconv_status dc_measure_set_add(struct measure_set *set, const doconv_plan_options *options,
+                                 const char *variant);
 
 struct measure_limits {
     double budget_seconds; /* aimed at */
@@ -72,13 +72,13 @@ struct measure_limits {
  * medians, wrong ones last. The default wins unless another is faster by a margin in the paired
  * samples.
  */
-void measure(struct measure_set *set, const struct measure_limits *limits);
+void dc_measure(struct measure_set *set, const struct measure_limits *limits);
 
 /*
  * Runs an item once, packing first if weights are fresh. Past doconv_execute(): a verbose context
  * would log thousands of executes, and the log would be timed.
  */
-void measure_run(const struct measure_set *set, const struct measured *item);
+void dc_measure_run(const struct measure_set *set, const struct measured *item);
 
 /*
  * Runs an item once on a dst full of NaN and compares it with the context's reference kernel:
@@ -86,7 +86,7 @@ void measure_run(const struct measure_set *set, const struct measured *item);
  * within the rounding that the kernel declares. Large problems are compared on a part of their
  * images' channels. UNSUPPORTED if the context has no reference kernel, OUT_OF_MEMORY.
  */
-doconv_status measure_check(struct measure_set *set, const struct measured *item,
-                            double *max_rel_error, bool *right);
+doconv_status dc_measure_check(struct measure_set *set, const struct measured *item,
+                               double *max_rel_error, bool *right);
 
 #endif

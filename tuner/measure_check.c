@@ -102,8 +102,8 @@ static double tolerance(const struct dc_problem *p, const struct dc_kernel *kern
            fmax(largest, usual_size(p));
 }
 
-doconv_status measure_check(struct measure_set *set, const struct measured *item,
-                            double *max_rel_error, bool *right)
+doconv_status dc_measure_check(struct measure_set *set, const struct measured *item,
+                               double *max_rel_error, bool *right)
 {
     doconv_context *ctx = set->ctx;
     const struct dc_problem *p = &set->problem;
@@ -133,7 +133,7 @@ doconv_status measure_check(struct measure_set *set, const struct measured *item
     check.largest = check.worst + check.checked;
     check.args = dc_reference_args(p, set->src, set->weight, set->bias, set->residual, expected);
     memset(set->dst, 0xff, p->dst_bytes); /* NaN: what a variant leaves out shows */
-    measure_run(set, item);
+    dc_measure_run(set, item);
     check.tasks = ctx->threads < check.checked ? ctx->threads : (int)check.checked;
     dc_parallel(ctx, check.tasks, check_task, &check);
     double worst = 0.0, largest = 0.0;

@@ -55,3 +55,9 @@ doconv_status doconv_tune_report_get(const doconv_tune_report *report, int index
     (void)entry;
     return DOCONV_UNSUPPORTED;
 }
+
+doconv_status doconv_cache_clean(doconv_context *context, const doconv_cache_clean_options *options)
+{
+    (void)options;
+    return dc_fail(context, DOCONV_UNSUPPORTED, "cache: this build has no tuner");
+}

@@ -133,17 +133,17 @@ static doconv_status measure_and_check(struct measure_set *set, const doconv_tun
             .progress = options->progress,
             .progress_user = options->progress_user,
         };
-        measure(set, &limits);
+        dc_measure(set, &limits);
         for (int attempt = 1; attempt < ATTEMPTS && set->items[0].spread > NOISY; attempt++) {
             limits.budget_seconds *= 2.0;
             limits.least_rounds *= 2;
-            measure(set, &limits);
+            dc_measure(set, &limits);
         }
         struct measured *winner = &set->items[0];
         report->noisy = winner->spread > NOISY;
         double error;
         bool right;
-        const doconv_status status = measure_check(set, winner, &error, &right);
+        const doconv_status status = dc_measure_check(set, winner, &error, &right);
         if (status != DOCONV_OK) {
             return status;
         }
@@ -172,7 +172,7 @@ static doconv_status add_candidates(struct measure_set *set, const struct dc_can
     doconv_status status = DOCONV_OK;
     for (int i = 0; i < count; i++) {
         const char *text = list->items[picked[i]].text;
-        const doconv_status added = measure_set_add(set, plan_options, text);
+        const doconv_status added = dc_measure_set_add(set, plan_options, text);
         if (added != DOCONV_OK) {
             dc_log(set->ctx, DOCONV_LOG_WARNING, "tune: %s is not measured: %s", text,
                    doconv_status_string(added));
@@ -196,7 +196,7 @@ static doconv_status tune(doconv_context *ctx, const struct dc_problem *problem,
                        variant != NULL ? " called " : "", variant != NULL ? variant : "");
     }
     struct measure_set set;
-    doconv_status status = measure_set_create(ctx, problem, plan_options, count, &set);
+    doconv_status status = dc_measure_set_create(ctx, problem, plan_options, count, &set);
     if (status != DOCONV_OK) {
         return status;
     }
@@ -204,7 +204,7 @@ static doconv_status tune(doconv_context *ctx, const struct dc_problem *problem,
     if (status == DOCONV_OK) {
         status = measure_and_check(&set, options, report);
     }
-    measure_set_destroy(&set);
+    dc_measure_set_destroy(&set);
     return status;
 }
 
@@ -224,7 +224,7 @@ static doconv_status fill_report(doconv_context *ctx, const struct dc_problem *p
         return status;
     }
     if (!restricted && !options->force) {
-        const enum cache_state state = cache_lookup(cache, key, &report->entry);
+        const enum cache_state state = dc_cache_lookup(cache, key, &report->entry);
         report->from_cache = state > CACHE_NOISY && is_candidate(&list, report->entry.variant);
         report->stored = report->from_cache && state == CACHE_STORED;
     }
@@ -242,7 +242,7 @@ static doconv_status fill_report(doconv_context *ctx, const struct dc_problem *p
     if (report->noisy) {
         dc_log(ctx, DOCONV_LOG_WARNING, "tune: the times are too noisy to keep: %s", key);
     }
-    report->stored = cache_store(cache, &report->entry, report->noisy) == CACHE_STORED;
+    report->stored = dc_cache_store(cache, &report->entry, report->noisy) == CACHE_STORED;
     return DOCONV_OK;
 }
 
@@ -368,18 +368,40 @@ doconv_status doconv_tune_report_get(const doconv_tune_report *report, int index
     return DC_WRITE_STRUCT(report->ctx, doconv_tune_entry, &result, entry);
 }
 
+/* ---- the cache's directory ---- */
+
+doconv_status doconv_cache_clean(doconv_context *context, const doconv_cache_clean_options *options)
+{
+    if (context == NULL) {
+        return DOCONV_INVALID_ARGUMENT;
+    }
+    doconv_cache_clean_options own;
+    const doconv_status status = DC_READ_STRUCT(context, doconv_cache_clean_options, options, &own);
+    if (status != DOCONV_OK) {
+        return status;
+    }
+    if (own.all != 0 && own.all != 1) {
+        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "options.all: %d is not in 0..1", own.all);
+    }
+    const int error =
+        dc_cache_clean(context->advisor.self, own.all != 0, own.report, own.report_user);
+    return error == 0 ? DOCONV_OK
+                      : dc_fail(context, DOCONV_IO_ERROR, "cache: the directory \"%.100s\": %s",
+                                context->cache_directory, strerror(error));
+}
+
 /* ---- the advisor: self is the cache ---- */
 
 static bool advise(void *self, const char *key, char *variant, size_t size)
 {
     struct cache *cache = self;
-    struct cache_entry *entry = dc_alloc(cache_context(cache), sizeof *entry);
-    const bool hit = entry != NULL && cache_lookup(cache, key, entry) > CACHE_NOISY &&
+    struct cache_entry *entry = dc_alloc(dc_cache_context(cache), sizeof *entry);
+    const bool hit = entry != NULL && dc_cache_lookup(cache, key, entry) > CACHE_NOISY &&
                      strlen(entry->variant) < size;
     if (hit) {
         memcpy(variant, entry->variant, strlen(entry->variant) + 1);
     }
-    dc_free(cache_context(cache), entry);
+    dc_free(dc_cache_context(cache), entry);
     return hit;
 }
 
@@ -390,20 +412,20 @@ static bool advise(void *self, const char *key, char *variant, size_t size)
 static bool recall_noisy(struct cache *cache, const struct dc_problem *problem,
                          const doconv_plan_options *options, struct cache_entry *entry)
 {
-    doconv_context *ctx = cache_context(cache);
+    doconv_context *ctx = dc_cache_context(cache);
     char key[DC_KEY_SIZE];
     if (ctx->tune == DOCONV_TUNE_FORCE) {
         return false;
     }
     dc_plan_key(ctx, problem, options, key, sizeof key);
-    return cache_lookup(cache, key, entry) == CACHE_NOISY;
+    return dc_cache_lookup(cache, key, entry) == CACHE_NOISY;
 }
 
 static doconv_status measure_now(void *self, const struct dc_problem *problem,
                                  const doconv_plan_options *options, char *variant, size_t size)
 {
     struct cache *cache = self;
-    doconv_context *ctx = cache_context(cache);
+    doconv_context *ctx = dc_cache_context(cache);
     struct doconv_tune_report *report = dc_alloc(ctx, sizeof *report);
     if (report == NULL) {
         return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "tune: out of memory");
@@ -431,12 +453,12 @@ static doconv_status measure_now(void *self, const struct dc_problem *problem,
 
 static void detach(void *self)
 {
-    cache_destroy(self);
+    dc_cache_destroy(self);
 }
 
 doconv_status dc_tuner_attach(doconv_context *ctx)
 {
-    struct cache *cache = cache_create(ctx);
+    struct cache *cache = dc_cache_create(ctx);
     if (cache == NULL) {
         return DOCONV_OUT_OF_MEMORY;
     }

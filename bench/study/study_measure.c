@@ -534,6 +534,9 @@ static int prepare_ours(struct bench *b, const struct study_case *c, struct resu
         memset(b->parameters.grad_w, 0xff,
                (composition == PLAIN ? weight_floats(c) : composed_floats(c)) * sizeof(float));
         memset(b->parameters.grad_d, 0xff, d_floats(c) * sizeof(float));
+        if (run_ours(b, composition, FORWARD) == DOCONV_OK) {
+            bind_team(b->options->threads);
+        }
         double start = wall_seconds();
         doconv_status status = run_ours(b, composition, FORWARD);
         guesses[k][FORWARD] = wall_seconds() - start;

@@ -13,8 +13,8 @@
  * Conventions of every function here:
  * - It returns a doconv_status; outputs are written on DOCONV_OK only (a handle output is set to
  *   NULL on failure).
- * - It never aborts, exits or prints; text goes to the context's log callback (see
- *   doconv_context_options).
+ * - It never aborts or exits, and never prints but for one line, once, about an environment
+ *   variable that is ignored; text goes to the context's log callback (see doconv_context_options).
  * - A struct that begins with its size may grow at its end from version to version; the caller sets
  *   size to its sizeof, which says what header it was compiled against, and zeroes the rest before
  *   it sets fields. Input: fields that an older header doesn't have are taken as zero, which means
@@ -122,7 +122,15 @@ typedef void (*doconv_log_fn)(void *user, doconv_log_level level, const char *li
 typedef void (*doconv_parallel_for_fn)(void *user, int count, void (*task)(void *arg, int index),
                                        void *arg);
 
-/** Returns size bytes aligned to alignment (a power of two), or NULL. */
+/**
+ * Returns size bytes aligned to alignment (a power of two; the library asks for 64), or NULL.
+ * Called by any function of the library but doconv_execute() and the passes of training, on its
+ * caller's thread and never under a lock: an allocator may use the context itself. Packed weights
+ * are read faster from huge pages. The library gives the system no hint about an application's
+ * memory; its own allocator aligns blocks of 2 MiB or more to 2 MiB and asks for huge pages where
+ * they lie whole in the block, so that nothing beyond what is asked for becomes resident, and
+ * another allocator may do the same.
+ */
 typedef void *(*doconv_allocate_fn)(void *user, size_t size, size_t alignment);
 typedef void (*doconv_release_fn)(void *user, void *memory);
 
@@ -131,25 +139,43 @@ typedef void (*doconv_release_fn)(void *user, void *memory);
  * once, at creation, and only where the field here is zero or NULL: DOCONV_MAX_ISA (none, avx2,
  * avx512, neon), DOCONV_TUNE (off, read, tune, force, only), DOCONV_CACHE (a directory),
  * DOCONV_SYSTEM_CACHE (a directory that is looked up after the cache and never written),
- * DOCONV_VERBOSE (0, 1 = a line for each plan, 2 = and one for each execute). A value that none of
- * these allow is ignored with a warning.
+ * DOCONV_VERBOSE (0, 1 = a line for each plan, 2 = and one for each execute), OMP_NUM_THREADS
+ * (1..4096, or a list that starts so). Names are taken in any case; an empty value is none. What is not allowed (another value, a bundle of another
+ * architecture, a relative XDG_CACHE_HOME or HOME) is ignored with a warning: to the log; where
+ * there is none, to stderr, one line for each variable in the life of the process.
  */
 typedef struct doconv_context_options {
     size_t size;
-    /** tasks an execute is cut into; 0: parallel_for ? 1 : OpenMP's default */
+    /**
+     * How many tasks a call is cut into at most. 0 with a parallel_for: 1. 0 without: the number in
+     * OMP_NUM_THREADS (of a list, the first), else the CPUs that the creating thread may run on.
+     */
     int threads;
-    /** NULL: OpenMP (or the calling thread in a build without it) */
+    /**
+     * Runs the tasks, in the floating-point modes of whatever threads it runs them on. NULL: the
+     * calling thread and threads of the context, threads in all, in the calling thread's modes
+     * (rounding, flush to zero). The first call with more than one task starts the context's
+     * threads, with all signals blocked, the calling thread's CPU affinity and names like
+     * "doconv-1"; where fewer can be started, fewer run. They belong to one call at a time: a call
+     * that comes from another thread meanwhile runs all its tasks itself. A child of fork() starts
+     * its own when it first calls.
+     */
     doconv_parallel_for_fn parallel_for;
     void *parallel_for_user;
-    doconv_allocate_fn allocate; /**< NULL: aligned_alloc; set both or neither */
+    doconv_allocate_fn allocate; /**< NULL: posix_memalign; set both or neither */
     doconv_release_fn release;
     void *allocate_user;
-    doconv_log_fn log; /**< NULL: stderr, and only if DOCONV_VERBOSE is set */
+    /** NULL: stderr, and only if DOCONV_VERBOSE is 1 or 2 (and for variables that are ignored) */
+    doconv_log_fn log;
     void *log_user;
     int verbose;        /**< as DOCONV_VERBOSE, 1 or 2; 0: the variable decides */
     doconv_isa max_isa; /**< cap; a bundle of another architecture is an invalid argument */
     doconv_tune_mode tune;
-    /** NULL: DOCONV_CACHE, else XDG_CACHE_HOME/doconv, else HOME/.cache/doconv; copied */
+    /**
+     * NULL: DOCONV_CACHE, else XDG_CACHE_HOME/doconv, else HOME/.cache/doconv; "": none, winners
+     * are kept in this context's memory only. Copied. What is made in it has the permissions that
+     * the umask leaves.
+     */
     const char *cache_directory;
 } doconv_context_options;
 
@@ -160,7 +186,10 @@ typedef struct doconv_context_options {
 DOCONV_API doconv_status doconv_context_create(const doconv_context_options *options,
                                                doconv_context **context);
 
-/** Destroys a context; NULL is allowed. */
+/**
+ * Destroys a context and ends its threads; NULL is allowed. No call on it, or on what was made with
+ * it, may be running.
+ */
 DOCONV_API void doconv_context_destroy(doconv_context *context);
 
 /**
@@ -271,7 +300,7 @@ typedef enum doconv_mapping {
 } doconv_mapping;
 
 /**
- * A convolution: dst[n][o][p][q] = post(bias[o] + sum over i, y, x of
+ * A convolution of n images, which may be 0: dst[n][o][p][q] = post(bias[o] + sum over i, y, x of
  *     src[n][g*Cin/groups + i][p*stride_h + y*dilation_h - pad_top]
  *        [q*stride_w + x*dilation_w - pad_left] * weight[o][i][y][x])
  * with g = o / (Cout/groups), zeros outside src (cross-correlation, as every framework), and
@@ -311,16 +340,28 @@ static inline doconv_status doconv_conv_desc_init(doconv_conv_desc *desc)
 
 /**
  * Reads a problem as benchdnn writes it, then attributes after a colon, separated by commas:
- *   [g#][mb#]ic#ih#[iw#]oc#[oh#][ow#][kh#][kw#][sh#][sw#][ph#][pw#][dh#][dw#][n"name"]
- * with optional '_' between fields; dh/dw count the skipped inputs (0: none); a missing w field
- * takes the h field's value; oh/ow, if given, decide the bottom and right padding, else padding is
- * symmetric. Attributes: src=LAYOUT, dst=LAYOUT (nchw, nhwc, nChw8c, nChw16c), bias, residual,
- * relu, clamp=LO/HI, accuracy=strict|default|fast; of a DO-Conv layer dmul=#,
- * composition=kernel|feature (kernel if it is left out), mapping=paper|pytorch|tensorflow, identity
- * (add_identity). Examples: "mb1_ic64ih56oc64kh3ph1:dmul=9,mapping=pytorch,identity" and
- * "mb1_ic64ih56oc64kh3ph1:src=nhwc,dst=nhwc,bias,relu". On failure DOCONV_INVALID_ARGUMENT or what
- * validation says; the detail names the field. context may be NULL (no detail). desc: size bytes,
- * as the caller's header has it; its size is set.
+ *   [g#][mb#]ic#[ih#][iw#]oc#[oh#][ow#][kh#][kw#][sh#][sw#][ph#][pw#][dh#][dw#][nNAME]
+ * Fields stand in any order, with '_' between them or not; # is 0..2^31-1. What is left out:
+ * - If no width (iw, ow, kw, sw, pw, dw) is given, each is its height. If no height is given, the
+ *   problem is one-dimensional: H = KH = 1. Else each axis needs its own ih/iw and kh/kw.
+ * - g 1; sh/sw 1; ph/pw 0; dh/dw, which count the skipped inputs, 0; mb 1 (2 in benchdnn); kh and
+ *   kw, both left out, 1.
+ * - oh/ow follow from the rest. Given, they decide the padding after the image, and where ph/pw is
+ *   left out that before it too: half of what the output needs, ((oh-1)*sh + (kh-1)*(dh+1) + 1 -
+ *   ih) / 2, rounded down, 0 at least. An output that the problem doesn't have is refused.
+ * The name, which may be "NAME" or "NAME"*# (# times in its network), comes last and is ignored;
+ * without quotes it ends at a colon.
+ * In benchdnn a missing mb is 2 and kh and kw are never missing. Refused here, but not there: a
+ * field given twice (the last counts), an output of 0 (it is missing), a width of its default
+ * alone, as pw0 (there is no width), an output that is smaller than the input gives.
+ * Attributes: src=LAYOUT, dst=LAYOUT (nchw, nhwc, nChw8c, nChw16c), bias, residual, relu,
+ * clamp=LO/HI, accuracy=strict|default|fast; of a DO-Conv layer dmul=#, composition=kernel|feature
+ * (kernel if it is left out), mapping=paper|pytorch|tensorflow, identity (add_identity). Examples:
+ * "mb1_ic64ih56oc64kh3ph1:dmul=9,mapping=pytorch,identity" and
+ * "mb1_ic64ih56oc64kh3ph1:src=nhwc,dst=nhwc,bias,relu".
+ * On failure DOCONV_INVALID_ARGUMENT, DOCONV_UNSUPPORTED for a problem of three dimensions (id,
+ * od, kd, sd, pd, dd), or what validation says; the detail names the field. context may be NULL (no
+ * detail). desc: size bytes, as the caller's header has it; its size is set.
  */
 DOCONV_API doconv_status doconv_conv_desc_parse_sized(doconv_context *context, const char *text,
                                                       doconv_conv_desc *desc, size_t size);
@@ -350,13 +391,15 @@ DOCONV_API doconv_status doconv_conv_desc_format(doconv_context *context,
 DOCONV_API doconv_status doconv_conv_dst_shape(doconv_context *context,
                                                const doconv_conv_desc *desc, int64_t shape[4]);
 
-/** Bytes of a tensor of logical shape N x C x H x W, padding of blocked layouts included. */
+/**
+ * Bytes of a tensor of logical shape N x C x H x W, padding of blocked layouts included; 0 if n is.
+ */
 DOCONV_API doconv_status doconv_tensor_bytes(doconv_layout layout, int64_t n, int64_t c, int64_t h,
                                              int64_t w, size_t *bytes);
 
 /**
- * Copies a tensor from one layout to another (zeros into the channels past C of a blocked dst). src
- * and dst must not overlap.
+ * Copies a tensor from one layout to another (zeros into the channels past C of a blocked dst).
+ * INVALID_ARGUMENT if src and dst overlap. With n = 0 it does nothing, and both may be NULL.
  */
 DOCONV_API doconv_status doconv_reorder(doconv_layout src_layout, doconv_layout dst_layout,
                                         int64_t n, int64_t c, int64_t h, int64_t w,
@@ -457,9 +500,10 @@ typedef struct doconv_candidate_info {
 
 /**
  * Lists every candidate of an operation on a layer (options->operation; NULL: its convolution):
- * each kernel of the families that can do it at least once, refused ones with the reason, accepted ones
- * with each of their parameter sets, best estimate first. Other options as in doconv_plan_create();
- * an operation that the layer has not is an INVALID_PROBLEM. The caller owns the list.
+ * each kernel of the families that can do it at least once, refused ones with the reason, accepted
+ * ones with each of their parameter sets, best estimate first. Other options as in
+ * doconv_plan_create(); an operation that the layer has not is an INVALID_PROBLEM. The caller owns
+ * the list.
  */
 DOCONV_API doconv_status doconv_candidates_create(doconv_context *context,
                                                   const doconv_conv_desc *desc,
@@ -484,11 +528,12 @@ DOCONV_API void doconv_weights_destroy(doconv_weights *weights);
 
 /**
  * Runs a plan. src: N x Cin x H x W in src_layout; residual: dst's shape and layout if the
- * descriptor asks for one, else NULL (it may be dst itself); dst: N x Cout x Hout x Wout in
- * dst_layout, written whole; it must not overlap src. workspace: at least
- * doconv_plan_workspace_size() bytes of any alignment, used by one execute at a time; NULL if that
- * is 0. Re-entrant. The result is bitwise the same for any number of threads. Errors are argument
- * errors only: INVALID_ARGUMENT, MISMATCH, WORKSPACE_TOO_SMALL; dst is untouched then.
+ * descriptor asks for one, else NULL; dst: N x Cout x Hout x Wout in dst_layout, written whole.
+ * workspace: at least doconv_plan_workspace_size() bytes of any alignment, used by one execute at a
+ * time; NULL if that is 0. residual may be dst itself; in every other case dst and the workspace
+ * overlap nothing, or the call is refused. Re-entrant. The result is bitwise the same for any
+ * number of threads. For an empty batch it does nothing, and every tensor may be NULL. Errors are
+ * argument errors only: INVALID_ARGUMENT, MISMATCH, WORKSPACE_TOO_SMALL; dst is untouched then.
  */
 DOCONV_API doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weights,
                                         const float *src, const float *residual, float *dst,
@@ -516,8 +561,8 @@ typedef struct doconv_fold_desc {
  * Composes the kernel of a DO-Conv layer: weight[o][i][m] = sum over s < D_mul of D[channel(o,
  * i)][m][s] * W[o][i][s]. w: Cout x Cin/groups x D_mul; d: Cin x (KH*KW) x D_mul, or NULL where
  * KH*KW = D_mul = 1 (the layer has no D then: weight is w); weight: Cout x Cin/groups x KH x KW, as
- * doconv_weights_create() takes it; all contiguous, weight overlaps neither of the others. Runs on
- * the context's threads; the result does not depend on them. Errors: INVALID_ARGUMENT,
+ * doconv_weights_create() takes it; all contiguous; INVALID_ARGUMENT if weight overlaps another.
+ * Runs on the context's threads; the result does not depend on them. Errors: INVALID_ARGUMENT,
  * INVALID_PROBLEM, OVERFLOW, OUT_OF_MEMORY, MISMATCH (size).
  */
 DOCONV_API doconv_status doconv_fold(doconv_context *context, const doconv_fold_desc *desc,
@@ -529,8 +574,8 @@ DOCONV_API doconv_status doconv_fold(doconv_context *context, const doconv_fold_
  *   grad_w[o][i][s] = sum over m of (D + I)[channel(o, i)][m][s] * grad_weight[o][i][m]
  *   grad_d[channel][m][s] = sum over the (o, i) that meet it of W[o][i][s] * grad_weight[o][i][m]
  * I only if desc->add_identity. Shapes and errors are doconv_fold()'s; a layer without D (d NULL)
- * has no grad_d, and grad_w is grad_weight. grad_w, grad_d: NULL where not wanted; they overlap
- * nothing else. The result does not depend on threads.
+ * has no grad_d, and grad_w is grad_weight. grad_w, grad_d: NULL where not wanted; INVALID_ARGUMENT
+ * if they overlap anything. The result does not depend on threads.
  */
 DOCONV_API doconv_status doconv_fold_gradient(doconv_context *context, const doconv_fold_desc *desc,
                                               const float *w, const float *d,

@@ -66,8 +66,8 @@ typedef struct doconv_training_operation {
 
 /**
  * Number of operations of a layer: the forward pass, the fold and its gradient (kernel
- * composition), a convolution for each class of strides of the gradient of src, the weight's gradient; or both
- * passes of feature composition. 0 for NULL.
+ * composition), a convolution for each class of strides of the gradient of src, the weight's
+ * gradient; or both passes of feature composition. 0 for NULL.
  */
 DOCONV_API int doconv_training_operation_count(const doconv_training *training);
 
@@ -97,8 +97,9 @@ typedef struct doconv_gradients {
  * dst of src. saved: NULL, or doconv_training_saved_size() bytes aligned to 4 that are written for
  * the backward pass with the same parameters, which they spare work. workspace:
  * doconv_training_workspace_size() bytes of any alignment, used by one call at a time; NULL if that
- * is 0. Re-entrant. Errors are argument errors only: INVALID_ARGUMENT, WORKSPACE_TOO_SMALL,
- * MISMATCH (size); dst is untouched then.
+ * is 0. For an empty batch nothing is done, and src and dst may be NULL. Re-entrant. Errors are
+ * argument errors only: INVALID_ARGUMENT (also if dst, saved or the workspace overlaps anything),
+ * WORKSPACE_TOO_SMALL, MISMATCH (size); dst is untouched then.
  */
 DOCONV_API doconv_status doconv_training_forward(const doconv_training *training,
                                                  const doconv_parameters *parameters,
@@ -107,9 +108,10 @@ DOCONV_API doconv_status doconv_training_forward(const doconv_training *training
 
 /**
  * The gradients of a loss from grad_dst, its gradient by dst. src, parameters: those of the forward
- * pass. saved: what that pass saved, or NULL. gradients: none overlaps another or an input. Errors
- * as for the forward pass; gradients->d or ->bias of a layer without D or bias is an
- * INVALID_ARGUMENT.
+ * pass. saved: what that pass saved, or NULL. For an empty batch the gradients of the parameters
+ * are zeros, and src and grad_dst may be NULL. Errors as for the forward pass; gradients->d or
+ * ->bias of a layer without D or bias, and gradients that overlap each other or anything else, are
+ * an INVALID_ARGUMENT.
  */
 DOCONV_API doconv_status doconv_training_backward(const doconv_training *training,
                                                   const doconv_parameters *parameters,

@@ -78,6 +78,33 @@ DOCONV_API int doconv_tune_report_count(const doconv_tune_report *report);
 DOCONV_API doconv_status doconv_tune_report_get(const doconv_tune_report *report, int index,
                                                 doconv_tune_entry *entry);
 
+/**
+ * Told of each file and directory that is removed: its name below the cache's directory, and the
+ * bytes of a file. path lives for this call only.
+ */
+typedef void (*doconv_cache_report_fn)(void *user, const char *path, uint64_t bytes);
+
+/** Set size and zero the rest for the defaults. */
+typedef struct doconv_cache_clean_options {
+    size_t size;
+    int all; /**< 1: every environment, whatever its age, the context's own too */
+    doconv_cache_report_fn report; /**< NULL: none */
+    void *report_user;
+} doconv_cache_clean_options;
+
+/**
+ * Cleans the directory of the context's cache: removes temporary files that a killed process left a
+ * week ago or earlier, and environments (the winners of another CPU, instruction set or build of
+ * the library) that nothing used for a week. Only files of the cache's own names are removed, and
+ * symbolic links are not followed. What the context knows stays in its memory; the directory of
+ * DOCONV_SYSTEM_CACHE is left alone. Storing a winner does the same, but of environments it removes
+ * only those of other builds on this CPU: another machine may share the directory. options may be
+ * NULL. Errors: INVALID_ARGUMENT, MISMATCH (size), IO_ERROR (something could not be read or
+ * removed; the rest was), UNSUPPORTED (a build without the tuner).
+ */
+DOCONV_API doconv_status doconv_cache_clean(doconv_context *context,
+                                            const doconv_cache_clean_options *options);
+
 #ifdef __cplusplus
 }
 #endif

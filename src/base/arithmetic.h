@@ -6,6 +6,7 @@
 #ifndef DOCONV_ARITHMETIC_H
 #define DOCONV_ARITHMETIC_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -21,6 +22,18 @@ static inline int64_t divide_up(int64_t a, int64_t b)
 {
     return (a + b - 1) / b;
 }
+/* Is a value none of the count ones that were seen before? Then it is added to them. */
+static inline bool is_new(int value, int *seen, int *count)
+{
+    for (int i = 0; i < *count; i++) {
+        if (seen[i] == value) {
+            return false;
+        }
+    }
+    seen[(*count)++] = value;
+    return true;
+}
+
 static inline size_t most_bytes(size_t a, size_t b)
 {
     return a > b ? a : b;

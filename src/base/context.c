@@ -4,16 +4,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/mman.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
+#include "base/arithmetic.h"
 #include "base/context.h"
 #include "base/cpu.h"
 #include "base/log.h"
 #include "base/registry.h"
 #include "base/versioned.h"
+#include "base/runner.h"
 #include "kernel.h"
 
 #define ALIGNMENT 64
@@ -27,20 +27,18 @@ static void *default_allocate(void *user, size_t size, size_t alignment)
     (void)user;
     /*
      * Large packed weights are streamed: with pages of 4 KiB the hardware's prefetch stops every 32
-     * rows of them.
+     * rows of them. Only pages that are whole in the block are asked for: one that it fills in part
+     * would be resident in whole.
      */
     const bool huge = size >= HUGE_PAGE;
-    if (huge) {
-        alignment = HUGE_PAGE;
-    }
-    if (size > SIZE_MAX - alignment) {
+    void *memory;
+    if (posix_memalign(&memory, huge && alignment < HUGE_PAGE ? HUGE_PAGE : alignment, size) != 0) {
         return NULL;
     }
-    size = (size + alignment - 1) / alignment * alignment;
-    void *memory = aligned_alloc(alignment, size);
 #ifdef MADV_HUGEPAGE
-    if (huge && memory != NULL) {
-        madvise(memory, size, MADV_HUGEPAGE); /* a wish: failing costs nothing but speed */
+    if (huge) {
+        /* a wish: failing costs nothing but speed */
+        madvise(memory, size / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
     }
 #endif
     return memory;
@@ -57,24 +55,6 @@ static void default_log(void *user, doconv_log_level level, const char *line)
     (void)user;
     (void)level;
     fprintf(stderr, "doconv: %s\n", line);
-}
-
-static void default_parallel_for(void *user, int count, void (*task)(void *arg, int index),
-                                 void *arg)
-{
-    (void)user;
-#ifdef _OPENMP
-    if (count > 1) {
-#pragma omp parallel for schedule(static, 1) num_threads(count)
-        for (int i = 0; i < count; i++) {
-            task(arg, i);
-        }
-        return;
-    }
-#endif
-    for (int i = 0; i < count; i++) {
-        task(arg, i);
-    }
 }
 
 void *dc_alloc(doconv_context *ctx, size_t size)
@@ -99,24 +79,84 @@ void dc_parallel(const doconv_context *ctx, int count, void (*task)(void *arg, i
     }
 }
 
+/* ---- environment ---- */
+
+enum variable { MAX_ISA, TUNE, VERBOSE, XDG_CACHE_HOME, HOME };
+static const char *const variable_names[] = {
+    [MAX_ISA] = "DOCONV_MAX_ISA",        [TUNE] = "DOCONV_TUNE", [VERBOSE] = "DOCONV_VERBOSE",
+    [XDG_CACHE_HOME] = "XDG_CACHE_HOME", [HOME] = "HOME",
+};
+
+/* NULL if unset or empty. */
+static const char *value_of(enum variable variable)
+{
+    const char *value = getenv(variable_names[variable]);
+    return value != NULL && *value != '\0' ? value : NULL;
+}
+
 /*
- * Index of the variable's value in words; -1 if unset or empty, or (with a warning) if it is none
- * of them.
+ * Somebody set this variable to have an effect, and it has none: that is always told. Where no log
+ * listens stderr is, but once for a variable, however many contexts there are.
  */
-static int read_choice(const doconv_context *ctx, const char *variable, const char *const *words,
+static void warn_ignored(const doconv_context *ctx, enum variable variable, const char *reason)
+{
+    static atomic_uint told;
+    const char *name = variable_names[variable];
+    const struct dc_shown value = dc_show(value_of(variable));
+    if (ctx->log != NULL) {
+        dc_log(ctx, DOCONV_LOG_WARNING, "%s=%s %s and ignored", name, value.text, reason);
+    } else if ((atomic_fetch_or(&told, 1u << variable) & 1u << variable) == 0) {
+        fprintf(stderr, "doconv: %s=%s %s and ignored\n", name, value.text, reason);
+    }
+}
+
+/*
+ * Index of the variable's value in words, in any case; -1 if unset or empty, or (with a warning) if
+ * it is none of them.
+ */
+static int read_choice(const doconv_context *ctx, enum variable variable, const char *const *words,
                        int count)
 {
-    const char *value = getenv(variable);
-    if (value == NULL || *value == '\0') {
+    const char *value = value_of(variable);
+    if (value == NULL) {
         return -1;
     }
     for (int i = 0; i < count; i++) {
-        if (strcmp(value, words[i]) == 0) {
+        if (strcasecmp(value, words[i]) == 0) {
             return i;
         }
     }
-    dc_log(ctx, DOCONV_LOG_WARNING, "%s=%.64s is not understood and ignored", variable, value);
+    warn_ignored(ctx, variable, "is not understood");
     return -1;
+}
+
+/* An absolute path; NULL if unset or empty, or (with a warning) if it is a relative one. */
+static const char *read_path(const doconv_context *ctx, enum variable variable)
+{
+    const char *value = value_of(variable);
+    if (value != NULL && *value != '/') {
+        warn_ignored(ctx, variable, "is no absolute path");
+        return NULL;
+    }
+    return value;
+}
+
+/* OMP_NUM_THREADS is where users look for the number of threads; a list is for nested teams. */
+static int default_threads(const doconv_context *ctx)
+{
+    const char *value = getenv("OMP_NUM_THREADS");
+    if (value != NULL && *value != '\0') {
+        char *end;
+        const long threads = strtol(value, &end, 10);
+        end += strspn(end, " \t");
+        if (end != value && (*end == '\0' || *end == ',') && threads > 0 &&
+            threads <= MOST_THREADS) {
+            return (int)threads;
+        }
+        dc_log(ctx, DOCONV_LOG_WARNING, "OMP_NUM_THREADS=%.64s is not understood and ignored",
+               value);
+    }
+    return (int)least(dc_usable_cpus(), MOST_THREADS);
 }
 
 static doconv_status set_threads(doconv_context *ctx, const doconv_context_options *o)
@@ -125,19 +165,28 @@ static doconv_status set_threads(doconv_context *ctx, const doconv_context_optio
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.threads: %d is not in 0..%d",
                        o->threads, MOST_THREADS);
     }
-    ctx->parallel_for = o->parallel_for != NULL ? o->parallel_for : default_parallel_for;
-    ctx->parallel_for_user = o->parallel_for_user;
     ctx->own_threads = o->parallel_for != NULL;
     ctx->threads = o->threads;
     if (ctx->threads == 0) {
-        ctx->threads = 1;
-#ifdef _OPENMP
-        if (o->parallel_for == NULL) {
-            ctx->threads = omp_get_max_threads();
-        }
-#endif
+        ctx->threads = ctx->own_threads ? 1 : default_threads(ctx);
     }
-    return DOCONV_OK;
+    ctx->parallel_for = o->parallel_for;
+    ctx->parallel_for_user = o->parallel_for_user;
+    if (!ctx->own_threads) {
+        ctx->runner = dc_runner_create(ctx, ctx->threads);
+        ctx->parallel_for = dc_runner_run;
+        ctx->parallel_for_user = ctx->runner;
+    }
+    return ctx->own_threads || ctx->runner != NULL ? DOCONV_OK : DOCONV_OUT_OF_MEMORY;
+}
+
+static bool is_foreign(int isa)
+{
+#if defined(__aarch64__)
+    return isa == DOCONV_ISA_AVX2 || isa == DOCONV_ISA_AVX512;
+#else
+    return isa == DOCONV_ISA_NEON;
+#endif
 }
 
 static doconv_status set_isa(doconv_context *ctx, const doconv_context_options *o)
@@ -149,28 +198,20 @@ static doconv_status set_isa(doconv_context *ctx, const doconv_context_options *
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.max_isa: %d is not in 0..%d", cap,
                        DOCONV_ISA_NEON);
     }
-#if defined(__aarch64__)
-    const bool foreign = cap == DOCONV_ISA_AVX2 || cap == DOCONV_ISA_AVX512;
-#else
-    const bool foreign = cap == DOCONV_ISA_NEON;
-#endif
-    if (foreign) {
+    if (is_foreign(cap)) {
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT,
                        "options.max_isa: %s is a bundle of another architecture",
                        dc_isa_name((enum dc_isa)cap));
     }
     if (cap == DOCONV_ISA_DEFAULT) {
-        const int word = read_choice(ctx, "DOCONV_MAX_ISA", words, 4);
+        const int word = read_choice(ctx, MAX_ISA, words, 4);
         cap = word < 0 ? DOCONV_ISA_DEFAULT : word + DOCONV_ISA_NONE;
-    }
-    ctx->isa = best;
-    if (cap != DOCONV_ISA_DEFAULT && (enum dc_isa)cap < best) {
-        ctx->isa = (enum dc_isa)cap;
-        /* A cap named after another architecture's bundle leaves portable C. */
-        if (best == DC_ISA_NEON) {
-            ctx->isa = DC_ISA_NONE;
+        if (is_foreign(cap)) {
+            warn_ignored(ctx, MAX_ISA, "is a bundle of another architecture");
+            cap = DOCONV_ISA_DEFAULT;
         }
     }
+    ctx->isa = cap != DOCONV_ISA_DEFAULT && (enum dc_isa)cap < best ? (enum dc_isa)cap : best;
     return DOCONV_OK;
 }
 
@@ -183,23 +224,25 @@ static doconv_status set_cache(doconv_context *ctx, const doconv_context_options
     }
     ctx->tune = o->tune;
     if (ctx->tune == DOCONV_TUNE_DEFAULT) {
-        const int word = read_choice(ctx, "DOCONV_TUNE", words, 5);
+        const int word = read_choice(ctx, TUNE, words, 5);
         ctx->tune = word < 0 ? DOCONV_TUNE_READ : (doconv_tune_mode)(word + DOCONV_TUNE_OFF);
     }
+    ctx->memory_only = o->cache_directory != NULL && *o->cache_directory == '\0';
     const char *base = o->cache_directory, *below = "";
     if (base == NULL) {
         base = getenv("DOCONV_CACHE");
+        base = base != NULL && *base != '\0' ? base : NULL;
     }
-    if (base == NULL || *base == '\0') {
-        base = getenv("XDG_CACHE_HOME");
+    if (base == NULL) {
+        base = read_path(ctx, XDG_CACHE_HOME);
         below = "/doconv";
-        if (base == NULL || *base == '\0') {
-            base = getenv("HOME");
-            below = "/.cache/doconv";
-        }
-        if (base == NULL || *base == '\0') {
-            base = below = "";
-        }
+    }
+    if (base == NULL) {
+        base = read_path(ctx, HOME);
+        below = "/.cache/doconv";
+    }
+    if (base == NULL) {
+        base = below = "";
     }
     const size_t size = strlen(base) + strlen(below) + 1;
     ctx->cache_directory = dc_alloc(ctx, size);
@@ -245,7 +288,7 @@ doconv_status dc_context_create(const doconv_context_options *options, const str
         .serial = atomic_fetch_add(&contexts_created, 1) + 1,
     };
     static const char *const levels[] = {"0", "1", "2"};
-    const int level = read_choice(ctx, "DOCONV_VERBOSE", levels, 3);
+    const int level = read_choice(ctx, VERBOSE, levels, 3);
     if (ctx->verbose == 0 && level > 0) {
         ctx->verbose = level;
     }
@@ -283,6 +326,7 @@ void doconv_context_destroy(doconv_context *context)
     if (context->advisor.destroy != NULL) {
         context->advisor.destroy(context->advisor.self);
     }
+    dc_runner_destroy(context, context->runner);
     dc_free(context, context->cache_directory);
     context->release(context->allocate_user, context);
 }

@@ -14,6 +14,8 @@
 
 #include "kernel.h"
 
+struct dc_runner;
+
 #define DC_KEY_SIZE (DOCONV_PROBLEM_TEXT_SIZE + 128)
 #define DC_VARIANT_SIZE DOCONV_VARIANT_TEXT_SIZE
 
@@ -42,14 +44,15 @@ struct dc_parts {
     doconv_status (*attach_advisor)(doconv_context *ctx);
 };
 /* doconv_context_create(), of these parts. */
-doconv_status dc_context_create(const doconv_context_options *options,
-                                const struct dc_parts *parts, doconv_context **context);
+doconv_status dc_context_create(const doconv_context_options *options, const struct dc_parts *parts,
+                                doconv_context **context);
 
 struct doconv_context {
     int threads;
     doconv_parallel_for_fn parallel_for;
     void *parallel_for_user;
-    bool own_threads; /* parallel_for is the caller's */
+    bool own_threads;         /* parallel_for is the caller's */
+    struct dc_runner *runner; /* else: parallel_for's user */
     doconv_allocate_fn allocate;
     doconv_release_fn release;
     void *allocate_user;
@@ -59,6 +62,7 @@ struct doconv_context {
     enum dc_isa isa;       /* best that plans may use */
     doconv_tune_mode tune; /* never DEFAULT */
     char *cache_directory; /* "" if none */
+    bool memory_only;      /* the caller wants no directory */
     char fingerprint[17];
     struct dc_advisor advisor;              /* lookup is NULL in a build without tuner */
     const struct dc_kernel *const *kernels; /* of dc_parts; tests put their own list here */

@@ -44,6 +44,8 @@ enum {
     dc_smallest_doconv_parameters = DC_SIZE_THROUGH(doconv_parameters, bias),
     dc_smallest_doconv_gradients = DC_SIZE_THROUGH(doconv_gradients, bias),
     dc_smallest_doconv_tune_options = DC_SIZE_THROUGH(doconv_tune_options, progress_user),
+    dc_smallest_doconv_cache_clean_options =
+        DC_SIZE_THROUGH(doconv_cache_clean_options, report_user),
     dc_smallest_doconv_tune_summary = DC_SIZE_THROUGH(doconv_tune_summary, measured),
     dc_smallest_doconv_tune_entry = DC_SIZE_THROUGH(doconv_tune_entry, dropped)
 };

@@ -252,7 +252,6 @@ static const char *offer(const doconv_context *ctx, const struct dc_problem *p,
         .workspace_size = (size_t)floats * sizeof(float),
         .estimated_seconds = products / 5e8 / (forward ? f.forward_tasks : f.backward_tasks),
     };
-    dc_candidate_name(&c);
     dc_candidate_append(ctx, list, &c);
     return NULL;
 }

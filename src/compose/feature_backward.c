@@ -10,6 +10,7 @@
 #include "base/context.h"
 #include "base/layout.h"
 #include "compose/feature_blocks.h"
+#include "geometry/strips.h"
 #include "kernel.h"
 #include "plan/problem.h"
 
@@ -23,20 +24,7 @@ static void copy_planes(const struct dc_feature *f, const float *from, int64_t c
     const int64_t all = f->problem.hout * f->problem.wout, step = f->dst_map.pixel;
     const int64_t channels = f->dst_map.channel == 1 ? count / 8 * 8 : 0, pixels = all / 8 * 8;
     if (channels != 0 && pixels != 0) {
-        const struct dc_store_args args = {
-            .tile = from,
-            .tile_channels = step,
-            .pixels = pixels,
-            .channels = channels,
-            .stored = channels,
-            .dst = to,
-            .dst_block_channels = PTRDIFF_MAX,
-            .dst_channel = f->plane,
-            .dst_pixel = 1,
-            .lo = -INFINITY,
-            .hi = INFINITY,
-        };
-        f->wide->direct.store(&args);
+        dc_transpose(f->wide, from, step, pixels, channels, to, f->plane);
     }
     for (int64_t c = 0; c < count; c++) {
         for (int64_t x = c < channels ? pixels : 0; x < all; x++) {
@@ -63,26 +51,13 @@ static void copy_task(void *arg, int index)
                         job->planes_copy + (image * p->desc.cout + c) * f->plane);
         }
         if (!f->pixels_in_place) {
-            const struct dc_load_args load = {
-                .strip = job->pixels_copy + image * job->pixels_map.image +
-                         c / LANES * job->pixels_map.block,
-                .strip_row = job->pixels_map.row,
-                .strip_pixel = LANES,
-                .channels = count,
-                .rows = p->hout,
-                .columns = p->wout,
-                .src = from,
-                .src_block_channels = f->dst_map.block_channels,
-                .src_block = f->dst_map.block,
-                .src_channel = f->dst_map.channel,
-                .src_row = f->dst_map.row,
-                .src_pixel = f->dst_map.pixel,
-                .src_first_channel = c,
-                .h = p->hout,
-                .w = p->wout,
-                .step_x = 1,
-                .step_y = 1,
-            };
+            struct dc_load_args load = dc_load_from(&f->dst_map, from, c, count, p->hout, p->wout);
+            load.strip = job->pixels_copy + image * job->pixels_map.image +
+                         c / LANES * job->pixels_map.block;
+            load.strip_row = job->pixels_map.row;
+            load.strip_pixel = LANES;
+            load.rows = p->hout;
+            load.columns = p->wout;
             f->wide->direct.load(&load);
         }
     }
@@ -123,21 +98,11 @@ static void store_strip(const struct dc_feature_job *job, const struct walk *w)
         }
     }
     for (int64_t image = 0; image < w->images; image++) {
-        const struct dc_store_args store = {
-            .tile = w->grad_strip + image * pixels * LANES,
-            .tile_channels = LANES,
-            .pixels = pixels,
-            .channels = count,
-            .stored = count,
-            .dst = job->grad_src + (w->image + image) * f->src_map.image,
-            .dst_block_channels = f->src_map.block_channels,
-            .dst_block = f->src_map.block,
-            .dst_channel = f->src_map.channel,
-            .dst_pixel = f->src_map.pixel,
-            .dst_first_channel = w->b.first,
-            .lo = -INFINITY,
-            .hi = INFINITY,
-        };
+        struct dc_store_args store = dc_store_to(&f->src_map, w->b.first, count, count);
+        store.tile = w->grad_strip + image * pixels * LANES;
+        store.tile_channels = LANES;
+        store.pixels = pixels;
+        store.dst = job->grad_src + (w->image + image) * f->src_map.image;
         f->wide->direct.store(&store);
     }
 }

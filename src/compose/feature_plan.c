@@ -48,7 +48,7 @@ static void plan_forward(struct dc_feature *f)
 {
     const struct dc_problem *p = &f->problem;
     const doconv_conv_desc *d = &p->desc;
-    const int64_t pixels = p->hout * p->wout, tile = f->direct->tile_channels,
+    const int64_t pixels = p->hout * p->wout, tile = f->gemm->tile_channels,
                   inputs = f->steps * LANES;
     f->pass_blocks = least(f->blocks, divide_up(PASS_INPUTS, inputs));
     const int64_t most_pixels =
@@ -65,8 +65,8 @@ static void plan_forward(struct dc_feature *f)
     const int64_t dst_block = dc_layout_block(d->dst_layout);
     f->direct_store =
         f->dst_map.channel == 1 && (d->dst_layout == DOCONV_NHWC ||
-                                    (dst_block % f->direct->vector == 0 &&
-                                     (d->groups == 1 || p->group_cout % f->direct->vector == 0)));
+                                    (dst_block % f->gemm->vector == 0 &&
+                                     (d->groups == 1 || p->group_cout % f->gemm->vector == 0)));
     const int64_t strip_rows =
         least(d->h, (f->height - 1) * d->stride_h + (d->kh - 1) * d->dilation_h + 1);
     const bool copies = !f->in_place || p->group_cin % LANES != 0;
@@ -129,7 +129,7 @@ static void plan_rows(struct dc_feature *f)
     const struct dc_problem *p = &f->problem;
     const doconv_conv_desc *d = &p->desc;
     const int64_t pixels = d->n * p->hout * p->wout, inputs = LANES * f->d_mul;
-    const int64_t tile = f->direct->tile_channels;
+    const int64_t tile = f->gemm->tile_channels;
     f->panels = divide_up(pixels, tile);
     f->pass_blocks = least(f->blocks, divide_up(PANELS_FLOATS, f->panels * tile * inputs));
     f->panel_inputs = f->pass_blocks * inputs;
@@ -154,7 +154,7 @@ static void plan_depthwise(struct dc_feature *f)
 {
     const struct dc_problem *p = &f->problem;
     const doconv_conv_desc *d = &p->desc;
-    f->wide = f->direct;
+    f->wide = f->gemm;
     f->natural = true; /* Z by steps */
     f->walk_rows = f->height = most(1, least(p->hout, WALK_PIXELS / p->wout));
     f->blocks_together = d->src_layout == DOCONV_NHWC;
@@ -229,7 +229,7 @@ static struct dc_feature create(doconv_context *ctx, const struct dc_problem *p,
         .taps = d->kh * d->kw,
         .repeated = dc_fold_repeated(&p->fold),
         .depthwise = depthwise,
-        .direct = direct,
+        .gemm = direct,
         .wide = direct,
     };
     f.multiplier = depthwise_layer && depthwise->grouped.taps_scatter != NULL ? p->group_cout : 0;
@@ -305,15 +305,15 @@ static double forward_seconds(const struct dc_feature *f)
     if (f->way == DC_FEATURE_PIXELS) {
         /* Packing W costs what a dozen pixels do. */
         cycles +=
-            tile_cycles(f->direct, (pixels + 12.0) * inputs, lanes_taken(f->direct, p->group_cout));
+            tile_cycles(f->gemm, (pixels + 12.0) * inputs, lanes_taken(f->gemm, p->group_cout));
     } else if (f->way == DC_FEATURE_ROWS) {
         const double tile =
-            (double)(f->direct->tile_pixels * f->direct->tile_channels / f->direct->vector);
+            (double)(f->gemm->tile_pixels * f->gemm->tile_channels / f->gemm->vector);
         /* W is not packed; small tiles wait for their loads, short ones read the panel often. */
-        const int64_t lanes = divide_up((int64_t)pixels, f->direct->vector) * f->direct->vector;
+        const int64_t lanes = divide_up((int64_t)pixels, f->gemm->vector) * f->gemm->vector;
         cycles +=
-            tile_cycles(f->direct, (double)p->desc.cout * inputs / (double)f->groups, 16 * lanes) *
-            (0.7 * (tile < 24.0 ? 1.25 : 1.0) + 0.1 / (double)f->direct->tile_pixels);
+            tile_cycles(f->gemm, (double)p->desc.cout * inputs / (double)f->groups, 16 * lanes) *
+            (0.7 * (tile < 24.0 ? 1.25 : 1.0) + 0.1 / (double)f->gemm->tile_pixels);
     } else {
         cycles += pixels * inputs * (double)f->multiplier / 8.0;
     }
@@ -328,16 +328,21 @@ static void offer_forward(const doconv_context *ctx, struct dc_feature *f, enum 
     struct dc_candidate c = {
         .solver = &dc_solver_feature_forward,
         .kernel = f->depthwise,
-        .second = f->direct,
+        .second = f->gemm,
         .order_of_sums = 1 + (int)way + 4 * (int)f->depthwise->isa,
-        .error_amplification = f->direct->error_amplification,
+        .error_amplification = f->gemm->error_amplification,
         .workspace_size = (size_t)(f->forward_tasks * f->forward_floats) * sizeof(float),
         .estimated_seconds = forward_seconds(f),
     };
     dc_set_parameters(&c, &q);
-    const int used = dc_candidate_name(&c);
-    snprintf(c.text + used, sizeof c.text - (size_t)used, ":way=%s", way_names[way]);
     dc_candidate_append(ctx, list, &c);
+}
+
+static void describe_forward(const struct dc_candidate *c, char *text, size_t size)
+{
+    struct dc_feature_parameters q;
+    dc_get_parameters(c, &q);
+    snprintf(text, size, ":way=%s", way_names[q.way]);
 }
 
 static const char *enumerate_forward(const doconv_context *ctx, const struct dc_problem *p,
@@ -391,6 +396,7 @@ const struct dc_solver dc_solver_feature_forward = {
     .operation = DC_FEATURE_FORWARD,
     .family = DC_FAMILY_DEPTHWISE,
     .enumerate = enumerate_forward,
+    .describe = describe_forward,
     .prepare = prepare_forward,
     .execute = dc_feature_forward_execute,
 };
@@ -445,7 +451,6 @@ static const char *enumerate_backward(const doconv_context *ctx, const struct dc
             .workspace_size = backward_bytes(&f),
             .estimated_seconds = cycles / 3e9 / f.backward_tasks,
         };
-        dc_candidate_name(&c);
         dc_candidate_append(ctx, list, &c);
         if (f.multiplier != 0) {
             break; /* its direct kernel only loads and stores */

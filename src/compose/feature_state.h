@@ -13,8 +13,10 @@
 #include "plan/problem.h"
 #include "plan/solver.h"
 
-/* How a forward pass goes: over pixels, with W packed; over W's rows, for few pixels; or a depthwise
- * layer's own. */
+/*
+ * How a forward pass goes: over pixels, with W packed; over W's rows, for few pixels; or a
+ * depthwise layer's own.
+ */
 enum dc_feature_way { DC_FEATURE_PIXELS, DC_FEATURE_ROWS, DC_FEATURE_DEPTHWISE };
 
 /* What a candidate of a forward pass chooses. */
@@ -38,8 +40,9 @@ struct dc_feature {
     int forward_tasks, backward_tasks;
     ptrdiff_t forward_floats, backward_floats; /* of the workspace, a task's */
     /* With kernels: */
-    const struct dc_kernel *depthwise, *direct; /* NULL: the portable loops */
-    int64_t copies, steps, blocks;              /* blocks: of a group */
+    const struct dc_kernel *depthwise; /* makes Z */
+    const struct dc_kernel *gemm;      /* contracts it with W: a direct kernel */
+    int64_t copies, steps, blocks;     /* blocks: of a group */
     /* of a depthwise layer, whose blocks are of all groups; 0: another layer */
     int64_t multiplier;
     /* that blocks are of: for a depthwise layer one, with all channels */

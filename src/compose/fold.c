@@ -43,11 +43,16 @@ static const char *enumerate(const doconv_context *ctx, const struct dc_problem 
             .estimated_seconds = dc_fold_estimate(p, kernel, cut.tasks) * (i == 0 ? 1.0 : 1.02),
         };
         dc_set_parameters(&c, &q);
-        const int used = dc_candidate_name(&c);
-        snprintf(c.text + used, sizeof c.text - (size_t)used, ":blocks=%d", q.blocks);
         dc_candidate_append(ctx, list, &c);
     }
     return NULL;
+}
+
+static void describe(const struct dc_candidate *c, char *text, size_t size)
+{
+    struct dc_fold_parameters q;
+    dc_get_parameters(c, &q);
+    snprintf(text, size, ":blocks=%d", q.blocks);
 }
 
 static doconv_status prepare(doconv_plan *plan)
@@ -118,6 +123,7 @@ const struct dc_solver dc_solver_fold = {
     .operation = DC_FOLD,
     .family = DC_FAMILY_COMPOSE,
     .enumerate = enumerate,
+    .describe = describe,
     .prepare = prepare,
     .execute = execute,
     .parts = &parts,
@@ -133,8 +139,8 @@ struct portable_job {
 };
 
 /*
- * Channels [first, end) of D, and rows [start, stop) of those that meet each. weight begins with the
- * output first_result.
+ * Channels [first, end) of D, and rows [start, stop) of those that meet each. weight begins with
+ * the output first_result.
  */
 static void fold_portably(const struct portable_job *job, int64_t first, int64_t end, int64_t start,
                           int64_t stop, int64_t first_result)
@@ -178,7 +184,6 @@ static const char *enumerate_portable(const doconv_context *ctx, const struct dc
         .error_amplification = 1.0f,
         .estimated_seconds = dc_fold_estimate(p, kernel, tasks),
     };
-    dc_candidate_name(&c);
     dc_candidate_append(ctx, list, &c);
     return NULL;
 }
@@ -245,7 +250,11 @@ doconv_status doconv_fold(doconv_context *context, const doconv_fold_desc *desc,
                                        : "weight");
     }
     struct dc_problem problem;
-    const doconv_status status = dc_problem_create_fold(context, desc, DC_FOLD, &problem);
+    const struct dc_tensors tensors = {.w = w, .d = d, .weight = weight};
+    doconv_status status = dc_problem_create_fold(context, desc, DC_FOLD, &problem);
+    if (status == DOCONV_OK) {
+        status = dc_fold_check_memory(context, &problem.fold, &tensors);
+    }
     if (status != DOCONV_OK) {
         return status;
     }
@@ -258,6 +267,5 @@ doconv_status doconv_fold(doconv_context *context, const doconv_fold_desc *desc,
         memcpy(weight, w, (size_t)(f->cout * (f->cin / f->groups)) * sizeof(float));
         return DOCONV_OK;
     }
-    const struct dc_tensors tensors = {.w = w, .d = d, .weight = weight};
     return dc_plan_once(context, &problem, &tensors);
 }

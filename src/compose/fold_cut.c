@@ -6,6 +6,7 @@
 
 #include "base/arithmetic.h"
 #include "base/cpu.h"
+#include "base/overlap.h"
 #include "kernel.h"
 
 struct dc_row_series dc_fold_rows(const doconv_fold_desc *desc, int64_t channel)
@@ -127,6 +128,23 @@ double dc_fold_estimate(const struct dc_problem *p, const struct dc_kernel *kern
                                  : dc_fold_rows_are_far(f)     ? 12.0
                                                                : 40.0;
     return (fmax(cycles, bytes_of_rows(f) / bytes_a_cycle) + 0.2 * cycles) / 3e9 / tasks;
+}
+
+doconv_status dc_fold_check_memory(doconv_context *ctx, const doconv_fold_desc *desc,
+                                   const struct dc_tensors *tensors)
+{
+    const size_t rows = (size_t)(desc->cout * (desc->cin / desc->groups)) * sizeof(float),
+                 taps = (size_t)(desc->kh * desc->kw), d_mul = (size_t)desc->d_mul,
+                 d_bytes = (size_t)desc->cin * taps * d_mul * sizeof(float);
+    const struct dc_range ranges[] = {
+        {"w", tensors->w, rows * d_mul, false},
+        {"d", tensors->d, d_bytes, false},
+        {"grad_weight", tensors->grad_folded, rows * taps, false},
+        {"weight", tensors->weight, rows * taps, true},
+        {"grad_w", tensors->grad_w, rows * d_mul, true},
+        {"grad_d", tensors->grad_d, d_bytes, true},
+    };
+    return dc_check_overlaps(ctx, ranges, sizeof ranges / sizeof ranges[0]);
 }
 
 /* ---- the calls ---- */

@@ -18,6 +18,7 @@
 #include "kernel.h"
 #include "plan/candidate.h"
 #include "plan/problem.h"
+#include "plan/solver.h"
 
 /* What a candidate chooses. */
 struct dc_fold_parameters {
@@ -66,7 +67,9 @@ struct dc_compose_job {
     const struct dc_fold_cut *cut;
     const float *w, *d;
     float *weight;
-    /* w has only outputs from `out` on and inputs [in, in + inputs); inputs 0: all of it is there. */
+    /*
+     * w has only outputs from `out` on and inputs [in, in + inputs); inputs 0: all of it is there.
+     */
     int64_t out, in, inputs;
     int64_t first_result; /* the output that weight begins with */
     float *scratch;       /* of all tasks */
@@ -83,6 +86,13 @@ static inline int64_t dc_fold_repeated(const doconv_fold_desc *desc)
     const int64_t taps = desc->kh * desc->kw;
     return desc->add_identity ? desc->d_mul / taps * taps : 0;
 }
+
+/*
+ * What a public call is given, as ranges of its tensors: what is read, and the weight (or the
+ * gradients) that is written.
+ */
+doconv_status dc_fold_check_memory(doconv_context *ctx, const doconv_fold_desc *desc,
+                                   const struct dc_tensors *tensors);
 
 /* Seconds that composing takes, roughly: multiply-adds, or the stream of W and the weight. */
 double dc_fold_estimate(const struct dc_problem *p, const struct dc_kernel *kernel, int tasks);

@@ -83,12 +83,16 @@ static const char *enumerate(const doconv_context *ctx, const struct dc_problem 
             .estimated_seconds = 2.0 * dc_fold_estimate(p, kernel, s.tasks) * (i == 0 ? 1.0 : 1.02),
         };
         dc_set_parameters(&c, &q);
-        const int used = dc_candidate_name(&c);
-        snprintf(c.text + used, sizeof c.text - (size_t)used, ":blocks=%d,together=%d", q.blocks,
-                 q.together);
         dc_candidate_append(ctx, list, &c);
     }
     return NULL;
+}
+
+static void describe(const struct dc_candidate *c, char *text, size_t size)
+{
+    struct dc_fold_parameters q;
+    dc_get_parameters(c, &q);
+    snprintf(text, size, ":blocks=%d,together=%d", q.blocks, q.together);
 }
 
 static doconv_status prepare(doconv_plan *plan)
@@ -112,7 +116,9 @@ struct job {
     const float *w, *grad_folded;
     float *grad_d;
     float *scratch;
-    /* inputs 0: grad_folded has all rows. Else those of inputs from `in` on, of the call's outputs. */
+    /*
+     * inputs 0: grad_folded has all rows. Else those of inputs from `in` on, of the call's outputs.
+     */
     int64_t in, inputs;
 };
 
@@ -263,6 +269,7 @@ const struct dc_solver dc_solver_fold_gradient = {
     .operation = DC_FOLD_GRADIENT,
     .family = DC_FAMILY_COMPOSE,
     .enumerate = enumerate,
+    .describe = describe,
     .prepare = prepare,
     .execute = execute,
     .parts = &parts,
@@ -328,7 +335,6 @@ static const char *enumerate_portable(const doconv_context *ctx, const struct dc
         .error_amplification = 1.0f,
         .estimated_seconds = 2.0 * dc_fold_estimate(p, kernel, (int)least(p->threads, p->fold.cin)),
     };
-    dc_candidate_name(&c);
     dc_candidate_append(ctx, list, &c);
     return NULL;
 }
@@ -371,7 +377,12 @@ doconv_status doconv_fold_gradient(doconv_context *context, const doconv_fold_de
                                        : "grad_weight");
     }
     struct dc_problem problem;
-    const doconv_status status = dc_problem_create_fold(context, desc, DC_FOLD_GRADIENT, &problem);
+    const struct dc_tensors tensors = {
+        .w = w, .d = d, .grad_folded = grad_weight, .grad_w = grad_w, .grad_d = grad_d};
+    doconv_status status = dc_problem_create_fold(context, desc, DC_FOLD_GRADIENT, &problem);
+    if (status == DOCONV_OK) {
+        status = dc_fold_check_memory(context, &problem.fold, &tensors);
+    }
     if (status != DOCONV_OK) {
         return status;
     }
@@ -387,7 +398,5 @@ doconv_status doconv_fold_gradient(doconv_context *context, const doconv_fold_de
         }
         return DOCONV_OK;
     }
-    const struct dc_tensors tensors = {
-        .w = w, .d = d, .grad_folded = grad_weight, .grad_w = grad_w, .grad_d = grad_d};
     return dc_plan_once(context, &problem, &tensors);
 }

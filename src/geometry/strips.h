@@ -14,8 +14,8 @@
 #include "kernel.h"
 
 /*
- * Can a vector of a tensor's channels, from `first` on, be read where it is? channels: the tensor's.
- * Where they are one block, map->block is 0.
+ * Can a vector of a tensor's channels, from `first` on, be read where it is? channels: the
+ * tensor's. Where they are one block, map->block is 0.
  */
 static inline bool dc_vector_in_place(const struct dc_tensor_map *map, int64_t channels,
                                       int64_t vector, int64_t first)
@@ -72,6 +72,24 @@ static inline struct dc_store_args dc_store_to(const struct dc_tensor_map *map, 
         .lo = -__builtin_inff(),
         .hi = __builtin_inff(),
     };
+}
+
+/*
+ * to[column * to_step + row] = from[row * from_step + column]: what a store into planes is.
+ * DC_TILE_SLACK rows behind the last one may be read.
+ */
+static inline void dc_transpose(const struct dc_kernel *direct, const float *from,
+                                ptrdiff_t from_step, int64_t rows, int64_t columns, float *to,
+                                ptrdiff_t to_step)
+{
+    const struct dc_tensor_map planes = {
+        .block_channels = PTRDIFF_MAX, .channel = to_step, .pixel = 1};
+    struct dc_store_args store = dc_store_to(&planes, 0, columns, columns);
+    store.tile = from;
+    store.tile_channels = from_step;
+    store.pixels = rows;
+    store.dst = to;
+    direct->direct.store(&store);
 }
 
 /*

@@ -25,14 +25,15 @@ struct dc_candidate {
     const struct dc_solver *solver;
     const struct dc_kernel *kernel; /* NULL: portable loops */
     const struct dc_kernel *second; /* one that works with it (the tile of a GEMM), or NULL */
+    bool has_parameters;
     unsigned char parameters[DC_PARAMETERS_SIZE]; /* the solver's own, by dc_set_parameters() */
     /* Candidates of an operation that add in the same order, to the same bits, have one number. */
     int order_of_sums;
     float error_amplification; /* of the bound of a dot product's rounding; 1: direct */
     double estimated_seconds;
     size_t workspace_size, packed_size;
-    const char *refused; /* NULL: accepted; else the reason, a constant string */
-    char text[DC_VARIANT_SIZE];
+    const char *refused;        /* NULL: accepted; else the reason, a constant string */
+    char text[DC_VARIANT_SIZE]; /* "" until dc_candidate_describe() */
 };
 
 /* A solver's parameters, a struct without padding that it defines, into a candidate and back. */
@@ -40,18 +41,24 @@ struct dc_candidate {
     do {                                                                                           \
         _Static_assert(sizeof *(value) <= DC_PARAMETERS_SIZE, "parameters are too large");         \
         memcpy((candidate)->parameters, value, sizeof *(value));                                   \
+        (candidate)->has_parameters = true;                                                        \
     } while (0)
 #define dc_get_parameters(candidate, value) memcpy(value, (candidate)->parameters, sizeof *(value))
 
 struct dc_candidate_list {
     struct dc_candidate *items;
     int count, capacity;
+    int expected; /* how many, roughly; 0: a few */
     bool out_of_memory;
 };
 bool dc_candidate_append(const doconv_context *ctx, struct dc_candidate_list *list,
                          const struct dc_candidate *candidate);
 
-/* Starts a candidate's text: "SOLVER:KERNEL+SECOND". Returns its length. */
-int dc_candidate_name(struct dc_candidate *candidate);
+/*
+ * Writes the text of one candidate, or of all, that have none yet. Most candidates of a plan are
+ * never named, and texts take longer than estimates.
+ */
+void dc_candidate_describe(struct dc_candidate *candidate);
+void dc_candidates_describe(struct dc_candidate_list *list);
 
 #endif

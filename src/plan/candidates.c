@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/arithmetic.h"
 #include "base/context.h"
 #include "base/log.h"
 #include "base/versioned.h"
@@ -16,7 +17,8 @@ bool dc_candidate_append(const doconv_context *ctx, struct dc_candidate_list *li
                          const struct dc_candidate *candidate)
 {
     if (list->count == list->capacity) {
-        const int capacity = list->capacity != 0 ? 2 * list->capacity : 32;
+        const int capacity =
+            list->capacity != 0 ? 2 * list->capacity : (int)most(list->expected, 4);
         struct dc_candidate *items =
             dc_alloc((doconv_context *)ctx, (size_t)capacity * sizeof *items);
         if (items == NULL) {
@@ -34,11 +36,26 @@ bool dc_candidate_append(const doconv_context *ctx, struct dc_candidate_list *li
     return true;
 }
 
-int dc_candidate_name(struct dc_candidate *c)
+void dc_candidate_describe(struct dc_candidate *c)
 {
-    return snprintf(c->text, sizeof c->text, "%s:%s%s%s", c->solver->name,
-                    c->kernel != NULL ? c->kernel->name : "portable", c->second != NULL ? "+" : "",
-                    c->second != NULL ? c->second->name : "");
+    if (c->text[0] != '\0') {
+        return;
+    }
+    const int used =
+        snprintf(c->text, sizeof c->text, "%s:%s%s%s", c->solver->name,
+                 c->kernel != NULL ? c->kernel->name : "portable", c->second != NULL ? "+" : "",
+                 c->second != NULL ? c->second->name : "");
+    /* One that is refused as a whole has no parameters. */
+    if (c->solver->describe != NULL && c->has_parameters) {
+        c->solver->describe(c, c->text + used, sizeof c->text - (size_t)used);
+    }
+}
+
+void dc_candidates_describe(struct dc_candidate_list *list)
+{
+    for (int i = 0; i < list->count; i++) {
+        dc_candidate_describe(&list->items[i]);
+    }
 }
 
 struct doconv_candidates {

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Running a plan: checks, and what comes before and after the solver's part. Weights that change in each call,
- * as in training, are folded and packed first, unless the solver makes each block of them just
- * before it uses it, so that neither what is folded nor what is packed leaves the cache in between.
- * The tuner measures both ways.
+ * Running a plan: checks, and what comes before and after the solver's part. Weights that change in
+ * each call, as in training, are folded and packed first, unless the solver makes each block of
+ * them just before it uses it, so that neither what is folded nor what is packed leaves the cache
+ * in between. The tuner measures both ways.
  */
 #include "base/arithmetic.h"
 #include "base/context.h"
 #include "base/log.h"
+#include "base/overlap.h"
 #include "plan/plan.h"
 #include "plan/problem.h"
 #include "plan/solver.h"
@@ -91,6 +92,9 @@ doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weig
     }
     doconv_context *ctx = plan->ctx;
     const bool wants_residual = plan->problem.desc.residual != 0;
+    if (plan->problem.empty && weights != NULL && weights->packed_layout == plan->packed_layout) {
+        return DOCONV_OK; /* no tensor has an element, so that any may be NULL */
+    }
     if (weights == NULL || src == NULL || dst == NULL || (residual == NULL) == wants_residual) {
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "%s",
                        weights == NULL  ? "weights: NULL"
@@ -107,6 +111,18 @@ doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weig
         return dc_fail(ctx, DOCONV_WORKSPACE_TOO_SMALL, "workspace: %zu bytes of %zu",
                        workspace == NULL ? 0 : workspace_size, needed);
     }
+    const struct dc_problem *problem = &plan->problem;
+    const struct dc_range ranges[] = {
+        {"dst", dst, problem->dst_bytes, true},
+        {"src", src, problem->src_bytes, false},
+        {"workspace", workspace, needed, true},
+        /* dst itself is read before it is written */
+        {"residual", residual != dst ? residual : NULL, problem->dst_bytes, false},
+    };
+    const doconv_status status = dc_check_overlaps(ctx, ranges, sizeof ranges / sizeof ranges[0]);
+    if (status != DOCONV_OK) {
+        return status;
+    }
     const double start = ctx->verbose >= 2 ? dc_now() : 0.0;
     /* The caller's workspace may start anywhere: solvers that need one ask for 64 bytes more. */
     char *const aligned = needed != 0 ? dc_align_workspace(workspace) : NULL;
@@ -118,8 +134,11 @@ doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weig
     };
     dc_plan_run(plan, &tensors, aligned);
     if (ctx->verbose >= 2) {
-        dc_log(ctx, DOCONV_LOG_VERBOSE, "execute,%s,%s,%.6f ms", plan->candidate.text,
-               plan->problem_text, 1e3 * (dc_now() - start));
+        char text[DOCONV_PROBLEM_TEXT_SIZE];
+        const double seconds = dc_now() - start;
+        dc_problem_format(problem, text, sizeof text);
+        dc_log(ctx, DOCONV_LOG_VERBOSE, "execute,%s,%s,%.6f ms", plan->candidate.text, text,
+               1e3 * seconds);
     }
     return DOCONV_OK;
 }

@@ -46,7 +46,9 @@ doconv_status dc_plan_options_read(doconv_context *ctx, const doconv_plan_option
 void dc_plan_key(const doconv_context *ctx, const struct dc_problem *problem,
                  const doconv_plan_options *options, char *key, size_t size)
 {
-    dc_problem_format(problem, key, size);
+    struct dc_problem asked = *problem;
+    asked.empty = false; /* an empty batch is planned as one image */
+    dc_problem_format(&asked, key, size);
     const size_t used = strlen(key);
     const bool cold = options != NULL && options->cold_weights != 0;
     const bool named = problem->operation != DC_CONVOLUTION;
@@ -58,8 +60,9 @@ void dc_plan_key(const doconv_context *ctx, const struct dc_problem *problem,
 }
 
 /* The accepted candidate of this text, or NULL. */
-static const struct dc_candidate *find(const struct dc_candidate_list *list, const char *text)
+static const struct dc_candidate *find(struct dc_candidate_list *list, const char *text)
 {
+    dc_candidates_describe(list);
     for (int i = 0; i < list->count; i++) {
         if (list->items[i].refused == NULL && strcmp(list->items[i].text, text) == 0) {
             return &list->items[i];
@@ -70,8 +73,9 @@ static const struct dc_candidate *find(const struct dc_candidate_list *list, con
 
 /* Why the variant that is asked for can't be had. */
 static doconv_status refuse_forced(doconv_context *ctx, const char *forced,
-                                   const struct dc_candidate_list *list)
+                                   struct dc_candidate_list *list)
 {
+    dc_candidates_describe(list);
     for (int i = 0; i < list->count; i++) {
         const struct dc_candidate *c = &list->items[i];
         const char *kernel = c->kernel != NULL ? c->kernel->name : "";
@@ -84,7 +88,7 @@ static doconv_status refuse_forced(doconv_context *ctx, const char *forced,
 }
 
 static doconv_status choose(doconv_plan *plan, const doconv_plan_options *options,
-                            const struct dc_candidate_list *list)
+                            struct dc_candidate_list *list)
 {
     doconv_context *ctx = plan->ctx;
     const doconv_rigor rigor = options != NULL ? options->rigor : DOCONV_RIGOR_DEFAULT;
@@ -223,7 +227,6 @@ static doconv_status fix(doconv_plan *plan, const doconv_plan_options *options)
     if (status != DOCONV_OK) {
         return status;
     }
-    dc_problem_format(p, plan->problem_text, sizeof plan->problem_text);
     if (p->operation == DC_CONVOLUTION) {
         const struct dc_kernel *kernel = plan->candidate.kernel;
         const doconv_conv_desc *d = &p->desc;
@@ -241,9 +244,12 @@ static doconv_status fix(doconv_plan *plan, const doconv_plan_options *options)
 static doconv_status choose_candidate(doconv_plan *plan, const doconv_plan_options *options)
 {
     struct dc_candidate_list list;
-    doconv_status status = dc_enumerate(plan->ctx, &plan->problem, options, &list);
+    doconv_status status = dc_enumerate_quickly(plan->ctx, &plan->problem, options, &list);
     if (status == DOCONV_OK) {
         status = choose(plan, options, &list);
+        if (status == DOCONV_OK) {
+            dc_candidate_describe(&plan->candidate);
+        }
         dc_free(plan->ctx, list.items);
     }
     return status;
@@ -296,8 +302,10 @@ doconv_status doconv_plan_create(doconv_context *context, const doconv_conv_desc
         status = dc_plan_create(context, &problem, &own, plan);
     }
     if (status == DOCONV_OK && context->verbose >= 1) {
+        char text[DOCONV_PROBLEM_TEXT_SIZE];
+        dc_problem_format(&problem, text, sizeof text);
         dc_log(context, DOCONV_LOG_VERBOSE, "plan,%s,%s,%s,%.3f ms", (*plan)->candidate.text,
-               (*plan)->origin, (*plan)->problem_text, 1e3 * (dc_now() - start));
+               (*plan)->origin, text, 1e3 * (dc_now() - start));
     }
     return status;
 }
@@ -326,7 +334,7 @@ const char *doconv_plan_origin(const doconv_plan *plan)
 
 size_t doconv_plan_workspace_size(const doconv_plan *plan)
 {
-    return plan != NULL ? plan->candidate.workspace_size : 0;
+    return plan != NULL && !plan->problem.empty ? plan->candidate.workspace_size : 0;
 }
 
 size_t doconv_plan_packed_size(const doconv_plan *plan)

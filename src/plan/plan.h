@@ -24,9 +24,10 @@ struct doconv_plan {
     struct dc_problem problem;
     struct dc_candidate candidate;
     const char *origin;
-    char problem_text[DOCONV_PROBLEM_TEXT_SIZE];
     uint64_t packed_layout; /* of a convolution: plans with the same one share weights */
-    /* Of the operation's whole call, fold and fresh weights included, from a 64-byte boundary on. */
+    /*
+     * Of the operation's whole call, fold and fresh weights included, from a 64-byte boundary on.
+     */
     size_t workspace_size;
     void *state; /* the solver's; one block from dc_alloc() */
     /*
@@ -49,8 +50,8 @@ doconv_status dc_plan_create(doconv_context *ctx, const struct dc_problem *probl
                              const doconv_plan_options *options, doconv_plan **plan);
 
 /*
- * One call. workspace: plan->workspace_size bytes, 64-byte aligned. Weights that are fresh are folded
- * and packed here, unless the solver does it on the way.
+ * One call. workspace: plan->workspace_size bytes, 64-byte aligned. Weights that are fresh are
+ * folded and packed here, unless the solver does it on the way.
  */
 void dc_plan_run(const doconv_plan *plan, const struct dc_tensors *tensors, char *workspace);
 
@@ -81,10 +82,14 @@ void dc_plan_key(const doconv_context *ctx, const struct dc_problem *problem,
 
 /*
  * Every candidate, accepted ones first, best estimate first. The caller frees list->items with
- * dc_free(). Where training promises the same bits (fresh weights, gradients, folds), those accepted
- * have one order of sums, whatever the number of threads.
+ * dc_free(). Where training promises the same bits (fresh weights, gradients, folds), those
+ * accepted have one order of sums, whatever the number of threads.
  */
 doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *problem,
                            const doconv_plan_options *options, struct dc_candidate_list *list);
+/* The same without texts, but where options name a variant: dc_candidate_describe() makes them. */
+doconv_status dc_enumerate_quickly(doconv_context *ctx, const struct dc_problem *problem,
+                                   const doconv_plan_options *options,
+                                   struct dc_candidate_list *list);
 
 #endif

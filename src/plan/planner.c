@@ -66,10 +66,17 @@ static int by_estimate(const void *a, const void *b)
     if ((x->refused != NULL) != (y->refused != NULL)) {
         return x->refused != NULL ? 1 : -1;
     }
+    if (x->refused != NULL && x->text[0] == '\0') {
+        return 0; /* nobody asks for texts: their order doesn't matter */
+    }
     if (x->refused == NULL && x->estimated_seconds != y->estimated_seconds) {
         return x->estimated_seconds < y->estimated_seconds ? -1 : 1;
     }
-    return strcmp(x->text, y->text); /* a total order: the same list on every C library */
+    /* A total order: the same list on every C library. */
+    struct dc_candidate a_described = *x, b_described = *y;
+    dc_candidate_describe(&a_described);
+    dc_candidate_describe(&b_described);
+    return strcmp(a_described.text, b_described.text);
 }
 
 static void sort(struct dc_candidate_list *list)
@@ -87,9 +94,13 @@ static bool any_accepted(const struct dc_candidate_list *list)
 /* ---- enumeration ---- */
 
 /* Does a caller's variant, a full text or a kernel's name, name this? */
-static bool named(const char *variant, const struct dc_candidate *c)
+static bool named(const char *variant, struct dc_candidate *c)
 {
-    return variant == NULL || strcmp(variant, c->text) == 0 ||
+    if (variant == NULL) {
+        return true;
+    }
+    dc_candidate_describe(c);
+    return strcmp(variant, c->text) == 0 ||
            (c->kernel != NULL && strcmp(variant, c->kernel->name) == 0);
 }
 
@@ -123,7 +134,6 @@ static void ask(const doconv_context *ctx, const struct dc_problem *problem,
     }
     if (refused != NULL) {
         struct dc_candidate none = {.solver = solver, .kernel = kernel, .refused = refused};
-        dc_candidate_name(&none);
         dc_candidate_append(ctx, list, &none);
     }
     for (int i = first; i < list->count; i++) {
@@ -135,6 +145,7 @@ static void ask(const doconv_context *ctx, const struct dc_problem *problem,
 static void fill(const doconv_context *ctx, const struct dc_problem *problem,
                  const doconv_plan_options *options, struct dc_candidate_list *list)
 {
+    list->expected = problem->operation == DC_CONVOLUTION ? 64 : 4;
     for (const struct dc_solver *const *next = ctx->solvers; *next != NULL; next++) {
         const struct dc_solver *solver = *next;
         if (solver->operation != problem->operation) {
@@ -160,12 +171,15 @@ static void fill(const doconv_context *ctx, const struct dc_problem *problem,
 static void keep_order(const doconv_context *ctx, const struct dc_problem *problem,
                        const doconv_plan_options *options, struct dc_candidate_list *list)
 {
-    struct dc_problem alone = *problem;
-    alone.threads = 1;
     struct dc_candidate_list first = {0};
-    fill(ctx, &alone, options, &first);
-    list->out_of_memory = list->out_of_memory || first.out_of_memory;
-    const int order = any_accepted(&first) ? first.items[0].order_of_sums : -1;
+    if (problem->threads > 1) {
+        struct dc_problem alone = *problem;
+        alone.threads = 1;
+        fill(ctx, &alone, options, &first);
+        list->out_of_memory = list->out_of_memory || first.out_of_memory;
+    }
+    const struct dc_candidate_list *one = problem->threads > 1 ? &first : list;
+    const int order = any_accepted(one) ? one->items[0].order_of_sums : -1;
     bool some = false;
     for (int i = 0; i < list->count; i++) {
         some = some || (list->items[i].refused == NULL && list->items[i].order_of_sums == order);
@@ -181,8 +195,9 @@ static void keep_order(const doconv_context *ctx, const struct dc_problem *probl
     sort(list);
 }
 
-doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *problem,
-                           const doconv_plan_options *options, struct dc_candidate_list *list)
+doconv_status dc_enumerate_quickly(doconv_context *ctx, const struct dc_problem *problem,
+                                   const doconv_plan_options *options,
+                                   struct dc_candidate_list *list)
 {
     *list = (struct dc_candidate_list){0};
     fill(ctx, problem, options, list);
@@ -196,4 +211,15 @@ doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *problem
         return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "candidates: out of memory");
     }
     return DOCONV_OK;
+}
+
+doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *problem,
+                           const doconv_plan_options *options, struct dc_candidate_list *list)
+{
+    const doconv_status status = dc_enumerate_quickly(ctx, problem, options, list);
+    if (status == DOCONV_OK) {
+        dc_candidates_describe(list);
+        sort(list); /* refused ones by their texts */
+    }
+    return status;
 }

@@ -32,7 +32,7 @@ enum dc_operation {
  * The same for equal problems: padding that no output reads is left out, a mapping that is the
  * paper's for this layer is PAPER, and an identity that d_mul < KH*KW has no room for is 0. An
  * operation that knows nothing of D_mul has a plain desc, and one that knows nothing of pixels the
- * smallest image: see dc_problem_for().
+ * smallest image: see dc_problem_for(). An empty batch is a problem of one image that is never run.
  */
 struct dc_problem {
     enum dc_operation operation;
@@ -40,6 +40,7 @@ struct dc_problem {
     bool fresh_weights; /* of a convolution: they change in each call, so packing them counts */
     doconv_conv_desc desc;
     doconv_fold_desc fold; /* what W and D of a DO-Conv layer fold to; d_mul 0: a plain layer */
+    bool empty;            /* the descriptor's n is 0; desc's is 1 then */
     int64_t hout, wout;
     int64_t group_cin, group_cout; /* Cin/groups, Cout/groups */
     float lo, hi;                  /* ReLU and clamp in one */
@@ -60,6 +61,12 @@ doconv_status dc_problem_create_fold(doconv_context *ctx, const doconv_fold_desc
  * left out, so that layers share its choice: post-operations of gradients, the image of a fold.
  */
 struct dc_problem dc_problem_for(const struct dc_problem *layer, enum dc_operation operation);
+
+/*
+ * Are W, D and the weight of sizes that memory can have, with room for what is computed from these?
+ * Every count of desc is at least 1, and groups divide cin.
+ */
+bool dc_fold_fits(const doconv_fold_desc *desc);
 
 /* The convolution along each axis of the image. */
 static inline struct dc_axis dc_rows_axis(const struct dc_problem *p)
@@ -93,6 +100,17 @@ static inline bool dc_groups_fit_vector(const struct dc_problem *p, int64_t vect
     const int64_t seen =
         p->group_cout < vector ? vector / p->group_cout * p->group_cin : p->group_cin;
     return !ends_inside && seen <= vector;
+}
+
+/* For each input of a group and each lane of a vector of outputs: the lane of its input. */
+static inline void dc_group_lanes(const struct dc_problem *p, int64_t vector, int32_t *lanes)
+{
+    for (int64_t i = 0; i < p->group_cin; i++) {
+        for (int64_t o = 0; o < vector; o++) {
+            lanes[i * vector + o] =
+                (int32_t)(p->group_cout < vector ? o / p->group_cout * p->group_cin + i : i);
+        }
+    }
 }
 
 /* Canonical text of the descriptor; size >= DOCONV_PROBLEM_TEXT_SIZE. */

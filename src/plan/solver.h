@@ -104,9 +104,11 @@ struct dc_solver {
      */
     const char *(*enumerate)(const doconv_context *ctx, const struct dc_problem *problem,
                              const struct dc_kernel *kernel, struct dc_candidate_list *list);
+    /* A candidate's parameters as text, ":NAME=VALUE,...", one to one. NULL: it has none. */
+    void (*describe)(const struct dc_candidate *candidate, char *text, size_t size);
     /*
-     * Fixes in plan->state what execute needs, and adds to packed_layout what pack depends on beside
-     * what is in it. NULL: nothing to prepare.
+     * Fixes in plan->state what execute needs, and adds to packed_layout what pack depends on
+     * beside what is in it. NULL: nothing to prepare.
      */
     doconv_status (*prepare)(doconv_plan *plan);
     /* Frees what plan->state points to, not state itself. NULL: nothing. */

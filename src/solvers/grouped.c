@@ -201,14 +201,14 @@ static const char *enumerate(const doconv_context *ctx, const struct dc_problem 
     const int64_t targets[] = {p->hout, divide_up(p->hout, p->threads),
                                (int64_t)fmin(1e9, 0.5 * (double)cpu->l2_bytes / row),
                                (int64_t)fmin(1e9, 0.6 * (double)cpu->l1d_bytes / row)};
-    int last = 0;
-    for (size_t t = 0; t < sizeof targets / sizeof targets[0]; t++) {
+    enum { TARGETS = sizeof targets / sizeof targets[0] };
+    int offered[TARGETS], count = 0;
+    for (int t = 0; t < TARGETS; t++) {
         const int64_t blocks = divide_up(p->hout, most(1, least(p->hout, targets[t])));
         q.rows = (int)divide_up(p->hout, blocks);
-        if (q.rows == last) {
+        if (!is_new(q.rows, offered, &count)) {
             continue;
         }
-        last = q.rows;
         geometry(p, kernel, &q, &s);
         struct dc_candidate c = {
             .solver = depthwise ? &dc_solver_depthwise : &dc_solver_grouped,
@@ -220,11 +220,16 @@ static const char *enumerate(const doconv_context *ctx, const struct dc_problem 
             .estimated_seconds = estimate(p, kernel, &s),
         };
         dc_set_parameters(&c, &q);
-        const int used = dc_candidate_name(&c);
-        snprintf(c.text + used, sizeof c.text - (size_t)used, ":rows=%d", q.rows);
         dc_candidate_append(ctx, list, &c);
     }
     return NULL;
+}
+
+static void describe(const struct dc_candidate *c, char *text, size_t size)
+{
+    struct parameters q;
+    dc_get_parameters(c, &q);
+    snprintf(text, size, ":rows=%d", q.rows);
 }
 
 static doconv_status prepare(doconv_plan *plan)
@@ -240,12 +245,7 @@ static doconv_status prepare(doconv_plan *plan)
     dc_get_parameters(&plan->candidate, &q);
     geometry(p, plan->candidate.kernel, &q, s); /* enumerate() did it before */
     int32_t *lanes = (int32_t *)(s + 1);
-    for (int64_t i = 0; i < planes; i++) {
-        for (int64_t o = 0; o < vector; o++) {
-            lanes[i * vector + o] =
-                (int32_t)(p->group_cout < vector ? o / p->group_cout * planes + i : i);
-        }
-    }
+    dc_group_lanes(p, vector, lanes);
     s->args.lanes = lanes;
     s->args.src_pixel = s->src_map.pixel;
     s->args.dst_pixel = s->dst_map.pixel;
@@ -425,6 +425,7 @@ const struct dc_solver dc_solver_depthwise = {
     .operation = DC_CONVOLUTION,
     .family = DC_FAMILY_DEPTHWISE,
     .enumerate = enumerate,
+    .describe = describe,
     .prepare = prepare,
     .execute = execute,
     .pack = pack,
@@ -435,6 +436,7 @@ const struct dc_solver dc_solver_grouped = {
     .operation = DC_CONVOLUTION,
     .family = DC_FAMILY_GROUPED,
     .enumerate = enumerate,
+    .describe = describe,
     .prepare = prepare,
     .execute = execute,
     .pack = pack,

@@ -133,11 +133,15 @@ static const char *offer(const doconv_context *ctx, const struct dc_problem *p,
         .estimated_seconds = estimate(p, kernel, q, &s),
     };
     dc_set_parameters(&c, q);
-    const int used = dc_candidate_name(&c);
-    snprintf(c.text + used, sizeof c.text - (size_t)used, ":src=%s,pixels=%d",
-             q->panel ? "panel" : "inplace", q->pixels);
     dc_candidate_append(ctx, list, &c);
     return NULL;
+}
+
+static void describe(const struct dc_candidate *c, char *text, size_t size)
+{
+    struct parameters q;
+    dc_get_parameters(c, &q);
+    snprintf(text, size, ":src=%s,pixels=%d", q.panel ? "panel" : "inplace", q.pixels);
 }
 
 /* Whole tiles of pixels of a unit, in chunks of nearly equal size; `target`: pixels, or fewer. */
@@ -171,14 +175,14 @@ static const char *enumerate(const doconv_context *ctx, const struct dc_problem 
         const double targets[] = {0.0, 0.5 * (double)cpu->l1d_bytes / pixel,
                                   0.12 * (double)cpu->l2_bytes / pixel,
                                   0.4 * (double)cpu->l2_bytes / pixel, (double)pixels};
-        int last = 0;
-        for (size_t i = 0; i < sizeof targets / sizeof targets[0]; i++) {
+        enum { TARGETS = sizeof targets / sizeof targets[0] };
+        int offered[TARGETS], count = 0;
+        for (int i = 0; i < TARGETS; i++) {
             const int64_t chunk = chunk_for(pixels, kernel->tile_pixels, targets[i]);
-            if (chunk > INT32_MAX || (int)chunk == last) {
+            if (chunk > INT32_MAX || !is_new((int)chunk, offered, &count)) {
                 continue;
             }
-            last = (int)chunk;
-            const struct parameters q = {.panel = panel, .pixels = last};
+            const struct parameters q = {.panel = panel, .pixels = (int)chunk};
             const char *reason = offer(ctx, p, kernel, &q, list);
             refused = reason != NULL ? reason : refused;
         }
@@ -237,74 +241,100 @@ struct job {
     int64_t units;
 };
 
+/* Pixels [begin, end) of an image and group; [begin, in_place) are read there, the rest a panel. */
+struct chunk {
+    int64_t image_group, group, begin, in_place, end;
+    const float *src; /* the group's first channel */
+};
+
+static void gather(const struct job *job, const struct chunk *c, float *line, float *panel)
+{
+    const struct state *s = job->plan->state;
+    const struct dc_problem *p = &job->plan->problem;
+    const doconv_conv_desc *d = &p->desc;
+    const struct dc_gather_args args = {
+        .panel = panel,
+        .panel_tile = s->panel_tile,
+        .line = line,
+        .src = c->src,
+        .src_channel = d->h * d->w,
+        .src_row = d->w * d->stride_h,
+        .step = d->stride_w,
+        .columns = p->wout,
+        .channels = p->group_cin,
+        .first = c->in_place,
+        .pixels = c->end - c->in_place,
+    };
+    job->plan->candidate.kernel->planes.gather(&args);
+}
+
+/* Output block b of a chunk. fetch: its pixels are read for the first time. */
+static void run_block(const struct job *job, const struct chunk *c, int64_t b, bool fetch,
+                      const float *panel)
+{
+    const struct state *s = job->plan->state;
+    const struct dc_problem *p = &job->plan->problem;
+    const struct dc_kernel *kernel = job->plan->candidate.kernel;
+    const int64_t channel = block_first(p, s, b), packed = c->group * s->out_blocks + b;
+    const int64_t dst = (c->image_group * p->group_cout + channel) * s->pixels;
+    struct dc_planes_args args = {
+        .channels = p->group_cin,
+        .dst_channel = s->pixels,
+        .outputs = block_first(p, s, b + 1) - channel,
+        .weights = job->packed + s->bias_floats + packed * s->block_floats,
+        .bias = job->packed + packed * kernel->tile_channels,
+        .lo = p->lo,
+        .hi = p->hi,
+    };
+    if (c->begin < c->in_place) {
+        args.src = c->src + c->begin;
+        args.src_channel = p->desc.h * p->desc.w;
+        args.src_tile = kernel->tile_pixels;
+        args.pixels = c->in_place - c->begin;
+        args.dst = job->dst + dst + c->begin;
+        args.residual = job->residual != NULL ? job->residual + dst + c->begin : NULL;
+        args.fetch_next = fetch;
+        kernel->planes.run(&args);
+    }
+    if (c->in_place < c->end) {
+        args.src = panel;
+        args.src_channel = kernel->tile_pixels;
+        args.src_tile = s->panel_tile;
+        args.pixels = c->end - c->in_place;
+        args.dst = job->dst + dst + c->in_place;
+        args.residual = job->residual != NULL ? job->residual + dst + c->in_place : NULL;
+        args.fetch_next = 0;
+        kernel->planes.run(&args);
+    }
+}
+
 static void run_task(void *arg, int index)
 {
     const struct job *job = arg;
     const struct state *s = job->plan->state;
     const struct dc_problem *p = &job->plan->problem;
-    const doconv_conv_desc *d = &p->desc;
-    const struct dc_kernel *kernel = job->plan->candidate.kernel;
-    const int64_t plane = d->h * d->w;
-    float *const line = (float *)job->workspace + index * s->task_floats, *const panel =
-                                                                              line + s->line_floats;
+    const int64_t plane = p->desc.h * p->desc.w;
+    float *const line = (float *)job->workspace + index * s->task_floats;
+    float *const panel = line + s->line_floats;
     int64_t loaded = -1; /* the panel's place */
     for (int64_t i = job->units * index / s->tasks; i < job->units * (index + 1) / s->tasks; i++) {
-        const int64_t out_chunk = i % s->out_chunks, place = i / s->out_chunks;
-        const int64_t chunk = place % s->chunks, image_group = place / s->chunks,
-                      group = image_group % d->groups;
-        const int64_t begin = chunk * s->chunk, end = least(begin + s->chunk, s->pixels);
-        /* [begin, in_place), then the panel's */
-        const int64_t in_place = begin < s->whole ? least(end, s->whole) : begin;
-        const float *const src = job->src + image_group * p->group_cin * plane;
-        if (in_place < end && loaded != place) {
-            kernel->planes.gather(&(struct dc_gather_args){
-                .panel = panel,
-                .panel_tile = s->panel_tile,
-                .line = line,
-                .src = src,
-                .src_channel = plane,
-                .src_row = d->w * d->stride_h,
-                .step = d->stride_w,
-                .columns = p->wout,
-                .channels = p->group_cin,
-                .first = in_place,
-                .pixels = end - in_place,
-            });
+        const int64_t out_chunk = i % s->out_chunks, place = i / s->out_chunks,
+                      image_group = place / s->chunks;
+        struct chunk c = {
+            .image_group = image_group,
+            .group = image_group % p->desc.groups,
+            .begin = place % s->chunks * s->chunk,
+            .src = job->src + image_group * p->group_cin * plane,
+        };
+        c.end = least(c.begin + s->chunk, s->pixels);
+        c.in_place = c.begin < s->whole ? least(c.end, s->whole) : c.begin;
+        if (c.in_place < c.end && loaded != place) {
+            gather(job, &c, line, panel);
             loaded = place;
         }
-        struct dc_planes_args args = {
-            .channels = p->group_cin,
-            .dst_channel = s->pixels,
-            .lo = p->lo,
-            .hi = p->hi,
-        };
-        const int64_t first_block = out_chunk * s->out_chunk;
-        for (int64_t b = first_block; b < least(first_block + s->out_chunk, s->out_blocks); b++) {
-            const int64_t channel = block_first(p, s, b), packed = group * s->out_blocks + b;
-            const int64_t dst = (image_group * p->group_cout + channel) * s->pixels;
-            args.outputs = block_first(p, s, b + 1) - channel;
-            args.weights = job->packed + s->bias_floats + packed * s->block_floats;
-            args.bias = job->packed + packed * kernel->tile_channels;
-            if (begin < in_place) {
-                args.src = src + begin;
-                args.src_channel = plane;
-                args.src_tile = kernel->tile_pixels;
-                args.pixels = in_place - begin;
-                args.dst = job->dst + dst + begin;
-                args.residual = job->residual != NULL ? job->residual + dst + begin : NULL;
-                args.fetch_next = b == first_block;
-                kernel->planes.run(&args);
-            }
-            if (in_place < end) {
-                args.src = panel;
-                args.src_channel = kernel->tile_pixels;
-                args.src_tile = s->panel_tile;
-                args.pixels = end - in_place;
-                args.dst = job->dst + dst + in_place;
-                args.residual = job->residual != NULL ? job->residual + dst + in_place : NULL;
-                args.fetch_next = 0;
-                kernel->planes.run(&args);
-            }
+        const int64_t first = out_chunk * s->out_chunk;
+        for (int64_t b = first; b < least(first + s->out_chunk, s->out_blocks); b++) {
+            run_block(job, &c, b, b == first, panel);
         }
     }
 }
@@ -329,6 +359,7 @@ const struct dc_solver dc_solver_planes = {
     .operation = DC_CONVOLUTION,
     .family = DC_FAMILY_PLANES,
     .enumerate = enumerate,
+    .describe = describe,
     .prepare = prepare,
     .execute = execute,
     .pack = pack,

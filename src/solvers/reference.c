@@ -31,7 +31,6 @@ static const char *enumerate(const doconv_context *ctx, const struct dc_problem 
         .packed_size = problem->weight_bytes +
                        (problem->desc.has_bias ? (size_t)problem->desc.cout * sizeof(float) : 0),
     };
-    dc_candidate_name(&c);
     dc_candidate_append(ctx, list, &c);
     return NULL;
 }

@@ -5,11 +5,14 @@
  * from W and D first and hands its gradient back through; by feature composition it is
  * two operations of its own.
  */
+#include <string.h>
+
 #include <doconv/doconv_train.h>
 
 #include "base/arithmetic.h"
 #include "base/context.h"
 #include "base/log.h"
+#include "base/overlap.h"
 #include "base/versioned.h"
 #include "plan/plan.h"
 #include "plan/problem.h"
@@ -159,12 +162,16 @@ void doconv_training_destroy(doconv_training *training)
 
 size_t doconv_training_workspace_size(const doconv_training *training)
 {
-    return training == NULL || training->workspace_size == 0 ? 0 : training->workspace_size + 64;
+    return training == NULL || training->workspace_size == 0 || training->layer.empty
+               ? 0
+               : training->workspace_size + 64;
 }
 
 size_t doconv_training_saved_size(const doconv_training *training)
 {
-    return training != NULL && training->weight_size != 0 ? training->layer.weight_bytes : 0;
+    return training != NULL && training->weight_size != 0 && !training->layer.empty
+               ? training->layer.weight_bytes
+               : 0;
 }
 
 /* The index-th operation and what it is for, or NULL past the last. */
@@ -263,6 +270,65 @@ static doconv_status check_call(const doconv_training *t, const doconv_parameter
     return DOCONV_OK;
 }
 
+/* Bytes of the parameters and of their gradients. */
+static size_t weight_bytes(const doconv_training *t)
+{
+    const size_t taps = (size_t)(t->layer.desc.kh * t->layer.desc.kw);
+    return t->layer.fold.d_mul != 0 ? t->layer.weight_bytes / taps * (size_t)t->layer.fold.d_mul
+                                    : t->layer.weight_bytes;
+}
+
+static size_t d_bytes(const doconv_training *t)
+{
+    const doconv_conv_desc *d = &t->layer.desc;
+    return (size_t)(d->cin * d->kh * d->kw * t->layer.fold.d_mul) * sizeof(float);
+}
+
+static size_t bias_bytes(const doconv_training *t)
+{
+    return (size_t)t->layer.desc.cout * sizeof(float);
+}
+
+/* The sums over an empty batch. */
+static void clear_gradients(const doconv_training *t, const doconv_gradients *gradients)
+{
+    if (gradients->weight != NULL) {
+        memset(gradients->weight, 0, weight_bytes(t));
+    }
+    if (gradients->d != NULL) {
+        memset(gradients->d, 0, d_bytes(t));
+    }
+    if (gradients->bias != NULL) {
+        memset(gradients->bias, 0, bias_bytes(t));
+    }
+}
+
+/* dst or the gradients, what is saved, and the workspace are written; all else is read. */
+static doconv_status check_memory(const doconv_training *t, const doconv_parameters *parameters,
+                                  const float *src, const float *grad_dst, float *dst,
+                                  const doconv_gradients *gradients, const void *saved,
+                                  void *workspace)
+{
+    const doconv_gradients none = {.size = sizeof none}, *g = gradients != NULL ? gradients : &none;
+    const size_t src_bytes = t->layer.empty ? 0 : t->layer.src_bytes,
+                 dst_bytes = t->layer.empty ? 0 : t->layer.dst_bytes;
+    const struct dc_range ranges[] = {
+        {"src", src, src_bytes, false},
+        {"grad_dst", grad_dst, dst_bytes, false},
+        {"parameters.weight", parameters->weight, weight_bytes(t), false},
+        {"parameters.d", parameters->d, d_bytes(t), false},
+        {"parameters.bias", parameters->bias, bias_bytes(t), false},
+        {"dst", dst, dst_bytes, true},
+        {"gradients.src", g->src, src_bytes, true},
+        {"gradients.weight", g->weight, weight_bytes(t), true},
+        {"gradients.d", g->d, d_bytes(t), true},
+        {"gradients.bias", g->bias, bias_bytes(t), true},
+        {"saved", saved, doconv_training_saved_size(t), dst != NULL},
+        {"workspace", workspace, doconv_training_workspace_size(t), true},
+    };
+    return dc_check_overlaps(t->ctx, ranges, sizeof ranges / sizeof ranges[0]);
+}
+
 doconv_status doconv_training_forward(const doconv_training *t, const doconv_parameters *parameters,
                                       const float *src, float *dst, void *saved, void *workspace,
                                       size_t workspace_size)
@@ -272,13 +338,17 @@ doconv_status doconv_training_forward(const doconv_training *t, const doconv_par
     }
     char *space = NULL;
     doconv_parameters own;
-    const doconv_status status = check_call(t, parameters, workspace, workspace_size, &own, &space);
-    if (status != DOCONV_OK) {
+    doconv_status status = check_call(t, parameters, workspace, workspace_size, &own, &space);
+    if (status != DOCONV_OK || t->layer.empty) {
         return status;
     }
     parameters = &own;
     if (src == NULL || dst == NULL) {
         return dc_fail(t->ctx, DOCONV_INVALID_ARGUMENT, "%s: NULL", src == NULL ? "src" : "dst");
+    }
+    status = check_memory(t, parameters, src, NULL, dst, NULL, saved, workspace);
+    if (status != DOCONV_OK) {
+        return status;
     }
     struct dc_tensors tensors = {
         .src = src,
@@ -358,11 +428,12 @@ doconv_status doconv_training_backward(const doconv_training *t,
         return status;
     }
     parameters = &own;
-    if (src == NULL || grad_dst == NULL || gradients == NULL) {
+    const bool no_tensors = (src == NULL || grad_dst == NULL) && !t->layer.empty;
+    if (no_tensors || gradients == NULL) {
         return dc_fail(t->ctx, DOCONV_INVALID_ARGUMENT, "%s: NULL",
-                       src == NULL        ? "src"
-                       : grad_dst == NULL ? "grad_dst"
-                                          : "gradients");
+                       !no_tensors   ? "gradients"
+                       : src == NULL ? "src"
+                                     : "grad_dst");
     }
     doconv_gradients own_gradients;
     status = DC_READ_STRUCT(t->ctx, doconv_gradients, gradients, &own_gradients);
@@ -376,6 +447,14 @@ doconv_status doconv_training_backward(const doconv_training *t,
         return dc_fail(t->ctx, DOCONV_INVALID_ARGUMENT,
                        "gradients.%s: given, but the layer has none",
                        gradients->d != NULL && !composed ? "d" : "bias");
+    }
+    status = check_memory(t, parameters, src, grad_dst, NULL, gradients, saved, workspace);
+    if (status != DOCONV_OK) {
+        return status;
+    }
+    if (t->layer.empty) {
+        clear_gradients(t, gradients);
+        return DOCONV_OK;
     }
     if (gradients->bias != NULL) {
         dc_bias_gradient(t->ctx, &t->layer, grad_dst, gradients->bias);

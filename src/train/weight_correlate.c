@@ -113,7 +113,6 @@ static const char *enumerate(const doconv_context *ctx, const struct dc_problem 
         .estimated_seconds =
             products * (double)s.vectors * (1.5 / rate + 1.0 / kernel->vector) / 3e9 / s.tasks,
     };
-    dc_candidate_name(&c);
     dc_candidate_append(ctx, list, &c);
     return NULL;
 }
@@ -129,12 +128,7 @@ static doconv_status prepare(doconv_plan *plan)
     }
     *s = create_state(p, kernel);
     int32_t *const lanes = (int32_t *)(s + 1);
-    for (int64_t i = 0; i < planes; i++) {
-        for (int64_t o = 0; o < vector; o++) {
-            lanes[i * vector + o] =
-                (int32_t)(p->group_cout < vector ? o / p->group_cout * planes + i : i);
-        }
-    }
+    dc_group_lanes(p, vector, lanes);
     s->lanes = kernel->correlate.deals ? lanes : NULL;
     plan->state = s;
     return DOCONV_OK;

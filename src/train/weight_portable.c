@@ -76,7 +76,6 @@ static const char *enumerate(const doconv_context *ctx, const struct dc_problem 
         .error_amplification = 1.0f,
         .estimated_seconds = p->macs / 5e8 / (double)least(p->threads, p->desc.cout),
     };
-    dc_candidate_name(&c);
     dc_candidate_append(ctx, list, &c);
     return NULL;
 }

@@ -61,6 +61,42 @@ static inline void copy_runs(float *to, ptrdiff_t step, const float *from, ptrdi
 }
 
 /*
+ * `count` pixels of n columns that follow each other in src. room: the float behind a pixel's
+ * columns is copied later. Constants for n let the compiler make moves of a copy.
+ */
+static void copy_pixels(float *to, ptrdiff_t to_step, const float *from, ptrdiff_t step,
+                        int64_t count, int64_t n, bool room)
+{
+    if (room && n % 4 == 3) {
+        /* All but the last pixel, whose next float may not be src's. */
+        if (n == 3) {
+            copy_runs(to, to_step, from, step, count - 1, 4);
+        } else if (n == 7) {
+            copy_runs(to, to_step, from, step, count - 1, 8);
+        } else {
+            copy_runs(to, to_step, from, step, count - 1, (int)n + 1);
+        }
+        from += (count - 1) * step;
+        to += (count - 1) * to_step;
+        count = 1;
+    }
+    switch (n) {
+    case 1:
+        copy_runs(to, to_step, from, step, count, 1);
+        break;
+    case 2:
+        copy_runs(to, to_step, from, step, count, 2);
+        break;
+    case 5:
+        copy_runs(to, to_step, from, step, count, 5);
+        break;
+    default:
+        copy_runs(to, to_step, from, step, count, (int)n);
+        break;
+    }
+}
+
+/*
  * Which floats of src the n columns from kx on of output pixels in [0, wout) are, in a row of the
  * image or (NULL) above or below it.
  */
@@ -103,34 +139,7 @@ static void copy_columns(const struct dc_weight_product *g, const float *row, in
         }
         return;
     }
-    int64_t count = end - begin;
-    if (room && n % 4 == 3) {
-        /* All but the last pixel, whose next float may not be src's. */
-        if (n == 3) {
-            copy_runs(to, g->tile, from, step, count - 1, 4);
-        } else if (n == 7) {
-            copy_runs(to, g->tile, from, step, count - 1, 8);
-        } else {
-            copy_runs(to, g->tile, from, step, count - 1, (int)n + 1);
-        }
-        from += (count - 1) * step;
-        to += (count - 1) * g->tile;
-        count = 1;
-    }
-    switch (n) {
-    case 1:
-        copy_runs(to, g->tile, from, step, count, 1);
-        break;
-    case 2:
-        copy_runs(to, g->tile, from, step, count, 2);
-        break;
-    case 5:
-        copy_runs(to, g->tile, from, step, count, 5);
-        break;
-    default:
-        copy_runs(to, g->tile, from, step, count, (int)n);
-        break;
-    }
+    copy_pixels(to, g->tile, from, step, end - begin, n, room);
 }
 
 /* The panel of lanes [lane, lane + lanes) of a group for output rows [y0, y1) of an image. */
@@ -185,88 +194,110 @@ struct part {
     ptrdiff_t out_row;
 };
 
-/* Chunks [chunk0, chunk1) of `images` images from `image` on, one block, all tiles. */
-static void run_block(const struct job *job, const struct part *part, int64_t block, int64_t image,
-                      int64_t images, int64_t chunk0, int64_t chunk1)
+/* Chunks [chunk0, chunk1) of `images` images from `image` on. */
+struct stretch {
+    int64_t image, images, chunk0, chunk1;
+};
+
+/* The lanes of a block for a stretch: where they are, or a panel of them. */
+static const float *find_lanes(const struct job *job, const struct part *part, int64_t lane,
+                               int64_t lanes, const struct stretch *t)
+{
+    const struct dc_weight_product *g = job->g;
+    const float *const right =
+        (g->swapped ? job->grad_dst : job->src) + t->image * g->right.map.image;
+    if (g->in_place) {
+        return right + channel_at(&g->right.map, part->group * g->right.channels + lane);
+    }
+    const int64_t y0 = t->chunk0 * g->chunk_rows,
+                  y1 = least(g->problem.hout, t->chunk1 * g->chunk_rows);
+    for (int64_t i = 0; i < t->images; i++) {
+        load_panel(g, right + i * g->right.map.image, part->group, lane, lanes, y0, y1,
+                   part->panel + i * g->panel_image);
+    }
+    /* Where row 0 would be: an integer, for it may lie outside. */
+    const uintptr_t before = (uintptr_t)((g->by_output ? y0 : panel_origin(g, y0)) * g->panel_row);
+    return (const float *)((uintptr_t)part->panel - before * sizeof(float));
+}
+
+/* Finished sums of rows from `row` on, into the gradient, where they don't lie as it does. */
+static void weave_sums(const struct job *job, const struct part *part, int64_t row, int64_t lane,
+                       const struct dc_product_args *args, float *out)
 {
     const struct dc_weight_product *g = job->g;
     const struct dc_problem *p = &g->problem;
-    const int64_t lane = block * g->tile, lanes = least(g->tile, g->columns - lane);
-    const bool waits = g->chunks > 1 || g->chunk_images < p->desc.n,
-               begins = image == 0 && chunk0 == 0;
-    const bool ends = image + images == p->desc.n && chunk1 == g->chunks;
+    struct dc_weave_args weave = {
+        .sums = args->sums,
+        .sums_list = args->sums_list,
+        .sums_row = g->tile,
+        .lists = g->outer,
+        .rows = args->rows,
+        .lanes = args->lanes,
+        .dst = out,
+        .dst_row = part->out_row,
+        .dst_lane = g->outer,
+    };
+    if (g->swapped) {
+        /* Lanes are output channels: rows, which are inputs, lie side by side. */
+        weave.sums_list = g->tile;
+        weave.lists = args->rows;
+        weave.rows = 1;
+        weave.dst = job->grad_weight + (part->group * p->group_cout + lane) * part->out_row + row -
+                    part->group * p->group_cin;
+        weave.dst_lane = part->out_row;
+    }
+    g->kernel->product.weave(&weave);
+}
+
+/* A stretch of pixels in the sums of one block of lanes, all tiles of rows. */
+static void run_block(const struct job *job, const struct part *part, int64_t block,
+                      const struct stretch *t)
+{
+    const struct dc_weight_product *g = job->g;
+    const int64_t n = g->problem.desc.n, lane = block * g->tile,
+                  lanes = least(g->tile, g->columns - lane);
+    const bool waits = g->chunks > 1 || g->chunk_images < n,
+               begins = t->image == 0 && t->chunk0 == 0;
+    const bool ends = t->image + t->images == n && t->chunk1 == g->chunks;
     /* Sums that lie as the gradient does are summed there. */
     const bool direct = g->outer == 1 && lanes % g->kernel->vector == 0 && !g->swapped;
-    const float *const left = (g->swapped ? job->src : job->grad_dst) + image * g->left.map.image;
-    const float *const right = (g->swapped ? job->grad_dst : job->src) + image * g->right.map.image;
-    const ptrdiff_t filter = part->out_row;
-    struct dc_product_args args = {.left_step = g->left_step,
-                                   .left_row = g->left.map.channel,
-                                   .right_step = g->right_step,
-                                   .lanes = lanes,
-                                   .lists = g->outer,
-                                   .sums_row = direct ? filter : g->tile,
-                                   .soon_row = filter};
-    if (g->in_place) {
-        args.right = right + channel_at(&g->right.map, part->group * g->right.channels + lane);
-    } else {
-        const int64_t y0 = chunk0 * g->chunk_rows, y1 = least(p->hout, chunk1 * g->chunk_rows);
-        for (int64_t i = 0; i < images; i++) {
-            load_panel(g, right + i * g->right.map.image, part->group, lane, lanes, y0, y1,
-                       part->panel + i * g->panel_image);
-        }
-        /* Where row 0 would be: an integer, for it may lie outside. */
-        args.right =
-            (const float *)((uintptr_t)part->panel -
-                            (uintptr_t)((g->by_output ? y0 : panel_origin(g, y0)) * g->panel_row) *
-                                sizeof(float));
-    }
+    const float *const left =
+        (g->swapped ? job->src : job->grad_dst) + t->image * g->left.map.image;
+    struct dc_product_args args = {
+        .left_step = g->left_step,
+        .left_row = g->left.map.channel,
+        .right = find_lanes(job, part, lane, lanes, t),
+        .right_step = g->right_step,
+        .lanes = lanes,
+        .lists = g->outer,
+        .sums_row = direct ? part->out_row : g->tile,
+        .soon_row = part->out_row,
+    };
+    const int64_t blocks_before = block - part->block0, part_rows = part->row1 - part->row0;
     for (int64_t row = part->row0; row < part->row1; row += args.rows) {
+        const int64_t rows_before = row - part->row0;
         /* Of one row after another, if rows are output channels. */
         float *const out =
-            part->out + (row - part->row0) * filter + (block - part->block0) * g->tile * g->outer;
+            part->out + rows_before * part->out_row + blocks_before * g->tile * g->outer;
+        float *const waiting =
+            part->sums +
+            (waits ? (blocks_before * part_rows + rows_before) * g->outer * g->tile : 0);
         args.rows = tile_rows(g, row, part->row1);
         args.left = left + channel_at(&g->left.map, row);
-        args.sums = direct  ? out
-                    : waits ? part->sums + ((block - part->block0) * (part->row1 - part->row0) +
-                                            row - part->row0) *
-                                               g->outer * g->tile
-                            : part->sums;
+        args.sums = direct ? out : waiting;
         args.sums_list = args.rows * g->tile;
-        for (int64_t chunk = chunk0; chunk < chunk1; chunk++) {
-            const int64_t list = images == g->chunk_images ? chunk : g->chunks;
+        for (int64_t chunk = t->chunk0; chunk < t->chunk1; chunk++) {
+            const int64_t list = t->images == g->chunk_images ? chunk : g->chunks;
             args.counts = g->counts + list * g->outer;
             args.segments = g->segments + g->first[list];
-            args.resume = !begins || chunk != chunk0;
-            args.soon = ends && chunk == chunk1 - 1 && !g->swapped && (!direct || !args.resume)
-                            ? out
-                            : NULL;
+            args.resume = !begins || chunk != t->chunk0;
+            const bool stores = ends && chunk == t->chunk1 - 1 && !g->swapped;
+            args.soon = stores && (!direct || !args.resume) ? out : NULL;
             g->kernel->product.run(&args);
         }
-        if (!ends || direct) {
-            continue;
+        if (ends && !direct) {
+            weave_sums(job, part, row, lane, &args, out);
         }
-        struct dc_weave_args weave = {
-            .sums = args.sums,
-            .sums_list = args.sums_list,
-            .sums_row = g->tile,
-            .lists = g->outer,
-            .rows = args.rows,
-            .lanes = lanes,
-            .dst = out,
-            .dst_row = filter,
-            .dst_lane = g->outer,
-        };
-        if (g->swapped) {
-            /* Lanes are output channels: rows, which are inputs, lie side by side. */
-            weave.sums_list = g->tile;
-            weave.lists = args.rows;
-            weave.rows = 1;
-            weave.dst = job->grad_weight + (part->group * p->group_cout + lane) * filter + row -
-                        part->group * p->group_cin;
-            weave.dst_lane = filter;
-        }
-        g->kernel->product.weave(&weave);
     }
 }
 
@@ -276,9 +307,14 @@ static void run_part(const struct job *job, const struct part *part)
     const int64_t n = g->problem.desc.n;
     for (int64_t image = 0; image < n; image += g->chunk_images) {
         for (int64_t chunk = 0; chunk < g->chunks; chunk += g->panel_chunks) {
+            const struct stretch t = {
+                .image = image,
+                .images = least(g->chunk_images, n - image),
+                .chunk0 = chunk,
+                .chunk1 = least(g->chunks, chunk + g->panel_chunks),
+            };
             for (int64_t block = part->block0; block < part->block1; block++) {
-                run_block(job, part, block, image, least(g->chunk_images, n - image), chunk,
-                          least(g->chunks, chunk + g->panel_chunks));
+                run_block(job, part, block, &t);
             }
         }
     }

@@ -309,7 +309,11 @@ static double estimate(const struct dc_weight_product *g)
 static void offer(const doconv_context *ctx, struct dc_weight_product *g, bool parts,
                   struct dc_candidate_list *list)
 {
-    const struct dc_product_parameters q = {.inner = (int)g->inner, .parts = parts};
+    const struct dc_product_parameters q = {
+        .inner = (int)g->inner,
+        .parts = parts,
+        .folds = g->problem.fold.d_mul != 0,
+    };
     struct dc_candidate c = {
         .solver = &dc_solver_weight_product,
         .kernel = g->kernel,
@@ -319,14 +323,17 @@ static void offer(const doconv_context *ctx, struct dc_weight_product *g, bool p
         .estimated_seconds = estimate(g) * (parts ? 0.98 : 1.0),
     };
     dc_set_parameters(&c, &q);
-    int used = dc_candidate_name(&c);
-    used += snprintf(c.text + used, sizeof c.text - (size_t)used, ":taps=%s",
-                     g->inner == 1 ? "outer" : "inner");
-    if (g->problem.fold.d_mul != 0) {
-        snprintf(c.text + used, sizeof c.text - (size_t)used, ",fold=%s",
-                 parts ? "parts" : "whole");
-    }
     dc_candidate_append(ctx, list, &c);
+}
+
+static void describe(const struct dc_candidate *c, char *text, size_t size)
+{
+    struct dc_product_parameters q;
+    dc_get_parameters(c, &q);
+    snprintf(text, size, ":taps=%s%s", q.inner == 1 ? "outer" : "inner",
+             !q.folds  ? ""
+             : q.parts ? ",fold=parts"
+                       : ",fold=whole");
 }
 
 static const char *enumerate(const doconv_context *ctx, const struct dc_problem *p,
@@ -398,6 +405,7 @@ const struct dc_solver dc_solver_weight_product = {
     .operation = DC_WEIGHT_GRADIENT,
     .family = DC_FAMILY_PRODUCT,
     .enumerate = enumerate,
+    .describe = describe,
     .prepare = prepare,
     .release = release,
     .execute = dc_weight_product_execute,

@@ -203,15 +203,20 @@ static const char *offer(const doconv_context *ctx, const struct dc_problem *p,
         .estimated_seconds = estimate(p, kernel, &s),
     };
     dc_set_parameters(&c, q);
-    int used = dc_candidate_name(&c);
-    used += snprintf(c.text + used, sizeof c.text - (size_t)used, ":src=%s,rows=%d",
-                     source_names[q->source], q->rows);
-    if (q->k_block != 0) {
-        used += snprintf(c.text + used, sizeof c.text - (size_t)used, ",kc=%d", q->k_block);
-    }
-    snprintf(c.text + used, sizeof c.text - (size_t)used, "%s", order_texts[q->order]);
     dc_candidate_append(ctx, list, &c);
     return NULL;
+}
+
+static void describe(const struct dc_candidate *c, char *text, size_t size)
+{
+    struct dc_direct_parameters q;
+    char passes[24] = "";
+    dc_get_parameters(c, &q);
+    if (q.k_block != 0) {
+        snprintf(passes, sizeof passes, ",kc=%d", q.k_block);
+    }
+    snprintf(text, size, ":src=%s,rows=%d%s%s", source_names[q.source], q.rows, passes,
+             order_texts[q.order]);
 }
 
 /* May the order go with passes over `k_block` channels (0: all), `rows` rows a unit? */
@@ -250,14 +255,14 @@ static const char *offer_rows(const doconv_context *ctx, const struct dc_problem
         rows_for(p, hout, k, 0.2 * (double)cpu->l2_bytes / copies),
         rows_for(p, hout, k, 0.6 * (double)cpu->l1d_bytes / copies),
     };
+    enum { TARGETS = sizeof targets / sizeof targets[0] };
     const char *refused = NULL;
-    int last = 0;
-    for (size_t t = 0; t < sizeof targets / sizeof targets[0]; t++) {
+    int offered[TARGETS], count = 0;
+    for (int t = 0; t < TARGETS; t++) {
         const int rows = even_rows(hout, targets[t]);
-        if (rows == last) {
+        if (!is_new(rows, offered, &count)) {
             continue;
         }
-        last = rows;
         for (enum dc_order order = DC_ORDER_PIXELS; order <= DC_ORDER_PACK; order++) {
             if (order_fits(p, order, k_block, rows, hout)) {
                 const struct dc_direct_parameters q = {
@@ -302,6 +307,7 @@ const struct dc_solver dc_solver_direct = {
     .operation = DC_CONVOLUTION,
     .family = DC_FAMILY_DIRECT,
     .enumerate = enumerate,
+    .describe = describe,
     .prepare = dc_direct_prepare,
     .execute = dc_direct_execute,
     .pack = dc_direct_pack,

@@ -9,7 +9,6 @@
 #include "base/arithmetic.h"
 #include "base/context.h"
 #include "base/layout.h"
-#include "compose/fold.h"
 #include "kernel.h"
 #include "plan/candidate.h"
 #include "geometry/strips.h"
