@@ -19,64 +19,6 @@
 
 enum { TEXT_SIZE = 1024, MOST_THREADS = 8 };
 
-/* ---- what a kernel's outputs may be ---- */
-
-/* Inputs of output tile (y, x): rows [*y0, *y1) and columns [*x0, *x1), inside the image. */
-static void tile_inputs(const struct dc_kernel *kernel, const doconv_conv_desc *d, int64_t y,
-                        int64_t x, int64_t *y0, int64_t *y1, int64_t *x0, int64_t *x1)
-{
-    const struct dc_winograd_kernel *w = &kernel->winograd;
-    const int64_t height = w->axes == 2 ? w->outputs : 1;
-    *y0 = y * height - d->pad_top;
-    *y1 = *y0 + height - 1 + d->kh;
-    *x0 = x * w->outputs - d->pad_left;
-    *x1 = *x0 + w->points;
-    *y0 = *y0 < 0 ? 0 : *y0;
-    *x0 = *x0 < 0 ? 0 : *x0;
-    *y1 = *y1 > d->h ? d->h : *y1;
-    *x1 = *x1 > d->w ? d->w : *x1;
-}
-
-static int64_t tile_height(const struct dc_kernel *kernel)
-{
-    return kernel->winograd.axes == 2 ? kernel->winograd.outputs : 1;
-}
-
-/*
- * What the rounding of an output is measured by: over its input channels, the largest input of its
- * tile times the sum of the filter's absolute values; plus bias and residual.
- */
-static double tile_magnitude(const struct dc_kernel *kernel, const struct experiment *e,
-                             const struct data *data, int64_t output)
-{
-    const doconv_conv_desc *d = &e->desc;
-    const int64_t x = output % e->wout, y = output / e->wout % e->hout,
-                  o = output / e->wout / e->hout % d->cout,
-                  n = output / e->wout / e->hout / d->cout;
-    const int64_t cin = d->cin / d->groups, first = o / (d->cout / d->groups) * cin,
-                  taps = d->kh * d->kw;
-    int64_t y0, y1, x0, x1;
-    tile_inputs(kernel, d, y / tile_height(kernel), x / kernel->winograd.outputs, &y0, &y1, &x0,
-                &x1);
-    double sum = data->bias != NULL ? fabs((double)data->bias[o]) : 0.0;
-    sum += data->residual != NULL ? fabs((double)data->residual[output]) : 0.0;
-    for (int64_t c = 0; c < cin; c++) {
-        double largest = 0.0, filter = 0.0;
-        for (int64_t i = y0; i < y1; i++) {
-            for (int64_t j = x0; j < x1; j++) {
-                largest =
-                    fmax(largest,
-                         fabs((double)data->src[((n * d->cin + first + c) * d->h + i) * d->w + j]));
-            }
-        }
-        for (int64_t t = 0; t < taps; t++) {
-            filter += fabs((double)data->weight[(o * cin + c) * taps + t]);
-        }
-        sum += largest * filter;
-    }
-    return sum;
-}
-
 static size_t outputs_of(const struct experiment *e)
 {
     return (size_t)(e->desc.n * e->desc.cout * e->hout * e->wout);
@@ -91,76 +33,11 @@ static float output_at(const struct rig *rig, int64_t output)
                             output / w / h % d->cout, output / w % h, output % w)];
 }
 
-/* A denormal sum is off by its last places, and G and At scale those. */
-#define TINY 1e-42
-
-static bool check_close(const struct dc_kernel *kernel, const struct rig *rig, char *text)
-{
-    const doconv_conv_desc *d = &rig->e->desc;
-    const double k = (double)(d->cin / d->groups * d->kh * d->kw + 3);
-    for (size_t i = 0; i < outputs_of(rig->e); i++) {
-        const double seen = (double)output_at(rig, (int64_t)i), value = rig->data->value[i];
-        const double bound = kernel->error_amplification * k * 0x1p-24 *
-                                 tile_magnitude(kernel, rig->e, rig->data, (int64_t)i) +
-                             k * TINY;
-        if (!(fabs(seen - value) <= bound)) {
-            snprintf(text, TEXT_SIZE, "output %zu is %.9g, not %.9g: off by %.3g of %.3g", i, seen,
-                     value, seen - value, bound);
-            return false;
-        }
-    }
-    return true;
-}
-
-/* ---- shapes ---- */
-
-static doconv_layout pick_layout(struct rng *rng)
-{
-    static const int64_t layouts[] = {DOCONV_NCHW, DOCONV_NHWC, DOCONV_NHWC, DOCONV_NCHW8C,
-                                      DOCONV_NCHW16C};
-    return (doconv_layout)rng_pick(rng, layouts, sizeof layouts / sizeof layouts[0]);
-}
-
-/* Channels of a group: a vector, a few more, no multiple of it, several tiles. */
-static int64_t pick_channels(struct rng *rng, int vector)
-{
-    const int64_t counts[] = {vector,     vector, vector + 1, 2 * vector, 2 * vector + 3,
-                              3 * vector, 16,     32,         40,         53};
-    const int64_t count = rng_pick(rng, counts, sizeof counts / sizeof counts[0]);
-    return count < vector ? vector : count;
-}
-
+/* A shape that the kernel takes: see harness_sample(). */
 static doconv_conv_desc sample(const struct dc_kernel *kernel, struct rng *rng)
 {
-    const struct dc_winograd_kernel *w = &kernel->winograd;
-    static const int64_t groups[] = {1, 1, 1, 2, 3}, heights[] = {1, 2, 3, 3, 3, 5};
     doconv_conv_desc d;
-    doconv_conv_desc_init(&d);
-    d.n = rng_range(rng, 1, 3);
-    d.groups = rng_pick(rng, groups, 5);
-    d.cin = d.groups * pick_channels(rng, kernel->vector);
-    d.cout = d.groups * pick_channels(rng, kernel->vector);
-    d.kw = 3;
-    d.kh = w->axes == 2 ? 3 : rng_pick(rng, heights, 6);
-    d.pad_top = rng_range(rng, 0, 3);
-    d.pad_left = rng_range(rng, 0, 3);
-    d.pad_bottom = rng_range(rng, 0, 3);
-    d.pad_right = rng_range(rng, 0, 3);
-    const int64_t least_h = d.kh - d.pad_top - d.pad_bottom,
-                  least_w = d.kw - d.pad_left - d.pad_right;
-    d.h = rng_range(rng, 1, 2 * w->outputs + 3);
-    d.w = rng_range(rng, 1, 3 * w->outputs + 3);
-    d.h = d.h < least_h ? least_h : d.h;
-    d.w = d.w < least_w ? least_w : d.w;
-    d.src_layout = pick_layout(rng);
-    d.dst_layout = pick_layout(rng);
-    d.has_bias = rng_range(rng, 0, 3) != 0;
-    d.residual = rng_range(rng, 0, 2) == 0;
-    d.relu = rng_range(rng, 0, 1) == 0;
-    d.clamp = rng_range(rng, 0, 3) == 0;
-    d.clamp_lo = -2.0f;
-    d.clamp_hi = 3.0f;
-    d.accuracy = DOCONV_ACCURACY_FAST;
+    harness_sample(kernel, rng, 1, &d);
     return d;
 }
 
@@ -221,7 +98,8 @@ static float *run(const struct dc_kernel *kernel, doconv_context *context,
     struct rig rig;
     const bool ok =
         rig_prepare(&rig, context, e, data, variant, options, text, TEXT_SIZE) &&
-        rig_execute(&rig, text, TEXT_SIZE) && check_close(kernel, &rig, text) &&
+        rig_execute(&rig, text, TEXT_SIZE) &&
+        rig_check_close(&rig, (double)kernel->error_amplification, text, TEXT_SIZE) &&
         (options.place != BUFFER_CANARIES || rig_check_complete(&rig, text, TEXT_SIZE)) &&
         rig_check_gaps(&rig, text, TEXT_SIZE) &&
         (first == NULL || rig_check_same(&rig, first, "another run", text, TEXT_SIZE));
@@ -374,12 +252,11 @@ static void check_spread(const struct dc_kernel *kernel, doconv_context *context
     for (int64_t i = 0; i < (int64_t)outputs_of(e); i++) {
         const int64_t q = i % e->wout, p = i / e->wout % e->hout,
                       o = i / e->wout / e->hout % d->cout;
-        int64_t y0, y1, x0, x1;
-        tile_inputs(kernel, d, p / tile_height(kernel), q / kernel->winograd.outputs, &y0, &y1, &x0,
-                    &x1);
+        struct rig_window tile;
+        assert_true(rig_tile(&clean, i, &tile));
         const bool meets = i / e->wout / e->hout / d->cout == n &&
                            o / (d->cout / d->groups) == c / (d->cin / d->groups),
-                   in_tile = meets && y >= y0 && y < y1 && x >= x0 && x < x1,
+                   in_tile = meets && y >= tile.y0 && y < tile.y1 && x >= tile.x0 && x < tile.x1,
                    reads = meets && y + d->pad_top >= p && y + d->pad_top < p + d->kh &&
                            x + d->pad_left >= q && x + d->pad_left < q + d->kw;
         const float seen = output_at(&dirty, i), was = output_at(&clean, i);
@@ -527,11 +404,11 @@ static void test_refusals(void **state)
     }
     doconv_context *const context = open_with((doconv_isa)kernel->isa, 1, NULL);
     static const char *const refused[] = {
-        "ic32ih9oc32kh3ph1:accuracy=strict", "ic32ih9oc32kh3sh2ph1:accuracy=fast",
-        "ic32ih9oc32kh3kw1:accuracy=fast",   "ic32ih9oc32kh3dh1ph2:accuracy=fast",
-        "ic32ih9oc32kh5ph2:accuracy=fast",   "ic3ih9oc32kh3ph1:accuracy=fast",
-        "ic32ih9oc3kh3ph1:accuracy=fast",    "g32ic32ih9oc32kh3ph1:accuracy=fast",
-        "ic32ih30oc32kh17kw3:accuracy=fast",
+        "ic32ih9oc32kh3ph1:accuracy=strict",     "ic32ih9oc32kh3sh2ph1:accuracy=fast",
+        "ic32ih9iw9oc32kh3kw1:accuracy=fast",    "ic32ih9oc32kh3dh1ph2:accuracy=fast",
+        "ic32ih9oc32kh5ph2:accuracy=fast",       "ic3ih9oc32kh3ph1:accuracy=fast",
+        "ic32ih9oc3kh3ph1:accuracy=fast",        "g32ic32ih9oc32kh3ph1:accuracy=fast",
+        "ic32ih30iw30oc32kh17kw3:accuracy=fast",
     };
     for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++) {
         expect_refused(kernel, context, refused[i], 0, true);

@@ -122,11 +122,16 @@ static const char *offer(const doconv_context *ctx, const struct dc_problem *p,
         .estimated_seconds = estimate(p, &s),
     };
     dc_set_parameters(&c, q);
-    const int used = dc_candidate_name(&c);
-    snprintf(c.text + used, sizeof c.text - (size_t)used, ":%s=%d,outputs=%s",
-             w->axes == 2 ? "tiles" : "rows", q->block, q->outs == 0 ? "all" : "each");
     dc_candidate_append(ctx, list, &c);
     return NULL;
+}
+
+static void describe(const struct dc_candidate *c, char *text, size_t size)
+{
+    struct dc_winograd_parameters q;
+    dc_get_parameters(c, &q);
+    snprintf(text, size, ":%s=%d,outputs=%s", c->kernel->winograd.axes == 2 ? "tiles" : "rows",
+             q.block, q.outs == 0 ? "all" : "each");
 }
 
 /* Blocks of nearly equal size: 49 by 28 are 25 + 24. */
@@ -145,7 +150,7 @@ static const char *offer_blocks(const doconv_context *ctx, const struct dc_probl
     const int64_t columns = divide_up(p->wout, w->outputs),
                   tiles = divide_up(p->hout, w->outputs) * columns * p->desc.n;
     /* Tiles of blocks: as many as a few direct tiles; or rows that have about as many. */
-    static const int64_t targets[] = {14, 28, 42, 56, 112};
+    static const int64_t targets[] = {14, 28, 56, 112};
     const bool several = p->group_cout > gemm->tile_channels;
     const char *refused = NULL;
     int last = 0;
@@ -202,6 +207,7 @@ const struct dc_solver dc_solver_winograd = {
     .operation = DC_CONVOLUTION,
     .family = DC_FAMILY_WINOGRAD,
     .enumerate = enumerate,
+    .describe = describe,
     .prepare = dc_winograd_prepare,
     .execute = dc_winograd_execute,
     .pack = dc_winograd_pack,
