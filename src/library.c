@@ -13,6 +13,7 @@
 #include "solvers/grouped.h"
 #include "solvers/planes.h"
 #include "solvers/reference.h"
+#include "solvers/winograd/winograd.h"
 #include "train/weight_gradient.h"
 
 const struct dc_solver *const dc_solvers[] = {
@@ -20,6 +21,7 @@ const struct dc_solver *const dc_solvers[] = {
     &dc_solver_depthwise,
     &dc_solver_grouped,
     &dc_solver_planes,
+    &dc_solver_winograd,
     &dc_solver_reference,
     &dc_solver_fold,
     &dc_solver_fold_portable,

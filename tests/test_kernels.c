@@ -132,7 +132,7 @@ static void assert_tile(const struct dc_kernel *kernel)
         assert_true(kernel->tile_channels / kernel->vector <= DC_MAX_TILE_VECTORS);
     }
     if (kernel->family == DC_FAMILY_DEPTHWISE || kernel->family == DC_FAMILY_GROUPED ||
-        kernel->family == DC_FAMILY_CORRELATE) {
+        kernel->family == DC_FAMILY_CORRELATE || kernel->family == DC_FAMILY_WINOGRAD) {
         assert_int_equal(kernel->tile_channels, kernel->vector);
     }
     if (kernel->family == DC_FAMILY_COMPOSE) {
@@ -182,6 +182,17 @@ static void assert_functions(const struct dc_kernel *kernel)
         assert_non_null(kernel->planes.run);
         assert_non_null(kernel->planes.gather);
         return;
+    case DC_FAMILY_WINOGRAD: {
+        const struct dc_winograd_kernel *w = &kernel->winograd;
+        assert_non_null(w->filter);
+        assert_non_null(w->input);
+        assert_non_null(w->output);
+        assert_int_equal(w->points, w->outputs + 2);
+        assert_true(w->points <= DC_WINOGRAD_POINTS);
+        assert_int_equal(kernel->tile_pixels, w->axes == 2 ? w->outputs * w->outputs : w->outputs);
+        assert_true(kernel->error_amplification > 1.0f); /* accuracy=strict takes none */
+        return;
+    }
     case DC_FAMILY_COMPOSE:
         assert_non_null(kernel->compose.run);
         assert_non_null(kernel->compose.gradient);

@@ -303,7 +303,9 @@ static void test_fresh_weights(void **state)
 {
     struct fixture *f = *state;
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
-    const doconv_conv_desc desc = fixture_problem("mb1_ic40ih6oc96kh3ph1:src=nhwc,dst=nhwc,bias");
+    /* strict: direct kernels, which are those that pack block by block */
+    const doconv_conv_desc desc =
+        fixture_problem("mb1_ic40ih6oc96kh3ph1:src=nhwc,dst=nhwc,bias,accuracy=strict");
     const doconv_plan_options options = {.size = sizeof options, .fresh_weights = 1};
     doconv_tune_report *report = fixture_tune(ctx, &desc, &options, true);
     int in_order_pack = 0;

@@ -52,7 +52,8 @@ enum dc_order_of_sums {
     DC_SUMS_CHANNELS, /* 16 channels, their taps, the next 16: direct tiles */
     DC_SUMS_DEPTHWISE,
     DC_SUMS_GROUPED,
-    DC_SUMS_REFERENCE
+    DC_SUMS_REFERENCE,
+    DC_SUMS_WINOGRAD /* and what follows: a number for each form, see its solver */
 };
 
 /* Outputs [out, out + outs) and inputs [in, in + ins) of a layer of one group. */
