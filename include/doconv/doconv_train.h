@@ -9,7 +9,7 @@
  *
  * Parameters change with each step, so they are passed raw and nothing of them is kept between
  * calls. The conventions are those of doconv.h. Results are bitwise the same for any number of
- * threads.
+ * threads, but for the sign of zeros.
  */
 #ifndef DOCONV_DOCONV_TRAIN_H
 #define DOCONV_DOCONV_TRAIN_H
