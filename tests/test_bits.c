@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * When results are the same bits: contexts that are deterministic, whatever their threads and
- * variants.
+ * variants; and values that are not finite.
  */
+#include <math.h>
+
 #include "api_support.h"
 #include "harness.h"
+#include "oracle.h"
 
 static doconv_context *open_for(int threads, int deterministic)
 {
@@ -197,11 +200,113 @@ static void test_deterministic_options(void **state)
     doconv_context_destroy(context);
 }
 
+/* ---- values that are not finite ---- */
+
+/* Places of the tensors of a problem. */
+struct place {
+    int64_t o, i, y, x; /* of the weight that is not finite; i: of its group */
+};
+
+/* Does output (o, p, q) meet the weight's tap in the padding? */
+static bool meets_in_padding(const doconv_conv_desc *d, const struct place *w, int64_t o, int64_t p,
+                             int64_t q)
+{
+    const int64_t row = p * d->stride_h + w->y * d->dilation_h - d->pad_top,
+                  column = q * d->stride_w + w->x * d->dilation_w - d->pad_left;
+    return o == w->o && (row < 0 || row >= d->h || column < 0 || column >= d->w);
+}
+
+static bool same_value(float a, float b)
+{
+    return a == b || (isnan(a) && isnan(b));
+}
+
+/* Every candidate against the reference; w: of a weight that isn't finite, or NULL. */
+static void compare_variants(doconv_context *context, const doconv_conv_desc *d, struct tensors *t,
+                             const struct place *w)
+{
+    int64_t shape[4];
+    char text[DOCONV_PROBLEM_TEXT_SIZE];
+    expect_ok(doconv_conv_desc_format(context, d, text, sizeof text));
+    expect_ok(doconv_conv_dst_shape(context, d, shape));
+    run(context, d, t, "reference_f32@none");
+    float *expected = copy_of(t->dst, t->dst_bytes);
+    doconv_candidates *list;
+    expect_ok(doconv_candidates_create(context, d, NULL, &list));
+    for (int i = 0; i < doconv_candidates_count(list); i++) {
+        doconv_candidate_info info = {.size = sizeof info};
+        expect_ok(doconv_candidates_get(list, i, &info));
+        if (info.refused != NULL) {
+            break;
+        }
+        run(context, d, t, info.variant);
+        for (int64_t at = 0; at < shape[0] * shape[1] * shape[2] * shape[3]; at++) {
+            const int64_t q = at % shape[3], p = at / shape[3] % shape[2],
+                          o = at / shape[3] / shape[2] % shape[1],
+                          n = at / shape[3] / shape[2] / shape[1];
+            const size_t index =
+                (size_t)oracle_index(d->dst_layout, shape[1], shape[2], shape[3], n, o, p, q);
+            const float seen = t->dst[index];
+            if (!same_value(seen, expected[index]) &&
+                !(w != NULL && isnan(seen) && meets_in_padding(d, w, o, p, q))) {
+                fail_msg("%s, %s: output %d, row %d, column %d is %g, expected %g", text,
+                         info.variant, (int)o, (int)p, (int)q, (double)seen,
+                         (double)expected[index]);
+            }
+        }
+    }
+    free(expected);
+    doconv_candidates_destroy(list);
+}
+
+/* Small integers, whose sums are exact in any order, with a few values that are not finite. */
+static void test_not_finite(void **state)
+{
+    (void)state;
+    static const float values[] = {INFINITY, -INFINITY, NAN};
+    doconv_context *context = open_for(2, 0);
+    struct rng rng = rng_from(1, "not finite");
+    for (int valid = 0; valid < 120;) {
+        const doconv_conv_desc d = any_layer(&rng);
+        int64_t shape[4];
+        if (doconv_conv_dst_shape(NULL, &d, shape) != DOCONV_OK) {
+            continue;
+        }
+        const float value = values[valid++ % 3];
+        struct tensors t = tensors_for(&d);
+        /* In src: outputs that read it, in each variant. */
+        const int64_t index =
+            oracle_index(d.src_layout, d.cin, d.h, d.w, rng_range(&rng, 0, d.n - 1),
+                         rng_range(&rng, 0, d.cin - 1), rng_range(&rng, 0, d.h - 1),
+                         rng_range(&rng, 0, d.w - 1));
+        const float kept = t.src[index];
+        t.src[index] = value;
+        compare_variants(context, &d, &t, NULL);
+        t.src[index] = kept;
+        if (d.has_bias) {
+            const int64_t o = rng_range(&rng, 0, d.cout - 1);
+            const float bias = t.bias[o];
+            t.bias[o] = value;
+            compare_variants(context, &d, &t, NULL);
+            t.bias[o] = bias;
+        }
+        /* In a weight: these, and such as meet it in the padding. */
+        const struct place w = {rng_range(&rng, 0, d.cout - 1),
+                                rng_range(&rng, 0, d.cin / d.groups - 1),
+                                rng_range(&rng, 0, d.kh - 1), rng_range(&rng, 0, d.kw - 1)};
+        t.weight[((w.o * (d.cin / d.groups) + w.i) * d.kh + w.y) * d.kw + w.x] = value;
+        compare_variants(context, &d, &t, &w);
+        free_tensors(&t);
+    }
+    doconv_context_destroy(context);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_deterministic),
         cmocka_unit_test(test_deterministic_options),
+        cmocka_unit_test(test_not_finite),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

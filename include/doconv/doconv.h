@@ -541,6 +541,10 @@ DOCONV_API void doconv_weights_destroy(doconv_weights *weights);
  * bits, on one machine with one max_isa. A variant that is forced is the caller's choice there too;
  * a workspace_limit that leaves none of the others is UNSUPPORTED. Training keeps to the same bits
  * in any context. That is for finite weights, and but for the sign of zeros.
+ *
+ * Values that are not finite: those of src, residual and bias reach the outputs that the formula
+ * has them in, and no other. A weight that is not finite may, beside these, turn those outputs to
+ * NaN that meet it in the padding, since some variants multiply the padding's zeros.
  */
 DOCONV_API doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weights,
                                         const float *src, const float *residual, float *dst,
