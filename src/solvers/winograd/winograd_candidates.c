@@ -36,8 +36,9 @@ static double product_cycles(const struct dc_winograd_state *s, double tiles, do
     const struct dc_kernel *gemm = s->gemm;
     const double fma_rate = gemm->vector == 16 ? cpu->fma512_per_cycle : 2.0;
     const double runs = ceil(tiles / gemm->tile_pixels), pixels = tiles / runs;
-    const double fma = pixels * vectors / fma_rate, loads = (pixels + vectors) / 2.0,
-                 weights = 4.0 * vectors * gemm->vector;
+    /* A lone vector loads an input for each FMA. */
+    const double fma = pixels * vectors / fma_rate * (vectors < 2.0 ? 1.25 : 1.0),
+                 loads = (pixels + vectors) / 2.0, weights = 4.0 * vectors * gemm->vector;
     const double first = fmax(fmax(fma, loads), fmax(4.0, weights / weight_rate)),
                  rest = fmax(fmax(fma, loads), fmax(4.0, weights / 40.0));
     return (double)(s->taps * s->cin) * (first + (runs - 1.0) * rest) + 40.0 * runs + 40.0;
@@ -98,7 +99,7 @@ static double estimate(const struct dc_problem *p, const struct dc_winograd_stat
     if (s->chunk != 0) {
         /* Every block transforms all filters, and its sums come and go for each chunk. */
         const double chunks = ceil((double)s->cin / (double)s->chunk);
-        cycles += 1.3 * width(s) * (double)(s->points * s->taps) * (double)s->cin *
+        cycles += 2.5 * width(s) * (double)(s->points * s->taps) * (double)s->cin *
                   ceil((double)s->cout / vector);
         cycles += (chunks - 1.0) * 2.0 * products * blocks / 40.0;
         cycles += 0.5 * weights / rate(cpu, all_weights + used);
