@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: MIT */
 /* A context on the threads of a program that uses OpenMP, instead of threads of its own. */
 #include <doconv/doconv.h>
 #include <omp.h>

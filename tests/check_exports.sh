@@ -1,6 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# The shared library exports what the public headers declare, and nothing else; what older headers declare is still there:
+# The shared library exports what the public headers declare, and nothing else; what older headers
+# declare is still there:
 # check_exports.sh LIBRARY INCLUDE_DIR NM OLD_INCLUDE_DIR
 if [ $# -ne 4 ]; then
     echo "usage: check_exports.sh LIBRARY INCLUDE_DIR NM OLD_INCLUDE_DIR" >&2
@@ -13,7 +14,9 @@ old=$4
 work=$(mktemp -d) || exit 2
 trap 'rm -rf "$work"' EXIT
 # Symbols that every linker of its time adds to every library are not ours.
-"$nm" -D --defined-only "$library" | awk '{ print $NF }' | grep -v -E '^(_init|_fini|_end|_edata|_etext|__bss_.*)$' | sort >"$work/exported" || exit 1
+linker='^(_init|_fini|_end|_edata|_etext|__bss_.*)$'
+"$nm" -D --defined-only "$library" | awk '{ print $NF }' | grep -v -E "$linker" |
+    sort >"$work/exported" || exit 1
 declared() {
     sed -n '/^DOCONV_API/ s/^.*[ *]\(doconv_[a-z0-9_]*\)(.*$/\1/p' "$1"/doconv/*.h | sort
 }

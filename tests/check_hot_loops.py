@@ -4,11 +4,12 @@
 
 check_hot_loops.py OBJDUMP LIBRARY ...
 
-Each function direct_tile_P_V (P pixels, V vectors), planes_tile_P_V (P output channels) or product_tile_P_V (P rows) must have a loop with exactly 4 * P * V
-FMAs (four steps) in which no vector touches the stack; each compose_tile_P_R (P taps, R rows) likewise one with P * R; each
-grouped_slide_S_P (stride S, P pixels) one with 3 * P (three taps of a kernel's row), each taps_correlate_Q and taps_scatter_Q one
-with Q, each correlate_tile_3_3 one with 9. Exits 1 if one has not, or if there is no
-such function at all.
+Each function direct_tile_P_V (P pixels, V vectors), planes_tile_P_V (P output channels) or
+product_tile_P_V (P rows) must have a loop with exactly 4 * P * V FMAs (four steps) in which no
+vector touches the stack; each compose_tile_P_R (P taps, R rows) likewise one with P * R; each
+grouped_slide_S_P (stride S, P pixels) one with 3 * P (three taps of a kernel's row), each
+taps_correlate_Q and taps_scatter_Q one with Q, each correlate_tile_3_3 one with 9. Exits 1 if one
+has not, or if there is no such function at all.
 """
 import re
 import subprocess
@@ -34,12 +35,14 @@ def expected_fmas(name):
     if name == "correlate_tile_3_3":
         return 9
     match = re.match(r"grouped_slide_\d+_(\d+)$", name)
-    return 3 * int(match.group(1)) if match and match.group(1) != "1" else 0  # one pixel fills no registers, and its loop may be unrolled
+    # One pixel fills no registers, and its loop may be unrolled.
+    return 3 * int(match.group(1)) if match and match.group(1) != "1" else 0
 
 
 def functions(objdump, libraries):
     """Yields (object, name, [(address, text)]) of the tiles."""
-    text = subprocess.run([objdump, "-d", "--no-show-raw-insn", *libraries], check=True, capture_output=True, text=True).stdout
+    text = subprocess.run([objdump, "-d", "--no-show-raw-insn", *libraries], check=True,
+                          capture_output=True, text=True).stdout
     unit = name = None
     code = []
     for line in text.splitlines() + [""]:
@@ -77,7 +80,8 @@ def main():
         checked += 1
         if not clean:
             failed += 1
-            print(f"{unit}: {name}: " + (f"vectors on the stack in its loop of {expected} FMAs" if found else f"no loop of {expected} FMAs"))
+            wrong = "vectors on the stack in its loop" if found else "no loop"
+            print(f"{unit}: {name}: {wrong} of {expected} FMAs")
     print(f"{checked - failed} passed, {failed} failed")
     return 1 if failed or not checked else 0
 

@@ -61,6 +61,26 @@ static void test_round_trip(void **state)
     assert_int_equal(back.measured[1].spread_ppm, 1000);
 }
 
+static void test_round_trip_of_two_kernels(void **state)
+{
+    (void)state;
+    struct cache_entry e = make_entry("key"), back;
+    char text[8192];
+    snprintf(e.variant, sizeof e.variant, "feature:a@none+b@none:way=rows");
+    e.second_revision = 2;
+    const size_t length = dc_cachefile_print(&e, text, sizeof text);
+    assert_non_null(strstr(text, "\nrevision 1+2\n"));
+    assert_null(dc_cachefile_parse(text, length, &back));
+    assert_same(&e, &back);
+    assert_int_equal(back.revision, 1);
+    assert_int_equal(back.second_revision, 2);
+    e.revision = e.second_revision = 0; /* of portable loops */
+    assert_true(dc_cachefile_print(&e, text, sizeof text) > 0);
+    assert_non_null(strstr(text, "\nrevision 0\n"));
+    e.second_revision = (unsigned)INT32_MAX + 1;
+    assert_int_equal(dc_cachefile_print(&e, text, sizeof text), 0);
+}
+
 static void test_round_trip_of_extremes(void **state)
 {
     (void)state;
@@ -68,7 +88,7 @@ static void test_round_trip_of_extremes(void **state)
     static char text[CACHEFILE_SIZE];
     memset(e.key, 'k', sizeof e.key - 1);
     memset(e.variant, 'v', sizeof e.variant - 1);
-    e.revision = INT32_MAX;
+    e.revision = e.second_revision = INT32_MAX;
     e.workspace = e.picoseconds = e.max_rel_error_e12 = INT64_MAX;
     e.count = CACHEFILE_MEASURED;
     for (int i = 0; i < e.count; i++) {
@@ -242,6 +262,18 @@ static void test_hostile_texts(void **state)
         "1\nmax_rel_error_e12 0\nmore\n",
         "doconv-cache 1\nvariant v\nkey k\nrevision 1\nworkspace 0\npicoseconds "
         "1\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1+\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision +1\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1+0\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1+02\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1+2147483648\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1+2+3\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n",
     };
     static char text[4 * CACHEFILE_SIZE];
     struct cache_entry back;
@@ -281,15 +313,29 @@ static void test_kernel_of_variant(void **state)
     assert_null(dc_cachefile_kernel("direct", &length));
     assert_non_null(dc_cachefile_kernel("direct:", &length));
     assert_int_equal(length, 0);
+    static const char pair[] = "feature:k@avx2+second@avx2:way=rows";
+    assert_ptr_equal(dc_cachefile_kernel(pair, &length), pair + 8);
+    assert_int_equal(length, 6);
+    assert_ptr_equal(dc_cachefile_second(pair, &length), pair + 15);
+    assert_int_equal(length, 11);
+    assert_null(dc_cachefile_second("direct:k@avx2:a+b", &length));
+    assert_null(dc_cachefile_second("direct", &length));
+    assert_non_null(dc_cachefile_second("feature:k+", &length));
+    assert_int_equal(length, 0);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_round_trip_of_extremes),
-        cmocka_unit_test(test_print_refuses), cmocka_unit_test(test_every_truncation),
-        cmocka_unit_test(test_every_byte),    cmocka_unit_test(test_changed_and_sealed),
-        cmocka_unit_test(test_hostile_texts), cmocka_unit_test(test_kernel_of_variant),
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_round_trip_of_two_kernels),
+        cmocka_unit_test(test_round_trip_of_extremes),
+        cmocka_unit_test(test_print_refuses),
+        cmocka_unit_test(test_every_truncation),
+        cmocka_unit_test(test_every_byte),
+        cmocka_unit_test(test_changed_and_sealed),
+        cmocka_unit_test(test_hostile_texts),
+        cmocka_unit_test(test_kernel_of_variant),
     };
     return cmocka_run_group_tests_name("cachefile", tests, NULL, NULL);
 }

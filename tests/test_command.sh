@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # Tests of the doconv command: test_command.sh DOCONV TESTS_DIR [WRAPPER]
-# DOCONV is the program, TESTS_DIR the source directory of the tests (with golden/), WRAPPER what runs a foreign program, with its arguments
-# (default: what Meson names in a cross build).
+# DOCONV is the program, TESTS_DIR the source directory of the tests (with golden/), WRAPPER what
+# runs a foreign program, with its arguments (default: what Meson names in a cross build).
 set -u
 
 if [ $# -lt 2 ] || [ $# -gt 3 ]; then
@@ -58,22 +58,39 @@ run() {
 
 # out TEXT, err TEXT: the last run printed it. no_out TEXT: it didn't.
 out() {
-    if grep -qF -- "$1" "$work/out"; then pass; else fail "doconv $last: standard output lacks: $1"; fi
+    if grep -qF -- "$1" "$work/out"; then
+        pass
+    else
+        fail "doconv $last: standard output lacks: $1"
+    fi
 }
 err() {
-    if grep -qF -- "$1" "$work/err"; then pass; else fail "doconv $last: standard error lacks: $1"; fi
+    if grep -qF -- "$1" "$work/err"; then
+        pass
+    else
+        fail "doconv $last: standard error lacks: $1"
+    fi
 }
 no_out() {
-    if grep -qF -- "$1" "$work/out"; then fail "doconv $last: standard output has: $1"; else pass; fi
+    if grep -qF -- "$1" "$work/out"; then
+        fail "doconv $last: standard output has: $1"
+    else
+        pass
+    fi
 }
 
-# usage TEXT ARGUMENT...: bad usage: exit status 2, the text on standard error, nothing on standard output.
+# usage TEXT ARGUMENT...: bad usage: exit status 2, the text on standard error, nothing on standard
+# output.
 usage() {
     text=$1
     shift
     run 2 "$@"
     err "$text"
-    if [ -s "$work/out" ]; then fail "doconv $last: bad usage, but standard output is not empty"; else pass; fi
+    if [ -s "$work/out" ]; then
+        fail "doconv $last: bad usage, but standard output is not empty"
+    else
+        pass
+    fi
 }
 
 small=mb1ic8ih6oc8kh3ph1
@@ -228,7 +245,9 @@ out 'measured  '
 tries=0
 while :; do
     run 0 tune $small --threads=1
-    if grep -q '0 measured (0 variants), 1 from the cache' "$work/out" || [ $tries -eq 5 ]; then break; fi
+    if grep -q '0 measured (0 variants), 1 from the cache' "$work/out" || [ $tries -eq 5 ]; then
+        break
+    fi
     tries=$((tries + 1))
 done
 out '1 problem: 0 measured (0 variants), 1 from the cache'
@@ -241,18 +260,22 @@ run 0 tune $small $small --layout=nchw --layout=nhwc,blocked --threads=1 --budge
 out '3 problems:'
 out 'src=nhwc,dst=nhwc'
 out 'src=nChw'
-run 0 tune $small:src=nhwc,dst=nchw,accuracy=strict --layout=nchw --accuracy=fast --threads=1 --budget=0.02
+run 0 tune $small:src=nhwc,dst=nchw,accuracy=strict --layout=nchw --accuracy=fast --threads=1 \
+    --budget=0.02
 out ':src=nhwc,accuracy=strict'
 
 # ---- tune of layers in training: every operation measured once, then from the cache
-# cached COUNT ARGUMENT...: tunes until all operations are in the cache; a noisy machine gets a few tries.
+# cached COUNT ARGUMENT...: tunes until all operations are in the cache; a noisy machine gets a few
+# tries.
 cached() {
     count=$1
     shift
     tries=0
     while :; do
         run 0 tune "$@"
-        if grep -q "^$count: 0 measured (0 variants)" "$work/out" || [ $tries -eq 8 ]; then break; fi
+        if grep -q "^$count: 0 measured (0 variants)" "$work/out" || [ $tries -eq 8 ]; then
+            break
+        fi
         tries=$((tries + 1))
     done
     out "$count: 0 measured (0 variants), ${count% *} from the cache, 0 failed"
@@ -291,7 +314,8 @@ run 0 tune "$work/net.tsv" --threads=1 --batch=2 --budget=0.02
 out 'mb2_ic8ih6'
 run 0 tune "$work/net.tsv" --threads=1 --train --budget=0.02
 out '2 operations: '
-network '3\t8\t6\t6\t8\t3\t3\t1\t1\t1\t1\t1\t1\t1\t1\t1\n1\t8\t6\t6\t8\t1\t1\t1\t1\t0\t0\t0\t0\t1\t1\t1\n'
+pointwise='1\t8\t6\t6\t8\t1\t1\t1\t1\t0\t0\t0\t0\t1\t1\t1\n'
+network '3\t8\t6\t6\t8\t3\t3\t1\t1\t1\t1\t1\t1\t1\t1\t1\n'"$pointwise"
 run 0 tune "$work/net.tsv" --threads=1 --d-mul=mn --composition=feature --budget=0.02
 out '4 operations: '
 err ':dmul=9,composition=feature, backward: '
@@ -378,7 +402,8 @@ poke() {
     printf "$2" | dd of="$bad/data.f32" bs=1 seek=$(($1 * 4 + 4 - bytes)) conv=notrunc 2>"$work/dd"
 }
 place() {
-    awk -F "$tab" -v c="$1" -v t="$2" '$1 == c && $2 == "tensor" && $3 == t { print $5 }' "$golden/cases.tsv"
+    awk -F "$tab" -v c="$1" -v t="$2" '$1 == c && $2 == "tensor" && $3 == t { print $5 }' \
+        "$golden/cases.tsv"
 }
 # malformed TEXT SED_PROGRAM: a copy with cases.tsv edited is refused with the text.
 malformed() {
@@ -428,14 +453,17 @@ rm "$bad/data.f32"
 run 2 verify "$bad"
 err 'data.f32: No such file'
 
-malformed 'line 2: case conv3x3: tensor x: offset 99999999999999999999' "2s/0\$/99999999999999999999/"
+malformed 'line 2: case conv3x3: tensor x: offset 99999999999999999999' \
+    "2s/0\$/99999999999999999999/"
 malformed 'line 2: case conv3x3: tensor x: offset -4' "2s/0\$/-4/"
-malformed 'line 3: case conv3x3: tensor weight: the shape 9999999999x16x3x3' '3s/32x16/9999999999x16/'
-malformed 'line 3: case conv3x3: tensor weight: the shape 2147483647x2147483647x2147483647x2147483647' \
-    '3s/32x16x3x3/2147483647x2147483647x2147483647x2147483647/'
+malformed 'line 3: case conv3x3: tensor weight: the shape 9999999999x16x3x3' \
+    '3s/32x16/9999999999x16/'
+huge=2147483647x2147483647x2147483647x2147483647
+malformed "line 3: case conv3x3: tensor weight: the shape $huge" "3s/32x16x3x3/$huge/"
 malformed 'line 3: case conv3x3: tensor weight: the shape 32x16x0x3' '3s/16x3x3/16x0x3/'
 malformed 'line 3: case conv3x3: tensor weight: the shape 32xx3' '3s/16x3x3/x3/'
-malformed 'line 3: case conv3x3: tensor weight: the parameters give the shape 32x16x3x3' '3s/32x16x3x3/16x32x3x3/'
+malformed 'line 3: case conv3x3: tensor weight: the parameters give the shape 32x16x3x3' \
+    '3s/32x16x3x3/16x32x3x3/'
 malformed 'line 1: case conv3x3: tensor bias is missing' 4d
 malformed 'line 1: case conv3x3: sh=0 is not in 1..2147483647' '1s/sh=1/sh=0/'
 malformed 'line 1: case conv3x3: pt=9999999999 is not in' '1s/pt=1/pt=9999999999/'
@@ -449,14 +477,20 @@ malformed 'line 6: case conv3x3 is there already, in line 1' '6,10s/conv3x3_relu
 malformed 'line 2: a tensor of case conv3x4 outside that case' '2s/conv3x3/conv3x4/'
 malformed 'line 3: case conv3x3: tensor x is there twice' '3s/weight/x/'
 doconv_line=$(grep -n "^doconv3x3${tab}case" "$golden/cases.tsv" | cut -d : -f 1)
-malformed "line $doconv_line: case doconv3x3: mapping=cubist is not paper, pytorch or tensorflow" "${doconv_line}s/mapping=paper/mapping=cubist/"
-malformed "line $doconv_line: case doconv3x3: mapping=paper: twice" "${doconv_line}s/mapping=paper/mapping=paper mapping=paper/"
+malformed "line $doconv_line: case doconv3x3: mapping=cubist is not paper, pytorch or tensorflow" \
+    "${doconv_line}s/mapping=paper/mapping=cubist/"
+malformed "line $doconv_line: case doconv3x3: mapping=paper: twice" \
+    "${doconv_line}s/mapping=paper/mapping=paper mapping=paper/"
 malformed "line $doconv_line: case doconv3x3: mapping is missing" "${doconv_line}s/mapping=paper//"
 malformed "line $doconv_line: case doconv3x3: identity is missing" "${doconv_line}s/identity=0//"
-malformed "line $doconv_line: case doconv3x3: d_mul=0 with kind=doconv" "${doconv_line}s/d_mul=9/d_mul=0/"
-malformed "case doconv3x3: tensor W: the parameters give the shape 32x16x8" "${doconv_line}s/d_mul=9/d_mul=8/"
-malformed "line $doconv_line: case doconv3x3: tensor D is missing" "/^doconv3x3${tab}tensor${tab}D/d"
-malformed "line $doconv_line: case doconv3x3: tensor folded is missing" "/^doconv3x3${tab}tensor${tab}folded/d"
+malformed "line $doconv_line: case doconv3x3: d_mul=0 with kind=doconv" \
+    "${doconv_line}s/d_mul=9/d_mul=0/"
+malformed "case doconv3x3: tensor W: the parameters give the shape 32x16x8" \
+    "${doconv_line}s/d_mul=9/d_mul=8/"
+malformed "line $doconv_line: case doconv3x3: tensor D is missing" \
+    "/^doconv3x3${tab}tensor${tab}D/d"
+malformed "line $doconv_line: case doconv3x3: tensor folded is missing" \
+    "/^doconv3x3${tab}tensor${tab}folded/d"
 malformed 'line 2: neither a case nor a tensor: "scalar"' '2s/tensor/scalar/'
 malformed 'line 2: case conv3x3: a tensor line has 5 columns' "2s/\$/${tab}1/"
 
@@ -537,7 +571,8 @@ listed 1 --isa=none --tuned <<EOF
 ic3ih5oc8kh3
 EOF
 err "FAIL: $list:1: mb1_ic3ih5iw5oc8oh3ow3kh3kw3sh1sw1ph0pw0dh0dw0: plan: "
-err "echo 'mb1_ic3ih5iw5oc8oh3ow3kh3kw3sh1sw1ph0pw0dh0dw0' | doconv verify --problems=- --isa=none --threads=1 --tuned"
+again="doconv verify --problems=- --isa=none --threads=1 --tuned"
+err "echo 'mb1_ic3ih5iw5oc8oh3ow3kh3kw3sh1sw1ph0pw0dh0dw0' | $again"
 out 'problems  1 run, 1 of them failed'
 unset DOCONV_TUNE
 run 0 verify --problems=- --isa=none <"$list"
@@ -564,7 +599,16 @@ checkpoint() {
 }
 # no_file: the last run has left neither its output nor a temporary file.
 no_file() {
-    if [ -e "$work/out.st" ] || [ -n "$(find "$work" -name '*.tmp')" ]; then fail "doconv $last: it left a file"; else pass; fi
+    if [ -e "$work/out.st" ] || [ -n "$(find "$work" -name '*.tmp')" ]; then
+        fail "doconv $last: it left a file"
+    else
+        pass
+    fi
+}
+# right_data: the output of the last run ends with the expected 16 bytes.
+right_data() {
+    tail -c 16 "$work/out.st" | cmp - "$work/expected" >"$work/err" ||
+        fail "doconv $last: wrong data"
 }
 t() { # NAME SHAPE BEGIN END [DTYPE]
     printf '"%s":{"dtype":"%s","shape":%s,"data_offsets":[%d,%d]}' "$1" "${5:-F32}" "$2" "$3" "$4"
@@ -591,14 +635,22 @@ else
     run 0 fold "$work/in.st" "$work/out.st"
     out '1 layer folded; '
     printf "ABCDEFGH$two$one" >"$work/expected"
-    tail -c 16 "$work/out.st" | cmp - "$work/expected" >"$work/err" || fail "doconv $last: wrong data"
-    if grep -qF "{$(t n '[]' 0 8 I64),$(t p.weight '[1,2,1,1]' 8 16)}" "$work/out.st"; then pass; else fail "doconv $last: wrong header"; fi
+    right_data
+    if grep -qF "{$(t n '[]' 0 8 I64),$(t p.weight '[1,2,1,1]' 8 16)}" "$work/out.st"; then
+        pass
+    else
+        fail "doconv $last: wrong header"
+    fi
     # What is folded has nothing to fold; the file that is there stays.
     cp "$work/out.st" "$work/in.st"
     cp "$work/out.st" "$work/kept"
     run 1 fold "$work/in.st" "$work/out.st"
     err 'not found: checkpoint: it has no DO-Conv layer'
-    if cmp "$work/kept" "$work/out.st" >/dev/null; then pass; else fail "doconv $last: it changed its output"; fi
+    if cmp "$work/kept" "$work/out.st" >/dev/null; then
+        pass
+    else
+        fail "doconv $last: it changed its output"
+    fi
 
     # D = 0 with the identity is W; the identity from the file or the option.
     zeros 16
@@ -606,12 +658,12 @@ else
     run 0 fold "$work/in.st" "$work/out.st" --identity
     out 'added'
     printf "$one$two$one$two" >"$work/expected"
-    tail -c 16 "$work/out.st" | cmp - "$work/expected" >"$work/err" || fail "doconv $last: wrong data"
+    right_data
     run 0 fold "$work/in.st" "$work/out.st" --kernel=a=1x4 --mapping=paper --threads=2 --isa=none
     out '1x1x1x4'
     out 'none'
     head -c 16 /dev/zero >"$work/expected"
-    tail -c 16 "$work/out.st" | cmp - "$work/expected" >"$work/err" || fail "doconv $last: wrong data"
+    right_data
     rm "$work/out.st"
     run 2 fold "$work/in.st" "$work/out.st" --kernel=a=1x3
     err 'layer a: 1x3 is not the 4 taps of its D'
@@ -623,14 +675,15 @@ else
 
     # Groups under each mapping: a D of zeros with an identity for the third channel alone.
     zeros 3
-    checkpoint "{$(t W '[2,2,1]' 0 16),$(t D '[4,1,1]' 16 32)}" "$one$one$one$one$zero$zero$one$zero"
+    checkpoint "{$(t W '[2,2,1]' 0 16),$(t D '[4,1,1]' 16 32)}" \
+        "$one$one$one$one$zero$zero$one$zero"
     for mapping in paper pytorch tensorflow; do
         run 0 fold "$work/in.st" "$work/out.st" --mapping=$mapping
         case $mapping in
             tensorflow) printf "$zero$one$zero$zero" ;;
             *) printf "$zero$zero$one$zero" ;;
         esac >"$work/expected"
-        tail -c 16 "$work/out.st" | cmp - "$work/expected" >"$work/err" || fail "doconv $last: wrong data"
+        right_data
     done
     rm "$work/out.st"
 
@@ -686,26 +739,38 @@ else
             "$doconv" fold "$work/in.st" "$work/out.st" >"$work/out" 2>"$work/err"
         )
         status=$? last="fold with a limit"
-        if [ $status -eq 1 ]; then pass; else fail "doconv $last: exit status $status, expected 1"; fi
+        if [ $status -eq 1 ]; then
+            pass
+        else
+            fail "doconv $last: exit status $status, expected 1"
+        fi
         err 'File too large'
         no_file
     fi
 fi
 
 # ---- tables fit the output, and lose nothing there
-long=mb1ic64ih112iw112oc128kh3kw3sh2sw2ph1pw1:src=nchw,dst=nChw16c,bias,residual,clamp=0/6,accuracy=strict
-characters() { # of standard input, sorted: the same for the same text, however it is broken into lines
+attributes=src=nchw,dst=nChw16c,bias,residual,clamp=0/6,accuracy=strict
+long=mb1ic64ih112iw112oc128kh3kw3sh2sw2ph1pw1:$attributes
+# Those of standard input, sorted: the same for the same text, however it is broken into lines.
+characters() {
     tr -d ' \r\n' | fold -w 1 | LC_ALL=C sort | uniq -c
 }
 # LINES of at most WIDTH characters: fits WIDTH FILE
 fits() {
-    widest=$(tr -d '\r' <"$2" | awk '{ if (length($0) > most) most = length($0) } END { print most + 0 }')
-    if [ "$widest" -le "$1" ] && [ "$widest" -gt 0 ]; then pass; else fail "doconv $last: a line of $widest characters, over $1"; fi
+    widest=$(tr -d '\r' <"$2" |
+        awk '{ if (length($0) > most) most = length($0) } END { print most + 0 }')
+    if [ "$widest" -le "$1" ] && [ "$widest" -gt 0 ]; then
+        pass
+    else
+        fail "doconv $last: a line of $widest characters, over $1"
+    fi
 }
 run 0 tune $long --budget=0.001 --force
 grep -v '^problem ' "$work/out" >"$work/table"
 fits 120 "$work/table"
-if [ -z "$wrapper" ] && command -v script >/dev/null && script -qec true /dev/null >/dev/null 2>&1 </dev/null; then
+if [ -z "$wrapper" ] && command -v script >/dev/null &&
+    script -qec true /dev/null >/dev/null 2>&1 </dev/null; then
     terminal() { # COLUMNS ARGUMENT...: the last run's output on a terminal
         columns=$1
         shift
@@ -715,12 +780,17 @@ if [ -z "$wrapper" ] && command -v script >/dev/null && script -qec true /dev/nu
     run 0 explain $small --measure # more columns, if it isn't too noisy to be kept
     for columns in 80 100 132; do
         terminal $columns explain $small
-        tr -d '\r' <"$work/terminal" | awk '/^candidate/ { table = 1 } /^$/ { table = 0 } table' >"$work/table"
+        tr -d '\r' <"$work/terminal" |
+            awk '/^candidate/ { table = 1 } /^$/ { table = 0 } table' >"$work/table"
         fits $columns "$work/table"
         characters <"$work/terminal" >"$work/narrow"
         terminal 400 explain $small
         characters <"$work/terminal" >"$work/wide"
-        if cmp -s "$work/narrow" "$work/wide"; then pass; else fail "doconv $last: a table of $columns columns lost text"; fi
+        if cmp -s "$work/narrow" "$work/wide"; then
+            pass
+        else
+            fail "doconv $last: a table of $columns columns lost text"
+        fi
     done
 else
     echo "skipped: tables on a terminal, for script is missing"

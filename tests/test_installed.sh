@@ -67,7 +67,8 @@ if command -v pkg-config >/dev/null; then
         flags=$(pc "$2" $3) || return 1
         flags=$(echo "$flags" | sed "$4")
         # shellcheck disable=SC2086
-        $CC -std=c11 -Wall -Werror "$consumer/consumer.c" $flags -lm -Wl,-rpath,"$root/$libdir" -o "$work/$1"
+        $CC -std=c11 -Wall -Werror "$consumer/consumer.c" $flags -lm \
+            -Wl,-rpath,"$root/$libdir" -o "$work/$1"
     }
     ours=$root/$libdir/pkgconfig
     system=$(pkg-config --variable pc_path pkg-config)
@@ -76,7 +77,8 @@ if command -v pkg-config >/dev/null; then
         try "pkg-config, shared: runs" "$work/pc_shared"
     fi
     if [ -n "$static" ]; then
-        try "pkg-config, static: builds" compile pc_static "$ours:$system" '--cflags --libs --static' 's/-ldoconv/-l:libdoconv.a/'
+        try "pkg-config, static: builds" compile pc_static "$ours:$system" \
+            '--cflags --libs --static' 's/-ldoconv/-l:libdoconv.a/'
         try "pkg-config, static: runs" "$work/pc_static"
     fi
 else
@@ -114,9 +116,11 @@ ln -s "$source" "$work/parent/subprojects/doconv"
 only_the_library() {
     "$meson" introspect "$work/parent_build" --installed >"$work/plan" || return 1
     tr ',' '\n' <"$work/plan"
-    grep -q 'bin/consumer' "$work/plan" && grep -q 'libdoconv' "$work/plan" && ! grep -q -E 'bin/doconv|man1|share' "$work/plan"
+    grep -q 'bin/consumer' "$work/plan" && grep -q 'libdoconv' "$work/plan" &&
+        ! grep -q -E 'bin/doconv|man1|share' "$work/plan"
 }
-try "Meson subproject: configures" "$meson" setup --force-fallback-for=doconv "$work/parent_build" "$work/parent"
+try "Meson subproject: configures" "$meson" setup --force-fallback-for=doconv \
+    "$work/parent_build" "$work/parent"
 try "Meson subproject: installs the library alone" only_the_library
 
 echo "$passed passed, $failed failed"

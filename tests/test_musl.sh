@@ -21,7 +21,8 @@ cp "$2/tests/installed/meson.build" "$2/tests/installed/consumer.c" "$work"
 ln -s "$2" "$work/subprojects/doconv"
 # Jansson is that of the system's C library. Only the kernels are
 # optimized: what is asked is whether it builds.
-CC=musl-gcc "$1" setup "$work/build" "$work" --force-fallback-for=doconv -Dbuildtype=plain -Dwerror=true \
+CC=musl-gcc "$1" setup "$work/build" "$work" --force-fallback-for=doconv \
+    -Dbuildtype=plain -Dwerror=true \
     -Ddoconv:default_library=static -Ddoconv:openmp=disabled -Ddoconv:safetensors=disabled
 ninja -C "$work/build" --quiet
 DOCONV_CACHE=$work/cache "$work/build/consumer"

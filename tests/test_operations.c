@@ -403,7 +403,7 @@ static void plain_layers(void **state)
         "mb1_ic70ih6oc40kh3ph1:src=nchw,dst=nchw,bias,residual",
         "mb1_ic3ih17oc24kh7ph3sh2:src=nchw,dst=nhwc,bias",
         "mb2_ic33ih9oc20kh3ph1sh2:src=nChw16c,dst=nChw8c",
-        "mb1_ic16ih11oc16kh3ph2dh1dw1:src=nhwc,dst=nchw",
+        "mb1_ic16ih11iw11oc16kh3kw3ph2pw2dh1dw1:src=nhwc,dst=nchw",
         "mb2_ic40ih7oc50kh1:src=nchw,dst=nchw,bias",
         "mb3_ic24ih5oc32kh1:src=nhwc,dst=nhwc",
         "g2_mb1_ic40ih6oc36kh3ph1:src=nhwc,dst=nhwc,bias",
@@ -411,7 +411,7 @@ static void plain_layers(void **state)
         "g12_mb1_ic24ih8oc24kh3ph1sh2:src=nchw,dst=nchw,bias",
         "g37_mb2_ic37ih9oc37kh3ph1:src=nhwc,dst=nhwc,bias,relu",
         "g32_mb1_ic32ih12oc32kh5ph2sh2:src=nChw8c,dst=nChw8c",
-        "g16_mb1_ic16ih9oc32kh3ph2dh1dw1:src=nchw,dst=nchw",
+        "g16_mb1_ic16ih9iw9oc32kh3kw3ph2pw2dh1dw1:src=nchw,dst=nchw",
     };
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         struct layer l;
@@ -431,7 +431,7 @@ static void kernel_composition(void **state)
         "mb1_ic70ih5oc40kh3ph1:src=nchw,dst=nchw,dmul=11,identity",
         "mb1_ic19ih6oc48kh3ph1sh2:src=nChw16c,dst=nChw16c,bias,dmul=4",
         "mb1_ic36ih5oc50kh1:src=nhwc,dst=nhwc,dmul=3,identity",
-        "mb1_ic17ih8oc24kh3ph2dh1dw1:src=nhwc,dst=nchw,dmul=9",
+        "mb1_ic17ih8iw8oc24kh3kw3ph2pw2dh1dw1:src=nhwc,dst=nchw,dmul=9",
         "g4_mb1_ic32ih5oc24kh3ph1:src=nhwc,dst=nhwc,bias,dmul=9,identity",
         "g4_mb1_ic32ih5oc40kh3ph1:src=nhwc,dst=nhwc,dmul=9,mapping=pytorch,identity",
         "g3_mb2_ic60ih4oc42kh3ph1:src=nchw,dst=nhwc,dmul=10,mapping=tensorflow",
@@ -457,7 +457,7 @@ static void feature_composition(void **state)
         "mb1_ic3ih13oc24kh7ph3sh2:src=nchw,dst=nhwc,dmul=49,composition=feature,identity",
         "mb1_ic40ih5oc120kh3ph1:src=nchw,dst=nchw,bias,dmul=11,composition=feature,identity",
         "mb1_ic20ih5oc70kh3ph1sh2:src=nhwc,dst=nhwc,dmul=4,composition=feature",
-        "mb2_ic24ih9oc20kh3ph2dh1dw1:src=nChw16c,dst=nChw8c,dmul=9,composition=feature",
+        "mb2_ic24ih9iw9oc20kh3kw3ph2pw2dh1dw1:src=nChw16c,dst=nChw8c,dmul=9,composition=feature",
         "mb1_ic32ih5oc48kh1:src=nhwc,dst=nhwc,dmul=2,composition=feature,identity",
         "g4_mb1_ic64ih6oc48kh3ph1:src=nhwc,dst=nhwc,bias,dmul=9,composition=feature,identity",
         "g20_mb2_ic20ih9oc20kh3ph1:src=nchw,dst=nchw,dmul=9,composition=feature,identity",

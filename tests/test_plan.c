@@ -190,6 +190,80 @@ static void test_workspace_limit(void **state)
     doconv_context_destroy(context);
 }
 
+static size_t default_limit(const doconv_context *context)
+{
+    doconv_context_info info = {.size = sizeof info};
+    expect_ok(doconv_context_get_info(context, &info));
+    const size_t caches = 4 * (size_t)info.l3_bytes, floor = (size_t)64 << 20;
+    return caches > floor ? caches : floor;
+}
+
+/* Those that need more are refused by default, and some that a limit of SIZE_MAX accepts. */
+static int refused_by_default(doconv_context *context, const doconv_conv_desc *desc, size_t limit)
+{
+    doconv_candidates *list;
+    int refused = 0;
+    expect_ok(doconv_candidates_create(context, desc, NULL, &list));
+    for (int i = 0; i < doconv_candidates_count(list); i++) {
+        doconv_candidate_info info = {.size = sizeof info};
+        expect_ok(doconv_candidates_get(list, i, &info));
+        assert_true(info.refused != NULL || info.workspace_size <= limit);
+        if (info.refused != NULL && strstr(info.refused, "default limit") != NULL) {
+            refused++;
+            assert_true(info.workspace_size > limit);
+            /* By its full text it can be had all the same, and so with a limit of the caller's. */
+            doconv_plan_options options = plan_options();
+            options.variant = info.variant;
+            options.workspace_limit = SIZE_MAX;
+            doconv_plan *plan;
+            expect_ok(doconv_plan_create(context, desc, &options, &plan));
+            doconv_plan_destroy(plan);
+            options.workspace_limit = 0;
+            expect_ok(doconv_plan_create(context, desc, &options, &plan));
+            assert_int_equal(doconv_plan_workspace_size(plan), info.workspace_size);
+            doconv_plan_destroy(plan);
+        }
+    }
+    doconv_candidates_destroy(list);
+    return refused;
+}
+
+static void test_default_workspace_limit(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        bool larger; /* a row needs more than the default */
+    } layers[] = {
+        {"ic64ih2400oc64kh3ph1", false},
+        {"ic16ih65536iw16384oc16kh3ph1", false},
+        {"ic64ih2400oc64kh3ph1sh2:src=nchw,dst=nhwc", false},
+        {"ic48ih3iw30000000oc64kh3ph1", true},
+    };
+    for (size_t i = 0; i < sizeof layers / sizeof layers[0]; i++) {
+        for (int threads = 1; threads <= 16; threads *= 4) {
+            const doconv_context_options options = {
+                .size = sizeof options, .threads = threads, .tune = DOCONV_TUNE_OFF};
+            doconv_context *context;
+            expect_ok(doconv_context_create(&options, &context));
+            doconv_context_info info = {.size = sizeof info};
+            expect_ok(doconv_context_get_info(context, &info));
+            const doconv_conv_desc desc = problem(layers[i].text);
+            doconv_plan *plan;
+            expect_ok(doconv_plan_create(context, &desc, NULL, &plan));
+            const size_t size = doconv_plan_workspace_size(plan), limit = default_limit(context);
+            /* Whatever the limit, a layer is never left to the reference for it. */
+            if (info.isa != DOCONV_ISA_NONE) {
+                assert_null(strstr(doconv_plan_variant(plan), "reference"));
+                assert_true(layers[i].larger || size <= limit);
+                assert_true(layers[i].larger || refused_by_default(context, &desc, limit) > 0);
+            }
+            doconv_plan_destroy(plan);
+            doconv_context_destroy(context);
+        }
+    }
+}
+
 /* ---- execute ---- */
 
 struct prepared {
@@ -471,10 +545,15 @@ static void test_failing_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bad_options),       cmocka_unit_test(test_candidates),
-        cmocka_unit_test(test_unknown_variant),   cmocka_unit_test(test_workspace_limit),
-        cmocka_unit_test(test_execute_arguments), cmocka_unit_test(test_foreign_weights),
-        cmocka_unit_test(test_reentrant),         cmocka_unit_test(test_failing_memory),
+        cmocka_unit_test(test_bad_options),
+        cmocka_unit_test(test_candidates),
+        cmocka_unit_test(test_unknown_variant),
+        cmocka_unit_test(test_workspace_limit),
+        cmocka_unit_test(test_default_workspace_limit),
+        cmocka_unit_test(test_execute_arguments),
+        cmocka_unit_test(test_foreign_weights),
+        cmocka_unit_test(test_reentrant),
+        cmocka_unit_test(test_failing_memory),
     };
     return cmocka_run_group_tests_name("plan", tests, NULL, NULL) != 0;
 }

@@ -418,8 +418,67 @@ static const char *const shapes[] = {
     "mb2_ic36ih3oc50kh3ph1:src=nhwc,dst=nhwc,bias",
     "mb1_ic32ih4oc72kh3ph1:src=nChw16c,dst=nChw16c",
     "g2_mb1_ic42ih5oc80kh3ph1:src=nchw,dst=nchw,bias",
+    /* Each input is read once: by classes where they are few, and outputs too; */
+    "g12_mb1_ic12ih9oc24kh2sh2:src=nhwc,dst=nhwc",
+    "mb2_ic5ih8oc16kh2sh2:src=nchw,dst=nChw8c",
+    /* else by a product: patches, whole ones and such that end in the padding, or leave inputs. */
+    "mb2_ic3ih16oc40kh4sh4:src=nchw,dst=nchw,bias",
+    "mb1_ic3ih17iw18oc36kh5sh5ph2:src=nhwc,dst=nhwc,bias",
+    "mb1_ic10ih9iw11oc36kh2sh3ph1:src=nChw8c,dst=nChw16c",
+    "mb2_ic18ih7iw12oc35kh2kw3sh4sw5dh1dw0:src=nChw16c,dst=nchw",
+    "mb1_ic4ih14iw15oc8kh3sh7dh2ph3:src=nchw,dst=nhwc",
+    "g2_mb1_ic8ih6iw9oc12kh3kw5sh3sw6:src=nchw,dst=nchw,bias",
+    "g3_mb2_ic6ih9oc9kh1sh2:src=nChw8c,dst=nchw",
+    "g2_mb1_ic8ih7oc70kh2sh2:src=nhwc,dst=nChw8c",
+    "mb1_ic3ih1iw20oc40kh1kw4sh1sw4:src=nhwc,dst=nchw",
+    /* Outputs that read nothing but padding: by classes. */
+    "mb1_ic3ih6oc40kh2sh3ph2:src=nchw,dst=nhwc",
+    /* Every residue has other taps: by loops. */
+    "mb1_ic5ih30iw31oc6kh8sh7dh4ph10:src=nchw,dst=nchw",
+    "g2_mb2_ic12ih18oc6kh9sh7dh4ph14:src=nChw8c,dst=nhwc,bias",
 };
 enum { SHAPES = sizeof shapes / sizeof shapes[0] };
+
+/* How many convolutions the gradient of src is made of. */
+static void test_input_gradients(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        int plans;
+    } layers[] = {
+        {"ic16ih9oc32kh3ph1", 1},
+        {"ic16ih9oc32kh3ph1sh2", 4},
+        {"ic64ih14oc64kh1sh2", 1},
+        /* Patches: one product, whatever the strides. */
+        {"ic3ih224oc768kh16sh16", 1},
+        {"ic3ih1024oc16kh512sh512", 1},
+        {"ic3ih2000000000iw1oc1kh1sh1000000000", 1},
+        /* One tap or two, along each axis: classes of the same shape share a plan. */
+        {"ic3ih225oc64kh17sh16", 4},
+        {"ic3ih512oc8kh201sh200ph60", 9},
+        /* More shapes than plans, or more classes: loops. */
+        {"g2_mb2_ic12ih18oc6kh9sh7dh4ph14", 0},
+        {"ic3ih1000oc8kh301sh300", 0},
+    };
+    doconv_context *context = open_context();
+    for (size_t i = 0; i < sizeof layers / sizeof layers[0]; i++) {
+        const doconv_conv_desc desc = problem(layers[i].text);
+        doconv_training *training;
+        expect_ok(doconv_training_create(context, &desc, NULL, &training));
+        int plans = 0;
+        for (int k = 0; k < doconv_training_operation_count(training); k++) {
+            doconv_training_operation operation = {.size = sizeof operation};
+            expect_ok(doconv_training_operation_get(training, k, &operation));
+            plans += strcmp(operation.role, "gradient of src") == 0;
+        }
+        if (plans != layers[i].plans) {
+            fail_msg("%s: %d convolutions, %d expected", layers[i].text, plans, layers[i].plans);
+        }
+        doconv_training_destroy(training);
+    }
+    doconv_context_destroy(context);
+}
 
 static void plain_layers(void **state)
 {
@@ -721,10 +780,11 @@ static void refused_calls(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(plain_layers),        cmocka_unit_test(kernel_composition),
-        cmocka_unit_test(feature_composition), cmocka_unit_test(real_values),
-        cmocka_unit_test(finite_differences),  cmocka_unit_test(wanted_gradients),
-        cmocka_unit_test(refused_layers),      cmocka_unit_test(refused_calls),
+        cmocka_unit_test(plain_layers),         cmocka_unit_test(kernel_composition),
+        cmocka_unit_test(feature_composition),  cmocka_unit_test(real_values),
+        cmocka_unit_test(finite_differences),   cmocka_unit_test(wanted_gradients),
+        cmocka_unit_test(test_input_gradients), cmocka_unit_test(refused_layers),
+        cmocka_unit_test(refused_calls),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -173,6 +173,35 @@ static ssize_t read_whole(const char *path, char *text, size_t size, const char 
     return n < 0 ? -1 : (ssize_t)length;
 }
 
+/* Does the build have a variant's kernel of this name? NULL, or why not. */
+static const char *check_kernel(const struct cache *cache, const char *name, size_t length,
+                                unsigned revision)
+{
+    static const char portable[] = "portable"; /* loops without a kernel, of revision 0 */
+    const struct dc_kernel *kernel = name != NULL ? dc_kernel_find(cache->ctx, name, length) : NULL;
+    const bool loops =
+        name != NULL && length == sizeof portable - 1 && memcmp(name, portable, length) == 0;
+    if (kernel == NULL && !loops) {
+        return "its kernel is not in this build";
+    }
+    return (loops ? 0 : kernel->revision) == revision ? NULL : "its kernel has another revision";
+}
+
+static const char *check_kernels(const struct cache *cache, const struct cache_entry *entry)
+{
+    size_t length;
+    const char *name = dc_cachefile_kernel(entry->variant, &length);
+    const char *reason = check_kernel(cache, name, length, entry->revision);
+    if (reason != NULL) {
+        return reason;
+    }
+    name = dc_cachefile_second(entry->variant, &length);
+    if (name == NULL) {
+        return entry->second_revision == 0 ? NULL : "its variant has no second kernel";
+    }
+    return check_kernel(cache, name, length, entry->second_revision);
+}
+
 /* NULL: *entry is the key's valid entry. */
 static const char *read_entry(const struct cache *cache, const char *path, const char *key,
                               char *text, struct cache_entry *entry)
@@ -189,14 +218,7 @@ static const char *read_entry(const struct cache *cache, const char *path, const
     if (strcmp(entry->key, key) != 0) {
         return "it is another problem's";
     }
-    size_t name_length;
-    const char *name = dc_cachefile_kernel(entry->variant, &name_length);
-    const struct dc_kernel *kernel =
-        name != NULL ? dc_kernel_find(cache->ctx, name, name_length) : NULL;
-    if (kernel == NULL) {
-        return "its kernel is not in this build";
-    }
-    return kernel->revision == entry->revision ? NULL : "its kernel has another revision";
+    return check_kernels(cache, entry);
 }
 
 static bool load(struct cache *cache, const char *directory, uint64_t hash, const char *key,

@@ -33,9 +33,9 @@ void dc_cache_destroy(struct cache *cache);
 doconv_context *dc_cache_context(const struct cache *cache);
 
 /*
- * Copies the entry of a key. Its kernel is in the build with the same revision; whether its variant
- * is still a candidate is the caller's question. A file that is no valid entry of this key is a
- * miss and one log line; a key's file is probed once in the cache's life.
+ * Copies the entry of a key. Its kernels are in the build with the same revisions; whether its
+ * variant is still a candidate is the caller's question. A file that is no valid entry of this key
+ * is a miss and one log line; a key's file is probed once in the cache's life.
  */
 enum cache_state dc_cache_lookup(struct cache *cache, const char *key, struct cache_entry *entry);
 

@@ -19,8 +19,9 @@ struct cache_measured {
 
 struct cache_entry {
     char key[DC_KEY_SIZE];
-    char variant[DC_VARIANT_SIZE]; /* SOLVER:KERNEL[:PARAMETERS] */
-    unsigned revision;             /* of the variant's kernel, at most INT32_MAX */
+    char variant[DC_VARIANT_SIZE]; /* SOLVER:KERNEL[+SECOND][:PARAMETERS] */
+    unsigned revision;             /* of KERNEL, at most INT32_MAX; 0: portable loops */
+    unsigned second_revision;      /* likewise of SECOND; 0: there is none */
     int64_t workspace;             /* bytes that the variant needs */
     int64_t picoseconds;           /* the winner's median */
     int64_t max_rel_error_e12;     /* its largest error relative to the largest value, times 1e12 */
@@ -44,5 +45,7 @@ const char *dc_cachefile_parse(const char *text, size_t length, struct cache_ent
 
 /* The kernel's name in a variant text, and its length; NULL if there is none. */
 const char *dc_cachefile_kernel(const char *variant, size_t *length);
+/* Likewise of the second one, that works with it. */
+const char *dc_cachefile_second(const char *variant, size_t *length);
 
 #endif

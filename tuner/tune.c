@@ -19,8 +19,8 @@
 #include "plan/problem.h"
 
 /*
- * Candidates that are measured: the best of each kernel and the best of all, as the estimate has
- * it, none that is slower by this factor.
+ * Candidates that are measured: the best of each solver with each kernel and the best of all, as
+ * the estimate has it, none that is slower by this factor.
  */
 #define PRUNED 20
 #define HOPELESS 3.0
@@ -44,19 +44,22 @@ struct doconv_tune_report {
 static bool worth_measuring(const struct dc_candidate_list *list, int index)
 {
     /*
-     * Only where nothing else takes the problem: the reference is what the others are checked
-     * against.
+     * Only where nothing else takes the problem: the reference and portable loops are what the
+     * others are checked against.
      */
-    const bool reference = list->items[index].kernel->family == DC_FAMILY_REFERENCE;
-    return reference ? index == 0
-                     : list->items[index].estimated_seconds <=
-                           HOPELESS * list->items[0].estimated_seconds;
+    const struct dc_kernel *kernel = list->items[index].kernel;
+    const bool slow = kernel == NULL || kernel->family == DC_FAMILY_REFERENCE;
+    return slow ? index == 0
+                : list->items[index].estimated_seconds <=
+                      HOPELESS * list->items[0].estimated_seconds;
 }
 
-static bool best_of_kernel(const struct dc_candidate_list *list, int index)
+/* Of its solver with its kernel; another second one is no other pair. */
+static bool best_of_pair(const struct dc_candidate_list *list, int index)
 {
+    const struct dc_candidate *c = &list->items[index];
     for (int i = 0; i < index; i++) {
-        if (list->items[i].kernel == list->items[index].kernel) {
+        if (list->items[i].solver == c->solver && list->items[i].kernel == c->kernel) {
             return false;
         }
     }
@@ -69,13 +72,13 @@ static bool best_of_kernel(const struct dc_candidate_list *list, int index)
  */
 static int prune(const struct dc_candidate_list *list, int picked[PRUNED])
 {
-    int kernels = 0, count = 0;
+    int pairs = 0, count = 0;
     for (int i = 0; i < list->count && list->items[i].refused == NULL; i++) {
-        kernels += worth_measuring(list, i) && best_of_kernel(list, i);
+        pairs += worth_measuring(list, i) && best_of_pair(list, i);
     }
-    int others = kernels < PRUNED ? PRUNED - kernels : 0;
+    int others = pairs < PRUNED ? PRUNED - pairs : 0;
     for (int i = 0; i < list->count && list->items[i].refused == NULL && count < PRUNED; i++) {
-        if (worth_measuring(list, i) && (best_of_kernel(list, i) || others-- > 0)) {
+        if (worth_measuring(list, i) && (best_of_pair(list, i) || others-- > 0)) {
             picked[count++] = i;
         }
     }
@@ -105,7 +108,8 @@ static void record(struct cache_entry *entry, const struct measure_set *set, dou
 {
     const struct dc_candidate *winner = &set->items[0].plan->candidate;
     memcpy(entry->variant, winner->text, sizeof entry->variant);
-    entry->revision = winner->kernel->revision;
+    entry->revision = winner->kernel != NULL ? winner->kernel->revision : 0;
+    entry->second_revision = winner->second != NULL ? winner->second->revision : 0;
     entry->workspace = (int64_t)winner->workspace_size;
     entry->picoseconds = scaled(set->items[0].median, 1e-12);
     entry->max_rel_error_e12 = scaled(error, 1e-12);

@@ -140,9 +140,10 @@ typedef void (*doconv_release_fn)(void *user, void *memory);
  * avx512, neon), DOCONV_TUNE (off, read, tune, force, only), DOCONV_CACHE (a directory),
  * DOCONV_SYSTEM_CACHE (a directory that is looked up after the cache and never written),
  * DOCONV_VERBOSE (0, 1 = a line for each plan, 2 = and one for each execute), OMP_NUM_THREADS
- * (1..4096, or a list that starts so). Names are taken in any case; an empty value is none. What is not allowed (another value, a bundle of another
- * architecture, a relative XDG_CACHE_HOME or HOME) is ignored with a warning: to the log; where
- * there is none, to stderr, one line for each variable in the life of the process.
+ * (1..4096, or a list that starts so). Names are taken in any case; an empty value is none. What is
+ * not allowed (another value, a bundle of another architecture, a relative XDG_CACHE_HOME or HOME)
+ * is ignored with a warning: to the log; where there is none, to stderr, one line for each variable
+ * in the life of the process.
  */
 typedef struct doconv_context_options {
     size_t size;
@@ -442,8 +443,13 @@ typedef struct doconv_plan_options {
     doconv_rigor rigor;
     /** a full variant text, or a kernel's name: only such candidates; NULL: all */
     const char *variant;
-    size_t workspace_limit; /**< bytes; candidates that need more are refused; 0: no limit */
-    int cold_weights;       /**< 1: tune for weights that are not in cache when execute starts */
+    /**
+     * bytes; candidates that need more are refused. SIZE_MAX: no limit. 0: the larger of 64 MiB and
+     * four times L3, or what the most frugal kernel other than the reference needs, if that is more
+     * (training layers have this limit too)
+     */
+    size_t workspace_limit;
+    int cold_weights; /**< 1: tune for weights that are not in cache when execute starts */
     /**
      * 1: tune for weights that change with each call, so that packing them counts, and folding
      * them, for a descriptor with d_mul > 0; doconv_training_create() does

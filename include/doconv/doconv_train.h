@@ -66,7 +66,7 @@ typedef struct doconv_training_operation {
 
 /**
  * Number of operations of a layer: the forward pass, the fold and its gradient (kernel
- * composition), a convolution for each class of strides of the gradient of src, the weight's
+ * composition), the convolutions of the gradient of src (none of odd strides), the weight's
  * gradient; or both passes of feature composition. 0 for NULL.
  */
 DOCONV_API int doconv_training_operation_count(const doconv_training *training);

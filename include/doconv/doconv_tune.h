@@ -36,11 +36,17 @@ typedef struct doconv_tune_options {
 } doconv_tune_options;
 
 /**
- * Measures the candidates of a problem, checks the winner against the reference kernel, stores it
- * in the cache (unless the result is noisy or the cache directory can't be used: a log line, not an
- * error) and reports. With a cached winner and force = 0 nothing is measured. Both options may be
- * NULL. plan_options.variant restricts the candidates; then nothing is stored. The caller owns the
- * report.
+ * Measures the candidates of an operation on a layer (plan_options.operation; NULL: its
+ * convolution), checks the winner, stores it in the cache (unless the result is noisy or the cache
+ * directory can't be used: a log line, not an error) and reports. What is measured is the whole
+ * call: of fresh weights with their packing; of a DO-Conv layer's convolution with the fold, and of
+ * its weight's gradient with the gradients of W and D. The check compares every tensor that the
+ * winner writes, or a part of it where all would take long, with what shares no kernel with it: the
+ * reference kernel, portable loops, sums in double. With a cached winner and force = 0 nothing is
+ * measured. Both options may be NULL. plan_options.variant restricts the candidates; then nothing
+ * is stored. The caller owns the report. Errors: INVALID_*, OVERFLOW, OUT_OF_MEMORY, MISMATCH
+ * (size), NOT_FOUND (no candidate has the variant), UNSUPPORTED (no candidate takes the problem, or
+ * every one gave a wrong result).
  */
 DOCONV_API doconv_status doconv_tune(doconv_context *context, const doconv_conv_desc *desc,
                                      const doconv_plan_options *plan_options,
@@ -50,14 +56,15 @@ DOCONV_API void doconv_tune_report_destroy(doconv_tune_report *report);
 
 /** The outcome. Strings live as long as the report. */
 typedef struct doconv_tune_summary {
-    size_t size;          /**< in: sizeof(doconv_tune_summary) */
-    const char *variant;  /**< the winner */
-    double seconds;       /**< its median time; from the cache: as stored */
-    double max_rel_error; /**< its largest |y - ref| / max|ref|; from the cache: as stored */
-    int from_cache;       /**< 1: nothing was measured */
-    int noisy;            /**< 1: the spread of the samples was too wide to trust */
-    int stored;           /**< 1: now in the cache */
-    int measured;         /**< variants measured */
+    size_t size;         /**< in: sizeof(doconv_tune_summary) */
+    const char *variant; /**< the winner */
+    double seconds;      /**< its median time; from the cache: as stored */
+    /** largest |y - ref| / max|ref| of any tensor that it writes; from the cache: as stored */
+    double max_rel_error;
+    int from_cache; /**< 1: nothing was measured */
+    int noisy;      /**< 1: the spread of the samples was too wide to trust */
+    int stored;     /**< 1: now in the cache */
+    int measured;   /**< variants measured */
 } doconv_tune_summary;
 
 DOCONV_API doconv_status doconv_tune_report_summary(const doconv_tune_report *report,

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The threads that a context has of its own, for a caller who brings no parallel_for.
- * src/base/context.c includes this, and tests do.
+ * The threads that a context has of its own, where its caller brings no parallel_for. For
+ * src/base/context.c and tests.
  */
 #ifndef DOCONV_RUNNER_H
 #define DOCONV_RUNNER_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Feature composition of a DO-Conv layer. Plans of DC_FEATURE_FORWARD and DC_FEATURE_BACKWARD are
- * what others use; this is for library.c.
+ * Feature composition of a DO-Conv layer. For src/compose and src/library.c; others use plans of
+ * DC_FEATURE_FORWARD and DC_FEATURE_BACKWARD.
  */
 #ifndef DOCONV_FEATURE_H
 #define DOCONV_FEATURE_H

@@ -3,7 +3,7 @@
  * What the files of feature composition share: feature.c, which has the portable loops,
  * feature_plan.c, which chooses kernels and block sizes, and those that call the kernels:
  * feature_forward.c, feature_backward.c, feature_depthwise.c for depthwise layers, and
- * feature_pack.c for all.
+ * feature_pack.c for all. For src/compose/feature*.
  */
 #ifndef DOCONV_FEATURE_STATE_H
 #define DOCONV_FEATURE_STATE_H

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Folding W and D of a DO-Conv layer into the weight of a convolution, and handing that weight's
- * gradient back. Plans of DC_FOLD and DC_FOLD_GRADIENT are what others use; this is for library.c.
+ * gradient back. For src/compose and src/library.c; others use plans of DC_FOLD and
+ * DC_FOLD_GRADIENT.
  */
 #ifndef DOCONV_FOLD_H
 #define DOCONV_FOLD_H

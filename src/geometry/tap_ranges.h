@@ -22,8 +22,11 @@ struct dc_tap_range {
     int64_t begin, end, tap0, tap1;
 };
 
-/* Fills ranges (NULL: counts them), in order, and returns how many there are. */
-int64_t dc_tap_ranges(const struct dc_axis *axis, struct dc_tap_range *ranges);
+/*
+ * Fills ranges (NULL: counts them), in order, and returns how many there are; where they are more
+ * than `limit`, limit + 1. It takes time by their number, not by the outputs'.
+ */
+int64_t dc_tap_ranges(const struct dc_axis *axis, struct dc_tap_range *ranges, int64_t limit);
 
 /* The outputs [*begin, *end) of `out` for which i * stride + offset lies in [0, size). */
 static inline void dc_outputs_inside(int64_t size, int64_t stride, int64_t offset, int64_t out,

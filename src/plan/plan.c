@@ -97,9 +97,11 @@ static doconv_status choose(doconv_plan *plan, const doconv_plan_options *option
         if (forced != NULL) {
             return refuse_forced(ctx, forced, list);
         }
-        return dc_fail(ctx, DOCONV_UNSUPPORTED,
-                       "no kernel takes this problem within a workspace of %zu bytes",
-                       options != NULL ? options->workspace_limit : 0);
+        const size_t limit = options != NULL ? options->workspace_limit : 0;
+        return limit == 0
+                   ? dc_fail(ctx, DOCONV_UNSUPPORTED, "no kernel takes this problem")
+                   : dc_fail(ctx, DOCONV_UNSUPPORTED,
+                             "no kernel takes this problem within a workspace of %zu bytes", limit);
     }
     plan->candidate = list->items[0];
     plan->origin = forced != NULL ? "forced" : "estimate";
@@ -188,11 +190,19 @@ doconv_status dc_plan_problem(doconv_context *ctx, const doconv_conv_desc *desc,
     return status;
 }
 
-/* The fold before a convolution, or the gradient of the fold after that of its weight. */
+/*
+ * The fold before a convolution, or the gradient of the fold after that of its weight, if there is
+ * any. Before the choice of the plan's own candidate: those are measured with the fold that is
+ * measured already.
+ */
 static doconv_status plan_fold(doconv_plan *plan, const doconv_plan_options *options)
 {
-    const enum dc_operation operation =
-        plan->problem.operation == DC_CONVOLUTION ? DC_FOLD : DC_FOLD_GRADIENT;
+    const bool convolves = plan->problem.operation == DC_CONVOLUTION;
+    if (plan->problem.fold.d_mul == 0 ||
+        !(convolves || plan->problem.operation == DC_WEIGHT_GRADIENT)) {
+        return DOCONV_OK;
+    }
+    const enum dc_operation operation = convolves ? DC_FOLD : DC_FOLD_GRADIENT;
     struct dc_problem problem = dc_problem_for(&plan->problem, operation);
     problem.threads = plan->problem.threads;
     doconv_plan_options own = {.size = sizeof own};
@@ -215,18 +225,10 @@ static size_t call_workspace(const doconv_plan *plan)
     return most_bytes(run, fold);
 }
 
-static doconv_status fix(doconv_plan *plan, const doconv_plan_options *options)
+static doconv_status fix(doconv_plan *plan)
 {
     const struct dc_solver *solver = plan->candidate.solver;
     const struct dc_problem *p = &plan->problem;
-    doconv_status status = DOCONV_OK;
-    const bool folds = p->operation == DC_CONVOLUTION || p->operation == DC_WEIGHT_GRADIENT;
-    if (p->fold.d_mul != 0 && folds) {
-        status = plan_fold(plan, options);
-    }
-    if (status != DOCONV_OK) {
-        return status;
-    }
     if (p->operation == DC_CONVOLUTION) {
         const struct dc_kernel *kernel = plan->candidate.kernel;
         const doconv_conv_desc *d = &p->desc;
@@ -236,7 +238,7 @@ static doconv_status fix(doconv_plan *plan, const doconv_plan_options *options)
         plan->packed_layout = dc_hash(0, layout, sizeof layout);
         plan->packed_layout = dc_hash(plan->packed_layout, solver->name, strlen(solver->name));
     }
-    status = solver->prepare != NULL ? solver->prepare(plan) : DOCONV_OK;
+    const doconv_status status = solver->prepare != NULL ? solver->prepare(plan) : DOCONV_OK;
     plan->workspace_size = align_bytes(call_workspace(plan));
     return status;
 }
@@ -264,9 +266,12 @@ doconv_status dc_plan_create(doconv_context *ctx, const struct dc_problem *probl
         return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "plan: out of memory");
     }
     *result = (doconv_plan){.ctx = ctx, .problem = *problem};
-    doconv_status status = choose_candidate(result, options);
+    doconv_status status = plan_fold(result, options);
     if (status == DOCONV_OK) {
-        status = fix(result, options);
+        status = choose_candidate(result, options);
+    }
+    if (status == DOCONV_OK) {
+        status = fix(result);
     }
     if (status != DOCONV_OK) {
         doconv_plan_destroy(result);

@@ -195,6 +195,38 @@ static void keep_order(const doconv_context *ctx, const struct dc_problem *probl
     sort(list);
 }
 
+/*
+ * The default limit of workspace, in bytes: a few times what caches hold, or what the most frugal
+ * kernel needs. Estimates find whole images in a strip as fast as a few rows, which is not worth
+ * gigabytes. It comes after the order of sums is known, which it must not change.
+ */
+static size_t default_limit(const struct dc_candidate_list *list)
+{
+    const size_t caches = 4 * (size_t)dc_cpu_probe()->l3_bytes;
+    size_t frugal = SIZE_MAX;
+    for (int i = 0; i < list->count; i++) {
+        const struct dc_candidate *c = &list->items[i];
+        const bool slow = c->kernel == NULL || c->kernel->family == DC_FAMILY_REFERENCE;
+        if (c->refused == NULL && !slow && c->workspace_size < frugal) {
+            frugal = c->workspace_size;
+        }
+    }
+    const size_t limit = most_bytes((size_t)64 << 20, caches);
+    return frugal == SIZE_MAX ? limit : most_bytes(limit, frugal);
+}
+
+static void keep_default_limit(struct dc_candidate_list *list)
+{
+    const size_t limit = default_limit(list);
+    for (int i = 0; i < list->count; i++) {
+        struct dc_candidate *c = &list->items[i];
+        if (c->refused == NULL && c->workspace_size > limit) {
+            c->refused = "it needs more workspace than the default limit";
+        }
+    }
+    sort(list);
+}
+
 doconv_status dc_enumerate_quickly(doconv_context *ctx, const struct dc_problem *problem,
                                    const doconv_plan_options *options,
                                    struct dc_candidate_list *list)
@@ -204,6 +236,9 @@ doconv_status dc_enumerate_quickly(doconv_context *ctx, const struct dc_problem 
     const bool trains = problem->operation != DC_CONVOLUTION || problem->fresh_weights;
     if (trains && !list->out_of_memory) {
         keep_order(ctx, problem, options, list);
+    }
+    if (options == NULL || options->workspace_limit == 0) {
+        keep_default_limit(list);
     }
     if (list->out_of_memory) {
         dc_free(ctx, list->items);

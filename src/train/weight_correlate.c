@@ -75,10 +75,18 @@ static struct state create_state(const struct dc_problem *p, const struct dc_ker
         .vectors = divide_up(d->cout, vector),
     };
     bool src_copies = false, grad_copies = false;
-    for (int64_t v = 0; v < s.vectors; v++) {
-        const int64_t input = dc_first_input(p, v * vector);
+    /*
+     * Places in a block repeat after as many groups of inputs, or vectors of outputs, as a block
+     * has channels, and only the last may differ otherwise. A group has one vector or several.
+     */
+    const int64_t group = most(1, p->group_cout / vector), last = s.vectors - 1;
+    for (int64_t i = 0; i <= DC_CHANNEL_BLOCK; i++) {
+        const int64_t reads = i < DC_CHANNEL_BLOCK ? least(i * group, last) : last,
+                      grads = i < DC_CHANNEL_BLOCK ? least(i, last) : last;
+        const int64_t input = dc_first_input(p, reads * vector);
         src_copies = src_copies || !reads_in_place(p, &s.src_map, vector, input, d->cin);
-        grad_copies = grad_copies || !reads_in_place(p, &s.dst_map, vector, v * vector, d->cout);
+        grad_copies =
+            grad_copies || !reads_in_place(p, &s.dst_map, vector, grads * vector, d->cout);
     }
     /* Rows that are read once are read at once; else a few, that stay near from pass to pass. */
     const bool once = planes == 1 && d->kh <= 3 && d->kw <= 3 && !src_copies && !grad_copies;

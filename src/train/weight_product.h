@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The gradient of a convolution's weight by products, for weight_product*.c. It is a matrix product
- * whose reduction runs over the pixels of all images: rows are output channels, whose gradients are
- * broadcast from where they lie, lanes are inputs that meet them, side by side for each pixel. A
- * lane is an input channel and a tap of `inner` taps; the other taps, `outer` ones, are lists of
- * segments that shift the lanes against the rows. There are two ways to share the taps out:
+ * The gradient of a convolution's weight by products. For src/train/weight_product*.c.
+ *
+ * It is a matrix product whose reduction runs over the pixels of all images: rows are output
+ * channels, whose gradients are broadcast from where they lie, lanes are inputs that meet them,
+ * side by side for each pixel. A lane is an input channel and a tap of `inner` taps; the other
+ * taps, `outer` ones, are lists of segments that shift the lanes against the rows. There are two
+ * ways to share the taps out:
  *
  * - inner = 1: lanes are channels, taken in place or copied; all taps share them, and those in the
  *   padding are left out.

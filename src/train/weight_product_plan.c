@@ -151,13 +151,10 @@ static void plan_taps(struct dc_weight_product *g, int64_t inner)
         g->panel_chunks = most(1, least(g->chunks, floats / row_floats / g->chunk_rows));
     }
     if (!g->in_place) {
-        int64_t rows = 0;
-        for (int64_t chunk = 0; chunk < g->chunks; chunk += g->panel_chunks) {
-            rows =
-                most(rows, panel_rows(g, chunk * g->chunk_rows,
-                                      least(p->hout, (chunk + g->panel_chunks) * g->chunk_rows)));
-        }
-        g->panel_image = rows * g->panel_row;
+        const struct dc_axis axis = dc_rows_axis(p);
+        const int64_t rows = least(p->hout, g->panel_chunks * g->chunk_rows);
+        g->panel_image =
+            (g->by_output ? rows : least(r->h, dc_inputs_spanned(&axis, rows))) * g->panel_row;
         g->panel_floats = align_floats(g->chunk_images * g->panel_image);
     }
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What the files of the direct solver share: the state of a plan, fixed by direct_plan.c, used by
- * direct_execute.c.
+ * direct_execute.c. For src/solvers/direct and src/library.c.
  */
 #ifndef DOCONV_DIRECT_H
 #define DOCONV_DIRECT_H

@@ -86,10 +86,10 @@ static double image_cycles(const struct dc_problem *p, const struct block_costs 
                         xs[MOST_RANGES] = {{0, p->wout, 0, p->desc.kw}};
     int64_t rows = 1, columns = 1;
     if (s->y_count <= MOST_RANGES) {
-        rows = dc_tap_ranges(&rows_axis, ys);
+        rows = dc_tap_ranges(&rows_axis, ys, MOST_RANGES);
     }
     if (s->source == DC_SOURCE_INPLACE && s->x_count <= MOST_RANGES) {
-        columns = dc_tap_ranges(&columns_axis, xs);
+        columns = dc_tap_ranges(&columns_axis, xs, MOST_RANGES);
     }
     double cycles = 0.0;
     for (int64_t y = 0; y < rows; y++) {

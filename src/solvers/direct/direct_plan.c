@@ -15,6 +15,9 @@
 #include "plan/solver.h"
 #include "solvers/direct/direct.h"
 
+/* Segments of a plan: they are made in a few milliseconds, and take 10 MB. */
+#define MOST_SEGMENTS 3e5
+
 static void strip_geometry(const struct dc_problem *p, struct dc_direct_state *s)
 {
     const doconv_conv_desc *d = &p->desc;
@@ -102,12 +105,31 @@ static void cut(const struct dc_problem *p, const struct dc_kernel *kernel,
          (dst_block % kernel->vector == 0 && (s->groups == 1 || s->cout % kernel->vector == 0)));
 }
 
+/*
+ * Counts ranges of equal taps, and through them the segments: two kinds of passes (full, last) x
+ * ranges x taps x blocks (8 channels each at least). NULL, or why the candidate can't be.
+ */
+static const char *count_ranges(const struct dc_problem *p, struct dc_direct_state *s)
+{
+    const struct dc_axis rows = dc_rows_axis(p), columns = dc_columns_axis(p);
+    const double list = 2.0 * (double)s->taps * (double)(s->k_block / 8 + 2);
+    int64_t limit = (int64_t)(MOST_SEGMENTS / list);
+    s->y_count = s->x_count = 1;
+    if (!s->flat && limit > 0) {
+        s->y_count = dc_tap_ranges(&rows, NULL, limit);
+        limit /= s->y_count;
+    }
+    if (!s->flat && limit > 0 && s->source == DC_SOURCE_INPLACE) {
+        s->x_count = dc_tap_ranges(&columns, NULL, limit);
+        limit /= s->x_count;
+    }
+    return limit > 0 ? NULL : "the kernel has too many taps";
+}
+
 /* The strip, or none, and ranges of equal taps. NULL, or why the candidate can't be. */
 static const char *plan_input(const struct dc_problem *p, struct dc_direct_state *s)
 {
     const doconv_conv_desc *d = &p->desc;
-    const struct dc_axis rows = dc_rows_axis(p), columns = dc_columns_axis(p);
-    s->x_count = 1;
     if (s->source == DC_SOURCE_INPLACE) {
         if (s->src_map.channel != 1) {
             return "its channels are not contiguous in memory";
@@ -117,7 +139,6 @@ static const char *plan_input(const struct dc_problem *p, struct dc_direct_state
             return "a group starts inside a channel block";
         }
         s->flat = is_pointwise(d);
-        s->x_count = s->flat ? 1 : dc_tap_ranges(&columns, NULL);
     } else {
         /* In double first: the largest problems would overflow the strides. */
         const double area =
@@ -130,12 +151,11 @@ static const char *plan_input(const struct dc_problem *p, struct dc_direct_state
         strip_geometry(p, s);
         s->flat = s->source == DC_SOURCE_FLAT;
     }
-    s->y_count = s->flat ? 1 : dc_tap_ranges(&rows, NULL);
     if (s->weights_first &&
         (s->k_blocks > 1 || (s->strip_floats != 0 && s->images * s->row_blocks > 1))) {
         return "with weights first, a pass has all channels, and pixels are read in place";
     }
-    return NULL;
+    return count_ranges(p, s);
 }
 
 const char *dc_direct_geometry(const struct dc_problem *p, const struct dc_kernel *kernel,
@@ -162,12 +182,6 @@ const char *dc_direct_geometry(const struct dc_problem *p, const struct dc_kerne
     s->partial_floats =
         (s->k_blocks > 1 ? s->out_chunk * pixels * nr : s->tile_pixels * nr) + DC_TILE_SLACK * nr;
     s->task_floats = align_floats(s->strip_floats + s->partial_floats);
-    /* Two kinds of passes (full, last) x ranges x taps x blocks (8 channels each at least). */
-    const double segments = 2.0 * (double)s->y_count * (double)s->x_count * (double)s->taps *
-                            (double)(s->k_block / 8 + 2);
-    if (segments > 4e6) {
-        return "the kernel has too many taps";
-    }
     return NULL;
 }
 
@@ -318,10 +332,10 @@ doconv_status dc_direct_prepare(doconv_plan *plan)
     s.y_ranges[0] = (struct dc_tap_range){0, s.hout, 0, p->desc.kh};
     s.x_ranges[0] = (struct dc_tap_range){0, p->wout, 0, p->desc.kw};
     if (!s.flat) {
-        dc_tap_ranges(&rows, s.y_ranges);
+        dc_tap_ranges(&rows, s.y_ranges, s.y_count);
     }
     if (!s.flat && s.source == DC_SOURCE_INPLACE) {
-        dc_tap_ranges(&columns, s.x_ranges);
+        dc_tap_ranges(&columns, s.x_ranges, s.x_count);
     }
     build_lists(p, &s, (struct dc_segment *)(s.segments + lists));
     plan_fresh(plan, &s);
