@@ -77,7 +77,7 @@ struct dc_winograd_output_args {
 /*
  * Filters, many side by side, rounded in float: for weights that are transformed in a call.
  *
- *   points[p] = (G f)[p], f(y, x) = tap 3 * y + x of src      (rows are not transformed: y = 0 alone)
+ *   points[p] = (G f)[p], f(y, x) = tap 3 * y + x of src   (rows are not transformed: y = 0 alone)
  *
  *   array    element at
  *   src      tap * src_tap + i      for i < floats

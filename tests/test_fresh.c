@@ -131,7 +131,7 @@ static void rig_destroy(struct rig *rig)
     doconv_context_destroy(rig->context);
 }
 
-/* Exactly; or, by algorithms whose arithmetic isn't exact, within their bound for the largest sum. */
+/* Exactly; or, by algorithms whose arithmetic isn't exact, within the bound of the largest sum. */
 static void expect_result(const struct rig *rig, const float *dst, const doconv_plan *plan,
                           const char *how)
 {

@@ -57,7 +57,7 @@ struct dc_winograd_state {
     ptrdiff_t strip_row, strip_floats, rows_floats, task_floats;
     /* A chunk's filters, as points: [point][tap][input channel of the chunk][tile channel]. */
     ptrdiff_t filters_tap, filters_point, filters_floats;
-    /* Each block: [point][tap][input channel][tile channel]; with a chunk, as direct tiles have it. */
+    /* Each block: [point][tap][input channel][tile channel]; with a chunk, as direct tiles do. */
     struct dc_packed_weights weights;
     struct dc_tensor_map src_map, dst_map;
 };

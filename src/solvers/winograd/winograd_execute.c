@@ -411,7 +411,7 @@ static void points_task(void *arg, int index)
     }
 }
 
-/* A chunk of a place's output blocks, [begin, end). after: what will be multiplied after the last. */
+/* Output blocks [begin, end) of a place. after: what will be multiplied after the last. */
 static void run_outputs(const struct job *job, const struct task *task, const struct place *place,
                         const float *points, int64_t begin, int64_t end, const float *after)
 {
