@@ -14,5 +14,5 @@ const struct dc_kernel dck_winograd_f32_2x2_avx512 = {
     .vector = V_LENGTH,
     .error_amplification = 1.25f,
     DC_WINOGRAD_FUNCTIONS(WINOGRAD_AXES, WINOGRAD_OUTPUTS, WINOGRAD_POINTS, winograd_filter,
-                          winograd_input, winograd_output),
+                          winograd_input, winograd_filter_rows, winograd_output),
 };

@@ -119,6 +119,42 @@ static void winograd_input(const struct dc_winograd_input_args *a)
     }
 }
 
+static void winograd_filter_rows(const struct dc_winograd_filter_args *a)
+{
+    const ptrdiff_t point = a->point, tap = a->src_tap;
+    for (ptrdiff_t at = 0; at < a->floats; at += V_LENGTH) {
+        const float *const src = a->src + at;
+        float *const points = a->points + at;
+#if WINOGRAD_AXES == 2
+        vec lines[WINOGRAD_POINTS * 3];
+        for (int x = 0; x < 3; x++) {
+            const vec f[3] = {v_load(src + x * tap), v_load(src + (3 + x) * tap),
+                              v_load(src + (6 + x) * tap)};
+            vec r[WINOGRAD_POINTS];
+            line_filter(f, r);
+#define PUT(i) lines[(i)*3 + x] = r[i];
+            EACH_POINT(PUT)
+#undef PUT
+        }
+        for (int i = 0; i < WINOGRAD_POINTS; i++) {
+            vec r[WINOGRAD_POINTS];
+            float *const to = points + i * WINOGRAD_POINTS * point;
+            line_filter(lines + i * 3, r);
+#define PUT(j) v_store(to + (j)*point, r[j]);
+            EACH_POINT(PUT)
+#undef PUT
+        }
+#else
+        const vec f[3] = {v_load(src), v_load(src + tap), v_load(src + 2 * tap)};
+        vec r[WINOGRAD_POINTS];
+        line_filter(f, r);
+#define PUT(j) v_store(points + (j)*point, r[j]);
+        EACH_POINT(PUT)
+#undef PUT
+#endif
+    }
+}
+
 /* A row of a tile's outputs, of which `columns` exist. */
 static inline __attribute__((always_inline)) void
 output_row(const struct dc_winograd_output_args *a, const vec x[WINOGRAD_POINTS], vec bias,

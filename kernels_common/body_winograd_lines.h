@@ -28,6 +28,16 @@ static inline __attribute__((always_inline)) void line_in(const vec x[WINOGRAD_P
     r[3] = v_sub(x[3], x[1]);
 }
 
+static inline __attribute__((always_inline)) void line_filter(const vec f[3],
+                                                              vec r[WINOGRAD_POINTS])
+{
+    const vec half = v_set1(0.5f), even = v_add(f[0], f[2]);
+    r[0] = f[0];
+    r[1] = v_mul(half, v_add(even, f[1]));
+    r[2] = v_mul(half, v_sub(even, f[1]));
+    r[3] = f[2];
+}
+
 static inline __attribute__((always_inline)) void line_out(const vec x[WINOGRAD_POINTS],
                                                            vec y[WINOGRAD_OUTPUTS])
 {
@@ -81,6 +91,20 @@ static inline __attribute__((always_inline)) void line_in(const vec x[WINOGRAD_P
     r[5] = v_fnma(five_halves, x[3], v_add(x[1], x[5]));
 }
 
+static inline __attribute__((always_inline)) void line_filter(const vec f[3],
+                                                              vec r[WINOGRAD_POINTS])
+{
+    const vec third = v_set1((float)(1.0 / 3.0)), odd_b = v_set1((float)(ROOT_TWO / 3.0));
+    const vec even_a = v_mul(v_set1((float)(-ROOT_HALF / 1.5)), v_fma(v_set1(0.5f), f[2], f[0]));
+    const vec even_b = v_mul(third, v_fma(v_set1(2.0f), f[2], f[0]));
+    r[0] = f[0];
+    r[1] = v_fnma(third, f[1], even_a);
+    r[2] = v_fma(third, f[1], even_a);
+    r[3] = v_fma(odd_b, f[1], even_b);
+    r[4] = v_fnma(odd_b, f[1], even_b);
+    r[5] = f[2];
+}
+
 static inline __attribute__((always_inline)) void line_out(const vec x[WINOGRAD_POINTS],
                                                            vec y[WINOGRAD_OUTPUTS])
 {
@@ -128,6 +152,24 @@ static inline __attribute__((always_inline)) void line_in(const vec x[WINOGRAD_P
               odd_3 = v_fma(four, x[1], v_fnma(five, x[3], x[5]));
     r[5] = v_fma(half, odd_3, even_3);
     r[6] = v_fnma(half, odd_3, even_3);
+}
+
+static inline __attribute__((always_inline)) void line_filter(const vec f[3],
+                                                              vec r[WINOGRAD_POINTS])
+{
+    const vec two = v_set1(2.0f), half = v_set1(0.5f);
+    const vec scale_1 = v_set1((float)(-1.0 / 4.5)), scale_2 = v_set1((float)(1.0 / 90.0)),
+              scale_3 = v_set1((float)(32.0 / 45.0));
+    const vec even_1 = v_add(f[0], f[2]), even_2 = v_fma(v_set1(4.0f), f[2], f[0]),
+              even_3 = v_fma(v_set1(0.25f), f[2], f[0]);
+    r[0] = f[0];
+    r[1] = v_mul(scale_1, v_add(even_1, f[1]));
+    r[2] = v_mul(scale_1, v_sub(even_1, f[1]));
+    r[3] = v_mul(scale_2, v_fma(two, f[1], even_2));
+    r[4] = v_mul(scale_2, v_fnma(two, f[1], even_2));
+    r[5] = v_mul(scale_3, v_fma(half, f[1], even_3));
+    r[6] = v_mul(scale_3, v_fnma(half, f[1], even_3));
+    r[7] = f[2];
 }
 
 static inline __attribute__((always_inline)) void line_out(const vec x[WINOGRAD_POINTS],

@@ -74,6 +74,24 @@ struct dc_winograd_output_args {
     float lo, hi;
 };
 
+/*
+ * Filters, many side by side, rounded in float: for weights that are transformed in a call.
+ *
+ *   points[p] = (G f)[p], f(y, x) = tap 3 * y + x of src   (rows are not transformed: y = 0 alone)
+ *
+ *   array    element at
+ *   src      tap * src_tap + i      for i < floats
+ *   points   p * point + i
+ */
+struct dc_winograd_filter_args {
+    const float *src;
+    ptrdiff_t src_tap;
+    /* a multiple of vector */
+    ptrdiff_t floats;
+    float *points;
+    ptrdiff_t point;
+};
+
 /* All are required. */
 struct dc_winograd_kernel {
     /* axes that are transformed: 2; or 1, the columns */
@@ -83,11 +101,13 @@ struct dc_winograd_kernel {
     /* G: points rows of 3 */
     const double *filter;
     void (*input)(const struct dc_winograd_input_args *args);
+    void (*filter_rows)(const struct dc_winograd_filter_args *args);
     void (*output)(const struct dc_winograd_output_args *args);
 };
 
 /* Sets the family and its functions in a kernel's row; one left out is a compile error. */
-#define DC_WINOGRAD_FUNCTIONS(axes, outputs, points, filter, input, output)                        \
-    .family = DC_FAMILY_WINOGRAD, .winograd = {axes, outputs, points, filter, input, output}
+#define DC_WINOGRAD_FUNCTIONS(axes, outputs, points, filter, input, filter_rows, output)           \
+    .family = DC_FAMILY_WINOGRAD,                                                                  \
+    .winograd = {axes, outputs, points, filter, input, filter_rows, output}
 
 #endif

@@ -25,7 +25,7 @@
 #include "contract_correlate.h"
 
 /* Pixels x channels of the largest tile of any kernel. */
-#define DC_MAX_TILE_FLOATS 512
+#define DC_MAX_TILE_FLOATS 576
 
 /* What a kernel computes: the first six convolve and have solvers, the others serve training. */
 enum dc_family {

@@ -61,6 +61,10 @@ static inline vec v_sub(vec a, vec b)
 {
     return _mm512_sub_ps(a, b);
 }
+static inline vec v_mul(vec a, vec b)
+{
+    return _mm512_mul_ps(a, b);
+}
 /* Where b is NaN the result is b. */
 static inline vec v_max(vec a, vec b)
 {

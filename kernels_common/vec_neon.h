@@ -55,6 +55,10 @@ static inline vec v_sub(vec a, vec b)
 {
     return vsubq_f32(a, b);
 }
+static inline vec v_mul(vec a, vec b)
+{
+    return vmulq_f32(a, b);
+}
 /* Where b is NaN the result is b. */
 static inline vec v_max(vec a, vec b)
 {

@@ -37,7 +37,8 @@ struct lab {
     struct task_order orders[MOST_THREADS + 1][TASK_KINDS];
     const struct experiment *e;
     const char *variant;
-    float *first; /* dst of the shape's first variant, for PROPERTY_SPLITS */
+    float *first;    /* dst of the shape's first variant, for PROPERTY_SPLITS */
+    int first_order; /* of its sums */
     char first_variant[DOCONV_VARIANT_TEXT_SIZE];
 };
 
@@ -284,8 +285,9 @@ static bool check_splits(struct lab *lab, char *text)
     bool ok = run_rig(&rig, plain_context(lab), lab, &lab->e->reals, plain_options, text);
     if (ok && lab->first == NULL) {
         lab->first = copy_of(rig.dst.data, rig.dst.bytes);
+        lab->first_order = rig.plan->candidate.order_of_sums;
         snprintf(lab->first_variant, sizeof lab->first_variant, "%s", lab->variant);
-    } else if (ok) {
+    } else if (ok && rig.plan->candidate.order_of_sums == lab->first_order) {
         ok = rig_check_same(&rig, lab->first, lab->first_variant, text, TEXT_SIZE);
     }
     rig_destroy(&rig);

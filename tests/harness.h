@@ -46,7 +46,7 @@ enum property {
      */
     PROPERTY_CONST,
     PROPERTY_THREADS, /* 1..8 tasks in any order, on real threads too: the same bits */
-    /* every variant of a kernel adds in the same order: the same bits */
+    /* every variant of a kernel whose order of sums has the same number: the same bits */
     PROPERTY_SPLITS,
     PROPERTY_STATE, /* rounding and denormal modes of the floating-point unit are kept */
     PROPERTY_COUNT

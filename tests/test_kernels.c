@@ -188,6 +188,7 @@ static void assert_functions(const struct dc_kernel *kernel)
         const struct dc_winograd_kernel *w = &kernel->winograd;
         assert_non_null(w->filter);
         assert_non_null(w->input);
+        assert_non_null(w->filter_rows);
         assert_non_null(w->output);
         assert_int_equal(w->points, w->outputs + 2);
         assert_true(w->points <= DC_WINOGRAD_POINTS);

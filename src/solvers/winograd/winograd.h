@@ -15,6 +15,11 @@
 struct dc_winograd_parameters {
     int block; /* tiles of a block; where only columns are transformed: rows of an image */
     int outs;  /* output blocks whose products wait for each other; 0: all */
+    /*
+     * Weights are packed as they are, and input channels of an output block, so many at a time, are
+     * transformed in the call; 0: they are transformed when they are packed.
+     */
+    int chunk;
 };
 
 /*
@@ -43,13 +48,17 @@ struct dc_winograd_state {
     int64_t row_blocks;              /* blocks of an image, where they are whole rows; else 0 */
     int64_t places;                  /* blocks and groups */
     int64_t outs;                    /* output blocks whose products are made together */
+    int64_t chunk;                   /* input channels that are transformed in the call, or 0 */
     int64_t out_chunk, out_chunks;   /* output blocks of a unit; units of a place */
     int tasks;
     /* Floats: pitches of points and products; what the buffers take, a strip, and a task. */
     ptrdiff_t points_tile, points_point, points_floats;
     ptrdiff_t products_point, products_floats;
     ptrdiff_t strip_row, strip_floats, rows_floats, task_floats;
-    struct dc_packed_weights weights; /* each block: [point][tap][input channel][tile channel] */
+    /* A chunk's filters, as points: [point][tap][input channel of the chunk][tile channel]. */
+    ptrdiff_t filters_tap, filters_point, filters_floats;
+    /* Each block: [point][tap][input channel][tile channel]; with a chunk, as direct tiles do. */
+    struct dc_packed_weights weights;
     struct dc_tensor_map src_map, dst_map;
 };
 

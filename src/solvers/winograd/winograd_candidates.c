@@ -36,25 +36,30 @@ static double product_cycles(const struct dc_winograd_state *s, double tiles, do
     const struct dc_kernel *gemm = s->gemm;
     const double fma_rate = gemm->vector == 16 ? cpu->fma512_per_cycle : 2.0;
     const double runs = ceil(tiles / gemm->tile_pixels), pixels = tiles / runs;
-    const double fma = pixels * vectors / fma_rate, loads = (pixels + vectors) / 2.0,
-                 weights = 4.0 * vectors * gemm->vector;
+    /* A lone vector loads an input for each FMA. */
+    const double fma = pixels * vectors / fma_rate * (vectors < 2.0 ? 1.25 : 1.0),
+                 loads = (pixels + vectors) / 2.0, weights = 4.0 * vectors * gemm->vector;
     const double first = fmax(fmax(fma, loads), fmax(4.0, weights / weight_rate)),
                  rest = fmax(fmax(fma, loads), fmax(4.0, weights / 40.0));
     return (double)(s->taps * s->cin) * (first + (runs - 1.0) * rest) + 40.0 * runs + 40.0;
 }
 
+/* Cycles of an operation of 256 bits that one of the kernel's vectors takes. */
+static double width(const struct dc_winograd_state *s)
+{
+    return s->kernel->vector == 16 ? 2.0 / dc_cpu_probe()->fma512_per_cycle : 1.0;
+}
+
 /* Cycles of the transforms of a tile's vector of channels, in and out. */
 static void transform_cycles(const struct dc_winograd_state *s, double *in, double *out)
 {
-    const struct dc_cpu *cpu = dc_cpu_probe();
     const double points = s->kernel->winograd.points, outputs = (double)s->outputs;
     const bool tiled = s->row_blocks == 0;
     /* Two operations a point and step of the tile's size; a store a cycle, of 256 bits. */
     const double line_in = 2.0 * points, line_out = 1.8 * points;
     const double lines_in = tiled ? 2.0 * points : 1.0, lines_out = tiled ? points + outputs : 1.0;
-    const double width = s->kernel->vector == 16 ? 2.0 / cpu->fma512_per_cycle : 1.0;
-    *in = width * lines_in * (0.5 * line_in + points);
-    *out = width * lines_out * (0.5 * line_out + outputs);
+    *in = width(s) * lines_in * (0.5 * line_in + points);
+    *out = width(s) * lines_out * (0.5 * line_out + outputs);
 }
 
 /*
@@ -77,7 +82,7 @@ static double estimate(const struct dc_problem *p, const struct dc_winograd_stat
     const double tail = (double)s->cout - (blocks - 1.0) * (double)s->tile_channels;
     /* An output block's weights are one stream; going from block to block is many short ones. */
     const double weight_rate =
-        rate(cpu, all_weights + used) *
+        (s->chunk != 0 ? 40.0 : rate(cpu, all_weights + used)) *
         (s->outs > 1 && all_weights > 0.75 * (double)cpu->l2_bytes ? 0.8 : 1.0);
     double cycles =
         (double)s->points * ((blocks - 1.0) * product_cycles(s, tiles, vectors, weight_rate) +
@@ -91,7 +96,17 @@ static double estimate(const struct dc_problem *p, const struct dc_winograd_stat
     cycles += s->in_place ? 0.0 : 0.25 * points / (s->src_map.channel == 1 ? 12.0 : 5.0);
     cycles +=
         s->direct_store ? 0.0 : 4.0 * tiles * (double)(s->tile_height * s->outputs * s->cout) / 6.0;
-    if (p->fresh_weights) {
+    if (s->chunk != 0) {
+        /* Every block transforms all filters, and its sums come and go for each chunk. */
+        const double chunks = ceil((double)s->cin / (double)s->chunk);
+        cycles += 2.5 * width(s) * (double)(s->points * s->taps) * (double)s->cin *
+                  ceil((double)s->cout / vector);
+        cycles += (chunks - 1.0) * 2.0 * products * blocks / 40.0;
+        cycles += 0.5 * weights / rate(cpu, all_weights + used);
+    }
+    if (p->fresh_weights && s->chunk != 0) {
+        cycles += 2.5 * all_weights / rate(cpu, 2.0 * all_weights) / places;
+    } else if (p->fresh_weights) {
         /* Packing transforms each filter in double precision. */
         cycles += 7.0 * (double)(s->points * s->taps) * (double)(s->cin * s->cout) / places *
                   (double)s->groups;
@@ -115,7 +130,7 @@ static const char *offer(const doconv_context *ctx, const struct dc_problem *p,
         .solver = &dc_solver_winograd,
         .kernel = kernel,
         .second = gemm,
-        .order_of_sums = DC_SUMS_WINOGRAD + 2 * w->outputs + w->axes,
+        .order_of_sums = DC_SUMS_WINOGRAD + 4 * w->outputs + 2 * w->axes + (q->chunk != 0),
         .error_amplification = kernel->error_amplification,
         .workspace_size = floats * sizeof(float) + 64,
         .packed_size = dc_packed_bytes(&s.weights),
@@ -130,8 +145,12 @@ static void describe(const struct dc_candidate *c, char *text, size_t size)
 {
     struct dc_winograd_parameters q;
     dc_get_parameters(c, &q);
-    snprintf(text, size, ":%s=%d,outputs=%s", c->kernel->winograd.axes == 2 ? "tiles" : "rows",
-             q.block, q.outs == 0 ? "all" : "each");
+    const char *const blocks = c->kernel->winograd.axes == 2 ? "tiles" : "rows";
+    if (q.chunk != 0) {
+        snprintf(text, size, ":%s=%d,raw=%d", blocks, q.block, q.chunk);
+    } else {
+        snprintf(text, size, ":%s=%d,outputs=%s", blocks, q.block, q.outs == 0 ? "all" : "each");
+    }
 }
 
 /* Blocks of nearly equal size: 49 by 28 are 25 + 24. */
@@ -139,6 +158,17 @@ static int even(int64_t all, int64_t block)
 {
     const int64_t blocks = divide_up(all, least(all, block));
     return (int)divide_up(all, blocks);
+}
+
+/* Input channels whose transformed filters take a third of L2. */
+static int chunk_for(const struct dc_problem *p, const struct dc_kernel *kernel,
+                     const struct dc_kernel *gemm)
+{
+    const struct dc_winograd_kernel *w = &kernel->winograd;
+    const int64_t points = w->axes == 2 ? w->points * w->points : w->points * p->desc.kh,
+                  channel = 4 * points * gemm->tile_channels;
+    const int64_t blocks = dc_cpu_probe()->l2_bytes / 3 / channel / DC_CHANNEL_BLOCK;
+    return (int)(least(most(blocks, 1), 8) * DC_CHANNEL_BLOCK);
 }
 
 /* The candidates of a direct tile, by the size of blocks. */
@@ -160,6 +190,12 @@ static const char *offer_blocks(const doconv_context *ctx, const struct dc_probl
         for (int outs = 0; outs <= (several ? 1 : 0) && block != last; outs++) {
             const struct dc_winograd_parameters q = {.block = block, .outs = outs};
             const char *reason = offer(ctx, p, kernel, gemm, &q, list);
+            refused = reason != NULL ? reason : refused;
+        }
+        const struct dc_winograd_parameters raw = {
+            .block = block, .outs = 1, .chunk = chunk_for(p, kernel, gemm)};
+        if (block != last) {
+            const char *reason = offer(ctx, p, kernel, gemm, &raw, list);
             refused = reason != NULL ? reason : refused;
         }
         last = block;

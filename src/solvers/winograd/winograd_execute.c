@@ -32,7 +32,7 @@ struct job {
 
 /* A task's buffers. */
 struct task {
-    float *points, *products, *strip, *rows;
+    float *points, *products, *strip, *rows, *filters;
 };
 
 struct place {
@@ -180,6 +180,33 @@ static const float *block_weights(const struct job *job, int64_t group, int64_t 
            (group * s->out_blocks + ob) * s->weights.block_floats;
 }
 
+static const float zeros[DC_PACK_LANES] __attribute__((aligned(64)));
+
+/*
+ * The products of a place's points, but for weights and sums, and the segments of `channels`
+ * channels whose weights have taps `weight_tap` floats apart.
+ */
+static struct dc_run_args products_of(const struct dc_winograd_state *s, const struct place *place,
+                                      int64_t channels, ptrdiff_t weight_tap,
+                                      struct dc_segment segments[DC_WINOGRAD_TAPS])
+{
+    for (int64_t tap = 0; tap < s->taps; tap++) {
+        segments[tap] = (struct dc_segment){
+            .src_offset = tap * s->tile_columns * s->points_tile,
+            .weight_offset = tap * weight_tap,
+            .length = channels,
+        };
+    }
+    return (struct dc_run_args){
+        .src_pixel = s->points_tile,
+        .segments = segments,
+        .segment_count = s->taps,
+        .bias = zeros,
+        .lines = 1,
+        .pixels = place->tiles,
+    };
+}
+
 /*
  * Output blocks [begin, end) of a place: point by point, so that a point's inputs serve all of them
  * from L1. after: what will be multiplied after the last.
@@ -187,27 +214,12 @@ static const float *block_weights(const struct job *job, int64_t group, int64_t 
 static void multiply(const struct job *job, const struct place *place, const float *points,
                      int64_t begin, int64_t end, const float *after, float *products)
 {
-    static const float zeros[DC_PACK_LANES] __attribute__((aligned(64)));
     const struct dc_winograd_state *s = job->s;
     const int64_t nr = s->tile_channels, floats = s->taps * s->cin * nr;
     const bool small = s->weights.block_floats * s->out_blocks * s->groups <= SMALL_WEIGHTS;
     struct dc_segment segments[DC_WINOGRAD_TAPS];
-    for (int64_t tap = 0; tap < s->taps; tap++) {
-        segments[tap] = (struct dc_segment){
-            .src_offset = tap * s->tile_columns * s->points_tile,
-            .weight_offset = tap * s->cin * nr,
-            .length = s->cin,
-        };
-    }
-    struct dc_run_args args = {
-        .src_pixel = s->points_tile,
-        .segments = segments,
-        .segment_count = s->taps,
-        .bias = zeros,
-        .soon_floats = small ? 0 : floats,
-        .lines = 1,
-        .pixels = place->tiles,
-    };
+    struct dc_run_args args = products_of(s, place, s->cin, s->cin * nr, segments);
+    args.soon_floats = small ? 0 : floats;
     for (int64_t point = 0; point < s->points; point++) {
         args.src = points + point * s->points_point;
         for (int64_t ob = begin; ob < end; ob++) {
@@ -220,6 +232,58 @@ static void multiply(const struct job *job, const struct place *place, const flo
                             : after;
             args.partial_out = products + ((ob - begin) * s->points + point) * s->products_point;
             s->gemm->direct.run(&args);
+        }
+    }
+}
+
+/* Filters of `channels` inputs of an output block, whose weights begin at `block`. */
+static void transform_filters(const struct dc_winograd_state *s, const float *block, int64_t first,
+                              int64_t channels, float *filters)
+{
+    const int64_t nr = s->tile_channels, taps = s->weights.kh * s->weights.kw;
+    for (int64_t c = 0; c < channels; c += DC_CHANNEL_BLOCK) {
+        const int64_t rows = least(DC_CHANNEL_BLOCK, channels - c);
+        struct dc_winograd_filter_args args = {
+            .src_tap = rows * nr,
+            .floats = rows * nr,
+            .point = s->filters_point,
+        };
+        for (int64_t tap = 0; tap < s->taps; tap++) {
+            args.src = block + ((first + c) * taps + tap * s->weights.kw * rows) * nr;
+            args.points = filters + tap * s->filters_tap + c * nr;
+            s->kernel->winograd.filter_rows(&args);
+        }
+    }
+}
+
+/*
+ * Output block ob of a place, whose weights are transformed a chunk of input channels at a time:
+ * they stay in L2, and the next chunk's come there in the meantime.
+ */
+static void multiply_raw(const struct job *job, const struct task *task, const struct place *place,
+                         const float *points, int64_t ob, const float *after)
+{
+    const struct dc_winograd_state *s = job->s;
+    const int64_t nr = s->tile_channels, taps = s->weights.kh * s->weights.kw;
+    const float *const block = block_weights(job, place->group, ob);
+    struct dc_segment segments[DC_WINOGRAD_TAPS];
+    for (int64_t c = 0; c < s->cin; c += s->chunk) {
+        const int64_t channels = least(s->chunk, s->cin - c);
+        transform_filters(s, block, c, channels, task->filters);
+        struct dc_run_args args = products_of(s, place, channels, s->filters_tap, segments);
+        args.channels = least(nr, s->cout - ob * nr);
+        /* Each point fetches its share of what is transformed next. */
+        const bool ends = c + s->chunk >= s->cin;
+        args.soon = ends ? after : block + (c + s->chunk) * taps * nr;
+        args.soon_floats = least(s->chunk, ends ? s->cin : s->cin - c - s->chunk) * taps * nr /
+                           s->points / 16 * 16;
+        for (int64_t point = 0; point < s->points; point++) {
+            args.src = points + point * s->points_point + c;
+            args.weights = task->filters + point * s->filters_point;
+            args.partial_out = task->products + point * s->products_point;
+            args.partial_in = c != 0 ? args.partial_out : NULL;
+            s->gemm->direct.run(&args);
+            args.soon += args.soon_floats;
         }
     }
 }
@@ -328,6 +392,7 @@ static struct task task_of(const struct job *job, int index)
     task.products = space + (s->shared ? 0 : s->points_floats);
     task.strip = task.products + s->products_floats;
     task.rows = task.strip + s->strip_floats;
+    task.filters = task.rows + s->rows_floats;
     return task;
 }
 
@@ -346,6 +411,27 @@ static void points_task(void *arg, int index)
     }
 }
 
+/* Output blocks [begin, end) of a place. after: what will be multiplied after the last. */
+static void run_outputs(const struct job *job, const struct task *task, const struct place *place,
+                        const float *points, int64_t begin, int64_t end, const float *after)
+{
+    const struct dc_winograd_state *s = job->s;
+    for (int64_t ob = begin; ob < end; ob += s->outs) {
+        const int64_t end_outs = least(end, ob + s->outs);
+        const float *const next =
+            end_outs < end ? block_weights(job, place->group, end_outs) : after;
+        if (s->chunk != 0) {
+            multiply_raw(job, task, place, points, ob, next);
+        } else {
+            multiply(job, place, points, ob, end_outs, next, task->products);
+        }
+        for (int64_t i = ob; i < end_outs; i++) {
+            transform_back(job, task, place, i,
+                           task->products + (i - ob) * s->points * s->products_point);
+        }
+    }
+}
+
 static void run_task(void *arg, int index)
 {
     const struct job *job = arg;
@@ -353,9 +439,7 @@ static void run_task(void *arg, int index)
     const struct task task = task_of(job, index);
     const int64_t units = s->places * s->out_chunks, last = units * (index + 1) / s->tasks;
     for (int64_t unit = units * index / s->tasks; unit < last; unit++) {
-        const int64_t number = unit / s->out_chunks, chunk = unit % s->out_chunks;
-        const int64_t begin = chunk * s->out_chunk,
-                      end = least(s->out_blocks, begin + s->out_chunk);
+        const int64_t number = unit / s->out_chunks, begin = unit % s->out_chunks * s->out_chunk;
         const struct place place = place_of(s, number);
         const float *points = task.points;
         if (s->shared) {
@@ -367,16 +451,8 @@ static void run_task(void *arg, int index)
         const int64_t next = unit + 1 < last ? unit + 1 : unit;
         const float *const after = block_weights(job, next / s->out_chunks % s->groups,
                                                  next % s->out_chunks * s->out_chunk);
-        for (int64_t ob = begin; ob < end; ob += s->outs) {
-            const int64_t end_outs = least(end, ob + s->outs);
-            multiply(job, &place, points, ob, end_outs,
-                     end_outs < end ? block_weights(job, place.group, end_outs) : after,
-                     task.products);
-            for (int64_t i = ob; i < end_outs; i++) {
-                transform_back(job, &task, &place, i,
-                               task.products + (i - ob) * s->points * s->products_point);
-            }
-        }
+        run_outputs(job, &task, &place, points, begin, least(s->out_blocks, begin + s->out_chunk),
+                    after);
     }
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Packed weights of Winograd plans: filters transformed in double precision, so that they are
- * rounded once.
+ * rounded once; or, where the call transforms them, as direct tiles have them.
  */
 #include <string.h>
 
@@ -70,6 +70,10 @@ static void pack_input(const struct dc_winograd_state *s, const struct dc_weight
 static void pack_inputs(const struct dc_winograd_state *s, const struct dc_weight_view *weight,
                         int64_t index, int64_t first, int64_t last, float *block)
 {
+    if (s->chunk != 0) {
+        dc_pack_inputs(&s->weights, &s->gemm->direct, weight, index, first, last - first, block);
+        return;
+    }
     const int64_t group = index / s->out_blocks, out = index % s->out_blocks * s->tile_channels;
     const float *at = weight->data + group * weight->group + (out - weight->first) * weight->out;
     for (int64_t c = first; c < last; c++) {
@@ -84,20 +88,26 @@ static float *block_of(const struct dc_winograd_state *s, float *packed, int64_t
 }
 
 /*
- * A block's biases; and zeros in what lies between the last of them and the first weight, and
- * between a block's weights and the next block's: never read, but the same in all weights.
+ * Zeros in what lies between the last bias and the first weight: never read, but the same in all
+ * packed weights.
  */
+static void clear_gap(const struct dc_packed_weights *w, float *packed)
+{
+    const int64_t biases = w->groups * w->out_blocks * w->tile_channels;
+    memset(packed + biases, 0, (size_t)(w->bias_floats - biases) * sizeof *packed);
+}
+
+/* A block's biases; and zeros between its weights and the next block's. */
 static void finish_block(const struct dc_winograd_state *s, int64_t index, const float *bias,
                          float *packed)
 {
     const struct dc_packed_weights *w = &s->weights;
-    const int64_t floats = s->points * s->taps * s->cin * s->tile_channels,
-                  biases = w->groups * w->out_blocks * w->tile_channels;
+    const int64_t floats = w->kh * w->kw * s->cin * s->tile_channels;
     memset(block_of(s, packed, index) + floats, 0,
            (size_t)(w->block_floats - floats) * sizeof *packed);
     dc_pack_bias(w, index, bias, packed + index * s->tile_channels);
     if (index == 0) {
-        memset(packed + biases, 0, (size_t)(w->bias_floats - biases) * sizeof *packed);
+        clear_gap(w, packed);
     }
 }
 
@@ -130,6 +140,12 @@ void dc_winograd_pack(const doconv_plan *plan, const struct dc_weight_view *weig
                       const float *bias, float *packed)
 {
     const struct dc_winograd_state *s = plan->state;
+    if (s->chunk != 0) {
+        clear_gap(&s->weights, packed);
+        dc_pack_weights(plan->ctx, plan->problem.threads, &s->weights, &s->gemm->direct, weight,
+                        bias, packed);
+        return;
+    }
     struct job job = {.s = s, .weight = weight, .bias = bias, .packed = packed};
     job.parts = divide_up(s->cin, DC_CHANNEL_BLOCK);
     job.units = s->groups * s->out_blocks * job.parts;

@@ -30,8 +30,10 @@ static void cut(const struct dc_problem *p, const struct dc_winograd_parameters 
     s->cin = p->group_cin;
     s->cout = p->group_cout;
     s->tile_channels = s->gemm->tile_channels;
-    s->weights =
-        dc_packed_weights(d->groups, s->cin, s->cout, s->points, s->taps, s->gemm->tile_channels);
+    s->chunk = q->chunk;
+    const bool raw = q->chunk != 0;
+    s->weights = dc_packed_weights(d->groups, s->cin, s->cout, raw ? d->kh : s->points,
+                                   raw ? d->kw : s->taps, s->gemm->tile_channels);
     s->out_blocks = s->weights.out_blocks;
     s->tile_rows = divide_up(p->hout, s->tile_height);
     s->tile_columns = divide_up(p->wout, s->outputs);
@@ -77,10 +79,15 @@ static void lay_out_buffers(const struct dc_problem *p, struct dc_winograd_state
         s->strip_row = columns * DC_CHANNEL_BLOCK;
         s->strip_floats = (tiled ? s->kernel->winograd.points : 1) * s->strip_row;
     }
+    if (s->chunk != 0) {
+        s->filters_tap = least(s->chunk, s->cin) * s->tile_channels;
+        s->filters_point = odd_lines_floats(s->taps * s->filters_tap);
+        s->filters_floats = s->points * s->filters_point;
+    }
     const int64_t row = DC_WINOGRAD_STORE_TILES * s->outputs;
     s->rows_floats = (s->tile_height * row + DC_TILE_SLACK) * s->tile_channels;
     s->task_floats = align_floats((s->shared ? 0 : s->points_floats) + s->products_floats +
-                                  s->strip_floats + s->rows_floats);
+                                  s->strip_floats + s->rows_floats + s->filters_floats);
 }
 
 const char *dc_winograd_geometry(const struct dc_problem *p, const struct dc_kernel *kernel,
@@ -118,7 +125,7 @@ doconv_status dc_winograd_prepare(doconv_plan *plan)
     dc_winograd_geometry(&plan->problem, c->kernel, c->second, &q,
                          s); /* enumerate() did it before */
     plan->state = s;
-    const int64_t layout[] = {s->points, s->taps, s->outputs, s->tile_channels};
+    const int64_t layout[] = {s->points, s->taps, s->outputs, s->tile_channels, s->chunk != 0};
     plan->packed_layout = dc_hash(plan->packed_layout, layout, sizeof layout);
     return DOCONV_OK;
 }
