@@ -155,7 +155,7 @@ static void test_hard_problems(void **state)
         /* Each output meets other taps. */
         "ic1ih20000000iw1oc1kh20000000kw1ph19999999pw0",
         "mb962_ic1ih653iw1oc5kh672680kw1sh1345360sw1ph1345358pw0dh1dw0:dst=nhwc",
-        "ic1ih1000000iw1oc1kh1001kw1ph500000pw0dh999",
+        "ic1ih1000000iw1oc1kh1001kw1ph500000pw0dh999dw999",
         /* As many classes of inputs as a stride has pairs of residues. */
         "ic3ih1024oc16kh512sh512",
         "ic3ih1024oc16kh513sh512",

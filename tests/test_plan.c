@@ -236,9 +236,9 @@ static void test_default_workspace_limit(void **state)
         bool larger; /* a row needs more than the default */
     } layers[] = {
         {"ic64ih2400oc64kh3ph1", false},
-        {"ic16ih65536iw16384oc16kh3ph1", false},
+        {"ic16ih65536iw16384oc16kh3kw3ph1pw1", false},
         {"ic64ih2400oc64kh3ph1sh2:src=nchw,dst=nhwc", false},
-        {"ic48ih3iw30000000oc64kh3ph1", true},
+        {"ic48ih3iw30000000oc64kh3kw3ph1pw1", true},
     };
     for (size_t i = 0; i < sizeof layers / sizeof layers[0]; i++) {
         for (int threads = 1; threads <= 16; threads *= 4) {

@@ -423,10 +423,10 @@ static const char *const shapes[] = {
     "mb2_ic5ih8oc16kh2sh2:src=nchw,dst=nChw8c",
     /* else by a product: patches, whole ones and such that end in the padding, or leave inputs. */
     "mb2_ic3ih16oc40kh4sh4:src=nchw,dst=nchw,bias",
-    "mb1_ic3ih17iw18oc36kh5sh5ph2:src=nhwc,dst=nhwc,bias",
-    "mb1_ic10ih9iw11oc36kh2sh3ph1:src=nChw8c,dst=nChw16c",
+    "mb1_ic3ih17iw18oc36kh5kw5sh5sw5ph2pw2:src=nhwc,dst=nhwc,bias",
+    "mb1_ic10ih9iw11oc36kh2kw2sh3sw3ph1pw1:src=nChw8c,dst=nChw16c",
     "mb2_ic18ih7iw12oc35kh2kw3sh4sw5dh1dw0:src=nChw16c,dst=nchw",
-    "mb1_ic4ih14iw15oc8kh3sh7dh2ph3:src=nchw,dst=nhwc",
+    "mb1_ic4ih14iw15oc8kh3kw3sh7sw7dh2dw2ph3pw3:src=nchw,dst=nhwc",
     "g2_mb1_ic8ih6iw9oc12kh3kw5sh3sw6:src=nchw,dst=nchw,bias",
     "g3_mb2_ic6ih9oc9kh1sh2:src=nChw8c,dst=nchw",
     "g2_mb1_ic8ih7oc70kh2sh2:src=nhwc,dst=nChw8c",
@@ -434,7 +434,7 @@ static const char *const shapes[] = {
     /* Outputs that read nothing but padding: by classes. */
     "mb1_ic3ih6oc40kh2sh3ph2:src=nchw,dst=nhwc",
     /* Every residue has other taps: by loops. */
-    "mb1_ic5ih30iw31oc6kh8sh7dh4ph10:src=nchw,dst=nchw",
+    "mb1_ic5ih30iw31oc6kh8kw8sh7sw7dh4dw4ph10pw10:src=nchw,dst=nchw",
     "g2_mb2_ic12ih18oc6kh9sh7dh4ph14:src=nChw8c,dst=nhwc,bias",
 };
 enum { SHAPES = sizeof shapes / sizeof shapes[0] };
@@ -453,7 +453,7 @@ static void test_input_gradients(void **state)
         /* Patches: one product, whatever the strides. */
         {"ic3ih224oc768kh16sh16", 1},
         {"ic3ih1024oc16kh512sh512", 1},
-        {"ic3ih2000000000iw1oc1kh1sh1000000000", 1},
+        {"ic3ih2000000000iw1oc1kh1kw1sh1000000000sw1000000000", 1},
         /* One tap or two, along each axis: classes of the same shape share a plan. */
         {"ic3ih225oc64kh17sh16", 4},
         {"ic3ih512oc8kh201sh200ph60", 9},

@@ -265,8 +265,8 @@ typedef enum doconv_layout {
 /**
  * How far a variant's rounding may be from a direct convolution's in fp32.
  *
- * DEFAULT and FAST take Winograd's algorithms for 3x3 kernels and the like, which compute outputs
- * by tiles (of up to 4x4; FAST: 6x6) from all inputs that any output of the tile reads. Beside
+ * DEFAULT and FAST take Winograd's algorithms for 3x3 kernels and the like, which give outputs by
+ * tiles (of up to 4x4; FAST: 6x6) from all inputs that any output of the tile reads. Beside
  * rounding by the largest of these inputs, that shows in two ways:
  *  - A NaN or an infinity in src may come out as NaN, and may reach all outputs of the tiles that
  *    read it, in every channel of its group: not only those whose own window it lies in.
