@@ -15,12 +15,19 @@ static void print_log(void *user, doconv_log_level level, const char *line)
 int command_context_create(const char *verb, doconv_isa isa, int threads, doconv_tune_mode tune,
                            doconv_context **context)
 {
+    return command_context_create_for(verb, isa, threads, tune, false, context);
+}
+
+int command_context_create_for(const char *verb, doconv_isa isa, int threads, doconv_tune_mode tune,
+                               bool deterministic, doconv_context **context)
+{
     const doconv_context_options options = {
         .size = sizeof options,
         .threads = threads,
         .log = print_log,
         .max_isa = isa,
         .tune = tune,
+        .deterministic = deterministic,
     };
     const doconv_status status = doconv_context_create(&options, context);
     if (status == DOCONV_OK) {

@@ -371,7 +371,9 @@ static int run_explain(int count, char **words)
     struct explanation e = {.train = false};
     doconv_isa isa = DOCONV_ISA_DEFAULT;
     int threads = 0;
+    bool deterministic = false;
     const struct command_option options[] = {
+        {"deterministic", COMMAND_OPTION_FLAG, &deterministic, 0, 0},
         {"measure", COMMAND_OPTION_FLAG, &e.measure, 0, 0},
         {"train", COMMAND_OPTION_FLAG, &e.train, 0, 0},
         {"isa", COMMAND_OPTION_ISA, &isa, 0, 0},
@@ -389,7 +391,8 @@ static int run_explain(int count, char **words)
         return command_usage_error("explain", "one word too many: \"%.80s\"", words[1]);
     }
     e.problem = words[0];
-    int result = command_context_create("explain", isa, threads, DOCONV_TUNE_DEFAULT, &e.context);
+    int result = command_context_create_for("explain", isa, threads, DOCONV_TUNE_DEFAULT,
+                                            deterministic, &e.context);
     if (result != COMMAND_OK) {
         return result;
     }
@@ -433,6 +436,7 @@ const struct command_verb command_explain = {
         "  --measure           measure the candidates now and store the winner in the cache\n"
         "  --isa=NAME          cap on the instruction set: none, avx2, avx512, neon\n"
         "  --threads=N         threads (default: OMP_NUM_THREADS, else one for each CPU)\n"
+        "  --deterministic     for contexts that are: one order of sums for any threads\n"
         "  --workspace=BYTES   refuse candidates that need more; not of a layer in training\n",
     .run = run_explain,
 };

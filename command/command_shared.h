@@ -112,6 +112,9 @@ bool command_has_progress(void);
  */
 int command_context_create(const char *verb, doconv_isa isa, int threads, doconv_tune_mode tune,
                            doconv_context **context);
+/* The same for a program's context, which may be deterministic. */
+int command_context_create_for(const char *verb, doconv_isa isa, int threads, doconv_tune_mode tune,
+                               bool deterministic, doconv_context **context);
 
 /* "off", "read", ...; "unknown" otherwise. */
 const char *command_tune_mode_string(doconv_tune_mode mode);

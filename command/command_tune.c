@@ -21,7 +21,7 @@ struct tuning {
     /* options */
     doconv_isa isa;
     int threads, batch;
-    bool force, train;
+    bool force, train, deterministic;
     double budget;
     doconv_accuracy accuracy;
     struct command_layouts layouts;
@@ -290,6 +290,7 @@ static int run_tune(int count, char **words)
         {"isa", COMMAND_OPTION_ISA, &t.isa, 0, 0},
         {"threads", COMMAND_OPTION_INT, &t.threads, 1, 4096},
         {"batch", COMMAND_OPTION_INT, &t.batch, 1, 65536},
+        {"deterministic", COMMAND_OPTION_FLAG, &t.deterministic, 0, 0},
         {"force", COMMAND_OPTION_FLAG, &t.force, 0, 0},
         {"budget", COMMAND_OPTION_SECONDS, &t.budget, 0, 3600},
         {"accuracy", COMMAND_OPTION_ACCURACY, &t.accuracy, 0, 0},
@@ -308,7 +309,8 @@ static int run_tune(int count, char **words)
     if (t.composition == DOCONV_COMPOSITION_NONE) {
         t.composition = DOCONV_COMPOSITION_KERNEL;
     }
-    int result = command_context_create("tune", t.isa, t.threads, DOCONV_TUNE_TUNE, &t.context);
+    int result = command_context_create_for("tune", t.isa, t.threads, DOCONV_TUNE_TUNE,
+                                            t.deterministic, &t.context);
     if (result != COMMAND_OK) {
         return result;
     }
@@ -352,6 +354,7 @@ const struct command_verb command_tune = {
         "as many as the kernel\n"
         "                     has taps. Layers of 1x1 stay plain\n"
         "  --composition=NAME of those: kernel (default), feature\n"
+        "  --deterministic    for contexts that are: their winners are kept apart\n"
         "  --force            measure all anew\n"
         "  --budget=SECONDS   aimed at for each problem (default: 0.6)\n"
         "\n"

@@ -190,6 +190,38 @@ static void test_workspace_limit(void **state)
     doconv_context_destroy(context);
 }
 
+/* Where a vector kernel takes the problem, the estimate never chooses scalar loops. */
+static void test_reference_is_last(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {
+        "ic4096ih7oc8kh3sh2ph1",
+        "ic3ih10oc2kh1sh7:src=nchw,dst=nChw16c",
+        "g45ic90ih2oc45kh2sh2:src=nChw16c,dst=nChw8c",
+        "ic1ih1oc1kh1",
+        "ic430ih3oc8kh1sh3:src=nChw16c,dst=nChw8c",
+    };
+    for (int threads = 1; threads <= 64; threads *= 8) {
+        const doconv_context_options options = {
+            .size = sizeof options, .threads = threads, .tune = DOCONV_TUNE_OFF};
+        doconv_context *context;
+        expect_ok(doconv_context_create(&options, &context));
+        for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+            const doconv_conv_desc desc = problem(texts[i]);
+            doconv_candidates *list;
+            expect_ok(doconv_candidates_create(context, &desc, NULL, &list));
+            doconv_candidate_info first = {.size = sizeof first}, second = {.size = sizeof second};
+            expect_ok(doconv_candidates_get(list, 0, &first));
+            expect_ok(doconv_candidates_get(list, 1, &second));
+            if (strstr(first.variant, "reference") != NULL && second.refused == NULL) {
+                fail_msg("%s, %d threads: %s is chosen", texts[i], threads, first.variant);
+            }
+            doconv_candidates_destroy(list);
+        }
+        doconv_context_destroy(context);
+    }
+}
+
 static size_t default_limit(const doconv_context *context)
 {
     doconv_context_info info = {.size = sizeof info};
@@ -550,6 +582,7 @@ int main(void)
         cmocka_unit_test(test_unknown_variant),
         cmocka_unit_test(test_workspace_limit),
         cmocka_unit_test(test_default_workspace_limit),
+        cmocka_unit_test(test_reference_is_last),
         cmocka_unit_test(test_execute_arguments),
         cmocka_unit_test(test_foreign_weights),
         cmocka_unit_test(test_reentrant),

@@ -178,6 +178,12 @@ typedef struct doconv_context_options {
      * the umask leaves.
      */
     const char *cache_directory;
+    /**
+     * 0 or 1: plans of a problem give the same bits for any number of threads, and whatever the
+     * tuner finds or its cache has, as doconv_execute() says. It costs speed where another
+     * algorithm suits the threads better. The cache keeps its winners apart.
+     */
+    int deterministic;
 } doconv_context_options;
 
 /**
@@ -537,9 +543,20 @@ DOCONV_API void doconv_weights_destroy(doconv_weights *weights);
  * descriptor asks for one, else NULL; dst: N x Cout x Hout x Wout in dst_layout, written whole.
  * workspace: at least doconv_plan_workspace_size() bytes of any alignment, used by one execute at a
  * time; NULL if that is 0. residual may be dst itself; in every other case dst and the workspace
- * overlap nothing, or the call is refused. Re-entrant. The result is bitwise the same for any
- * number of threads. For an empty batch it does nothing, and every tensor may be NULL. Errors are
- * argument errors only: INVALID_ARGUMENT, MISMATCH, WORKSPACE_TOO_SMALL; dst is untouched then.
+ * overlap nothing, or the call is refused. Re-entrant. For an empty batch it does nothing, and
+ * every tensor may be NULL. Errors are argument errors only: INVALID_ARGUMENT, MISMATCH,
+ * WORKSPACE_TOO_SMALL; dst is untouched then.
+ *
+ * A plan gives the same bits each time, on whatever threads its tasks run. Another number of
+ * threads, the tuner or its cache may choose another variant for the same problem, which may round
+ * otherwise; in contexts with `deterministic` set they choose among variants that give the same
+ * bits, on one machine with one max_isa. A variant that is forced is the caller's choice there too;
+ * a workspace_limit that leaves none of the others is UNSUPPORTED. Training keeps to the same bits
+ * in any context. That is for finite weights, and but for the sign of zeros.
+ *
+ * Values that are not finite: those of src, residual and bias reach the outputs that the formula
+ * has them in, and no other. A weight that is not finite may, beside these, turn those outputs to
+ * NaN that meet it in the padding, since some variants multiply the padding's zeros.
  */
 DOCONV_API doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weights,
                                         const float *src, const float *residual, float *dst,

@@ -9,7 +9,8 @@
  *
  * Parameters change with each step, so they are passed raw and nothing of them is kept between
  * calls. The conventions are those of doconv.h. Results are bitwise the same for any number of
- * threads.
+ * threads, but for the sign of zeros, as long as the values are finite: what is not may also reach,
+ * as NaN, what meets it in the padding.
  */
 #ifndef DOCONV_DOCONV_TRAIN_H
 #define DOCONV_DOCONV_TRAIN_H

@@ -268,7 +268,8 @@ doconv_status dc_context_create(const doconv_context_options *options, const str
     if (status != DOCONV_OK) {
         return status;
     }
-    if ((o->allocate == NULL) != (o->release == NULL) || o->verbose < 0 || o->verbose > 2) {
+    if ((o->allocate == NULL) != (o->release == NULL) || o->verbose < 0 || o->verbose > 2 ||
+        (o->deterministic != 0 && o->deterministic != 1)) {
         return DOCONV_INVALID_ARGUMENT;
     }
     const doconv_allocate_fn allocate = o->allocate != NULL ? o->allocate : default_allocate;
@@ -283,6 +284,7 @@ doconv_status dc_context_create(const doconv_context_options *options, const str
         .log = o->log,
         .log_user = o->log_user,
         .verbose = o->verbose,
+        .deterministic = o->deterministic != 0,
         .kernels = parts->kernels,
         .solvers = parts->solvers,
         .serial = atomic_fetch_add(&contexts_created, 1) + 1,

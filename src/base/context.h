@@ -63,6 +63,7 @@ struct doconv_context {
     doconv_tune_mode tune; /* never DEFAULT */
     char *cache_directory; /* "" if none */
     bool memory_only;      /* the caller wants no directory */
+    bool deterministic;    /* plans keep to one order of sums */
     char fingerprint[17];
     struct dc_advisor advisor;              /* lookup is NULL in a build without tuner */
     const struct dc_kernel *const *kernels; /* of dc_parts; tests put their own list here */

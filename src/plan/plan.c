@@ -52,11 +52,13 @@ void dc_plan_key(const doconv_context *ctx, const struct dc_problem *problem,
     const size_t used = strlen(key);
     const bool cold = options != NULL && options->cold_weights != 0;
     const bool named = problem->operation != DC_CONVOLUTION;
-    snprintf(key + used, size - used, "%s%s threads=%d runner=%s workspace=%zu weights=%s%s",
+    /* Training keeps to one order of sums in any context. */
+    const bool keeps = ctx->deterministic && !named && !problem->fresh_weights;
+    snprintf(key + used, size - used, "%s%s threads=%d runner=%s workspace=%zu weights=%s%s%s",
              named ? " operation=" : "", named ? dc_operation_name(problem->operation) : "",
              problem->threads, ctx->own_threads ? "caller" : "default",
              options != NULL ? options->workspace_limit : 0, cold ? "cold" : "warm",
-             problem->fresh_weights ? ",fresh" : "");
+             problem->fresh_weights ? ",fresh" : "", keeps ? " order=kept" : "");
 }
 
 /* The accepted candidate of this text, or NULL. */
@@ -101,7 +103,8 @@ static doconv_status choose(doconv_plan *plan, const doconv_plan_options *option
         return limit == 0
                    ? dc_fail(ctx, DOCONV_UNSUPPORTED, "no kernel takes this problem")
                    : dc_fail(ctx, DOCONV_UNSUPPORTED,
-                             "no kernel takes this problem within a workspace of %zu bytes", limit);
+                             "no kernel takes this problem within a workspace of %zu bytes%s",
+                             limit, ctx->deterministic ? ", with its order of sums kept" : "");
     }
     plan->candidate = list->items[0];
     plan->origin = forced != NULL ? "forced" : "estimate";

@@ -142,6 +142,28 @@ static void ask(const doconv_context *ctx, const struct dc_problem *problem,
     }
 }
 
+/*
+ * Scalar loops stand behind every vector kernel: their estimate leaves out what calls cost, which
+ * decides between small problems, and what tasks of a few sums gain from many threads is little.
+ * They stay near enough to be measured.
+ */
+static void put_reference_behind(struct dc_candidate_list *list)
+{
+    double best = INFINITY;
+    for (int i = 0; i < list->count; i++) {
+        const struct dc_candidate *c = &list->items[i];
+        if (c->refused == NULL && c->solver->family != DC_FAMILY_REFERENCE) {
+            best = fmin(best, c->estimated_seconds);
+        }
+    }
+    for (int i = 0; i < list->count && best != INFINITY; i++) {
+        struct dc_candidate *c = &list->items[i];
+        if (c->solver->family == DC_FAMILY_REFERENCE) {
+            c->estimated_seconds = fmax(c->estimated_seconds, 2.0 * best);
+        }
+    }
+}
+
 static void fill(const doconv_context *ctx, const struct dc_problem *problem,
                  const doconv_plan_options *options, struct dc_candidate_list *list)
 {
@@ -161,26 +183,43 @@ static void fill(const doconv_context *ctx, const struct dc_problem *problem,
             }
         }
     }
+    put_reference_behind(list);
     sort(list);
 }
 
+/* The order of sums of the best candidate on one thread, whatever workspace it needs. */
+static int order_of_one_thread(const doconv_context *ctx, const struct dc_problem *problem,
+                               const doconv_plan_options *options, struct dc_candidate_list *list)
+{
+    struct dc_problem alone = *problem;
+    doconv_plan_options unlimited = {.size = sizeof unlimited};
+    if (options != NULL) {
+        unlimited = *options;
+    }
+    if (problem->threads == 1 && unlimited.workspace_limit == 0) {
+        return any_accepted(list) ? list->items[0].order_of_sums : -1;
+    }
+    struct dc_candidate_list first = {0};
+    alone.threads = 1;
+    unlimited.workspace_limit = SIZE_MAX;
+    fill(ctx, &alone, &unlimited, &first);
+    const int order = any_accepted(&first) ? first.items[0].order_of_sums : -1;
+    list->out_of_memory = list->out_of_memory || first.out_of_memory;
+    dc_free((doconv_context *)ctx, first.items);
+    return order;
+}
+
 /*
- * Refuses what adds in another order than the candidate that is the best on one thread, if any that
- * adds so is left: where the workspace has a limit, another order is better than none.
+ * Refuses what adds in another order than the candidate that is the best on one thread. strictly:
+ * if all are refused then, too; else, where the workspace has a limit, another order is better than
+ * none.
  */
 static void keep_order(const doconv_context *ctx, const struct dc_problem *problem,
-                       const doconv_plan_options *options, struct dc_candidate_list *list)
+                       const doconv_plan_options *options, bool strictly,
+                       struct dc_candidate_list *list)
 {
-    struct dc_candidate_list first = {0};
-    if (problem->threads > 1) {
-        struct dc_problem alone = *problem;
-        alone.threads = 1;
-        fill(ctx, &alone, options, &first);
-        list->out_of_memory = list->out_of_memory || first.out_of_memory;
-    }
-    const struct dc_candidate_list *one = problem->threads > 1 ? &first : list;
-    const int order = any_accepted(one) ? one->items[0].order_of_sums : -1;
-    bool some = false;
+    const int order = order_of_one_thread(ctx, problem, options, list);
+    bool some = strictly;
     for (int i = 0; i < list->count; i++) {
         some = some || (list->items[i].refused == NULL && list->items[i].order_of_sums == order);
     }
@@ -188,10 +227,9 @@ static void keep_order(const doconv_context *ctx, const struct dc_problem *probl
         struct dc_candidate *c = &list->items[i];
         if (c->refused == NULL && c->order_of_sums != order) {
             c->refused = "its sums have another order than those of the family that suits the "
-                         "layer in training";
+                         "problem on one thread";
         }
     }
-    dc_free((doconv_context *)ctx, first.items);
     sort(list);
 }
 
@@ -234,8 +272,10 @@ doconv_status dc_enumerate_quickly(doconv_context *ctx, const struct dc_problem 
     *list = (struct dc_candidate_list){0};
     fill(ctx, problem, options, list);
     const bool trains = problem->operation != DC_CONVOLUTION || problem->fresh_weights;
-    if (trains && !list->out_of_memory) {
-        keep_order(ctx, problem, options, list);
+    /* A variant that is asked for is the caller's choice. */
+    const bool keeps = ctx->deterministic && (options == NULL || options->variant == NULL);
+    if ((trains || keeps) && !list->out_of_memory) {
+        keep_order(ctx, problem, options, keeps, list);
     }
     if (options == NULL || options->workspace_limit == 0) {
         keep_default_limit(list);
