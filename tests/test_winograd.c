@@ -234,8 +234,8 @@ static void test_threads(void **state)
 }
 
 /*
- * A NaN or an infinity reaches every output that reads it, perhaps others of their tiles, and no
- * other: those keep their bits.
+ * A NaN or an infinity reaches every output that reads it, perhaps the others of their tiles, and
+ * no other: those keep their bits.
  */
 static void check_spread(const struct dc_kernel *kernel, doconv_context *context,
                          struct experiment *e, const char *variant, int64_t at, float value)

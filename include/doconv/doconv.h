@@ -271,8 +271,8 @@ typedef enum doconv_layout {
 /**
  * How far a variant's rounding may be from a direct convolution's in fp32.
  *
- * DEFAULT and FAST take Winograd's algorithms for 3x3 kernels and the like, which give outputs by
- * tiles (of up to 4x4; FAST: 6x6) from all inputs that any output of the tile reads. Beside
+ * DEFAULT and FAST take Winograd's algorithms for 3x3 kernels and the like, which compute outputs
+ * by tiles (of up to 4x4; FAST: 6x6) from all inputs that any output of the tile reads. Beside
  * rounding by the largest of these inputs, that shows in two ways:
  *  - A NaN or an infinity in src may come out as NaN, and may reach all outputs of the tiles that
  *    read it, in every channel of its group: not only those whose own window it lies in.
@@ -555,8 +555,9 @@ DOCONV_API void doconv_weights_destroy(doconv_weights *weights);
  * in any context. That is for finite weights, and but for the sign of zeros.
  *
  * Values that are not finite: those of src, residual and bias reach the outputs that the formula
- * has them in, and no other. A weight that is not finite may, beside these, turn those outputs to
- * NaN that meet it in the padding, since some variants multiply the padding's zeros.
+ * has them in, and no other but those that doconv_accuracy tells of. A weight that is not finite
+ * may, beside these, turn those outputs to NaN that meet it in the padding, since some variants
+ * multiply the padding's zeros.
  */
 DOCONV_API doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weights,
                                         const float *src, const float *residual, float *dst,

@@ -55,7 +55,7 @@ static inline ptrdiff_t unalias_floats(ptrdiff_t floats)
     return floats % 1024 == 0 ? floats + 16 : floats;
 }
 
-/* A pitch of an odd number of cache lines: rows spread over all cache sets, if many or few. */
+/* A pitch of an odd number of cache lines: rows spread over all cache sets, however many. */
 static inline ptrdiff_t odd_lines_floats(ptrdiff_t floats)
 {
     return (floats + 15) / 16 % 2 != 0 ? (floats + 15) / 16 * 16 : (floats + 15) / 16 * 16 + 16;
