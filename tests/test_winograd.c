@@ -282,6 +282,34 @@ static void check_spread(const struct dc_kernel *kernel, doconv_context *context
     rig_destroy(&dirty);
 }
 
+/* A NaN in a weight turns to NaN outputs of its channel alone: the others keep their bits. */
+static void check_weight_spread(const struct dc_kernel *kernel, doconv_context *context,
+                                struct experiment *e, const char *variant, int64_t at)
+{
+    const doconv_conv_desc *d = &e->desc;
+    const struct rig_options options = {.place = BUFFER_CANARIES, .dirt = 0xff};
+    char text[TEXT_SIZE];
+    struct rig clean, dirty;
+    bool ok = rig_prepare(&clean, context, e, &e->reals, variant, options, text, TEXT_SIZE) &&
+              rig_execute(&clean, text, TEXT_SIZE);
+    e->reals.weight[at] = NAN;
+    ok = ok && rig_prepare(&dirty, context, e, &e->reals, variant, options, text, TEXT_SIZE) &&
+         rig_execute(&dirty, text, TEXT_SIZE);
+    if (!ok) {
+        fail_run(kernel, e, variant, text);
+    }
+    const int64_t channel = at / (d->cin / d->groups * d->kh * d->kw);
+    for (int64_t i = 0; i < (int64_t)outputs_of(e); i++) {
+        const float seen = output_at(&dirty, i), was = output_at(&clean, i);
+        if (i / e->wout / e->hout % d->cout != channel && memcmp(&seen, &was, sizeof seen) != 0) {
+            snprintf(text, TEXT_SIZE, "output %" PRId64 " changes by another channel's weight", i);
+            fail_run(kernel, e, variant, text);
+        }
+    }
+    rig_destroy(&clean);
+    rig_destroy(&dirty);
+}
+
 static void test_spread(void **state)
 {
     const struct dc_kernel *kernel = *state;
@@ -302,6 +330,9 @@ static void test_spread(void **state)
             pick_variants(kernel, context, &desc, forms[shape / 2 % 2], &rng, variants, 1), 1);
         const int64_t at = rng_range(&rng, 0, desc.n * desc.cin * desc.h * desc.w - 1);
         check_spread(kernel, context, &e, variants[0], at, shape % 2 == 0 ? NAN : INFINITY);
+        check_weight_spread(
+            kernel, context, &e, variants[0],
+            rng_range(&rng, 0, desc.cout * (desc.cin / desc.groups) * desc.kh * desc.kw - 1));
         experiment_destroy(&e);
     }
     doconv_context_destroy(context);
