@@ -124,9 +124,7 @@ static void test_cap(void **state)
 static void assert_tile(const struct dc_kernel *kernel)
 {
     assert_true(kernel->tile_pixels >= 1 && kernel->tile_channels >= 1 && kernel->vector >= 1);
-    /* Winograd's tile is of outputs, not of sums in registers: a direct kernel multiplies. */
-    assert_true(kernel->family == DC_FAMILY_WINOGRAD ||
-                kernel->tile_channels * kernel->tile_pixels <= DC_MAX_TILE_FLOATS);
+    assert_true(kernel->tile_channels * kernel->tile_pixels <= DC_MAX_TILE_FLOATS);
     if (kernel->family == DC_FAMILY_PLANES) { /* vectors of pixels; else of channels */
         assert_int_equal(kernel->tile_pixels % kernel->vector, 0);
     } else {
