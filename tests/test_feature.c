@@ -421,7 +421,10 @@ static void check_choice(const struct layer *l, doconv_isa cap, double *const bo
 /* Most orders of sums that a pass's candidates have. */
 enum { MOST_ORDERS = 32 };
 
-/* Every candidate of a pass, each in one of the ways: right, and one order of sums the same bits. */
+/*
+ * Every candidate of a pass and a cap, each in one of the ways: right, and one order of sums the same
+ * bits.
+ */
 static void check_candidates(const struct layer *l, doconv_isa cap, int pass,
                              double *const bounds[TENSORS])
 {
@@ -436,6 +439,9 @@ static void check_candidates(const struct layer *l, doconv_isa cap, int pass,
         const struct dc_problem p = problem_of(context, l, pass);
         struct dc_candidate_list list = forcible(context, &p);
         for (int c = way; c < list.count; c += WAYS) {
+            if (!of_cap(context, &list.items[c])) {
+                continue;
+            }
             doconv_plan *plans[PASSES] = {NULL};
             plans[pass] = plan_of(context, &p, list.items[c].text);
             struct run r = make_run(l, plans, ways[way].place);
