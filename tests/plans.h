@@ -15,7 +15,7 @@
 #include "plan/problem.h"
 #include "plan/solver.h"
 
-/* The plan of a candidate's text, or (NULL) the context's choice; ends the test if there is none. */
+/* The plan of a candidate's text, or (NULL) the context's choice; no plan ends the test. */
 doconv_plan *plan_of(doconv_context *ctx, const struct dc_problem *problem, const char *variant);
 
 /*

@@ -33,7 +33,7 @@ struct layer {
     int identity;
     size_t counts[TENSORS];
     float *in[TENSORS];
-    /* what must come out: gradients, and dst; that of the bias is no operation's here and stays 0 */
+    /* what must come out: gradients, and dst; that of the bias is nobody's here and stays 0 */
     double *out[TENSORS];
 };
 
@@ -422,8 +422,8 @@ static void check_choice(const struct layer *l, doconv_isa cap, double *const bo
 enum { MOST_ORDERS = 32 };
 
 /*
- * Every candidate of a pass and a cap, each in one of the ways: right, and one order of sums the same
- * bits.
+ * Every candidate of a pass and a cap, each in one of the ways: right, and the same bits for one
+ * order of sums.
  */
 static void check_candidates(const struct layer *l, doconv_isa cap, int pass,
                              double *const bounds[TENSORS])

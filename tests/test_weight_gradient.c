@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The gradient of weight, by every candidate, and of bias against double-precision sums written down
- * from the definition: sampled and chosen shapes, layouts, ISA caps, threads, memory. Most cases use small integers,
- * whose results are exact in every order of additions, so any difference is an error.
+ * The gradient of weight, by every candidate, and of bias against double-precision sums written
+ * down from the definition: sampled and chosen shapes, layouts, ISA caps, threads, memory. Most
+ * cases use small integers, whose results are exact in every order of additions, so any difference
+ * is an error.
  */
 #include <math.h>
 
@@ -181,8 +182,8 @@ static void check_plan(const struct subject *s, doconv_context *context,
              (int)way->place);
     const size_t cout = (size_t)layer->desc.cout;
     /*
-     * Guards: tensors end (or start) at a page; the workspace is 64-byte aligned by contract, so its
-     * size is rounded to that.
+     * Guards: tensors end (or start) at a page; the workspace is 64-byte aligned by contract, so
+     * its size is rounded to that.
      */
     struct call c = {
         .context = context, .layer = layer, .plan = plan, .weight = true, .bias = true};
@@ -256,7 +257,7 @@ static void check_choice(const struct subject *s, doconv_isa cap)
 /* Most orders of sums that the candidates of a problem have. */
 enum { MOST_ORDERS = 16 };
 
-/* Every candidate of a cap, each in one of the ways; those of one order of sums have the same bits. */
+/* Every candidate of a cap, each in one of the ways; the same bits for one order of sums. */
 static void check_candidates(const struct subject *s, doconv_isa cap)
 {
     struct {
