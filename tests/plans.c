@@ -36,3 +36,8 @@ struct dc_candidate_list forcible(doconv_context *ctx, const struct dc_problem *
     assert_true(list.count > 0);
     return list;
 }
+
+bool of_cap(const doconv_context *ctx, const struct dc_candidate *c)
+{
+    return (c->kernel != NULL ? c->kernel->isa : DC_ISA_NONE) == ctx->isa;
+}

@@ -6,6 +6,8 @@
 #ifndef DOCONV_TEST_PLANS_H
 #define DOCONV_TEST_PLANS_H
 
+#include <stdbool.h>
+
 #include <doconv/doconv.h>
 
 #include "plan/candidate.h"
@@ -13,9 +15,7 @@
 #include "plan/problem.h"
 #include "plan/solver.h"
 
-/*
- * The plan of a candidate's text, or (NULL) the context's choice; ends the test if there is none.
- */
+/* The plan of a candidate's text, or (NULL) the context's choice; no plan ends the test. */
 doconv_plan *plan_of(doconv_context *ctx, const struct dc_problem *problem, const char *variant);
 
 /*
@@ -23,5 +23,8 @@ doconv_plan *plan_of(doconv_context *ctx, const struct dc_problem *problem, cons
  * one order of sums, those of the other orders too. The caller frees items with dc_free().
  */
 struct dc_candidate_list forcible(doconv_context *ctx, const struct dc_problem *problem);
+
+/* Is the candidate of the ISA of the context's cap? Those of others are tried under their own. */
+bool of_cap(const doconv_context *ctx, const struct dc_candidate *candidate);
 
 #endif

@@ -33,9 +33,7 @@ struct layer {
     int identity;
     size_t counts[TENSORS];
     float *in[TENSORS];
-    /*
-     * what must come out: gradients, and dst; that of the bias is no operation's here and stays 0
-     */
+    /* what must come out: gradients, and dst; that of the bias is nobody's here and stays 0 */
     double *out[TENSORS];
 };
 
@@ -424,7 +422,8 @@ static void check_choice(const struct layer *l, doconv_isa cap, double *const bo
 enum { MOST_ORDERS = 32 };
 
 /*
- * Every candidate of a pass, each in one of the ways: right, and one order of sums the same bits.
+ * Every candidate of a pass and a cap, each in one of the ways: right, and the same bits for one
+ * order of sums.
  */
 static void check_candidates(const struct layer *l, doconv_isa cap, int pass,
                              double *const bounds[TENSORS])
@@ -440,6 +439,9 @@ static void check_candidates(const struct layer *l, doconv_isa cap, int pass,
         const struct dc_problem p = problem_of(context, l, pass);
         struct dc_candidate_list list = forcible(context, &p);
         for (int c = way; c < list.count; c += WAYS) {
+            if (!of_cap(context, &list.items[c])) {
+                continue;
+            }
             doconv_plan *plans[PASSES] = {NULL};
             plans[pass] = plan_of(context, &p, list.items[c].text);
             struct run r = make_run(l, plans, ways[way].place);

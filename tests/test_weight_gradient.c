@@ -257,7 +257,7 @@ static void check_choice(const struct subject *s, doconv_isa cap)
 /* Most orders of sums that the candidates of a problem have. */
 enum { MOST_ORDERS = 16 };
 
-/* Every candidate, each in one of the ways; those of one order of sums have the same bits. */
+/* Every candidate of a cap, each in one of the ways; the same bits for one order of sums. */
 static void check_candidates(const struct subject *s, doconv_isa cap)
 {
     struct {
@@ -273,6 +273,9 @@ static void check_candidates(const struct subject *s, doconv_isa cap)
         const struct dc_problem p = dc_problem_for(&layer, DC_WEIGHT_GRADIENT);
         struct dc_candidate_list list = forcible(context, &p);
         for (int c = way; c < list.count; c += WAYS) {
+            if (!of_cap(context, &list.items[c])) {
+                continue;
+            }
             doconv_plan *plan = plan_of(context, &p, list.items[c].text);
             struct buffer weight, bias;
             check_plan(s, context, &layer, plan, &ways[way], &weight, &bias);
