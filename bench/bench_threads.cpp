@@ -82,9 +82,27 @@ int cpus_of_team(int count)
     return team != count ? -1 : all_known ? CPU_COUNT(&all) : count;
 }
 
+/* The whole team, however few the tasks: the runtime may end threads that a region leaves out. */
+void run_on_team(void *, int count, void (*task)(void *arg, int index), void *arg)
+{
+#pragma omp parallel for schedule(static, 1)
+    for (int i = 0; i < count; i++) {
+        task(arg, i);
+    }
+}
+
 #endif
 
 } // namespace
+
+doconv_parallel_for_fn shared_threads()
+{
+#ifdef _OPENMP
+    return run_on_team;
+#else
+    return nullptr;
+#endif
+}
 
 void set_threads(int count)
 {

@@ -5,6 +5,8 @@
 
 #include <string>
 
+#include <doconv/doconv.h>
+
 namespace bench
 {
 
@@ -19,6 +21,12 @@ std::string bind_threads(int count, char **argv);
 
 /* Only their number: for what measures nothing. */
 void set_threads(int count);
+
+/*
+ * doconv's tasks on those threads, so that no engine's threads wait, spinning, on another's cores.
+ * NULL in a build without OpenMP.
+ */
+doconv_parallel_for_fn shared_threads();
 
 } // namespace bench
 

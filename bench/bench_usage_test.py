@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Holds doconv-bench to its word: bad usage exits 2 with a message that names the value, a good run leaves JSON and TSV that agree,
-and a second run measures no variant again.
+"""Holds doconv-bench to its word: bad usage exits 2 with a message that names the value, a good run
+leaves JSON and TSV that agree, and a second run measures no variant again.
 
 usage: bench_usage_test.py DOCONV_BENCH NETWORKS_DIRECTORY
 """
@@ -16,9 +16,16 @@ bench, networks = sys.argv[1:3]
 passed = failed = 0
 
 
-def run(*arguments, **environment):
-    return subprocess.run([bench, *arguments], capture_output=True, text=True, timeout=120, check=False,
+def run(*arguments, preexec_fn=None, **environment):
+    return subprocess.run([bench, *arguments], capture_output=True, text=True, timeout=120,
+                          check=False, preexec_fn=preexec_fn,
                           env={**os.environ, "DOCONV_NETWORKS": networks, **environment})
+
+
+def tuned(result):
+    """What a run says it tuned: problems, variants measured and from the cache; or None."""
+    return re.search(r"(\d+) problems tuned, (\d+) variants measured, (\d+) from the cache",
+                     result.stderr)
 
 
 def check(name, good, detail=""):
@@ -59,7 +66,8 @@ BAD = [
 ]
 for arguments, named in BAD:
     result = run(*arguments)
-    check("refuses " + " ".join(arguments), result.returncode == 2 and named in result.stderr and "doconv-bench: " in result.stderr,
+    told = named in result.stderr and "doconv-bench: " in result.stderr
+    check("refuses " + " ".join(arguments), result.returncode == 2 and told,
           f"status {result.returncode}, {result.stderr!r}")
 
 result = run("--help")
@@ -67,70 +75,96 @@ check("--help", result.returncode == 0 and "--networks=" in result.stdout, resul
 
 result = run("--networks=resnet18", "--engines=doconv", "--benchmark_list_tests")
 check("lists the rows", result.returncode == 0 and len(result.stdout.split()) == 11 and
-      all(line.startswith("doconv/mb1_ic") for line in result.stdout.split()), result.stdout + result.stderr)
+      all(line.startswith("doconv/mb1_ic") for line in result.stdout.split()),
+      result.stdout + result.stderr)
 
-PROBLEMS = "--problems=mb1_ic16ih9oc24kh3ph1:bias,relu,ic3ih20oc16kh3sh2ph1;g8ic8ih12oc8kh3ph1:src=nhwc,dst=nhwc"
+PROBLEMS = ("--problems=mb1_ic16ih9oc24kh3ph1:bias,relu,ic3ih20oc16kh3sh2ph1;"
+            "g8ic8ih12oc8kh3ph1:src=nhwc,dst=nhwc")
+COLD_PROBLEMS = ("--problems=mb1_ic32ih9oc48kh3ph1,"
+                 "g32ic32ih12oc32kh3ph1:src=nhwc,dst=nhwc")
 with tempfile.TemporaryDirectory() as directory:
-    cache, json_file, tsv_file = (os.path.join(directory, name) for name in ("cache", "sweep.json", "sweep.tsv"))
+    cache, json_file, tsv_file = (os.path.join(directory, name)
+                                  for name in ("cache", "sweep.json", "sweep.tsv"))
+    quick = ["--engines=doconv", "--json=" + json_file, "--tsv=" + tsv_file,
+             "--benchmark_min_time=0.001"]
     for attempt in ("first", "second"):
-        result = run(PROBLEMS, "--engines=doconv", "--json=" + json_file, "--tsv=" + tsv_file, "--benchmark_min_time=0.001",
-                     DOCONV_CACHE=cache)
+        result = run(PROBLEMS, *quick, DOCONV_CACHE=cache)
         check(f"{attempt} run", result.returncode == 0, result.stdout + result.stderr)
-        counts = re.search(r"(\d+) problems tuned, (\d+) variants measured, (\d+) from the cache", result.stderr)
+        counts = tuned(result)
         check(f"{attempt} run tells what it tuned", counts is not None, result.stderr)
-    # Noisy results aren't stored, and a busy machine may have some: then the second run may measure those.
+    # Noisy results aren't stored, and a busy machine may have some: then the second run may measure
+    # those.
     if counts and "were not stored" not in result.stderr:
-        check("the second run measures nothing", counts[2] == "0" and counts[1] == counts[3], result.stderr)
-    check("a row a problem", result.stdout.count("@") + result.stdout.count("reference") >= 3, result.stdout)
+        check("the second run measures nothing", counts[2] == "0" and counts[1] == counts[3],
+              result.stderr)
+    check("a row a problem", result.stdout.count("@") + result.stdout.count("reference") >= 3,
+          result.stdout)
     with open(json_file, encoding="utf-8") as file:
         runs = json.load(file)["benchmarks"]
-    check("JSON has a run a problem", len(runs) == 3 and all(r["run_name"].startswith("doconv/mb1_ic") or
-                                                             r["run_name"].startswith("doconv/g8mb1_ic") for r in runs), runs)
-    check("JSON has the counters", all(r.get("gflops", 0) > 0 and r["peak_pct"] > 0 and r["max_rel_err"] < 1e-5 and
-                                       r["count"] == 1 and r["label"] and r["real_time"] > 0 for r in runs), runs)
-    check("JSON has the copy's counters", all(r["copy_pct"] > 0 and r["copy_gbs"] > 0 and r["cold_weights"] == 0 for r in runs), runs)
+    check("JSON has a run a problem", len(runs) == 3 and
+          all(r["run_name"].startswith(("doconv/mb1_ic", "doconv/g8mb1_ic")) for r in runs), runs)
+    check("JSON has the counters",
+          all(r.get("gflops", 0) > 0 and r["peak_pct"] > 0 and r["max_rel_err"] < 1e-5 and
+              r["count"] == 1 and r["label"] and r["real_time"] > 0 for r in runs), runs)
+    check("JSON has the copy's counters",
+          all(r["copy_pct"] > 0 and r["copy_gbs"] > 0 and r["cold_weights"] == 0 for r in runs),
+          runs)
     with open(tsv_file, encoding="utf-8") as file:
         rows = [line.rstrip("\n").split("\t") for line in file]
-    check("TSV has the rows and the sums", len(rows) == 6 and all(len(row) == 18 for row in rows) and
+    check("TSV has the rows and the sums",
+          len(rows) == 6 and all(len(row) == 18 for row in rows) and
           [row[1] for row in rows[4:]] == ["total", "geomean"], rows)
-    check("TSV agrees with JSON", [row[1] for row in rows[1:4]] == [r["run_name"].split("/")[1] for r in runs] and
+    check("TSV agrees with JSON",
+          [row[1] for row in rows[1:4]] == [r["run_name"].split("/")[1] for r in runs] and
           all(abs(float(row[5]) - r["real_time"]) < 1e-5 for row, r in zip(rows[1:4], runs)), rows)
-    check("TSV has the copy's share, and says how the weights are", rows[0][14] == "copy_pct" and rows[0][17] == "weights" and
-          all(abs(float(row[14]) - r["copy_pct"]) < 1e-2 for row, r in zip(rows[1:4], runs)) and all(row[17] == "warm" for row in rows[1:]), rows)
-    check("the table has the copy's share: a layer is depthwise", "% of copy" in result.stdout, result.stdout)
+    check("TSV has the copy's share, and says how the weights are",
+          rows[0][14] == "copy_pct" and rows[0][17] == "weights" and
+          all(abs(float(row[14]) - r["copy_pct"]) < 1e-2 for row, r in zip(rows[1:4], runs)) and
+          all(row[17] == "warm" for row in rows[1:]), rows)
+    check("the table has the copy's share: a layer is depthwise", "% of copy" in result.stdout,
+          result.stdout)
 
     # Cold and warm figures are tuned apart, and each tells which it is.
     for attempt, measures in (("first", True), ("second", False)):
-        result = run("--cold", "--problems=mb1_ic32ih9oc48kh3ph1,g32ic32ih12oc32kh3ph1:src=nhwc,dst=nhwc", "--engines=doconv", "--json=" + json_file,
-                     "--tsv=" + tsv_file, "--benchmark_min_time=0.001", DOCONV_CACHE=cache)
-        check(f"{attempt} cold run", result.returncode == 0 and "cold weights" in result.stdout, result.stdout + result.stderr)
-        counts = re.search(r"(\d+) problems tuned, (\d+) variants measured, (\d+) from the cache", result.stderr)
+        result = run("--cold", COLD_PROBLEMS, *quick, DOCONV_CACHE=cache)
+        check(f"{attempt} cold run", result.returncode == 0 and "cold weights" in result.stdout,
+              result.stdout + result.stderr)
+        counts = tuned(result)
         if measures:
-            check("the first cold run measures", counts is not None and counts[2] != "0", result.stderr)
+            check("the first cold run measures", counts is not None and counts[2] != "0",
+                  result.stderr)
         elif counts and "were not stored" not in result.stderr:
             check("the second cold run measures nothing", counts[2] == "0", result.stderr)
     keys = [line for folder, _, files in os.walk(cache) for name in files
-            for line in open(os.path.join(folder, name), encoding="utf-8", errors="replace") if "weights=cold" in line]
+            for line in open(os.path.join(folder, name), encoding="utf-8", errors="replace")
+            if "weights=cold" in line]
     check("the cache has keys of cold weights", keys or "were not stored" in result.stderr, keys)
-    check("the table says so, and has the copy's share", "ms cold" in result.stdout and "% of copy" in result.stdout, result.stdout)
+    check("the table says so, and has the copy's share",
+          "ms cold" in result.stdout and "% of copy" in result.stdout, result.stdout)
     with open(json_file, encoding="utf-8") as file:
         sweep = json.load(file)
-    check("JSON says so", sweep["context"]["weights"] == "cold" and len(sweep["benchmarks"]) == 2 and
-          all(r["run_name"].endswith("/cold") and r["cold_weights"] == 1 and r["max_rel_err"] < 1e-5 for r in sweep["benchmarks"]), sweep)
+    runs = sweep["benchmarks"]
+    check("JSON says so", sweep["context"]["weights"] == "cold" and len(runs) == 2 and
+          all(r["run_name"].endswith("/cold") and r["cold_weights"] == 1 and
+              r["max_rel_err"] < 1e-5 for r in runs), sweep)
     with open(tsv_file, encoding="utf-8") as file:
         rows = [line.rstrip("\n").split("\t") for line in file]
     check("TSV says so", len(rows) == 5 and all(row[17] == "cold" for row in rows[1:]), rows)
 
-result = run("--problems=ic16ih9oc24kh3ph1", "--engines=doconv", "--tune=off", "--benchmark_min_time=0.001")
-check("no copy's share in the table of dense layers", result.returncode == 0 and "% of copy" not in result.stdout, result.stdout + result.stderr)
+dense = "--problems=ic16ih9oc24kh3ph1"
+quick = ["--engines=doconv", "--tune=off", "--benchmark_min_time=0.001"]
+result = run(dense, *quick)
+check("no copy's share in the table of dense layers",
+      result.returncode == 0 and "% of copy" not in result.stdout, result.stdout + result.stderr)
 
 if len(os.sched_getaffinity(0)) >= 2:
-    result = run("--threads=2", "--problems=ic16ih9oc24kh3ph1", "--engines=doconv", "--tune=off", "--benchmark_min_time=0.001")
-    check("two threads", result.returncode == 0 and "2 threads" in result.stderr and "of 2 cores" in result.stdout, result.stdout + result.stderr)
+    result = run("--threads=2", dense, *quick)
+    check("two threads", result.returncode == 0 and "2 threads" in result.stderr and
+          "of 2 cores" in result.stdout, result.stdout + result.stderr)
     one = {min(os.sched_getaffinity(0))}
-    result = subprocess.run([bench, "--threads=2", "--problems=ic16ih9oc24kh3ph1"], capture_output=True, text=True, timeout=120, check=False,
-                            preexec_fn=lambda: os.sched_setaffinity(0, one), env={**os.environ, "DOCONV_NETWORKS": networks})
-    check("refuses two threads on one core", result.returncode == 2 and "1 core" in result.stderr, result.stdout + result.stderr)
+    result = run("--threads=2", dense, preexec_fn=lambda: os.sched_setaffinity(0, one))
+    check("refuses two threads on one core", result.returncode == 2 and "1 core" in result.stderr,
+          result.stdout + result.stderr)
 
 print(f"[  PASSED  ] {passed} test(s).")
 if failed:

@@ -8,6 +8,7 @@
 
 #include "bench_engine.h"
 #include "bench_progress.h"
+#include "bench_threads.h"
 
 namespace bench
 {
@@ -146,6 +147,7 @@ doconv_engine::doconv_engine(const options &o) : tune_(o.tune), cold_(o.cold)
     doconv_context_options context_options = {};
     context_options.size = sizeof context_options;
     context_options.threads = o.threads;
+    context_options.parallel_for = o.threads > 1 ? shared_threads() : nullptr;
     context_options.max_isa = o.isa;
     /* The engine tunes by itself, ahead of all timing. */
     context_options.tune = o.tune == tune_choice::off ? DOCONV_TUNE_OFF : DOCONV_TUNE_READ;

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Draws a study of doconv-study: what both compositions take over a plain convolution, and where feature composition begins to be the slower one.
+"""Draws a study of doconv-study: what both compositions take over a plain convolution, and where
+feature composition begins to be the slower one.
 
 usage: plot_study.py STUDY.json [--out=BASE]
 
-Writes BASE.png and BASE.svg (overheads by pixels, and times by MACs), and BASE-crossover.png and .svg (crossovers by layer); default: beside the study,
-with its name. Prints the crossovers.
+Writes BASE.png and BASE.svg (overheads by pixels, and times by MACs), and BASE-crossover.png and
+.svg (crossovers by layer); default: beside the study, with its name. Prints the crossovers.
 """
 import argparse
 import json
@@ -31,8 +32,10 @@ def both(row):
 
 
 def crossover(rows):
-    """("at", P), where the times of rows of one layer and D_mul cross; ("below", P) or ("above", P) if that is outside of what was measured."""
-    points = sorted((row["pixels"], math.log(row["feature_ms"] / row["kernel_ms"])) for row in rows if both(row))
+    """("at", P), where the times of rows of one layer and D_mul cross; ("below", P) or ("above", P)
+    if that is outside of what was measured."""
+    points = sorted((row["pixels"], math.log(row["feature_ms"] / row["kernel_ms"]))
+                    for row in rows if both(row))
     if not points:
         return None
     for (low, before), (high, after) in zip(points, points[1:]):
@@ -43,7 +46,8 @@ def crossover(rows):
 
 
 def crossovers(rows):
-    """For each layer and D_mul: the formula's P, the range measured, and by engine and pass where the times cross."""
+    """For each layer and D_mul: the formula's P, the range measured, and by engine and pass where
+    the times cross."""
     table = {}
     for row in rows:
         table.setdefault((row["layer"], row["d_mul"]), []).append(row)
@@ -58,39 +62,55 @@ def crossovers(rows):
                 cross = crossover(series(group, engine, which))
                 if cross:
                     found[engine, which] = cross
-        result.append({"layer": layer, "d_mul": d_mul, "formula": group[0]["crossover_pixels"], "range": (min(pixels), max(pixels)), "found": found})
+        result.append({
+            "layer": layer,
+            "d_mul": d_mul,
+            "formula": group[0]["crossover_pixels"],
+            "range": (min(pixels), max(pixels)),
+            "found": found,
+        })
     return result
 
 
 def print_crossovers(table, out=sys.stdout):
     signs = {"at": "", "below": "<", "above": ">"}
-    columns = [(engine, which) for engine in NAMES for which in PASSES if any((engine, which) in entry["found"] for entry in table)]
+    columns = [(engine, which) for engine in NAMES for which in PASSES
+               if any((engine, which) in entry["found"] for entry in table)]
     print(f"{'P where feature composition is as fast as kernel composition':<40}", file=out)
-    print(f"{'layer':<34} {'D_mul':>5} {'formula':>8}" + "".join(f"  {NAMES[e] + ' ' + w:>16}" for e, w in columns), file=out)
+    heads = "".join(f"  {NAMES[engine] + ' ' + which:>16}" for engine, which in columns)
+    print(f"{'layer':<34} {'D_mul':>5} {'formula':>8}{heads}", file=out)
     for entry in table:
         cells = []
         for column in columns:
             kind, pixels = entry["found"].get(column, (None, 0))
             cells.append("-" if kind is None else f"{signs[kind]}{pixels:.0f}")
-        print(f"{entry['layer']:<34} {entry['d_mul']:>5} {entry['formula']:>8.0f}" + "".join(f"  {cell:>16}" for cell in cells), file=out)
+        text = "".join(f"  {cell:>16}" for cell in cells)
+        print(f"{entry['layer']:<34} {entry['d_mul']:>5} {entry['formula']:>8.0f}{text}", file=out)
 
 
 def marker(row):
     return "^" if row["groups"] > 1 else "o"
 
 
+def plot_row(axes, row, x, y, color, size):
+    """A row's point: groups as a triangle, a D_mul other than M*N hollow."""
+    axes.plot(x, y, marker(row), markersize=size, markeredgewidth=0.9, markeredgecolor=color,
+              markerfacecolor=color if row["d_mul"] == row["taps"] else "none", zorder=3)
+
+
 def draw_overheads(axes, rows):
-    """Times over the plain convolution's by pixels; groups as triangles, a D_mul other than M*N hollow; dashed: the formula's for kernel composition."""
+    """Times over the plain convolution's by pixels; dashed: the formula's for kernel
+    composition."""
     for composition in ("feature", "kernel"):
         for row in rows:
             if row["plain_ms"] and row[composition + "_ms"]:
-                filled = row["d_mul"] == row["taps"]
-                axes.plot(row["pixels"], row[composition + "_ms"] / row["plain_ms"], marker(row), markersize=5, markeredgewidth=0.9,
-                          markeredgecolor=COLORS[composition], markerfacecolor=COLORS[composition] if filled else "none", zorder=3)
+                overhead = row[composition + "_ms"] / row["plain_ms"]
+                plot_row(axes, row, row["pixels"], overhead, COLORS[composition], 5)
     if rows:
         low, high = (extreme(row["pixels"] for row in rows) for extreme in (min, max))
         pixels = [low * (high / low) ** (i / 60) if high > low else low for i in range(61)]
-        axes.plot(pixels, [1 + 9 / p for p in pixels], "--", color=COLORS["kernel"], linewidth=1, zorder=2)
+        formula = [1 + 9 / p for p in pixels]
+        axes.plot(pixels, formula, "--", color=COLORS["kernel"], linewidth=1, zorder=2)
     axes.axhline(1, color="#444444", linewidth=0.8, zorder=1)
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -98,14 +118,16 @@ def draw_overheads(axes, rows):
 
 
 def draw_agreement(axes, rows):
-    """Feature over kernel composition, times by MACs: in two quadrants the formula tells the faster one, in the shaded ones it doesn't."""
+    """Feature over kernel composition, times by MACs: in two quadrants the formula tells the faster
+    one, in the shaded ones it doesn't."""
     limits = [1, 1, 1, 1]
     for row in rows:
         if both(row):
-            macs, time = row["feature_macs"] / row["kernel_macs"], row["feature_ms"] / row["kernel_ms"]
-            limits = [min(limits[0], macs), max(limits[1], macs), min(limits[2], time), max(limits[3], time)]
-            axes.plot(macs, time, marker(row), markersize=4.5, markeredgewidth=0.9, markeredgecolor=COLORS[row["engine"]],
-                      markerfacecolor=COLORS[row["engine"]] if row["d_mul"] == row["taps"] else "none", zorder=3)
+            macs = row["feature_macs"] / row["kernel_macs"]
+            time = row["feature_ms"] / row["kernel_ms"]
+            limits = [min(limits[0], macs), max(limits[1], macs),
+                      min(limits[2], time), max(limits[3], time)]
+            plot_row(axes, row, macs, time, COLORS[row["engine"]], 4.5)
     left, right, bottom, top = limits[0] / 1.3, limits[1] * 1.3, limits[2] / 1.4, limits[3] * 1.4
     axes.fill_between([left, 1], 1, top, color="#eeeeee", zorder=0)
     axes.fill_between([1, right], bottom, 1, color="#eeeeee", zorder=0)
@@ -119,6 +141,13 @@ def draw_agreement(axes, rows):
     axes.set_xlabel("MACs, feature / kernel")
 
 
+def tick_text(value, _):
+    """How the number at a tick is written: 500, 20k, 3M."""
+    if value < 1e4:
+        return f"{value:g}"
+    return f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k"
+
+
 def tidy(axes):
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -126,7 +155,7 @@ def tidy(axes):
         if axis.get_scale() == "log":
             low, high = axis.get_view_interval()
             axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value < 1e4 else f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k"))
+        axis.set_major_formatter(FuncFormatter(tick_text))
         axis.set_minor_formatter(NullFormatter())
     axes.grid(color="#e4e4e4", linewidth=0.7, zorder=0)
     for side in ("top", "right"):
@@ -135,7 +164,8 @@ def tidy(axes):
 
 def machine(rows):
     ours = next((row for row in rows if row["engine"] == "doconv"), rows[0])
-    text = f"{ours['cpu']}, {ours['isa']}, {ours.get('layout', '')}, {ours['threads']} thread{'s' if ours['threads'] != 1 else ''}"
+    threads = f"{ours['threads']} thread{'s' if ours['threads'] != 1 else ''}"
+    text = f"{ours['cpu']}, {ours['isa']}, {ours.get('layout', '')}, {threads}"
     theirs = next((row for row in rows if row["engine"] == "pytorch"), None)
     return text + (f"; PyTorch {theirs['version']}" if theirs else "")
 
@@ -149,7 +179,8 @@ def save(figure, base):
 def draw_study(plt, rows, engines, base):
     from matplotlib.lines import Line2D
 
-    figure, grid = plt.subplots(2, len(engines) + 1, figsize=(4.6 * (len(engines) + 1), 8.4), squeeze=False)
+    columns = len(engines) + 1
+    figure, grid = plt.subplots(2, columns, figsize=(4.6 * columns, 8.4), squeeze=False)
     for line, which in zip(grid, PASSES):
         for axes, engine in zip(line, engines):
             draw_overheads(axes, series(rows, engine, which))
@@ -162,46 +193,68 @@ def draw_study(plt, rows, engines, base):
         tidy(line[-1])
 
     def handle(color, name, shape="o", filled=True):
-        return Line2D([], [], linestyle="none", marker=shape, markeredgecolor=color, markerfacecolor=color if filled else "none", label=name)
+        return Line2D([], [], linestyle="none", marker=shape, markeredgecolor=color,
+                      markerfacecolor=color if filled else "none", label=name)
 
-    grid[0][0].legend(handles=[handle(COLORS["kernel"], "kernel composition"), handle(COLORS["feature"], "feature composition"),
-                               handle("#666666", "depthwise or grouped", "^"), handle("#666666", "D_mul other than M·N", "o", False),
-                               Line2D([], [], linestyle="--", color=COLORS["kernel"], linewidth=1, label="1 + 9/P")], fontsize=7.5, frameon=False)
-    grid[0][-1].legend(handles=[handle(COLORS[engine], NAMES[engine]) for engine in engines] +
-                       [Line2D([], [], linestyle=":", color="#888888", label="time as MACs")], fontsize=7.5, frameon=False, loc="upper left")
-    figure.suptitle("DO-Conv: kernel and feature composition over a plain convolution\n" + machine(rows), fontsize=11)
+    compositions = [
+        handle(COLORS["kernel"], "kernel composition"),
+        handle(COLORS["feature"], "feature composition"),
+        handle("#666666", "depthwise or grouped", "^"),
+        handle("#666666", "D_mul other than M·N", "o", False),
+        Line2D([], [], linestyle="--", color=COLORS["kernel"], linewidth=1, label="1 + 9/P"),
+    ]
+    grid[0][0].legend(handles=compositions, fontsize=7.5, frameon=False)
+    agreement = [handle(COLORS[engine], NAMES[engine]) for engine in engines]
+    agreement.append(Line2D([], [], linestyle=":", color="#888888", label="time as MACs"))
+    grid[0][-1].legend(handles=agreement, fontsize=7.5, frameon=False, loc="upper left")
+    title = "DO-Conv: kernel and feature composition over a plain convolution"
+    figure.suptitle(f"{title}\n{machine(rows)}", fontsize=11)
     figure.tight_layout()
     save(figure, base)
     plt.close(figure)
 
 
 def draw_crossovers(plt, rows, table, engines, base):
-    """A line a layer and D_mul: the pixels that were measured, the formula's crossover, and those measured."""
+    """A line a layer and D_mul: the pixels that were measured, the formula's crossover, and those
+    measured."""
     from matplotlib.lines import Line2D
 
-    figure, grid = plt.subplots(1, 2, figsize=(12.5, 1.8 + 0.21 * len(table)), sharey=True, squeeze=False)
+    size = (12.5, 1.8 + 0.21 * len(table))
+    figure, grid = plt.subplots(1, 2, figsize=size, sharey=True, squeeze=False)
     shapes = {"at": "o", "below": "<", "above": ">"}
     for axes, which in zip(grid[0], PASSES):
         for place, entry in enumerate(table):
-            axes.plot(entry["range"], [place, place], "-", color="#cccccc", linewidth=4, solid_capstyle="butt", zorder=1)
-            axes.plot(entry["formula"], place, "|", color="black", markersize=11, markeredgewidth=1.8, zorder=2)
+            axes.plot(entry["range"], [place, place], "-", color="#cccccc", linewidth=4,
+                      solid_capstyle="butt", zorder=1)
+            axes.plot(entry["formula"], place, "|", color="black", markersize=11,
+                      markeredgewidth=1.8, zorder=2)
             for engine in engines:
                 if (engine, which) in entry["found"]:
                     kind, pixels = entry["found"][engine, which]
-                    axes.plot(pixels, place + (0.16 if engine == "pytorch" else -0.16), shapes[kind], color=COLORS[engine], markersize=5, zorder=3)
+                    height = place + (0.16 if engine == "pytorch" else -0.16)
+                    axes.plot(pixels, height, shapes[kind], color=COLORS[engine], markersize=5,
+                              zorder=3)
         axes.set_xscale("log")
         axes.set_xlabel("pixels P of the result")
         axes.set_title(PASSES[which], fontsize=10)
         tidy(axes)
     grid[0][0].set_yticks(range(len(table)))
-    grid[0][0].set_yticklabels([f"{entry['layer'].replace('->', '→')}, D_mul {entry['d_mul']}" for entry in table], fontsize=7.5)
+    labels = [f"{entry['layer'].replace('->', '→')}, D_mul {entry['d_mul']}" for entry in table]
+    grid[0][0].set_yticklabels(labels, fontsize=7.5)
     grid[0][0].invert_yaxis()
-    handles = [Line2D([], [], linestyle="none", marker="|", markersize=11, markeredgewidth=1.8, color="black", label="formula: as many MACs"),
-               Line2D([], [], color="#cccccc", linewidth=4, label="measured range of P")]
-    handles += [Line2D([], [], linestyle="none", marker="o", color=COLORS[engine], label=f"{NAMES[engine]}: times cross (◂ ▸: beyond the range)")
-                for engine in engines]
-    figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=8)
-    figure.suptitle("Below which P is feature composition the faster one?\n" + machine(rows), fontsize=11)
+    handles = [
+        Line2D([], [], linestyle="none", marker="|", markersize=11, markeredgewidth=1.8,
+               color="black", label="formula: as many MACs"),
+        Line2D([], [], color="#cccccc", linewidth=4, label="measured range of P"),
+    ]
+    for engine in engines:
+        label = f"{NAMES[engine]}: times cross (◂ ▸: beyond the range)"
+        handles.append(Line2D([], [], linestyle="none", marker="o", color=COLORS[engine],
+                              label=label))
+    figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False,
+                  fontsize=8)
+    title = "Below which P is feature composition the faster one?"
+    figure.suptitle(f"{title}\n{machine(rows)}", fontsize=11)
     figure.tight_layout(rect=(0, 0.4 / figure.get_figheight(), 1, 1))
     save(figure, base + "-crossover")
     plt.close(figure)
@@ -218,7 +271,8 @@ def main():
         if not isinstance(rows, list) or not rows:
             raise BadInput("the study has no case")
         table = crossovers(rows)
-        engines = [engine for engine in NAMES if any(row["engine"] == engine and row["plain_ms"] for row in rows)]
+        engines = [engine for engine in NAMES
+                   if any(row["engine"] == engine and row["plain_ms"] for row in rows)]
         if not engines:
             raise BadInput("the study has no figure to draw")
         import matplotlib
@@ -237,7 +291,8 @@ def main():
         print(f"plot_study.py: {arguments.study}: {error}", file=sys.stderr)
         sys.exit(2)
     except (KeyError, TypeError, ValueError) as error:
-        print(f"plot_study.py: {arguments.study} is no study of doconv-study: {error!r}", file=sys.stderr)
+        print(f"plot_study.py: {arguments.study} is no study of doconv-study: {error!r}",
+              file=sys.stderr)
         sys.exit(2)
 
 

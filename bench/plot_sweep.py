@@ -4,7 +4,8 @@
 
 usage: plot_sweep.py SWEEP.json|SWEEP.tsv [--out=BASE] [--unit=percent|gflops] [--network=NAME]
 
-Writes BASE.png and BASE.svg (default: beside the sweep, with its name), or BASE-NETWORK.png and .svg for each of several networks.
+Writes BASE.png and BASE.svg (default: beside the sweep, with its name), or BASE-NETWORK.png and
+.svg for each of several networks.
 """
 import argparse
 import csv
@@ -22,7 +23,8 @@ class BadInput(Exception):
 
 
 def number(text):
-    """A figure of a cell or a counter, or None where there is none ("-", "WRONG", an absent counter)."""
+    """A figure of a cell or a counter, or None where there is none ("-", "WRONG", an absent
+    counter)."""
     try:
         return float(text)
     except (TypeError, ValueError):
@@ -42,7 +44,8 @@ def read_json(path):
     for part in context.get("networks", "").split(","):
         name, _, rows = part.rpartition(":")
         owners += [name] * int(rows or 0)
-    # Repeated measurements come with aggregates: their median stands for the row, in the order of the families.
+    # Repeated measurements come with aggregates: their median stands for the row, in the order of
+    # the families.
     families = {}
     for run in sweep["benchmarks"]:
         aggregate = run.get("aggregate_name")
@@ -53,13 +56,18 @@ def read_json(path):
     for run in runs:
         engine, problem = run["run_name"].removesuffix("/cold").split("/", 1)
         if not layers or layers[-1]["problem"] != problem or engine in layers[-1]["seen"]:
-            layers.append(layer(owners[len(layers)] if len(layers) < len(owners) else "-", problem, 1))
+            owner = owners[len(layers)] if len(layers) < len(owners) else "-"
+            layers.append(layer(owner, problem, 1))
         row = layers[-1]
         row["seen"].add(engine)
         if "gflops" in run:
             row["count"] = int(run["count"])
             row["engines"][engine] = {
-                "ms": run["real_time"], "gflops": run["gflops"], "percent": run["peak_pct"], "peak": run["peak_gflops"]}
+                "ms": run["real_time"],
+                "gflops": run["gflops"],
+                "percent": run["peak_pct"],
+                "peak": run["peak_gflops"],
+            }
     machine = ", ".join(str(context[key]) for key in ("cpu", "isa") if key in context)
     threads = context.get("bench_threads")
     machine += f", {threads} thread{'s' if threads != '1' else ''}" if threads else ""
@@ -67,7 +75,8 @@ def read_json(path):
 
 
 def read_tsv(path):
-    """Layers in order from the TSV, which doesn't describe the machine, and whether the weights were cold."""
+    """Layers in order from the TSV, which doesn't describe the machine, and whether the weights
+    were cold."""
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     layers = []
@@ -78,18 +87,29 @@ def read_tsv(path):
         gflops, percent = number(row["gflops"]), number(row["peak_pct"])
         peak = 100 * gflops / percent if gflops and percent else None
         if gflops:
-            result["engines"]["doconv"] = {"ms": number(row["ms"]), "gflops": gflops, "percent": percent, "peak": peak}
+            result["engines"]["doconv"] = {
+                "ms": number(row["ms"]),
+                "gflops": gflops,
+                "percent": percent,
+                "peak": peak,
+            }
         theirs = number(row["onednn_gflops"])
         if theirs and peak:
             result["engines"]["onednn"] = {
-                "ms": number(row["onednn_ms"]), "gflops": theirs, "percent": 100 * theirs / peak, "peak": peak}
+                "ms": number(row["onednn_ms"]),
+                "gflops": theirs,
+                "percent": 100 * theirs / peak,
+                "peak": peak,
+            }
         layers.append(result)
     return layers, "cold weights" if any(row.get("weights") == "cold" for row in rows) else ""
 
 
 def short_name(row):
     """"64→64 56² 3×3 s2" from a problem as benchdnn writes it."""
-    fields = {key: int(value) for key, value in re.findall(r"(mb|g|[io]c|[iokspd][hw])(\d+)", row["problem"].split(":")[0])}
+    sizes = row["problem"].split(":")[0]
+    fields = {key: int(value)
+              for key, value in re.findall(r"(mb|g|[io]c|[iokspd][hw])(\d+)", sizes)}
 
     def pair(kind, default):
         high = fields.get(kind + "h", default)
@@ -113,10 +133,12 @@ def short_name(row):
 def title_of(network, layers, engines, machine):
     """Network, and the weighted totals over the layers that every engine has."""
     whole = [row for row in layers if all(engine in row["engines"] for engine in engines)]
-    totals = {engine: sum(row["engines"][engine]["ms"] * row["count"] for row in whole) for engine in engines}
+    totals = {engine: sum(row["engines"][engine]["ms"] * row["count"] for row in whole)
+              for engine in engines}
     text = "convolutions" if network == "-" else network
     if whole:
-        text += ": " + ", ".join(f"{NAMES.get(engine, engine)} {totals[engine]:.2f} ms" for engine in engines)
+        text += ": " + ", ".join(f"{NAMES.get(engine, engine)} {totals[engine]:.2f} ms"
+                                 for engine in engines)
         if {"doconv", "onednn"} <= set(engines):
             text += f" (ratio {totals['onednn'] / totals['doconv']:.2f})"
         if len(whole) < len(layers):
@@ -130,7 +152,8 @@ def draw(network, layers, machine, unit, base):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    engines = [engine for engine in ("doconv", "onednn") if any(engine in row["engines"] for row in layers)]
+    engines = [engine for engine in ("doconv", "onednn")
+               if any(engine in row["engines"] for row in layers)]
     if not engines:
         raise BadInput("the sweep has no figure to draw")
     figure, axes = plt.subplots(figsize=(max(7.0, 2.2 + 0.42 * len(layers)), 5.2))
@@ -146,11 +169,12 @@ def draw(network, layers, machine, unit, base):
         peaks = [next((e["peak"] for e in row["engines"].values()), None) for row in layers]
         for i, peak in enumerate(peaks):
             if peak:
-                axes.hlines(peak, i - 0.5, i + 0.5, color="#444444", linewidth=1, linestyle="--", zorder=3,
-                            label="FMA peak" if i == 0 else None)
+                axes.hlines(peak, i - 0.5, i + 0.5, color="#444444", linewidth=1, linestyle="--",
+                            zorder=3, label="FMA peak" if i == 0 else None)
         axes.set_ylabel("GFLOP/s")
     axes.set_xticks(range(len(layers)))
-    axes.set_xticklabels([short_name(row) for row in layers], rotation=55, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_xticklabels([short_name(row) for row in layers], rotation=55, ha="right",
+                         rotation_mode="anchor", fontsize=8)
     axes.set_xlim(-0.6, len(layers) - 0.4)
     axes.set_ylim(0, axes.get_ylim()[1] * 1.12)
     axes.grid(axis="y", color="#dddddd", linewidth=0.8, zorder=0)
@@ -169,7 +193,8 @@ def main():
     parser = argparse.ArgumentParser(description="Draws a sweep of doconv-bench as PNG and SVG.")
     parser.add_argument("sweep", help="its JSON or TSV file")
     parser.add_argument("--out", help="where to, without suffix (default: the sweep's path)")
-    parser.add_argument("--unit", choices=("percent", "gflops"), default="percent", help="of the bars")
+    parser.add_argument("--unit", choices=("percent", "gflops"), default="percent",
+                        help="of the bars")
     parser.add_argument("--network", help="the only one to draw (default: all)")
     arguments = parser.parse_args()
     try:
@@ -183,7 +208,8 @@ def main():
         target = arguments.out or base
         for network in [arguments.network] if arguments.network else networks:
             name = "problems" if network == "-" else network
-            draw(network, [row for row in layers if row["network"] == network], machine, arguments.unit,
+            drawn = [row for row in layers if row["network"] == network]
+            draw(network, drawn, machine, arguments.unit,
                  target if len(networks) == 1 or arguments.network else f"{target}-{name}")
     except ImportError as error:
         sys.exit(f"plot_sweep.py: {error}")
@@ -191,7 +217,8 @@ def main():
         print(f"plot_sweep.py: {arguments.sweep}: {error}", file=sys.stderr)
         sys.exit(2)
     except (KeyError, TypeError, ValueError) as error:
-        print(f"plot_sweep.py: {arguments.sweep} is no sweep of doconv-bench: {error!r}", file=sys.stderr)
+        print(f"plot_sweep.py: {arguments.sweep} is no sweep of doconv-bench: {error!r}",
+              file=sys.stderr)
         sys.exit(2)
 
 

@@ -15,12 +15,19 @@ static void print_log(void *user, doconv_log_level level, const char *line)
 int command_context_create(const char *verb, doconv_isa isa, int threads, doconv_tune_mode tune,
                            doconv_context **context)
 {
+    return command_context_create_for(verb, isa, threads, tune, false, context);
+}
+
+int command_context_create_for(const char *verb, doconv_isa isa, int threads, doconv_tune_mode tune,
+                               bool deterministic, doconv_context **context)
+{
     const doconv_context_options options = {
         .size = sizeof options,
         .threads = threads,
         .log = print_log,
         .max_isa = isa,
         .tune = tune,
+        .deterministic = deterministic,
     };
     const doconv_status status = doconv_context_create(&options, context);
     if (status == DOCONV_OK) {
@@ -43,14 +50,4 @@ const char *command_tune_mode_string(doconv_tune_mode mode)
 doconv_layout command_blocked_layout(doconv_isa isa)
 {
     return isa == DOCONV_ISA_AVX512 ? DOCONV_NCHW16C : DOCONV_NCHW8C;
-}
-
-double command_macs(const doconv_conv_desc *desc)
-{
-    int64_t shape[4];
-    if (doconv_conv_dst_shape(NULL, desc, shape) != DOCONV_OK) {
-        return 0;
-    }
-    return (double)shape[0] * (double)shape[1] * (double)shape[2] * (double)shape[3] *
-           (double)(desc->cin / desc->groups) * (double)desc->kh * (double)desc->kw;
 }

@@ -4,6 +4,7 @@
 
 #include <doconv/doconv_tune.h>
 
+#include "command_operations.h"
 #include "command_shared.h"
 
 /* A variant's measured figures; seconds 0: none. */
@@ -16,12 +17,18 @@ struct explanation {
     doconv_context *context;
     const char *problem; /* as given */
     doconv_conv_desc desc;
+    bool train, measure;
+    size_t workspace;                     /* a limit, or 0 */
+    struct command_operations operations; /* of the layer, or the plan's one */
+    /* of one of them, while it is explained */
+    const struct command_operation *operation;
     doconv_plan_options options;
-    doconv_plan *plan;
     doconv_tune_report *report; /* NULL: neither measured now nor in the cache */
     doconv_tune_summary summary;
     doconv_candidates *candidates;
 };
+
+/* ---- what is printed ---- */
 
 static void show_rounds(void *user, int done, int total)
 {
@@ -51,28 +58,80 @@ static struct measured find_measured(const struct explanation *e, const char *va
     return (struct measured){0};
 }
 
-static int print_problem(const struct explanation *e)
+/* What a class of accuracy takes, as doconv_candidate_info has it. */
+static const char *accuracy_text(doconv_accuracy accuracy)
 {
-    char text[DOCONV_PROBLEM_TEXT_SIZE];
-    int64_t shape[4];
+    switch (accuracy) {
+    case DOCONV_ACCURACY_STRICT:
+        return "strict: error 1 at most, a direct kernel's";
+    case DOCONV_ACCURACY_FAST:
+        return "fast: any error; 1 is a direct kernel's";
+    case DOCONV_ACCURACY_DEFAULT:
+        break;
+    }
+    return "default: error 4 at most; 1 is a direct kernel's";
+}
+
+static int print_machine(const struct explanation *e)
+{
     doconv_context_info info = {.size = sizeof info};
-    doconv_status status = doconv_conv_desc_format(e->context, &e->desc, text, sizeof text);
-    if (status == DOCONV_OK) {
-        status = doconv_conv_dst_shape(e->context, &e->desc, shape);
-    }
-    if (status == DOCONV_OK) {
-        status = doconv_context_get_info(e->context, &info);
-    }
+    const doconv_status status = doconv_context_get_info(e->context, &info);
     if (status != DOCONV_OK) {
-        return command_library_error(e->context, status, "problem \"%s\"", e->problem);
+        return command_library_error(e->context, status, "the context's properties");
     }
-    printf("problem   %s\n", text);
-    printf("output    %" PRId64 " x %" PRId64 " x %" PRId64 " x %" PRId64
-           ", %.6g million multiply-adds\n",
-           shape[0], shape[1], shape[2], shape[3], 1e-6 * command_macs(&e->desc));
     printf("machine   %s, %s, %d thread%s\n", info.cpu, doconv_isa_string(info.isa), info.threads,
            info.threads == 1 ? "" : "s");
+    printf("accuracy  %s\n", accuracy_text(e->desc.accuracy));
     return COMMAND_OK;
+}
+
+static void print_shape(const char *what, const int64_t *shape, int dimensions)
+{
+    printf("%s", what);
+    for (int i = 0; i < dimensions; i++) {
+        printf("%s%" PRId64, i > 0 ? " x " : "", shape[i]);
+    }
+}
+
+/* The shapes of what an operation computes; the line is not ended. */
+static void print_results(const struct command_operation *operation)
+{
+    const doconv_conv_desc *d = &operation->desc;
+    const int64_t cig = d->cin / d->groups, src[] = {d->n, d->cin, d->h, d->w},
+                  weight[] = {d->cout, cig, d->kh, d->kw}, w[] = {d->cout, cig, d->d_mul},
+                  factors[] = {d->cin, d->kh * d->kw, d->d_mul};
+    int64_t dst[4] = {0};
+    doconv_conv_dst_shape(NULL, d, dst);
+    switch (operation->operation) {
+    case DOCONV_OPERATION_CONVOLUTION:
+    case DOCONV_OPERATION_FEATURE_FORWARD:
+        print_shape("output    ", dst, 4);
+        return;
+    case DOCONV_OPERATION_FOLD:
+        print_shape("weight    ", weight, 4);
+        return;
+    case DOCONV_OPERATION_WEIGHT_GRADIENT:
+        if (d->d_mul == 0) {
+            print_shape("gradient  of weight ", weight, 4);
+            return;
+        }
+        break;
+    case DOCONV_OPERATION_FEATURE_BACKWARD:
+        print_shape("gradient  of src ", src, 4);
+        printf("\n");
+        break;
+    case DOCONV_OPERATION_FOLD_GRADIENT:
+        break;
+    }
+    print_shape("gradient  of W ", w, 3);
+    print_shape(", of D ", factors, 3);
+}
+
+static void print_operation(const struct command_operation *operation)
+{
+    printf("problem   %s\n", operation->text);
+    print_results(operation);
+    printf(", %.6g million multiply-adds\n", 1e-6 * command_operation_macs(operation));
 }
 
 /* Three cells, or none without a report. */
@@ -85,7 +144,7 @@ static void add_measured_cells(struct command_table *table, const struct explana
     const struct measured m = find_measured(e, variant);
     if (m.seconds > 0) {
         command_table_add(table, "%.4f%s", 1e3 * m.seconds, m.dropped ? " dropped" : "");
-        command_table_add(table, "%.1f", 2e-9 * command_macs(&e->desc) / m.seconds);
+        command_table_add(table, "%.1f", 2e-9 * command_operation_macs(e->operation) / m.seconds);
     } else {
         command_table_add(table, "-");
         command_table_add(table, "-");
@@ -106,13 +165,13 @@ static void add_heads(struct command_table *table, const char *const *heads)
 
 static int print_candidates(const struct explanation *e)
 {
-    static const char *const accepted_heads[] = {
-        "candidate",   "workspace KiB", "packed KiB", "estimate ms",
-        "measured ms", "GFLOP/s",       "spread",     NULL};
+    static const char *const accepted_heads[] = {"candidate", "workspace KiB", "packed KiB",
+                                                 "error",     "estimate ms",   "measured ms",
+                                                 "GFLOP/s",   "spread",        NULL};
     static const char *const estimated_heads[] = {"candidate", "workspace KiB", "packed KiB",
-                                                  "estimate ms", NULL};
+                                                  "error",     "estimate ms",   NULL};
     static const char *const refused_heads[] = {"refused", "reason", NULL};
-    struct command_table accepted = {.align = e->report != NULL ? "lrrrrrr" : "lrrr"},
+    struct command_table accepted = {.align = e->report != NULL ? "lrrrrrrr" : "lrrrr"},
                          refused = {.align = "ll"};
     add_heads(&accepted, e->report != NULL ? accepted_heads : estimated_heads);
     const int count = doconv_candidates_count(e->candidates);
@@ -135,6 +194,7 @@ static int print_candidates(const struct explanation *e)
         command_table_add(&accepted, "%s", candidate.variant);
         command_table_add(&accepted, "%.1f", (double)candidate.workspace_size / 1024);
         command_table_add(&accepted, "%.1f", (double)candidate.packed_size / 1024);
+        command_table_add(&accepted, "%.3g", candidate.error_amplification);
         command_table_add(&accepted, "%.4f", 1e3 * candidate.estimated_seconds);
         add_measured_cells(&accepted, e, candidate.variant);
     }
@@ -149,8 +209,8 @@ static int print_candidates(const struct explanation *e)
 
 static void print_choice(const struct explanation *e)
 {
-    printf("\nchoice    %s\n", doconv_plan_variant(e->plan));
-    printf("origin    %s", doconv_plan_origin(e->plan));
+    printf("\nchoice    %s\n", e->operation->variant);
+    printf("origin    %s", e->operation->origin);
     if (e->report == NULL) {
         printf(" (nothing measured: --measure does)");
     }
@@ -169,56 +229,82 @@ static void print_choice(const struct explanation *e)
     }
 }
 
+/* ---- what is asked of the library ---- */
+
 /* Measures if asked to; else reads what the cache holds about the chosen variant. */
-static int find_times(struct explanation *e, bool measure)
+static int find_times(struct explanation *e)
 {
-    if (!measure && strcmp(doconv_plan_origin(e->plan), "cache") != 0) {
+    if (!e->measure && strcmp(e->operation->origin, "cache") != 0) {
         return COMMAND_OK;
     }
     const doconv_tune_options tune = {
-        .size = sizeof tune, .force = measure, .progress = show_rounds};
+        .size = sizeof tune, .force = e->measure, .progress = show_rounds};
     e->summary.size = sizeof e->summary;
-    doconv_status status = doconv_tune(e->context, &e->desc, &e->options, &tune, &e->report);
+    doconv_status status =
+        doconv_tune(e->context, &e->operation->desc, &e->options, &tune, &e->report);
     command_progress(NULL);
     if (status == DOCONV_OK) {
         status = doconv_tune_report_summary(e->report, &e->summary);
     }
     return status == DOCONV_OK
                ? COMMAND_OK
-               : command_library_error(e->context, status, "tuning \"%s\"", e->problem);
+               : command_library_error(e->context, status, "tuning \"%s\"", e->operation->text);
 }
 
-/* Fixes the choice: what a plan gets that may not measure, for explaining must not. */
-static doconv_status create_plan(struct explanation *e)
+/* The choice of a plan that may not measure. */
+static doconv_status choose_plan(struct explanation *e, doconv_rigor rigor)
+{
+    struct command_operation *operation = &e->operations.item[0];
+    const doconv_plan_options options = {
+        .size = sizeof options, .rigor = rigor, .workspace_limit = e->workspace};
+    doconv_plan *plan;
+    const doconv_status status = doconv_plan_create(e->context, &e->desc, &options, &plan);
+    snprintf(operation->variant, sizeof operation->variant, "%s", doconv_plan_variant(plan));
+    snprintf(operation->origin, sizeof operation->origin, "%s", doconv_plan_origin(plan));
+    doconv_plan_destroy(plan);
+    return status;
+}
+
+/*
+ * Fills in the choices as they are now: what plans and layers get that may not measure, for
+ * explaining must not. The operations of a layer are the same, in the same order, each time.
+ */
+static doconv_status choose(struct explanation *e)
 {
     doconv_context_info info = {.size = sizeof info};
-    doconv_plan_options options = e->options;
     const doconv_status status = doconv_context_get_info(e->context, &info);
     if (status != DOCONV_OK) {
         return status;
     }
-    options.rigor = info.tune == DOCONV_TUNE_OFF ? DOCONV_RIGOR_ESTIMATE : DOCONV_RIGOR_READ;
-    doconv_plan_destroy(e->plan);
-    return doconv_plan_create(e->context, &e->desc, &options, &e->plan);
+    const doconv_rigor rigor =
+        info.tune == DOCONV_TUNE_OFF ? DOCONV_RIGOR_ESTIMATE : DOCONV_RIGOR_READ;
+    if (!e->train) {
+        return choose_plan(e, rigor);
+    }
+    e->operations.count = 0;
+    return command_operations_add_training(&e->operations, e->context, &e->desc, rigor);
 }
 
-static int explain(struct explanation *e, bool measure)
+static int explain_operation(struct explanation *e, int index)
 {
-    int result = print_problem(e);
-    if (result != COMMAND_OK) {
-        return result;
-    }
+    e->operation = &e->operations.item[index];
+    e->options = command_operation_options(e->operation);
+    e->options.workspace_limit = e->workspace;
     doconv_status status =
-        doconv_candidates_create(e->context, &e->desc, &e->options, &e->candidates);
+        doconv_candidates_create(e->context, &e->operation->desc, &e->options, &e->candidates);
     if (status != DOCONV_OK) {
-        return command_library_error(e->context, status, "the candidates of \"%s\"", e->problem);
+        return command_library_error(e->context, status, "the candidates of \"%s\"",
+                                     e->operation->text);
     }
-    status = create_plan(e);
+    int result = COMMAND_OK;
+    if (!e->train) {
+        status = choose(e); /* a layer has its choices: its operations come with them */
+    }
     if (status == DOCONV_OK) {
-        result = find_times(e, measure);
+        result = find_times(e);
     }
-    if (status == DOCONV_OK && result == COMMAND_OK && measure) {
-        status = create_plan(e); /* the choice as it is now */
+    if (status == DOCONV_OK && result == COMMAND_OK && e->measure) {
+        status = choose(e); /* as it is now */
     }
     if (result == COMMAND_OK) {
         result = print_candidates(e); /* the reasons are worth most when there is no plan */
@@ -232,17 +318,68 @@ static int explain(struct explanation *e, bool measure)
     return result;
 }
 
+static void forget_operation(struct explanation *e)
+{
+    doconv_candidates_destroy(e->candidates);
+    doconv_tune_report_destroy(e->report);
+    e->candidates = NULL;
+    e->report = NULL;
+}
+
+static int explain_plan(struct explanation *e)
+{
+    const doconv_status status = command_operations_add_plan(&e->operations, e->context, &e->desc);
+    if (status != DOCONV_OK) {
+        return command_library_error(e->context, status, "problem \"%s\"", e->problem);
+    }
+    print_operation(&e->operations.item[0]);
+    int result = print_machine(e);
+    if (result == COMMAND_OK) {
+        result = explain_operation(e, 0);
+    }
+    forget_operation(e);
+    return result;
+}
+
+static int explain_layer(struct explanation *e)
+{
+    char text[DOCONV_PROBLEM_TEXT_SIZE];
+    doconv_status status = choose(e);
+    if (status == DOCONV_OK) {
+        status = doconv_conv_desc_format(e->context, &e->desc, text, sizeof text);
+    }
+    if (status != DOCONV_OK) {
+        return command_library_error(e->context, status, "training \"%s\"", e->problem);
+    }
+    printf("problem   %s\n", text);
+    printf("training  %d operations\n", e->operations.count);
+    int result = print_machine(e);
+    for (int i = 0; i < e->operations.count && result == COMMAND_OK; i++) {
+        const struct command_operation *operation = &e->operations.item[i];
+        printf("\n== %s ==\n", operation->role);
+        printf("operation %s%s\n", doconv_operation_string(operation->operation),
+               operation->fresh_weights ? ", its weight new in each call" : "");
+        print_operation(operation);
+        result = explain_operation(e, i);
+        forget_operation(e);
+    }
+    return result;
+}
+
 static int run_explain(int count, char **words)
 {
+    struct explanation e = {.train = false};
     doconv_isa isa = DOCONV_ISA_DEFAULT;
     int threads = 0;
-    size_t workspace = 0;
-    bool measure = false;
-    const struct command_option options[] = {{"measure", COMMAND_OPTION_FLAG, &measure, 0, 0},
-                                             {"isa", COMMAND_OPTION_ISA, &isa, 0, 0},
-                                             {"threads", COMMAND_OPTION_INT, &threads, 1, 4096},
-                                             {"workspace", COMMAND_OPTION_BYTES, &workspace, 0, 0},
-                                             {NULL, COMMAND_OPTION_FLAG, NULL, 0, 0}};
+    bool deterministic = false;
+    const struct command_option options[] = {
+        {"deterministic", COMMAND_OPTION_FLAG, &deterministic, 0, 0},
+        {"measure", COMMAND_OPTION_FLAG, &e.measure, 0, 0},
+        {"train", COMMAND_OPTION_FLAG, &e.train, 0, 0},
+        {"isa", COMMAND_OPTION_ISA, &isa, 0, 0},
+        {"threads", COMMAND_OPTION_INT, &threads, 1, 4096},
+        {"workspace", COMMAND_OPTION_BYTES, &e.workspace, 0, 0},
+        {NULL, COMMAND_OPTION_FLAG, NULL, 0, 0}};
     const int arguments = command_parse_options(&command_explain, count, words, options);
     if (arguments < 0) {
         return COMMAND_USAGE;
@@ -253,24 +390,25 @@ static int run_explain(int count, char **words)
     if (arguments > 1) {
         return command_usage_error("explain", "one word too many: \"%.80s\"", words[1]);
     }
-    struct explanation e = {
-        .problem = words[0],
-        .options = {.size = sizeof e.options, .workspace_limit = workspace},
-    };
-    int result = command_context_create("explain", isa, threads, DOCONV_TUNE_DEFAULT, &e.context);
+    e.problem = words[0];
+    int result = command_context_create_for("explain", isa, threads, DOCONV_TUNE_DEFAULT,
+                                            deterministic, &e.context);
     if (result != COMMAND_OK) {
         return result;
     }
     const doconv_status status = doconv_conv_desc_parse(e.context, e.problem, &e.desc);
     if (status == DOCONV_OK) {
-        result = explain(&e, measure);
-    } else {
+        e.train = e.train || e.desc.d_mul > 0;
+    }
+    if (status != DOCONV_OK) {
         command_library_error(e.context, status, "\"%s\" is no problem", e.problem);
         result = COMMAND_USAGE;
+    } else if (e.train && e.workspace > 0) {
+        result = command_usage_error("explain", "--workspace: a layer in training has no limit");
+    } else {
+        result = e.train ? explain_layer(&e) : explain_plan(&e);
     }
-    doconv_candidates_destroy(e.candidates);
-    doconv_tune_report_destroy(e.report);
-    doconv_plan_destroy(e.plan);
+    command_operations_free(&e.operations);
     doconv_context_destroy(e.context);
     return result;
 }
@@ -278,20 +416,27 @@ static int run_explain(int count, char **words)
 const struct command_verb command_explain = {
     .name = "explain",
     .summary = "a problem's candidates, their times, and the choice",
-    .help = "usage: doconv explain PROBLEM [--measure] [--OPTION=VALUE ...]\n"
-            "\n"
-            "Prints every candidate for a problem, best estimate first, with its estimated time, "
-            "its measured time where\n"
-            "there is one, and its memory; every kernel that refused the problem, with the reason; "
-            "and the variant that a\n"
-            "plan gets, with its origin (cache or estimate).\n"
-            "\n"
-            "PROBLEM is written as benchdnn writes it, e.g. "
-            "mb1_ic64ih56oc64kh3ph1:src=nhwc,dst=nhwc,bias,relu\n"
-            "\n"
-            "  --measure           measure the candidates now and store the winner in the cache\n"
-            "  --isa=NAME          cap on the instruction set: none, avx2, avx512, neon\n"
-            "  --threads=N         threads (default: OpenMP's)\n"
-            "  --workspace=BYTES   refuse candidates that need more\n",
+    .help =
+        "usage: doconv explain PROBLEM [--train] [--measure] [--OPTION=VALUE ...]\n"
+        "\n"
+        "Prints every candidate for a problem, best estimate first, with its estimated time, "
+        "its measured time where\n"
+        "there is one, its memory, and its error (the bound of its rounding, by that of a direct "
+        "kernel); every kernel\n"
+        "that refused the problem, with the reason; and the variant that a plan gets, with its "
+        "origin (cache or estimate).\n"
+        "Of a layer in training it prints that for each operation that its passes consist of.\n"
+        "\n"
+        "PROBLEM is written as benchdnn writes it, e.g. "
+        "mb1_ic64ih56oc64kh3ph1:src=nhwc,dst=nhwc,bias,relu;\n"
+        "a DO-Conv layer, which is one in training, has attributes more: "
+        "mb1_ic64ih56oc64kh3ph1:dmul=9,composition=feature\n"
+        "\n"
+        "  --train             the problem is a layer in training, forward and backward\n"
+        "  --measure           measure the candidates now and store the winner in the cache\n"
+        "  --isa=NAME          cap on the instruction set: none, avx2, avx512, neon\n"
+        "  --threads=N         threads (default: OMP_NUM_THREADS, else one for each CPU)\n"
+        "  --deterministic     for contexts that are: one order of sums for any threads\n"
+        "  --workspace=BYTES   refuse candidates that need more; not of a layer in training\n",
     .run = run_explain,
 };

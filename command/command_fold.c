@@ -162,7 +162,7 @@ static int write_file(const char *path, const unsigned char *data, size_t size)
 static void add_layer(void *user, const doconv_folded_layer *layer)
 {
     struct fold_command *f = user;
-    const doconv_fold_desc *d = &layer->desc;
+    const doconv_fold_desc *d = layer->desc;
     char name[1000];
     snprintf(name, sizeof name, "%s%sweight", layer->name, layer->name[0] != '\0' ? "." : "");
     for (unsigned char *c = (unsigned char *)name; *c != '\0'; c++) {
@@ -317,7 +317,7 @@ const struct command_verb command_fold = {
             "  --identity            adds the identity to each D whose d_diag is not in the file\n"
             "  --dry-run             checks IN and prints the table; writes nothing\n"
             "  --isa=NAME            cap on the instruction set: none, avx2, avx512, neon\n"
-            "  --threads=N           threads (default: OpenMP's)\n"
+            "  --threads=N           threads (default: OMP_NUM_THREADS, else one for each CPU)\n"
             "\n"
             "Exit status: 0 folded, 1 a failure (no DO-Conv layer in IN, a type other than F32, "
             "OUT can't be written, a build\n"

@@ -18,11 +18,12 @@ static void print_bytes(const char *name, int64_t bytes)
 
 static int print_kernels(const doconv_context *context)
 {
-    struct command_table table = {.align = "llrrl"};
+    struct command_table table = {.align = "llrrrl"};
     command_table_add(&table, "kernel");
     command_table_add(&table, "operation");
     command_table_add(&table, "tile");
     command_table_add(&table, "revision");
+    command_table_add(&table, "error");
     command_table_add(&table, "usable");
     int usable = 0;
     const int count = doconv_kernel_count(context);
@@ -36,10 +37,13 @@ static int print_kernels(const doconv_context *context)
         command_table_add(&table, "%s", kernel.operation);
         command_table_add(&table, "%dx%d", kernel.tile_pixels, kernel.tile_channels);
         command_table_add(&table, "%u", kernel.revision);
+        command_table_add(&table, "%.3g", kernel.error_amplification);
         command_table_add(&table, "%s", kernel.usable ? "yes" : "no");
         usable += kernel.usable != 0;
     }
-    printf("kernels   %d, %d of them usable; tile: pixels x channels\n", count, usable);
+    printf(
+        "kernels   %d, %d of them usable; tile: pixels x channels; error: 1 is a direct kernel's\n",
+        count, usable);
     command_table_print(&table, 10);
     return COMMAND_OK;
 }
@@ -82,7 +86,7 @@ static int run_info(int count, char **words)
     print_bytes(", L3", info.l3_bytes);
     printf("\ncache     %s\n", info.cache_directory[0] != '\0'
                                    ? info.cache_directory
-                                   : "none: no directory is set and HOME is unset");
+                                   : "none: no directory is set, and HOME names none");
     printf("tune      %s\n", command_tune_mode_string(info.tune));
     printf("registry  %s\n", info.registry);
     char names[64][NETWORK_NAME_SIZE];
@@ -106,9 +110,10 @@ const struct command_verb command_info = {
             "threads, caches, the tuner's\n"
             "cache directory and mode, the fingerprint of the set of kernels, the networks that "
             "are found by name, and\n"
-            "every kernel of the build.\n"
+            "every kernel of the build, with the bound of its rounding (error) by that of a direct "
+            "one.\n"
             "\n"
             "  --isa=NAME    cap on the instruction set: none, avx2, avx512, neon\n"
-            "  --threads=N   threads (default: OpenMP's)\n",
+            "  --threads=N   threads (default: OMP_NUM_THREADS, else one for each CPU)\n",
     .run = run_info,
 };

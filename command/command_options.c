@@ -153,6 +153,22 @@ static bool read_value(const struct command_option *option, const char *text, ch
         }
         return false;
     }
+    case COMMAND_OPTION_COMPOSITION:
+        snprintf(expected, size, "kernel or feature");
+        *(doconv_composition *)option->value =
+            strcmp(text, "kernel") == 0 ? DOCONV_COMPOSITION_KERNEL : DOCONV_COMPOSITION_FEATURE;
+        return strcmp(text, "kernel") == 0 || strcmp(text, "feature") == 0;
+    case COMMAND_OPTION_D_MUL:
+        snprintf(expected, size, "mn or a whole number, 1 at least");
+        if (strcmp(text, "mn") == 0) {
+            *(int *)option->value = COMMAND_D_MUL_TAPS;
+            return true;
+        }
+        if (!read_whole(text, INT32_MAX, &whole) || whole == 0) {
+            return false;
+        }
+        *(int *)option->value = (int)whole;
+        return true;
     case COMMAND_OPTION_KERNELS:
         snprintf(expected, size, "a layer's NAME=KHxKW");
         return read_kernel(text, option->value);

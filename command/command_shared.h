@@ -24,13 +24,16 @@ struct command_verb {
 };
 
 extern const struct command_verb command_info, command_explain, command_tune, command_verify,
-    command_fold;
+    command_fold, command_cache;
 
 /* ---- command_options.c ---- */
 
 #define COMMAND_MAX_LAYOUTS 8
 /* --layout=blocked: the block that suits the ISA, known once there is a context. */
 #define COMMAND_LAYOUT_BLOCKED (-1)
+
+/* --d-mul=mn: as many as the layer's kernel has taps. */
+#define COMMAND_D_MUL_TAPS (-1)
 
 /* Values of --layout; repeated options add to the list. */
 struct command_layouts {
@@ -55,7 +58,11 @@ enum command_option_kind {
     COMMAND_OPTION_ACCURACY, /* doconv_accuracy */
     COMMAND_OPTION_LAYOUTS,  /* struct command_layouts */
     COMMAND_OPTION_MAPPING,  /* doconv_mapping */
-    COMMAND_OPTION_KERNELS   /* struct command_kernels */
+    /* doconv_composition: kernel or feature */
+    COMMAND_OPTION_COMPOSITION,
+    /* int: at least 1, or COMMAND_D_MUL_TAPS */
+    COMMAND_OPTION_D_MUL,
+    COMMAND_OPTION_KERNELS /* struct command_kernels */
 };
 
 struct command_option {
@@ -105,15 +112,15 @@ bool command_has_progress(void);
  */
 int command_context_create(const char *verb, doconv_isa isa, int threads, doconv_tune_mode tune,
                            doconv_context **context);
+/* The same for a program's context, which may be deterministic. */
+int command_context_create_for(const char *verb, doconv_isa isa, int threads, doconv_tune_mode tune,
+                               bool deterministic, doconv_context **context);
 
 /* "off", "read", ...; "unknown" otherwise. */
 const char *command_tune_mode_string(doconv_tune_mode mode);
 
 /* The block that --layout=blocked stands for: as wide as the ISA's vectors. */
 doconv_layout command_blocked_layout(doconv_isa isa);
-
-/* Multiply-accumulates of a valid problem, those on padding included. */
-double command_macs(const doconv_conv_desc *desc);
 
 /* ---- command_table.c ---- */
 
@@ -128,7 +135,11 @@ struct command_table {
 void command_table_add(struct command_table *table, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
-/* Prints the rows, each after indent blanks, and frees the cells. */
+/*
+ * Prints the rows, each after indent blanks, and frees the cells. Lines are no longer than the
+ * terminal is wide (120 characters where standard output is none): longer texts go on in further
+ * lines of their column.
+ */
 void command_table_print(struct command_table *table, int indent);
 
 /* Frees the cells unprinted. */

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include <doconv/doconv_tune.h>
 
+#include "command_operations.h"
 #include "command_shared.h"
 #include "network_list.h"
 
@@ -15,22 +15,18 @@
  */
 #define FEWEST_BLOCKED_CHANNELS 8
 
-struct work {
-    doconv_conv_desc desc;
-    char text[DOCONV_PROBLEM_TEXT_SIZE];
-};
-
 struct tuning {
     doconv_context *context;
-    struct work *work; /* no problem twice */
-    int count, capacity;
+    struct command_operations operations;
     /* options */
     doconv_isa isa;
     int threads, batch;
-    bool force;
+    bool force, train, deterministic;
     double budget;
     doconv_accuracy accuracy;
     struct command_layouts layouts;
+    int d_mul; /* of the layers of networks; 0: they are plain */
+    doconv_composition composition;
     /* progress */
     int current;
     int measured, cached, failed, variants;
@@ -40,28 +36,18 @@ struct tuning {
 
 static int add_problem(struct tuning *t, const doconv_conv_desc *desc, const char *origin)
 {
-    struct work work = {.desc = *desc};
+    /* Of a layer only its operations matter here, not what the estimate chooses for them. */
     const doconv_status status =
-        doconv_conv_desc_format(t->context, desc, work.text, sizeof work.text);
-    if (status != DOCONV_OK) {
-        command_library_error(t->context, status, "%s", origin);
-        return COMMAND_USAGE;
+        t->train || desc->d_mul > 0 ? command_operations_add_training(&t->operations, t->context,
+                                                                      desc, DOCONV_RIGOR_ESTIMATE)
+                                    : command_operations_add_plan(&t->operations, t->context, desc);
+    if (status == DOCONV_OK) {
+        return COMMAND_OK;
     }
-    for (int i = 0; i < t->count; i++) {
-        if (strcmp(t->work[i].text, work.text) == 0) {
-            return COMMAND_OK;
-        }
-    }
-    if (t->count == t->capacity) {
-        t->capacity = t->capacity == 0 ? 64 : t->capacity * 2;
-        struct work *grown = realloc(t->work, (size_t)t->capacity * sizeof *grown);
-        if (grown == NULL) {
-            return command_error("out of memory");
-        }
-        t->work = grown;
-    }
-    t->work[t->count++] = work;
-    return COMMAND_OK;
+    command_library_error(t->context, status, "%s", origin);
+    const bool malformed = status == DOCONV_INVALID_PROBLEM || status == DOCONV_INVALID_ARGUMENT ||
+                           status == DOCONV_OVERFLOW;
+    return malformed ? COMMAND_USAGE : COMMAND_FAILED;
 }
 
 /* Adds a problem once for each layout asked for. */
@@ -83,6 +69,16 @@ static int add_layouts(struct tuning *t, doconv_conv_desc desc, doconv_layout bl
     return COMMAND_OK;
 }
 
+/* A layer of a network becomes a DO-Conv layer if asked for, unless it is 1x1. */
+static void make_doconv(const struct tuning *t, doconv_conv_desc *desc)
+{
+    const int64_t taps = desc->kh * desc->kw;
+    if (t->d_mul != 0 && taps > 1) {
+        desc->d_mul = t->d_mul == COMMAND_D_MUL_TAPS ? taps : t->d_mul;
+        desc->composition = t->composition;
+    }
+}
+
 static int add_network(struct tuning *t, const char *name, doconv_layout blocked)
 {
     struct network net;
@@ -95,6 +91,7 @@ static int add_network(struct tuning *t, const char *name, doconv_layout blocked
         doconv_conv_desc desc = net.layer[i].desc;
         desc.n = t->batch;
         desc.accuracy = t->accuracy;
+        make_doconv(t, &desc);
         snprintf(origin, sizeof origin, "network %s, layer %d", net.name, i + 1);
         result = add_layouts(t, desc, blocked, origin);
     }
@@ -155,26 +152,53 @@ static void show_progress(void *user, int done, int total)
 {
     const struct tuning *t = user;
     const double part = total > 0 && done < total ? (double)done / total : 1;
-    const int width = 24, filled = (int)(width * (t->current + part) / t->count);
+    const int width = 24, filled = (int)(width * (t->current + part) / t->operations.count);
     char bar[32], line[128];
     for (int i = 0; i < width; i++) {
         bar[i] = i < filled ? '#' : '.';
     }
     bar[width] = '\0';
-    snprintf(line, sizeof line, "[%s] %d/%d %.40s", bar, t->current + 1, t->count,
-             t->work[t->current].text);
+    snprintf(line, sizeof line, "[%s] %d/%d %.40s", bar, t->current + 1, t->operations.count,
+             t->operations.item[t->current].text);
     command_progress(line);
 }
 
-static void add_row(struct command_table *table, const struct work *work,
-                    const doconv_tune_summary *summary)
+/* Whether there are operations of layers in training, which need a column for their roles. */
+static bool has_roles(const struct tuning *t)
 {
-    command_table_add(table, "%s", work->text);
+    for (int i = 0; i < t->operations.count; i++) {
+        if (t->operations.item[i].role[0] != '\0') {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void add_heads(struct command_table *table, bool roles)
+{
+    static const char *const heads[] = {"variant", "ms", "GFLOP/s", "error", "from", "note"};
+    table->align = roles ? "lllrrrll" : "llrrrll";
+    command_table_add(table, "problem");
+    if (roles) {
+        command_table_add(table, "role");
+    }
+    for (size_t i = 0; i < sizeof heads / sizeof heads[0]; i++) {
+        command_table_add(table, "%s", heads[i]);
+    }
+}
+
+static void add_row(struct command_table *table, const struct command_operation *operation,
+                    bool roles, const doconv_tune_summary *summary)
+{
+    command_table_add(table, "%s", operation->text);
+    if (roles) {
+        command_table_add(table, "%s", operation->role[0] != '\0' ? operation->role : "plan");
+    }
     command_table_add(table, "%s", summary->variant);
     command_table_add(table, "%.4f", 1e3 * summary->seconds);
-    command_table_add(table, "%.1f",
-                      summary->seconds > 0 ? 2e-9 * command_macs(&work->desc) / summary->seconds
-                                           : 0);
+    command_table_add(
+        table, "%.1f",
+        summary->seconds > 0 ? 2e-9 * command_operation_macs(operation) / summary->seconds : 0);
     command_table_add(table, "%.1e", summary->max_rel_error);
     command_table_add(table, "%s", summary->from_cache ? "cache" : "measured");
     const bool lost = !summary->from_cache && !summary->stored;
@@ -184,9 +208,11 @@ static void add_row(struct command_table *table, const struct work *work,
                                      : "-");
 }
 
-static void tune_one(struct tuning *t, struct command_table *table)
+static void tune_one(struct tuning *t, struct command_table *table, bool roles)
 {
-    const struct work *work = &t->work[t->current];
+    const struct command_operation *operation = &t->operations.item[t->current];
+    const char *const comma = operation->role[0] != '\0' ? ", " : "";
+    const doconv_plan_options plan = command_operation_options(operation);
     const doconv_tune_options options = {.size = sizeof options,
                                          .force = t->force,
                                          .budget_seconds = t->budget,
@@ -194,21 +220,22 @@ static void tune_one(struct tuning *t, struct command_table *table)
                                          .progress_user = t};
     doconv_tune_report *report = NULL;
     doconv_tune_summary summary = {.size = sizeof summary};
-    doconv_status status = doconv_tune(t->context, &work->desc, NULL, &options, &report);
+    doconv_status status = doconv_tune(t->context, &operation->desc, &plan, &options, &report);
     if (status == DOCONV_OK) {
         status = doconv_tune_report_summary(report, &summary);
     }
     if (status != DOCONV_OK) {
         t->failed++;
-        command_library_error(t->context, status, "%s", work->text);
+        command_library_error(t->context, status, "%s%s%s", operation->text, comma,
+                              operation->role);
     } else {
         t->measured += !summary.from_cache;
         t->cached += summary.from_cache != 0;
         t->variants += summary.measured;
-        add_row(table, work, &summary);
+        add_row(table, operation, roles, &summary);
         if (!command_has_progress()) {
-            fprintf(stderr, "%d/%d %s: %s %.4f ms (%s)\n", t->current + 1, t->count, work->text,
-                    summary.variant, 1e3 * summary.seconds,
+            fprintf(stderr, "%d/%d %s%s%s: %s %.4f ms (%s)\n", t->current + 1, t->operations.count,
+                    operation->text, comma, operation->role, summary.variant, 1e3 * summary.seconds,
                     summary.from_cache ? "cache" : "measured");
         }
     }
@@ -217,23 +244,22 @@ static void tune_one(struct tuning *t, struct command_table *table)
 
 static int tune_all(struct tuning *t)
 {
-    static const char *const heads[] = {"problem", "variant", "ms",  "GFLOP/s",
-                                        "error",   "from",    "note"};
-    struct command_table table = {.align = "llrrrll"};
-    for (size_t i = 0; i < sizeof heads / sizeof heads[0]; i++) {
-        command_table_add(&table, "%s", heads[i]);
-    }
+    const int count = t->operations.count;
+    const bool roles = has_roles(t);
+    struct command_table table = {.cells = 0};
+    add_heads(&table, roles);
     struct timespec start, end;
     clock_gettime(CLOCK_MONOTONIC, &start);
-    for (t->current = 0; t->current < t->count; t->current++) {
+    for (t->current = 0; t->current < count; t->current++) {
         show_progress(t, 0, 1);
-        tune_one(t, &table);
+        tune_one(t, &table, roles);
     }
     clock_gettime(CLOCK_MONOTONIC, &end);
     command_progress(NULL);
     command_table_print(&table, 0);
-    printf("\n%d problem%s: %d measured (%d variants), %d from the cache, %d failed; %.1f s\n",
-           t->count, t->count == 1 ? "" : "s", t->measured, t->variants, t->cached, t->failed,
+    printf("\n%d %s%s: %d measured (%d variants), %d from the cache, %d failed; %.1f s\n", count,
+           roles ? "operation" : "problem", count == 1 ? "" : "s", t->measured, t->variants,
+           t->cached, t->failed,
            (double)(end.tv_sec - start.tv_sec) + 1e-9 * (double)(end.tv_nsec - start.tv_nsec));
     return t->failed == 0 ? COMMAND_OK : COMMAND_FAILED;
 }
@@ -264,15 +290,27 @@ static int run_tune(int count, char **words)
         {"isa", COMMAND_OPTION_ISA, &t.isa, 0, 0},
         {"threads", COMMAND_OPTION_INT, &t.threads, 1, 4096},
         {"batch", COMMAND_OPTION_INT, &t.batch, 1, 65536},
+        {"deterministic", COMMAND_OPTION_FLAG, &t.deterministic, 0, 0},
         {"force", COMMAND_OPTION_FLAG, &t.force, 0, 0},
         {"budget", COMMAND_OPTION_SECONDS, &t.budget, 0, 3600},
         {"accuracy", COMMAND_OPTION_ACCURACY, &t.accuracy, 0, 0},
+        {"train", COMMAND_OPTION_FLAG, &t.train, 0, 0},
+        {"d-mul", COMMAND_OPTION_D_MUL, &t.d_mul, 0, 0},
+        {"composition", COMMAND_OPTION_COMPOSITION, &t.composition, 0, 0},
         {NULL, COMMAND_OPTION_FLAG, NULL, 0, 0}};
     const int arguments = command_parse_options(&command_tune, count, words, options);
     if (arguments < 0) {
         return COMMAND_USAGE;
     }
-    int result = command_context_create("tune", t.isa, t.threads, DOCONV_TUNE_TUNE, &t.context);
+    if (t.composition != DOCONV_COMPOSITION_NONE && t.d_mul == 0) {
+        return command_usage_error("tune", "--composition needs --d-mul");
+    }
+    t.train = t.train || t.d_mul != 0;
+    if (t.composition == DOCONV_COMPOSITION_NONE) {
+        t.composition = DOCONV_COMPOSITION_KERNEL;
+    }
+    int result = command_context_create_for("tune", t.isa, t.threads, DOCONV_TUNE_TUNE,
+                                            t.deterministic, &t.context);
     if (result != COMMAND_OK) {
         return result;
     }
@@ -280,7 +318,7 @@ static int run_tune(int count, char **words)
     if (result == COMMAND_OK) {
         result = tune_all(&t);
     }
-    free(t.work);
+    command_operations_free(&t.operations);
     doconv_context_destroy(t.context);
     return result;
 }
@@ -288,29 +326,38 @@ static int run_tune(int count, char **words)
 const struct command_verb command_tune = {
     .name = "tune",
     .summary = "measures networks or problems, fills the tuner's cache",
-    .help = "usage: doconv tune [NETWORK | FILE.tsv | PROBLEM ...] [--OPTION=VALUE ...]\n"
-            "\n"
-            "Finds the fastest variant of each problem and stores it in the tuner's cache; what "
-            "the cache has already is not\n"
-            "measured again. At the end prints a table: problem, variant, time, GFLOP/s (2 "
-            "operations a multiply-add), largest\n"
-            "error relative to max|y|, whether the cache had it, and a note where a result was "
-            "noisy or could not be stored.\n"
-            "Without an argument the network is " DEFAULT_NETWORK
-            ". \"doconv info\" lists the networks.\n"
-            "\n"
-            "  --layout=NAMES     of source and destination, several with commas: nchw (default), "
-            "nhwc, nChw8c, nChw16c,\n"
-            "                     blocked (nChw16c on AVX-512, else nChw8c). A source of fewer "
-            "than 8 channels stays nchw where\n"
-            "                     the layout is blocked; a PROBLEM that names a layout keeps it\n"
-            "  --isa=NAME         cap on the instruction set: none, avx2, avx512, neon\n"
-            "  --threads=N        threads (default: OpenMP's)\n"
-            "  --batch=N          images, for the layers of networks (default: 1)\n"
-            "  --accuracy=NAME    strict, default, fast\n"
-            "  --force            measure all anew\n"
-            "  --budget=SECONDS   aimed at for each problem (default: 0.6)\n"
-            "\n"
-            "Exit status: 0 done, 1 a problem failed, 2 bad usage or a malformed file.\n",
+    .help =
+        "usage: doconv tune [NETWORK | FILE.tsv | PROBLEM ...] [--OPTION=VALUE ...]\n"
+        "\n"
+        "Finds the fastest variant of each problem and stores it in the tuner's cache; what "
+        "the cache has already is not\n"
+        "measured again. At the end prints a table: problem, variant, time, GFLOP/s (2 "
+        "operations a multiply-add), largest\n"
+        "error relative to max|y|, whether the cache had it, and a note where a result was "
+        "noisy or could not be stored.\n"
+        "Of a layer in training, as a DO-Conv layer always is, it tunes each operation that "
+        "its passes consist of, a row each.\n"
+        "Without an argument the network is " DEFAULT_NETWORK
+        ". \"doconv info\" lists the networks.\n"
+        "\n"
+        "  --layout=NAMES     of source and destination, several with commas: nchw (default), "
+        "nhwc, nChw8c, nChw16c,\n"
+        "                     blocked (nChw16c on AVX-512, else nChw8c). A source of fewer "
+        "than 8 channels stays nchw where\n"
+        "                     the layout is blocked; a PROBLEM that names a layout keeps it\n"
+        "  --isa=NAME         cap on the instruction set: none, avx2, avx512, neon\n"
+        "  --threads=N        threads (default: OMP_NUM_THREADS, else one for each CPU)\n"
+        "  --batch=N          images, for the layers of networks (default: 1)\n"
+        "  --accuracy=NAME    strict, default, fast\n"
+        "  --train            tune layers in training, forward and backward\n"
+        "  --d-mul=N          networks are of DO-Conv layers, in training, with this D_mul; mn: "
+        "as many as the kernel\n"
+        "                     has taps. Layers of 1x1 stay plain\n"
+        "  --composition=NAME of those: kernel (default), feature\n"
+        "  --deterministic    for contexts that are: their winners are kept apart\n"
+        "  --force            measure all anew\n"
+        "  --budget=SECONDS   aimed at for each problem (default: 0.6)\n"
+        "\n"
+        "Exit status: 0 done, 1 a problem failed, 2 bad usage or a malformed file.\n",
     .run = run_tune,
 };

@@ -6,6 +6,9 @@
 
 #include "command_shared.h"
 
+/* Of a problem of a list, where --memory isn't given. */
+#define DEFAULT_MEGABYTES 2048
+
 struct skipped {
     char kind[16];
     int count;
@@ -38,7 +41,7 @@ static void add_skip(struct skips *s, const char *kind)
     s->cases++;
 }
 
-static int prepare(struct verification *v)
+int verify_prepare(struct verification *v)
 {
     v->kernels = doconv_kernel_count(v->context);
     v->tally = calloc(v->kernels > 0 ? (size_t)v->kernels : 1, sizeof *v->tally);
@@ -55,7 +58,17 @@ static int prepare(struct verification *v)
     return COMMAND_OK;
 }
 
-static void print_kernels(const struct verification *v)
+struct verify_tally *verify_find_tally(const struct verification *v, const char *kernel)
+{
+    for (int i = 0; i < v->kernels; i++) {
+        if (strcmp(v->tally[i].kernel.name, kernel) == 0) {
+            return &v->tally[i];
+        }
+    }
+    return NULL;
+}
+
+void verify_print_kernels(const struct verification *v)
 {
     static const char *const heads[] = {"kernel", "operation",     "cases",
                                         "runs",   "largest error", "result"};
@@ -120,7 +133,7 @@ static int verify_all(struct verification *v, const struct golden *golden, const
         failed += v->failures > failures;
         cases += v->runs > runs;
     }
-    print_kernels(v);
+    verify_print_kernels(v);
     printf("\ncases     %d run, %d of them failed; %d skipped\n", cases, failed, skips.cases);
     for (int i = 0; i < skips.kinds; i++) {
         printf("skipped   %d of kind=%s: not part of this version\n", skips.kind[i].count,
@@ -156,63 +169,107 @@ static bool has_case(const struct golden *golden, const char *name)
     return false;
 }
 
-static int run_verify(int count, char **words)
+static int run_golden(struct verification *v, const char *directory, const char *only,
+                      doconv_isa isa, int threads)
 {
-    struct verification v = {.verbose = false};
-    doconv_isa isa = DOCONV_ISA_DEFAULT;
-    int threads = 1;
-    const char *only = NULL;
-    const struct command_option options[] = {{"isa", COMMAND_OPTION_ISA, &isa, 0, 0},
-                                             {"threads", COMMAND_OPTION_INT, &threads, 1, 4096},
-                                             {"case", COMMAND_OPTION_TEXT, &only, 0, 0},
-                                             {"verbose", COMMAND_OPTION_FLAG, &v.verbose, 0, 0},
-                                             {NULL, COMMAND_OPTION_FLAG, NULL, 0, 0}};
-    const int arguments = command_parse_options(&command_verify, count, words, options);
-    if (arguments < 0) {
-        return COMMAND_USAGE;
-    }
-    if (arguments == 0 || words[0][0] == '\0') {
-        return command_usage_error("verify", "a directory is missing");
-    }
-    if (arguments > 1) {
-        return command_usage_error("verify", "one word too many: \"%.80s\"", words[1]);
-    }
     struct golden golden;
     char error[4608];
-    if (golden_load(words[0], &golden, error, sizeof error) != 0) {
+    if (golden_load(directory, &golden, error, sizeof error) != 0) {
         command_error("verify: %s", error);
         return COMMAND_USAGE;
     }
     int result = COMMAND_USAGE;
     if (only != NULL && !has_case(&golden, only)) {
-        command_error("verify: --case: %.80s has no case called \"%.80s\"", words[0], only);
+        command_error("verify: --case: %.80s has no case called \"%.80s\"", directory, only);
     } else {
-        result = command_context_create("verify", isa, threads, DOCONV_TUNE_OFF, &v.context);
+        result = command_context_create("verify", isa, threads, DOCONV_TUNE_OFF, &v->context);
     }
     if (result == COMMAND_OK) {
-        result = prepare(&v);
+        result = verify_prepare(v);
     }
     if (result == COMMAND_OK) {
-        result = verify_all(&v, &golden, only);
+        result = verify_all(v, &golden, only);
     }
+    golden_free(&golden);
+    return result;
+}
+
+static int run_list(struct verification *v, const struct verify_list_options *list, doconv_isa isa,
+                    int threads)
+{
+    int result = command_context_create(
+        "verify", isa, threads, list->tuned ? DOCONV_TUNE_DEFAULT : DOCONV_TUNE_OFF, &v->context);
+    if (result == COMMAND_OK) {
+        result = verify_prepare(v);
+    }
+    return result == COMMAND_OK ? verify_list(v, list) : result;
+}
+
+/* What the words before the options, and options that do without others, are not. */
+static const char *find_misuse(int arguments, const struct verify_list_options *list, int megabytes,
+                               const char *only)
+{
+    if (list->file == NULL) {
+        return list->tuned      ? "--tuned needs --problems"
+               : megabytes != 0 ? "--memory needs --problems"
+               : arguments == 0 ? "a directory is missing"
+                                : NULL;
+    }
+    return only != NULL     ? "--case is of a directory, not of --problems"
+           : arguments != 0 ? "a directory and --problems don't go together"
+                            : NULL;
+}
+
+static int run_verify(int count, char **words)
+{
+    struct verification v = {.verbose = false};
+    struct verify_list_options list = {.file = NULL};
+    doconv_isa isa = DOCONV_ISA_DEFAULT;
+    int threads = 1, megabytes = 0;
+    const char *only = NULL;
+    const struct command_option options[] = {
+        {"isa", COMMAND_OPTION_ISA, &isa, 0, 0},
+        {"threads", COMMAND_OPTION_INT, &threads, 1, 4096},
+        {"case", COMMAND_OPTION_TEXT, &only, 0, 0},
+        {"verbose", COMMAND_OPTION_FLAG, &v.verbose, 0, 0},
+        {"problems", COMMAND_OPTION_TEXT, &list.file, 0, 0},
+        {"tuned", COMMAND_OPTION_FLAG, &list.tuned, 0, 0},
+        {"memory", COMMAND_OPTION_INT, &megabytes, 1, INT32_MAX},
+        {NULL, COMMAND_OPTION_FLAG, NULL, 0, 0}};
+    const int arguments = command_parse_options(&command_verify, count, words, options);
+    if (arguments < 0) {
+        return COMMAND_USAGE;
+    }
+    const char *misuse =
+        find_misuse(arguments > 0 && words[0][0] != '\0' ? arguments : 0, &list, megabytes, only);
+    if (misuse != NULL) {
+        return command_usage_error("verify", "%s", misuse);
+    }
+    if (arguments > 1) {
+        return command_usage_error("verify", "one word too many: \"%.80s\"", words[1]);
+    }
+    list.memory = 1024.0 * 1024.0 * (megabytes != 0 ? megabytes : DEFAULT_MEGABYTES);
+    const int result = list.file != NULL ? run_list(&v, &list, isa, threads)
+                                         : run_golden(&v, words[0], only, isa, threads);
     free(v.tally);
     doconv_context_destroy(v.context);
-    golden_free(&golden);
     return result;
 }
 
 const struct command_verb command_verify = {
     .name = "verify",
-    .summary = "runs golden cases on every kernel",
+    .summary = "runs golden cases on every kernel, or lists of problems",
     .help =
         "usage: doconv verify DIR [--OPTION=VALUE ...]\n"
+        "       doconv verify --problems=FILE [--OPTION=VALUE ...]\n"
         "\n"
         "Reads DIR/cases.tsv and DIR/data.f32 and runs every case forward on every kernel that "
         "accepts it: through\n"
         "each of its variants, in every pair of source and destination layouts (nchw, nhwc, "
         "nChw8c, nChw16c). A result is\n"
         "right if each output is within the rounding error bound of its sum, gamma(K) * sum|a*b|, "
-        "of the expected one.\n"
+        "of the expected one;\n"
+        "algorithms that are not direct have that bound times their error amplification.\n"
         "The weight of a kind=doconv case is folded from its W and D, and held to the same bound, "
         "first.\n"
         "A case with gradients (grad=1) is trained for a step in every pair of layouts, at every "
@@ -222,11 +279,23 @@ const struct command_verb command_verify = {
         "Prints each kernel with its runs and largest error (relative to max|y|), and what was "
         "skipped.\n"
         "\n"
-        "  --isa=NAME    cap on the instruction set: none, avx2, avx512, neon\n"
-        "  --threads=N   threads (default: 1)\n"
-        "  --case=NAME   this case only\n"
-        "  --verbose     a line for each run\n"
+        "With --problems it runs each problem of a list as a plan, on random data, and compares a "
+        "few hundred outputs, corners\n"
+        "and borders among them, with sums in double, within the same bound. FILE has a problem in "
+        "each line, up to a tab if\n"
+        "there is one; # starts a comment line; - is standard input. What is wrong or cannot be "
+        "read is told line by line,\n"
+        "wrong results with the command that shows them again.\n"
         "\n"
-        "Exit status: 0 all right, 1 a failure or nothing ran, 2 bad usage or malformed files.\n",
+        "  --isa=NAME       cap on the instruction set: none, avx2, avx512, neon\n"
+        "  --threads=N      threads (default: 1)\n"
+        "  --case=NAME      this case only\n"
+        "  --verbose        a line for each run\n"
+        "  --problems=FILE  runs a list of problems\n"
+        "  --tuned          plans as the tuner's cache and DOCONV_TUNE say (default: by estimate)\n"
+        "  --memory=MB      skips problems that take more, in MiB (default: 2048)\n"
+        "\n"
+        "Exit status: 0 all right, 1 a failure or nothing ran, 2 bad usage, malformed files or "
+        "lines.\n",
     .run = run_verify,
 };

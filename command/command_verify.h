@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Golden cases run on kernels: what the verb and the run of one case share. */
+/*
+ * Golden cases run on kernels, and lists of problems run as plans: what the verb and the run of one
+ * of them share. For the verb verify of the doconv command.
+ */
 #ifndef DOCONV_COMMAND_VERIFY_H
 #define DOCONV_COMMAND_VERIFY_H
 
@@ -48,5 +51,73 @@ int verify_case(struct verification *v, const struct golden_case *golden);
  * result and all gradients with the case's. Returns as verify_case().
  */
 int verify_training(struct verification *v, const struct golden_case *golden);
+
+/* ---- command_verify.c: counts by kernel ---- */
+
+/* Makes a tally for each kernel of the context's build; returns an exit status. */
+int verify_prepare(struct verification *v);
+
+/* The tally of a kernel; NULL if no kernel is called so. */
+struct verify_tally *verify_find_tally(const struct verification *v, const char *kernel);
+
+/* A table: each kernel with its cases, runs and largest error, or why it did not run. */
+void verify_print_kernels(const struct verification *v);
+
+/* ---- command_verify_list.c ---- */
+
+struct verify_list_options {
+    const char *file; /* "-": standard input */
+    bool tuned;       /* plans as the context's tune mode says; else by estimate */
+    double memory;    /* bytes that a problem may take */
+};
+
+/* Runs each problem of a list as a plan and prints a summary; returns an exit status. */
+int verify_list(struct verification *v, const struct verify_list_options *options);
+
+/* ---- command_verify_problem.c ---- */
+
+enum verify_outcome { VERIFY_RIGHT, VERIFY_WRONG, VERIFY_TOO_LARGE };
+
+struct verify_problem {
+    const doconv_conv_desc *desc;
+    char text[DOCONV_PROBLEM_TEXT_SIZE]; /* of desc: decides the data */
+    bool tuned;
+    double memory; /* bytes that it may take */
+    /* results */
+    char variant[DOCONV_VARIANT_TEXT_SIZE];
+    char kernel[DOCONV_VARIANT_TEXT_SIZE];
+    double needs;      /* bytes that it takes, as far as known before the first is allocated */
+    double error;      /* the largest, relative to the output's sum of magnitudes */
+    char failure[384]; /* what is wrong */
+};
+
+/*
+ * Plans a convolution, runs it on random data, and compares a few hundred outputs, corners and
+ * borders among them, with sums in double. The data depend on the text alone.
+ */
+enum verify_outcome verify_problem(doconv_context *context, struct verify_problem *p);
+
+/* ---- command_verify_tensors.c ---- */
+
+#define VERIFY_GUARD_FLOATS 32
+
+/* Half the distance from 1 to the next float: the relative error of one rounding. */
+#define VERIFY_UNIT_ROUNDOFF 0x1p-24
+
+/* gamma(k) = k*u / (1 - k*u): the relative error of k roundings. */
+double verify_gamma(double k);
+
+/* At least this many bytes, for free(); NULL if there are none. */
+float *verify_allocate(size_t bytes);
+
+/* Channels of a block; 1 where the layout has none. */
+int64_t verify_layout_block(doconv_layout layout);
+
+/*
+ * Visits the channels past C of a blocked tensor: fills them with NaN, which no result may show, or
+ * looks whether they are zero. False if one of those looked at is not zero.
+ */
+bool verify_visit_padding(float *tensor, doconv_layout layout, int64_t n, int64_t c, int64_t area,
+                          bool fill);
 
 #endif

@@ -11,10 +11,6 @@
 
 /* Failures beyond these are counted, not printed. */
 #define MAX_PRINTED_FAILURES 20
-#define GUARD_FLOATS 32
-
-/* Half the distance from 1 to the next float: the relative error of one rounding. */
-#define UNIT_ROUNDOFF 0x1p-24
 
 static const doconv_layout layouts[] = {DOCONV_NCHW, DOCONV_NHWC, DOCONV_NCHW8C, DOCONV_NCHW16C};
 #define LAYOUTS ((int)(sizeof layouts / sizeof layouts[0]))
@@ -28,7 +24,12 @@ struct case_run {
     const float *weight;
     float *folded;        /* the weight of a DO-Conv layer; NULL: the case's */
     double *weight_bound; /* how far off each of its elements may be; NULL: not at all */
-    double *bound;        /* an absolute error for each output, NCHW */
+    /*
+     * An absolute error for each output, NCHW: of a direct kernel's rounding, which a candidate's
+     * error amplification multiplies, and of what the kernel is given.
+     */
+    double *rounding, *given;
+    double amplification; /* of the candidate that runs */
     float *src;           /* in src_layout */
     float *dst;           /* in dst_layout, guard floats after it */
     size_t dst_floats;
@@ -39,20 +40,14 @@ struct case_run {
 
 /* ---- the bound ---- */
 
-/* gamma(k) = k*u / (1 - k*u): the relative error of k roundings. */
-static double gamma_of(double k)
-{
-    return k * UNIT_ROUNDOFF / (1 - k * UNIT_ROUNDOFF);
-}
-
-/* gamma * sum|a*b| of one output, and what errors of the weight add to it. */
-static double output_error(const struct case_run *run, double gamma, int64_t n, int64_t o,
-                           int64_t p, int64_t q)
+/* sum|a*b| of one output; adds to *given what errors of the weight make of it. */
+static double sum_products(const struct case_run *run, int64_t n, int64_t o, int64_t p, int64_t q,
+                           double *given)
 {
     const struct golden_case *g = run->golden;
     const doconv_conv_desc *d = &g->desc;
     const int64_t group_cin = d->cin / d->groups, group = o / (d->cout / d->groups);
-    double error = g->bias != NULL ? gamma * fabs((double)g->bias[o]) : 0;
+    double sum = g->bias != NULL ? fabs((double)g->bias[o]) : 0;
     for (int64_t i = 0; i < group_cin; i++) {
         const float *plane = g->x + (n * d->cin + group * group_cin + i) * d->h * d->w;
         const int64_t filter = (o * group_cin + i) * d->kh * d->kw;
@@ -65,38 +60,44 @@ static double output_error(const struct case_run *run, double gamma, int64_t n, 
                 const int64_t column = q * d->stride_w + x * d->dilation_w - d->pad_left,
                               at = filter + y * d->kw + x;
                 if (column >= 0 && column < d->w) {
-                    const double off = run->weight_bound != NULL ? run->weight_bound[at] : 0;
-                    error += fabs((double)plane[row * d->w + column]) *
-                             (gamma * fabs((double)run->weight[at]) + off);
+                    const double a = fabs((double)plane[row * d->w + column]);
+                    sum += a * fabs((double)run->weight[at]);
+                    *given += run->weight_bound != NULL ? a * run->weight_bound[at] : 0;
                 }
             }
         }
     }
-    return error;
+    return sum;
 }
 
 /*
  * The a-priori bound of a sum of K products in any order, with or without FMA: gamma(K + 2) *
- * sum|a*b|; the bias is one more term. The expected value was rounded once, and what is denormal
- * has an absolute error.
+ * sum|a*b|, times the error amplification of an algorithm that is not direct; the bias is one more
+ * term. The expected value was rounded once, and what is denormal has an absolute error.
  */
 static void fill_bounds(const struct case_run *run)
 {
     const struct golden_case *g = run->golden;
     const doconv_conv_desc *d = &g->desc;
     const double terms = (double)(d->cin / d->groups) * (double)d->kh * (double)d->kw + 2;
-    const double gamma = gamma_of(terms);
+    const double gamma = verify_gamma(terms);
     size_t at = 0;
     for (int64_t n = 0; n < d->n; n++) {
         for (int64_t o = 0; o < d->cout; o++) {
             for (int64_t p = 0; p < g->hout; p++) {
                 for (int64_t q = 0; q < g->wout; q++, at++) {
-                    run->bound[at] = output_error(run, gamma, n, o, p, q) +
-                                     UNIT_ROUNDOFF * fabs((double)g->y[at]) + terms * 0x1p-149;
+                    run->given[at] =
+                        VERIFY_UNIT_ROUNDOFF * fabs((double)g->y[at]) + terms * 0x1p-149;
+                    run->rounding[at] = gamma * sum_products(run, n, o, p, q, &run->given[at]);
                 }
             }
         }
     }
+}
+
+static double bound_of(const struct case_run *run, size_t output)
+{
+    return run->amplification * run->rounding[output] + run->given[output];
 }
 
 /*
@@ -120,7 +121,7 @@ static void fill_weight_bounds(const struct case_run *run)
     const doconv_fold_desc *f = &run->golden->fold;
     const int64_t taps = f->kh * f->kw, group_cin = f->cin / f->groups,
                   repeated = f->add_identity ? f->d_mul / taps * taps : 0;
-    const double terms = (double)(f->d_mul + repeated / taps) + 2, gamma = gamma_of(terms);
+    const double terms = (double)(f->d_mul + repeated / taps) + 2, gamma = verify_gamma(terms);
     for (int64_t filter = 0; filter < f->cout * group_cin; filter++) {
         const float *w = run->golden->w + filter * f->d_mul;
         const int64_t channel = mapped_channel(f, filter / group_cin, filter % group_cin);
@@ -133,48 +134,13 @@ static void fill_weight_bounds(const struct case_run *run)
             }
             const int64_t at = filter * taps + m;
             run->weight_bound[at] = gamma * sum +
-                                    UNIT_ROUNDOFF * fabs((double)run->golden->weight[at]) +
+                                    VERIFY_UNIT_ROUNDOFF * fabs((double)run->golden->weight[at]) +
                                     terms * 0x1p-149;
         }
     }
 }
 
 /* ---- tensors ---- */
-
-static int64_t layout_block(doconv_layout layout)
-{
-    return layout == DOCONV_NCHW8C ? 8 : layout == DOCONV_NCHW16C ? 16 : 1;
-}
-
-/*
- * Visits the channels past C of a blocked tensor: fills them with NaN, which no result may show, or
- * looks whether they are zero. False if one of those looked at is not zero.
- */
-static bool visit_padding(float *tensor, doconv_layout layout, int64_t n, int64_t c, int64_t area,
-                          bool fill)
-{
-    const int64_t block = layout_block(layout), blocks = (c + block - 1) / block,
-                  used = c - (blocks - 1) * block;
-    for (int64_t image = 0; image < n; image++) {
-        float *last = tensor + ((image + 1) * blocks - 1) * area * block;
-        for (int64_t pixel = 0; pixel < area; pixel++) {
-            for (int64_t channel = used; channel < block; channel++) {
-                if (fill) {
-                    last[pixel * block + channel] = NAN;
-                } else if (last[pixel * block + channel] != 0) { /* true for NaN */
-                    return false;
-                }
-            }
-        }
-    }
-    return true;
-}
-
-static float *allocate(size_t bytes)
-{
-    const size_t alignment = 64;
-    return aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-}
 
 static int out_of_memory(const struct golden_case *g)
 {
@@ -190,7 +156,7 @@ static int make_src(struct case_run *run, doconv_layout layout)
     run->src = NULL;
     doconv_status status = doconv_tensor_bytes(layout, d->n, d->cin, d->h, d->w, &bytes);
     if (status == DOCONV_OK) {
-        run->src = allocate(bytes);
+        run->src = verify_allocate(bytes);
         if (run->src == NULL) {
             return out_of_memory(run->golden);
         }
@@ -201,7 +167,7 @@ static int make_src(struct case_run *run, doconv_layout layout)
         return command_library_error(NULL, status, "case %s: x in %s", run->golden->name,
                                      doconv_layout_string(layout));
     }
-    visit_padding(run->src, layout, d->n, d->cin, d->h * d->w, true);
+    verify_visit_padding(run->src, layout, d->n, d->cin, d->h * d->w, true);
     return COMMAND_OK;
 }
 
@@ -219,21 +185,11 @@ static int make_dst(struct case_run *run, doconv_layout layout)
                                      doconv_layout_string(layout));
     }
     run->dst_floats = bytes / sizeof(float);
-    run->dst = allocate(bytes + GUARD_FLOATS * sizeof(float));
+    run->dst = verify_allocate(bytes + VERIFY_GUARD_FLOATS * sizeof(float));
     return run->dst != NULL ? COMMAND_OK : out_of_memory(g);
 }
 
 /* ---- one variant ---- */
-
-static struct verify_tally *find_tally(const struct verification *v, const char *kernel)
-{
-    for (int i = 0; i < v->kernels; i++) {
-        if (strcmp(v->tally[i].kernel.name, kernel) == 0) {
-            return &v->tally[i];
-        }
-    }
-    return NULL;
-}
 
 static void describe(const struct case_run *run, const char *variant, char *text, size_t size)
 {
@@ -293,7 +249,7 @@ static bool execute_variant(struct case_run *run, struct verify_tally *tally, co
             run->workspace = malloc(size);
             run->workspace_size = run->workspace != NULL ? size : 0;
         }
-        for (size_t i = 0; i < run->dst_floats + GUARD_FLOATS; i++) {
+        for (size_t i = 0; i < run->dst_floats + VERIFY_GUARD_FLOATS; i++) {
             run->dst[i] = NAN;
         }
         step = "execute";
@@ -340,7 +296,7 @@ static double compare(const struct case_run *run, struct verify_tally *tally, co
         if (isnan(error)) {
             error = INFINITY;
         }
-        if (error > run->bound[i] &&
+        if (error > bound_of(run, i) &&
             (worst == run->outputs ||
              error > fabs((double)run->result[worst] - (double)g->y[worst]))) {
             worst = i;
@@ -353,12 +309,13 @@ static double compare(const struct case_run *run, struct verify_tally *tally, co
         add_failure(run, tally, variant,
                     "y[%" PRId64 "][%" PRId64 "][%" PRId64 "][%" PRId64
                     "] is %.9g, expected %.9g, off by more than %.3g",
-                    n, o, p, q, (double)run->result[worst], (double)g->y[worst], run->bound[worst]);
-    } else if (!visit_padding(run->dst, run->desc.dst_layout, d->n, d->cout, g->hout * g->wout,
-                              false)) {
+                    n, o, p, q, (double)run->result[worst], (double)g->y[worst],
+                    bound_of(run, worst));
+    } else if (!verify_visit_padding(run->dst, run->desc.dst_layout, d->n, d->cout,
+                                     g->hout * g->wout, false)) {
         add_failure(run, tally, variant, "channels past Cout of the result are not zero");
     } else {
-        for (int i = 0; i < GUARD_FLOATS; i++) {
+        for (int i = 0; i < VERIFY_GUARD_FLOATS; i++) {
             if (!isnan(run->dst[run->dst_floats + (size_t)i])) {
                 add_failure(run, tally, variant, "written past the end of the result");
                 break;
@@ -371,9 +328,10 @@ static double compare(const struct case_run *run, struct verify_tally *tally, co
 static void run_variant(struct case_run *run, const doconv_candidate_info *candidate)
 {
     struct verification *v = run->v;
-    struct verify_tally *tally = find_tally(v, candidate->kernel);
+    struct verify_tally *tally = verify_find_tally(v, candidate->kernel);
     const int failures = v->failures;
     double error = INFINITY;
+    run->amplification = candidate->error_amplification;
     if (execute_variant(run, tally, candidate->variant)) {
         error = compare(run, tally, candidate->variant);
     }
@@ -407,12 +365,12 @@ static int fold_case(struct case_run *run)
     struct verification *v = run->v;
     const int64_t taps = g->fold.kh * g->fold.kw, group_cin = g->fold.cin / g->fold.groups;
     const size_t weights = (size_t)g->fold.cout * (size_t)group_cin * (size_t)taps;
-    run->folded = allocate((weights + GUARD_FLOATS) * sizeof(float));
+    run->folded = verify_allocate((weights + VERIFY_GUARD_FLOATS) * sizeof(float));
     run->weight_bound = calloc(weights, sizeof *run->weight_bound);
     if (run->folded == NULL || run->weight_bound == NULL) {
         return out_of_memory(g);
     }
-    for (size_t i = 0; i < weights + GUARD_FLOATS; i++) {
+    for (size_t i = 0; i < weights + VERIFY_GUARD_FLOATS; i++) {
         run->folded[i] = NAN;
     }
     const doconv_status status = doconv_fold(v->context, &g->fold, g->w, g->d, run->folded);
@@ -450,7 +408,7 @@ static int fold_case(struct case_run *run)
                       m % g->fold.kw, (double)run->folded[worst], (double)g->weight[worst],
                       run->weight_bound[worst]);
     } else {
-        for (size_t i = weights; i < weights + GUARD_FLOATS; i++) {
+        for (size_t i = weights; i < weights + VERIFY_GUARD_FLOATS; i++) {
             if (!isnan(run->folded[i])) {
                 v->fold_failures++;
                 command_error("FAIL: %s, folding: written past the end of the weight", g->name);
@@ -486,7 +444,7 @@ static int run_candidates(struct case_run *run)
         } else if (candidate.refused == NULL) {
             run_variant(run, &candidate);
         } else {
-            struct verify_tally *tally = find_tally(v, candidate.kernel);
+            struct verify_tally *tally = verify_find_tally(v, candidate.kernel);
             if (tally != NULL) {
                 snprintf(tally->refused, sizeof tally->refused, "%s", candidate.refused);
             }
@@ -532,10 +490,11 @@ int verify_case(struct verification *v, const struct golden_case *golden)
     if (run.largest_y == 0) {
         run.largest_y = 1; /* all zero: the error as it is */
     }
-    run.bound = malloc(run.outputs * sizeof *run.bound);
+    run.rounding = malloc(run.outputs * sizeof *run.rounding);
+    run.given = malloc(run.outputs * sizeof *run.given);
     run.result = malloc(run.outputs * sizeof *run.result);
     int result = COMMAND_OK;
-    if (run.bound == NULL || run.result == NULL) {
+    if (run.rounding == NULL || run.given == NULL || run.result == NULL) {
         result = out_of_memory(golden);
     } else if (golden->w != NULL) {
         result = fold_case(&run);
@@ -546,7 +505,8 @@ int verify_case(struct verification *v, const struct golden_case *golden)
     }
     free(run.folded);
     free(run.weight_bound);
-    free(run.bound);
+    free(run.rounding);
+    free(run.given);
     free(run.result);
     free(run.src);
     free(run.dst);

@@ -9,8 +9,6 @@
 #include "command_shared.h"
 #include "command_verify.h"
 
-#define UNIT_ROUNDOFF 0x1p-24
-
 static const doconv_layout layouts[] = {DOCONV_NCHW, DOCONV_NHWC, DOCONV_NCHW8C, DOCONV_NCHW16C};
 #define LAYOUTS (sizeof layouts / sizeof layouts[0])
 
@@ -20,13 +18,17 @@ struct training_case {
     struct verification *v;
     const struct golden_case *golden;
     doconv_conv_desc desc;
-    doconv_training_options options;
     const char *composition;
     int64_t cig, cog, taps;
     size_t count[RESULTS];
     const float *expected[RESULTS]; /* NULL: the layer has none */
-    /* an absolute error for each element; filled by fill_bounds() */
-    double *bound[RESULTS];
+    /*
+     * An absolute error for each element by the rounding of direct kernels; filled by
+     * fill_bounds().
+     */
+    double *rounding[RESULTS];
+    double terms;         /* of the longest sum that goes into an element */
+    double amplification; /* the largest of the kernels that train it now */
     /* sum |D * W| of the weight that convolves; sum |dy * x| of its gradient */
     double *weight, *grad_weight;
 };
@@ -58,9 +60,9 @@ static void add_products(struct training_case *t)
         const int64_t q = at % g->wout, p = at / g->wout % g->hout,
                       o = at / g->wout / g->hout % d->cout, n = at / g->wout / g->hout / d->cout;
         const double dy = fabs((double)g->dy[at]);
-        t->bound[DST][at] += d->has_bias ? fabs((double)g->bias[o]) : 0.0;
+        t->rounding[DST][at] += d->has_bias ? fabs((double)g->bias[o]) : 0.0;
         if (d->has_bias) {
-            t->bound[GRAD_BIAS][o] += dy;
+            t->rounding[GRAD_BIAS][o] += dy;
         }
         for (int64_t k = 0; k < t->cig * t->taps; k++) {
             const int64_t y = p * d->stride_h + k % t->taps / d->kw * d->dilation_h - d->pad_top;
@@ -72,8 +74,8 @@ static void add_products(struct training_case *t)
                               ((n * d->cin + o / t->cog * t->cig + k / t->taps) * d->h + y) * d->w +
                               x,
                           weight = o * t->cig * t->taps + k;
-            t->bound[DST][at] += fabs((double)g->x[src]) * t->weight[weight];
-            t->bound[GRAD_SRC][src] += dy * t->weight[weight];
+            t->rounding[DST][at] += fabs((double)g->x[src]) * t->weight[weight];
+            t->rounding[GRAD_SRC][src] += dy * t->weight[weight];
             t->grad_weight[weight] += dy * fabs((double)g->x[src]);
         }
     }
@@ -95,14 +97,14 @@ static void fill_bounds(struct training_case *t)
     for (int64_t at = 0; at < weights; at++) {
         const int64_t m = at % t->taps, i = at / t->taps % t->cig, o = at / t->taps / t->cig;
         if (g->d == NULL) {
-            t->bound[GRAD_WEIGHT][at] = t->grad_weight[at];
+            t->rounding[GRAD_WEIGHT][at] = t->grad_weight[at];
             continue;
         }
         const int64_t channel = mapped_channel(&g->fold, o, i);
         for (int64_t s = 0; s < d_mul; s++) {
-            t->bound[GRAD_WEIGHT][(o * t->cig + i) * d_mul + s] +=
+            t->rounding[GRAD_WEIGHT][(o * t->cig + i) * d_mul + s] +=
                 composed_d(g, channel, m, s) * t->grad_weight[at];
-            t->bound[GRAD_D][(channel * t->taps + m) * d_mul + s] +=
+            t->rounding[GRAD_D][(channel * t->taps + m) * d_mul + s] +=
                 fabs((double)g->w[(o * t->cig + i) * d_mul + s]) * t->grad_weight[at];
         }
     }
@@ -113,14 +115,62 @@ static void fill_bounds(struct training_case *t)
     const double pixels = (double)t->desc.n * (double)(g->hout * g->wout);
     const double inner = (double)(t->taps * (t->cig > t->cog ? t->cig : t->cog)),
                  outer = (double)(t->taps + d_mul + t->cog);
-    const double terms = fmax(pixels, inner) + outer + 8.0,
-                 gamma = terms * UNIT_ROUNDOFF / (1.0 - terms * UNIT_ROUNDOFF);
+    t->terms = fmax(pixels, inner) + outer + 8.0;
+    const double gamma = verify_gamma(t->terms);
     for (int r = 0; r < RESULTS; r++) {
-        for (size_t i = 0; t->expected[r] != NULL && i < t->count[r]; i++) {
-            t->bound[r][i] = gamma * t->bound[r][i] +
-                             UNIT_ROUNDOFF * fabs((double)t->expected[r][i]) + terms * 0x1p-149;
+        for (size_t i = 0; i < t->count[r]; i++) {
+            t->rounding[r][i] *= gamma;
         }
     }
+}
+
+/* How far off an element may be; the expected one was rounded once. */
+static double bound_of(const struct training_case *t, int result, size_t at)
+{
+    return t->amplification * t->rounding[result][at] +
+           VERIFY_UNIT_ROUNDOFF * fabs((double)t->expected[result][at]) + t->terms * 0x1p-149;
+}
+
+/* Finds the error amplification of an operation's choice among its candidates. */
+static doconv_status find_amplification(doconv_context *context,
+                                        const doconv_training_operation *operation,
+                                        double *amplification)
+{
+    const doconv_plan_options options = {.size = sizeof options,
+                                         .operation = operation->operation,
+                                         .fresh_weights = operation->fresh_weights};
+    doconv_candidates *list = NULL;
+    doconv_status status = doconv_candidates_create(context, operation->desc, &options, &list);
+    const int count = doconv_candidates_count(list);
+    for (int i = 0; i < count && status == DOCONV_OK; i++) {
+        doconv_candidate_info candidate = {.size = sizeof candidate};
+        status = doconv_candidates_get(list, i, &candidate);
+        if (status == DOCONV_OK && strcmp(candidate.variant, operation->variant) == 0) {
+            *amplification = candidate.error_amplification;
+            break;
+        }
+    }
+    doconv_candidates_destroy(list);
+    return status;
+}
+
+/* Sets the amplification: one algorithm's error goes into the results of others. */
+static doconv_status amplify_bounds(struct training_case *t, doconv_context *context,
+                                    const doconv_training *training)
+{
+    const int count = doconv_training_operation_count(training);
+    doconv_status status = DOCONV_OK;
+    t->amplification = 1.0;
+    for (int i = 0; i < count && status == DOCONV_OK; i++) {
+        doconv_training_operation operation = {.size = sizeof operation};
+        double amplification = 1.0;
+        status = doconv_training_operation_get(training, i, &operation);
+        if (status == DOCONV_OK) {
+            status = find_amplification(context, &operation, &amplification);
+        }
+        t->amplification = fmax(t->amplification, amplification);
+    }
+    return status;
 }
 
 /* ---- one step ---- */
@@ -244,7 +294,7 @@ static int compare(const struct training_case *t, const struct step *s, const ch
         size_t worst = t->count[r];
         for (size_t i = 0; i < t->count[r]; i++) {
             const double off = fabs((double)seen[i] - (double)t->expected[r][i]);
-            if (!(off <= t->bound[r][i]) && worst == t->count[r]) {
+            if (!(off <= bound_of(t, r, i)) && worst == t->count[r]) {
                 worst = i;
             }
             error = off > error || isnan(off) ? (isnan(off) ? INFINITY : off) : error;
@@ -262,25 +312,28 @@ static int compare(const struct training_case *t, const struct step *s, const ch
             command_error(
                 "FAIL: %s, training: %s[%zu] is %.9g, expected %.9g, off by more than %.3g", where,
                 names[r], worst, (double)seen[worst], (double)t->expected[r][worst],
-                t->bound[r][worst]);
+                bound_of(t, r, worst));
         }
         free(seen);
     }
     return COMMAND_OK;
 }
 
-static int train(const struct training_case *t, doconv_context *context, const char *isa)
+static int train(struct training_case *t, doconv_context *context, const char *isa)
 {
     char where[128];
     describe(t, isa, where, sizeof where);
     doconv_training *training = NULL;
     struct step s = {.src = NULL};
-    doconv_status status = doconv_training_create(context, &t->desc, &t->options, &training);
+    doconv_status status = doconv_training_create(context, &t->desc, NULL, &training);
     int result = COMMAND_OK;
     if (status == DOCONV_OK && !make_step(t, training, &s)) {
         result = command_error("case %s: out of memory", t->golden->name);
     } else if (status == DOCONV_OK) {
         status = run_step(t, training, &s);
+    }
+    if (status == DOCONV_OK) {
+        status = amplify_bounds(t, context, training);
     }
     t->v->training_runs++;
     if (status != DOCONV_OK) {
@@ -311,17 +364,23 @@ static int train_layouts(struct training_case *t, doconv_context *context, const
 /* As a plain layer, or by both compositions where feature composition is defined. */
 static int train_compositions(struct training_case *t, doconv_context *context, const char *isa)
 {
-    t->desc.d_mul = t->golden->d != NULL ? t->golden->fold.d_mul : 0;
-    t->desc.composition = t->desc.d_mul > 0 ? DOCONV_COMPOSITION_KERNEL : DOCONV_COMPOSITION_NONE;
-    t->composition = t->desc.d_mul > 0 ? "kernel composition" : "plain";
-    int result = train_layouts(t, context, isa);
-    if (result != COMMAND_OK || t->desc.d_mul == 0) {
+    if (t->golden->d == NULL) {
+        t->composition = "plain";
+        return train_layouts(t, context, isa);
+    }
+    t->desc.d_mul = t->golden->fold.d_mul;
+    t->desc.mapping = t->golden->fold.mapping;
+    t->desc.add_identity = t->golden->fold.add_identity;
+    t->desc.composition = DOCONV_COMPOSITION_KERNEL;
+    t->composition = "kernel composition";
+    const int result = train_layouts(t, context, isa);
+    if (result != COMMAND_OK) {
         return result;
     }
     t->desc.composition = DOCONV_COMPOSITION_FEATURE;
     t->composition = "feature composition";
     doconv_training *training = NULL;
-    const doconv_status status = doconv_training_create(context, &t->desc, &t->options, &training);
+    const doconv_status status = doconv_training_create(context, &t->desc, NULL, &training);
     doconv_training_destroy(training);
     return status == DOCONV_UNSUPPORTED ? COMMAND_OK : train_layouts(t, context, isa);
 }
@@ -349,8 +408,8 @@ static int prepare(struct training_case *t)
     t->grad_weight = calloc(weights, sizeof *t->grad_weight);
     bool complete = t->weight != NULL && t->grad_weight != NULL;
     for (int r = 0; r < RESULTS; r++) {
-        t->bound[r] = calloc(t->count[r] + 1, sizeof *t->bound[r]);
-        complete = complete && t->bound[r] != NULL;
+        t->rounding[r] = calloc(t->count[r] + 1, sizeof *t->rounding[r]);
+        complete = complete && t->rounding[r] != NULL;
     }
     if (!complete) {
         return command_error("case %s: out of memory", g->name);
@@ -369,9 +428,6 @@ int verify_training(struct verification *v, const struct golden_case *golden)
         .v = v,
         .golden = golden,
         .desc = *d,
-        .options = {.size = sizeof t.options,
-                    .mapping = golden->fold.mapping,
-                    .add_identity = golden->fold.add_identity},
         .cig = d->cin / d->groups,
         .cog = d->cout / d->groups,
         .taps = d->kh * d->kw,
@@ -396,7 +452,7 @@ int verify_training(struct verification *v, const struct golden_case *golden)
     free(t.weight);
     free(t.grad_weight);
     for (int r = 0; r < RESULTS; r++) {
-        free(t.bound[r]);
+        free(t.rounding[r]);
     }
     return result;
 }

@@ -5,8 +5,8 @@
 
 #include "command_shared.h"
 
-static const struct command_verb *const verbs[] = {&command_info, &command_explain, &command_tune,
-                                                   &command_verify, &command_fold};
+static const struct command_verb *const verbs[] = {
+    &command_info, &command_explain, &command_tune, &command_verify, &command_fold, &command_cache};
 #define VERBS (sizeof verbs / sizeof verbs[0])
 
 static const struct command_verb *find_verb(const char *name)
@@ -21,10 +21,10 @@ static const struct command_verb *find_verb(const char *name)
 
 static int unknown_verb(const char *name)
 {
-    return command_usage_error(
-        NULL,
-        "no verb is called \"%.80s\" (verbs: info, explain, tune, verify, fold, help, version)",
-        name);
+    return command_usage_error(NULL,
+                               "no verb is called \"%.80s\" (verbs: info, explain, tune, verify, "
+                               "fold, cache, help, version)",
+                               name);
 }
 
 static int print_help(void)
@@ -73,7 +73,8 @@ static int run(int argc, char **argv)
 {
     if (argc < 2) {
         return command_usage_error(
-            NULL, "a verb is missing (verbs: info, explain, tune, verify, fold, help, version)");
+            NULL,
+            "a verb is missing (verbs: info, explain, tune, verify, fold, cache, help, version)");
     }
     const char *name = argv[1];
     const int count = argc - 2;

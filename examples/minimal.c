@@ -10,7 +10,7 @@ int main(void)
 {
     doconv_status status;
     doconv_context *context;
-    CHECK(doconv_context_create(NULL, &context)); /* OpenMP's threads, best ISA, user's cache */
+    CHECK(doconv_context_create(NULL, &context)); /* all CPUs, best ISA, user's cache */
     doconv_conv_desc desc;
     const char *layer = "mb1_ic64ih56oc64kh3ph1:src=nhwc,dst=nhwc,bias,relu";
     CHECK(doconv_conv_desc_parse(context, layer, &desc));

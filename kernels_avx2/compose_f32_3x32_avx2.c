@@ -129,12 +129,10 @@ static void compose_gradient(const struct dc_compose_gradient_args *args)
 const struct dc_kernel dck_compose_f32_3x32_avx2 = {
     .name = "compose_f32_3x32@avx2",
     .revision = 1,
-    .op = DC_OP_COMPOSE,
     .isa = DC_ISA_AVX2,
     .tile_pixels = TILE_TAPS,
     .tile_channels = TILE_ROWS * V_LENGTH,
     .vector = V_LENGTH,
     .error_amplification = 1.0f,
-    .compose = compose,
-    .compose_gradient = compose_gradient,
+    DC_COMPOSE_FUNCTIONS(compose, compose_gradient),
 };

@@ -22,15 +22,10 @@ static void grouped(const struct dc_grouped_args *args)
 const struct dc_kernel dck_depthwise_f32_14x8_avx2 = {
     .name = "depthwise_f32_14x8@avx2",
     .revision = 1,
-    .op = DC_OP_DEPTHWISE,
     .isa = DC_ISA_AVX2,
     .tile_pixels = TILE_PIXELS,
     .tile_channels = V_LENGTH,
     .vector = V_LENGTH,
     .error_amplification = 1.0f,
-    .grouped = grouped,
-    .taps_correlate = taps_correlate,
-    .taps_scatter = taps_scatter,
-    .load = load_strip,
-    .store = store_tile,
+    DC_DEPTHWISE_FUNCTIONS(grouped, load_strip, store_tile, taps_correlate, taps_scatter),
 };

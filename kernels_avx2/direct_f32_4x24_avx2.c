@@ -30,14 +30,10 @@ static void run(const struct dc_run_args *args)
 const struct dc_kernel dck_direct_f32_4x24_avx2 = {
     .name = "direct_f32_4x24@avx2",
     .revision = 1,
-    .op = DC_OP_DIRECT,
     .isa = DC_ISA_AVX2,
     .tile_pixels = TILE_PIXELS,
     .tile_channels = TILE_CHANNELS,
     .vector = V_LENGTH,
     .error_amplification = 1.0f,
-    .run = run,
-    .load = load_strip,
-    .store = store_tile,
-    .pack = pack_tile,
+    DC_DIRECT_FUNCTIONS(run, load_strip, store_tile, pack_tile),
 };

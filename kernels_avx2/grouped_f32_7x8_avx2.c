@@ -24,13 +24,10 @@ static void grouped(const struct dc_grouped_args *args)
 const struct dc_kernel dck_grouped_f32_7x8_avx2 = {
     .name = "grouped_f32_7x8@avx2",
     .revision = 1,
-    .op = DC_OP_GROUPED,
     .isa = DC_ISA_AVX2,
     .tile_pixels = TILE_PIXELS,
     .tile_channels = V_LENGTH,
     .vector = V_LENGTH,
     .error_amplification = 1.0f,
-    .grouped = grouped,
-    .load = load_strip,
-    .store = store_tile,
+    DC_GROUPED_FUNCTIONS(grouped, load_strip, store_tile),
 };

@@ -27,12 +27,10 @@ static void planes(const struct dc_planes_args *args)
 const struct dc_kernel dck_planes_f32_4x24_avx2 = {
     .name = "planes_f32_4x24@avx2",
     .revision = 1,
-    .op = DC_OP_PLANES,
     .isa = DC_ISA_AVX2,
     .tile_pixels = TILE_PIXELS,
     .tile_channels = TILE_OUTPUTS,
     .vector = V_LENGTH,
     .error_amplification = 1.0f,
-    .planes = planes,
-    .gather = gather_panel,
+    DC_PLANES_FUNCTIONS(planes, gather_panel),
 };

@@ -13,13 +13,10 @@
 const struct dc_kernel dck_correlate_grouped_f32_9x16_avx512 = {
     .name = "correlate_grouped_f32_9x16@avx512",
     .revision = 1,
-    .op = DC_OP_CORRELATE,
     .isa = DC_ISA_AVX512,
     .tile_pixels = 9,
     .tile_channels = V_LENGTH,
     .vector = V_LENGTH,
     .error_amplification = 1.0f,
-    .load = load_strip,
-    .correlate = correlate,
-    .deals = PERMUTES,
+    DC_CORRELATE_FUNCTIONS(correlate, load_strip, PERMUTES),
 };

@@ -23,13 +23,10 @@ static void product(const struct dc_product_args *args)
 const struct dc_kernel dck_product_f32_14x32_avx512 = {
     .name = "product_f32_14x32@avx512",
     .revision = 1,
-    .op = DC_OP_PRODUCT,
     .isa = DC_ISA_AVX512,
     .tile_pixels = TILE_PIXELS,
     .tile_channels = TILE_CHANNELS,
     .vector = V_LENGTH,
     .error_amplification = 1.0f,
-    .load = load_strip,
-    .product = product,
-    .weave = weave,
+    DC_PRODUCT_FUNCTIONS(product, load_strip, weave),
 };

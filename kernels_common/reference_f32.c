@@ -59,11 +59,10 @@ static void reference(const struct dc_reference_args *a)
 const struct dc_kernel dck_reference_f32 = {
     .name = "reference_f32@none",
     .revision = 1,
-    .op = DC_OP_REFERENCE,
     .isa = DC_ISA_NONE,
     .tile_pixels = 1,
     .tile_channels = 1,
     .vector = 1,
     .error_amplification = 1.0f,
-    .reference = reference,
+    DC_REFERENCE_FUNCTIONS(reference),
 };

@@ -30,6 +30,11 @@ static inline vec v_fma(vec a, vec b, vec c)
 {
     return _mm256_fmadd_ps(a, b, c);
 }
+/* c - a * b, rounded once. */
+static inline vec v_fnma(vec a, vec b, vec c)
+{
+    return _mm256_fnmadd_ps(a, b, c);
+}
 /*
  * v_fma in the form that adds in place. With the intrinsic, compilers turn the last FMAs of a
  * loop's body into the form that overwrites a factor, and then move sums through the stack where a
@@ -51,6 +56,14 @@ static inline vec v_accumulate_from(vec a, const float *p, vec sum)
 static inline vec v_add(vec a, vec b)
 {
     return _mm256_add_ps(a, b);
+}
+static inline vec v_sub(vec a, vec b)
+{
+    return _mm256_sub_ps(a, b);
+}
+static inline vec v_mul(vec a, vec b)
+{
+    return _mm256_mul_ps(a, b);
 }
 /* Where b is NaN the result is b. */
 static inline vec v_max(vec a, vec b)

@@ -30,6 +30,11 @@ static inline vec v_fma(vec a, vec b, vec c)
 {
     return vfmaq_f32(c, a, b);
 }
+/* c - a * b, rounded once. */
+static inline vec v_fnma(vec a, vec b, vec c)
+{
+    return vfmsq_f32(c, a, b);
+}
 /* v_fma, which compilers keep in place here. */
 static inline vec v_accumulate(vec a, vec b, vec sum)
 {
@@ -45,6 +50,14 @@ static inline vec v_accumulate_from(vec a, const float *p, vec sum)
 static inline vec v_add(vec a, vec b)
 {
     return vaddq_f32(a, b);
+}
+static inline vec v_sub(vec a, vec b)
+{
+    return vsubq_f32(a, b);
+}
+static inline vec v_mul(vec a, vec b)
+{
+    return vmulq_f32(a, b);
 }
 /* Where b is NaN the result is b. */
 static inline vec v_max(vec a, vec b)

@@ -72,12 +72,10 @@ static void compose_gradient(const struct dc_compose_gradient_args *args)
 const struct dc_kernel dck_compose_f32_9x8_neon = {
     .name = "compose_f32_9x8@neon",
     .revision = 1,
-    .op = DC_OP_COMPOSE,
     .isa = DC_ISA_NEON,
     .tile_pixels = TILE_TAPS,
     .tile_channels = TILE_ROWS * V_LENGTH,
     .vector = V_LENGTH,
     .error_amplification = 1.0f,
-    .compose = compose,
-    .compose_gradient = compose_gradient,
+    DC_COMPOSE_FUNCTIONS(compose, compose_gradient),
 };

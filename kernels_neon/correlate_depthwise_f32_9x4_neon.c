@@ -12,13 +12,10 @@
 const struct dc_kernel dck_correlate_depthwise_f32_9x4_neon = {
     .name = "correlate_depthwise_f32_9x4@neon",
     .revision = 1,
-    .op = DC_OP_CORRELATE,
     .isa = DC_ISA_NEON,
     .tile_pixels = 9,
     .tile_channels = V_LENGTH,
     .vector = V_LENGTH,
     .error_amplification = 1.0f,
-    .load = load_strip,
-    .correlate = correlate,
-    .deals = PERMUTES,
+    DC_CORRELATE_FUNCTIONS(correlate, load_strip, PERMUTES),
 };

@@ -24,13 +24,10 @@ static void grouped(const struct dc_grouped_args *args)
 const struct dc_kernel dck_grouped_f32_8x4_neon = {
     .name = "grouped_f32_8x4@neon",
     .revision = 1,
-    .op = DC_OP_GROUPED,
     .isa = DC_ISA_NEON,
     .tile_pixels = TILE_PIXELS,
     .tile_channels = V_LENGTH,
     .vector = V_LENGTH,
     .error_amplification = 1.0f,
-    .grouped = grouped,
-    .load = load_strip,
-    .store = store_tile,
+    DC_GROUPED_FUNCTIONS(grouped, load_strip, store_tile),
 };

@@ -29,12 +29,10 @@ static void planes(const struct dc_planes_args *args)
 const struct dc_kernel dck_planes_f32_8x8_neon = {
     .name = "planes_f32_8x8@neon",
     .revision = 1,
-    .op = DC_OP_PLANES,
     .isa = DC_ISA_NEON,
     .tile_pixels = TILE_PIXELS,
     .tile_channels = TILE_OUTPUTS,
     .vector = V_LENGTH,
     .error_amplification = 1.0f,
-    .planes = planes,
-    .gather = gather_panel,
+    DC_PLANES_FUNCTIONS(planes, gather_panel),
 };

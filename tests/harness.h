@@ -22,14 +22,21 @@
 enum property {
     /*
      * small integers, where every order of additions is exact: bitwise equal to the oracle,
-     * residual = dst included
+     * residual = dst included. Kernels that compute tiles (Winograd's) have factors that aren't
+     * integers: they must be as close as for reals.
      */
     PROPERTY_EXACT,
-    /* |error| <= error_amplification * gamma(K + 3) * (sum |src * weight| + |bias| + |residual|) */
+    /*
+     * |error| <= error_amplification * gamma(K + 3) * (sum |src * weight| + |bias| + |residual|);
+     * of tiles, with the largest src of the tile in each channel
+     */
     PROPERTY_REAL,
     /* every buffer ends, then starts, at an inaccessible page: nothing is touched outside */
     PROPERTY_BOUNDS,
-    /* a NaN in src reaches the outputs that read it, through ReLU and clamp too, and no other */
+    /*
+     * a NaN in src reaches the outputs that read it, through ReLU and clamp too, and no other; or,
+     * of tiles, none of another tile
+     */
     PROPERTY_NAN,
     /* every element of dst is written, its padding channels with zero, nothing beside it */
     PROPERTY_COMPLETE,
@@ -39,7 +46,7 @@ enum property {
      */
     PROPERTY_CONST,
     PROPERTY_THREADS, /* 1..8 tasks in any order, on real threads too: the same bits */
-    /* every variant of a direct kernel adds in the same order: the same bits */
+    /* every variant of a kernel whose order of sums has the same number: the same bits */
     PROPERTY_SPLITS,
     PROPERTY_STATE, /* rounding and denormal modes of the floating-point unit are kept */
     PROPERTY_COUNT

@@ -76,8 +76,21 @@ void rig_destroy(struct rig *rig);
 
 /* The result in dst against the oracle: bitwise, where that is no NaN. */
 bool rig_check_exact(const struct rig *rig, char *failure, size_t size);
-/* ... against the oracle: within the bound of a sum of K + 3 roundings, amplified. */
+/*
+ * ... against the oracle: within the bound of a sum of K + 3 roundings, amplified. That of a kernel
+ * that computes tiles is by the largest input of the output's tile in each channel; where one of
+ * these is no finite number, only outputs that are NaN in the oracle's answer must be so.
+ */
 bool rig_check_close(const struct rig *rig, double amplification, char *failure, size_t size);
+/* ... as the plan's kernel promises it for integers: bitwise, or (of tiles) close. */
+bool rig_check_value(const struct rig *rig, char *failure, size_t size);
+
+/* Inputs: rows [y0, y1) and columns [x0, x1) of an image. */
+struct rig_window {
+    int64_t y0, y1, x0, x1;
+};
+/* What an output's tile reads, where the plan's kernel computes tiles; false: it doesn't. */
+bool rig_tile(const struct rig *rig, int64_t output, struct rig_window *window);
 /* ... every element written, padding channels zero, nothing beside any buffer. */
 bool rig_check_complete(const struct rig *rig, char *failure, size_t size);
 /* ... padding channels of dst are zero. */

@@ -146,10 +146,10 @@ static void sample_channels(const struct dc_kernel *kernel, struct rng *rng, boo
     d->cin = deep ? rng_pick(rng, many, sizeof many / sizeof many[0])
                   : rng_pick(rng, inputs, sizeof inputs / sizeof inputs[0]);
     d->cout = cout;
-    const int kind = kernel->op == DC_OP_DEPTHWISE ? 2
-                     : kernel->op == DC_OP_GROUPED ? 4
-                     : rng_range(rng, 0, 3) != 0   ? 0
-                                                   : (int)rng_range(rng, 1, 3);
+    const int kind = kernel->family == DC_FAMILY_DEPTHWISE ? 2
+                     : kernel->family == DC_FAMILY_GROUPED ? 4
+                     : rng_range(rng, 0, 3) != 0           ? 0
+                                                           : (int)rng_range(rng, 1, 3);
     switch (kind) {
     case 1: /* groups */
         d->groups = rng_range(rng, 2, 4);
@@ -206,6 +206,45 @@ static double multiplications(const doconv_conv_desc *d)
            (double)(d->cin / d->groups) * (double)d->kh * (double)d->kw;
 }
 
+/* Channels of a group: a vector, a few more, no multiple of it, several tiles. */
+static int64_t tile_channels(struct rng *rng, int vector)
+{
+    const int64_t counts[] = {vector,     vector, vector + 1, 2 * vector, 2 * vector + 3,
+                              3 * vector, 16,     32,         40,         53};
+    const int64_t count = rng_pick(rng, counts, sizeof counts / sizeof counts[0]);
+    return count < vector ? vector : count;
+}
+
+/* For kernels that transform tiles: what they take, of sizes around a few tiles. */
+static doconv_conv_desc sample_tiles(const struct dc_kernel *kernel, struct rng *rng)
+{
+    const struct dc_winograd_kernel *w = &kernel->winograd;
+    static const int64_t groups[] = {1, 1, 1, 2, 3}, heights[] = {1, 2, 3, 3, 3, 5};
+    doconv_conv_desc d;
+    doconv_conv_desc_init(&d);
+    d.n = rng_range(rng, 1, 3);
+    d.groups = rng_pick(rng, groups, sizeof groups / sizeof groups[0]);
+    d.cin = d.groups * tile_channels(rng, kernel->vector);
+    d.cout = d.groups * tile_channels(rng, kernel->vector);
+    d.kw = 3;
+    d.kh = w->axes == 2 ? 3 : rng_pick(rng, heights, sizeof heights / sizeof heights[0]);
+    d.pad_top = rng_range(rng, 0, 3);
+    d.pad_left = rng_range(rng, 0, 3);
+    d.pad_bottom = rng_range(rng, 0, 3);
+    d.pad_right = rng_range(rng, 0, 3);
+    const int64_t least_h = d.kh - d.pad_top - d.pad_bottom,
+                  least_w = d.kw - d.pad_left - d.pad_right;
+    d.h = rng_range(rng, 1, 2 * w->outputs + 3);
+    d.w = rng_range(rng, 1, 3 * w->outputs + 3);
+    d.h = d.h < least_h ? least_h : d.h;
+    d.w = d.w < least_w ? least_w : d.w;
+    d.src_layout = (doconv_layout)rng_range(rng, 0, 3);
+    d.dst_layout = (doconv_layout)rng_range(rng, 0, 3);
+    sample_post(rng, &d);
+    d.accuracy = DOCONV_ACCURACY_FAST;
+    return d;
+}
+
 void harness_sample(const struct dc_kernel *kernel, struct rng *rng, int index,
                     doconv_conv_desc *desc)
 {
@@ -220,13 +259,18 @@ void harness_sample(const struct dc_kernel *kernel, struct rng *rng, int index,
     doconv_conv_desc d;
     double most = deep ? 6e6 : 1.5e6;
     do {
+        most *= 1.05; /* large kernels with large tiles may need a little more */
+        if (kernel->family == DC_FAMILY_WINOGRAD && index % 8 != 0) {
+            d = sample_tiles(kernel, rng);
+            continue;
+        }
         doconv_conv_desc_init(&d);
         const int form = index % (FORMS + 2);
         /*
          * A kernel for planes refuses nearly all that the others take: most of its shapes are its
          * own.
          */
-        const bool planes = kernel->op == DC_OP_PLANES && index % 8 != 0;
+        const bool planes = kernel->family == DC_FAMILY_PLANES && index % 8 != 0;
         const struct form f = planes         ? pointwise_form(rng)
                               : form < FORMS ? forms[form]
                                              : random_form(rng);
@@ -262,7 +306,6 @@ void harness_sample(const struct dc_kernel *kernel, struct rng *rng, int index,
         const int layouts = (index + index / (FORMS + 2)) % 16;
         d.src_layout = planes ? DOCONV_NCHW : (doconv_layout)(layouts % 4);
         d.dst_layout = planes ? DOCONV_NCHW : (doconv_layout)(layouts / 4);
-        most *= 1.05; /* large kernels with large tiles may need a little more */
     } while (multiplications(&d) > most);
     *desc = d;
 }

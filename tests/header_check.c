@@ -3,6 +3,7 @@
  * The public headers as a user's program sees them: compiled as pedantic C11 and, through
  * header_check_cxx.cpp, as C++17.
  */
+#include <doconv/doconv_train.h>
 #include <doconv/doconv_tune.h>
 #include <doconv/doconv.h> /* twice: the guards hold */
 
@@ -14,12 +15,15 @@ int main(void)
     char header[64];
     doconv_conv_desc desc;
     doconv_context_options options;
+    doconv_training_options training_options;
     doconv_tune_options tune_options;
     snprintf(header, sizeof header, "%d.%d.%d", DOCONV_VERSION_MAJOR, DOCONV_VERSION_MINOR,
              DOCONV_VERSION_PATCH);
     memset(&options, 0, sizeof options);
+    memset(&training_options, 0, sizeof training_options);
     memset(&tune_options, 0, sizeof tune_options);
     options.size = sizeof options;
+    training_options.size = sizeof training_options;
     tune_options.size = sizeof tune_options;
     if (strcmp(header, doconv_version_string()) != 0) {
         printf("the header is version %s, the library %s\n", header, doconv_version_string());
@@ -35,6 +39,14 @@ int main(void)
         printf("doconv_context_create fails\n");
         return 1;
     }
+    /* A training or tuning function each, by its name in C. */
+    doconv_training *training = NULL;
+    if (doconv_training_create(context, &desc, &training_options, &training) != DOCONV_OK) {
+        printf("doconv_training_create fails\n");
+        return 1;
+    }
+    doconv_training_destroy(training);
+    doconv_tune_report_destroy(NULL);
     doconv_context_destroy(context);
     printf("doconv %s\n", header);
     return 0;

@@ -5,6 +5,8 @@
  */
 #include <ctype.h>
 #include <pthread.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "api_support.h"
 
@@ -130,13 +132,15 @@ static void test_bad_options(void **state)
         }
         assert_null(context);
     }
-    static const size_t sizes[] = {0, 1, sizeof(doconv_context_options) - 1,
-                                   sizeof(doconv_context_options) + 8};
+    struct {
+        doconv_context_options options;
+        int64_t unknown;
+    } newer = {good, 1};
+    static const size_t sizes[] = {0, 1, sizeof newer.options - 1, sizeof newer};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        doconv_context_options options = good;
-        options.size = sizes[i];
+        newer.options.size = sizes[i];
         doconv_context *context = (doconv_context *)rows;
-        expect_status(doconv_context_create(&options, &context), DOCONV_MISMATCH);
+        expect_status(doconv_context_create(&newer.options, &context), DOCONV_MISMATCH);
         assert_null(context);
     }
     expect_status(doconv_context_create(&good, NULL), DOCONV_INVALID_ARGUMENT);
@@ -228,9 +232,18 @@ static void test_isa_cap(void **state)
     context = create((doconv_context_options){.tune = DOCONV_TUNE_OFF, .max_isa = DOCONV_ISA_NONE});
     assert_int_equal(info_of(context).isa, DOCONV_ISA_NONE);
     doconv_context_destroy(context);
+    /* In any case. */
+    static const char *const portable[] = {"NONE", "None", "nOnE"};
+    for (int i = 0; i < 3; i++) {
+        setenv("DOCONV_MAX_ISA", portable[i], 1);
+        context = create((doconv_context_options){.tune = DOCONV_TUNE_OFF});
+        assert_int_equal(info_of(context).isa, DOCONV_ISA_NONE);
+        doconv_context_destroy(context);
+    }
 #if defined(__x86_64__)
-    if (best >= DOCONV_ISA_AVX2) {
-        setenv("DOCONV_MAX_ISA", "avx2", 1);
+    static const char *const avx2[] = {"avx2", "AVX2", "Avx2"};
+    for (int i = 0; i < 3 && best >= DOCONV_ISA_AVX2; i++) {
+        setenv("DOCONV_MAX_ISA", avx2[i], 1);
         context = create((doconv_context_options){.tune = DOCONV_TUNE_OFF});
         assert_int_equal(info_of(context).isa, DOCONV_ISA_AVX2);
         doconv_context_destroy(context);
@@ -246,6 +259,14 @@ static void test_tune_and_cache(void **state)
         setenv("DOCONV_TUNE", words[i], 1);
         doconv_context *context =
             create((doconv_context_options){.cache_directory = "/nowhere/at/all"});
+        assert_int_equal(info_of(context).tune, DOCONV_TUNE_OFF + i);
+        doconv_context_destroy(context);
+        char upper[8];
+        for (size_t c = 0; c <= strlen(words[i]); c++) {
+            upper[c] = (char)toupper((unsigned char)words[i][c]);
+        }
+        setenv("DOCONV_TUNE", upper, 1);
+        context = create((doconv_context_options){.cache_directory = "/nowhere/at/all"});
         assert_int_equal(info_of(context).tune, DOCONV_TUNE_OFF + i);
         doconv_context_destroy(context);
     }
@@ -264,6 +285,9 @@ static void test_tune_and_cache(void **state)
     context = create(
         (doconv_context_options){.tune = DOCONV_TUNE_OFF, .cache_directory = "/from/the/option"});
     assert_string_equal(info_of(context).cache_directory, "/from/the/option");
+    doconv_context_destroy(context);
+    context = create((doconv_context_options){.tune = DOCONV_TUNE_OFF, .cache_directory = ""});
+    assert_string_equal(info_of(context).cache_directory, "");
     doconv_context_destroy(context);
 }
 
@@ -286,12 +310,46 @@ static void keep_line(void *user, doconv_log_level level, const char *line)
     pthread_mutex_unlock(&lines->lock);
 }
 
+/* A relative path in a variable that names a base directory counts as unset. */
+static void test_relative_paths(void **state)
+{
+    (void)state;
+    struct lines lines = {.lock = PTHREAD_MUTEX_INITIALIZER};
+    const doconv_context_options options = {
+        .tune = DOCONV_TUNE_OFF, .log = keep_line, .log_user = &lines};
+    char *const home = strdup(getenv("HOME") != NULL ? getenv("HOME") : "");
+    setenv("HOME", "/home/of/somebody", 1);
+    setenv("XDG_CACHE_HOME", "relative/cache", 1);
+    doconv_context *context = create(options);
+    assert_string_equal(info_of(context).cache_directory, "/home/of/somebody/.cache/doconv");
+    assert_int_equal(lines.count[DOCONV_LOG_WARNING], 1);
+    doconv_context_destroy(context);
+    setenv("HOME", "./home", 1);
+    context = create(options);
+    assert_string_equal(info_of(context).cache_directory, "");
+    assert_int_equal(lines.count[DOCONV_LOG_WARNING], 3);
+    doconv_context_destroy(context);
+    setenv("HOME", home, 1);
+    free(home);
+}
+
 static void test_unknown_values(void **state)
 {
     (void)state;
     static const char *const settings[][2] = {
-        {"DOCONV_MAX_ISA", "sse9"}, {"DOCONV_MAX_ISA", "AVX2"}, {"DOCONV_TUNE", "always"},
-        {"DOCONV_VERBOSE", "3"},    {"DOCONV_VERBOSE", "yes"},
+        {"DOCONV_MAX_ISA", "sse9"},
+        {"DOCONV_MAX_ISA", "avx-2"},
+        {"DOCONV_TUNE", "always"},
+        {"DOCONV_VERBOSE", "3"},
+        {"DOCONV_VERBOSE", "yes"},
+        {"XDG_CACHE_HOME", "./here"},
+#if defined(__aarch64__)
+        {"DOCONV_MAX_ISA", "avx2"},
+        {"DOCONV_MAX_ISA", "AVX512"},
+#else
+        {"DOCONV_MAX_ISA", "neon"},
+        {"DOCONV_MAX_ISA", "NEON"},
+#endif
     };
     for (size_t i = 0; i < sizeof settings / sizeof settings[0]; i++) {
         struct lines lines = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -394,6 +452,46 @@ static void test_stderr(void **state)
     assert_int_equal(capture_stderr(use_quietly, &verbose, text, sizeof text), 0);
 }
 
+static void use_twice(void *arg)
+{
+    (void)arg;
+    for (int i = 0; i < 2; i++) {
+        doconv_context_destroy(create((doconv_context_options){0}));
+    }
+}
+
+/* Without a log a variable that is ignored is told on stderr, once in the process. */
+static void test_ignored_on_stderr(void **state)
+{
+    (void)state;
+    static const char *const settings[][2] = {
+        {"DOCONV_MAX_ISA", "sse9"},
+        {"DOCONV_TUNE", "always"},
+        {"DOCONV_VERBOSE", "loud"},
+        {"XDG_CACHE_HOME", "cache\x1b[1m"},
+    };
+    /* In a process of its own, where nothing was told yet. */
+    const pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        bool right = true;
+        for (size_t i = 0; i < sizeof settings / sizeof settings[0]; i++) {
+            char text[1024];
+            setenv(settings[i][0], settings[i][1], 1);
+            capture_stderr(use_twice, NULL, text, sizeof text);
+            const char *end = strchr(text, '\n');
+            right = right && strncmp(text, "doconv: ", 8) == 0 && end != NULL && end[1] == '\0' &&
+                    strstr(text, settings[i][0]) != NULL && strchr(text, '\x1b') == NULL;
+            unsetenv(settings[i][0]);
+        }
+        _exit(right ? 0 : 1);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 /* ---- errors ---- */
 
 static void test_last_error(void **state)
@@ -426,6 +524,125 @@ static void test_last_error(void **state)
     expect_status(doconv_conv_dst_shape(context, &desc, shape), DOCONV_INVALID_PROBLEM);
     expect_error(context, "kh: 0", NULL);
     doconv_context_destroy(context);
+}
+
+/* A thread that fails again and again in its own way, and always reads its own detail. */
+#define FAILING_THREADS 8
+struct failing {
+    doconv_context *context;
+    pthread_barrier_t *all_failed;
+    int number;
+    bool empty_at_first, own;
+};
+
+static void *fail_often(void *arg)
+{
+    struct failing *f = arg;
+    char text[256] = "x", expected[64];
+    doconv_context_last_error(f->context, text, sizeof text);
+    f->empty_at_first = text[0] == '\0';
+    f->own = true;
+    for (int i = 0; i < 2000; i++) {
+        doconv_conv_desc desc;
+        doconv_conv_desc_init(&desc);
+        desc.kh = -(1 + i * FAILING_THREADS + f->number);
+        int64_t shape[4];
+        f->own =
+            f->own && doconv_conv_dst_shape(f->context, &desc, shape) == DOCONV_INVALID_PROBLEM;
+        if (i == 0) {
+            pthread_barrier_wait(f->all_failed); /* between the failure and the question */
+        }
+        snprintf(expected, sizeof expected, "kh: %d is not in 1..2147483647", (int)desc.kh);
+        doconv_context_last_error(f->context, text, sizeof text);
+        f->own = f->own && strcmp(text, expected) == 0;
+    }
+    return NULL;
+}
+
+static void test_last_error_of_threads(void **state)
+{
+    (void)state;
+    doconv_context *context = open_context();
+    doconv_conv_desc desc = problem("ic5ih6oc7kh3ph1");
+    desc.stride_w = -5;
+    int64_t shape[4];
+    expect_status(doconv_conv_dst_shape(context, &desc, shape), DOCONV_INVALID_PROBLEM);
+    pthread_barrier_t all_failed;
+    assert_int_equal(pthread_barrier_init(&all_failed, NULL, FAILING_THREADS), 0);
+    pthread_t threads[FAILING_THREADS];
+    struct failing failing[FAILING_THREADS];
+    for (int i = 0; i < FAILING_THREADS; i++) {
+        failing[i] = (struct failing){context, &all_failed, i, false, false};
+        assert_int_equal(pthread_create(&threads[i], NULL, fail_often, &failing[i]), 0);
+    }
+    for (int i = 0; i < FAILING_THREADS; i++) {
+        assert_int_equal(pthread_join(threads[i], NULL), 0);
+        assert_true(failing[i].empty_at_first && failing[i].own);
+    }
+    pthread_barrier_destroy(&all_failed);
+    expect_error(context, "stride_w: -5", NULL);
+    doconv_context_destroy(context);
+}
+
+/* An allocator whose first block, a context's, is always at the same place. */
+struct place {
+    void *first;
+    bool used;
+};
+
+static void *allocate_same(void *user, size_t size, size_t alignment)
+{
+    struct place *const place = user;
+    if (place->used) {
+        return aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+    }
+    place->used = true;
+    assert_true(size <= 4096);
+    return place->first;
+}
+
+static void release_same(void *user, void *memory)
+{
+    struct place *const place = user;
+    if (memory != place->first) {
+        free(memory);
+    }
+}
+
+static void test_last_error_of_contexts(void **state)
+{
+    (void)state;
+    struct place place = {aligned_alloc(64, 4096), false};
+    assert_non_null(place.first);
+    const doconv_context_options options = {.allocate = allocate_same,
+                                            .release = release_same,
+                                            .allocate_user = &place,
+                                            .tune = DOCONV_TUNE_OFF};
+    doconv_context *first = create(options), *other = open_context();
+    doconv_conv_desc desc = problem("ic5ih6oc7kh3ph1");
+    desc.kw = 0;
+    int64_t shape[4];
+    char text[256];
+    expect_status(doconv_conv_dst_shape(first, &desc, shape), DOCONV_INVALID_PROBLEM);
+    expect_error(first, "kw: 0", NULL);
+    expect_ok(doconv_context_last_error(other, text, sizeof text));
+    assert_string_equal(text, "");
+    /* Neither does a context inherit the detail of one whose memory it has. */
+    doconv_context_destroy(first);
+    place.used = false;
+    doconv_context *second = create(options);
+    assert_ptr_equal(second, first);
+    expect_ok(doconv_context_last_error(second, text, sizeof text));
+    assert_string_equal(text, "");
+    /* A thread's detail is that of its last failure. */
+    expect_status(doconv_conv_dst_shape(second, &desc, shape), DOCONV_INVALID_PROBLEM);
+    expect_status(doconv_kernel_get(other, -1, NULL), DOCONV_INVALID_ARGUMENT);
+    expect_ok(doconv_context_last_error(second, text, sizeof text));
+    assert_string_equal(text, "");
+    expect_error(other, "info: NULL", NULL);
+    doconv_context_destroy(second);
+    doconv_context_destroy(other);
+    free(place.first);
 }
 
 static void test_null_pointers(void **state)
@@ -518,13 +735,23 @@ static void test_null_pointers(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_statuses),       cmocka_unit_test(test_version),
-        cmocka_unit_test(test_isa_names),      WITH_ENVIRONMENT(test_bad_options),
-        WITH_ENVIRONMENT(test_info),           WITH_ENVIRONMENT(test_kernels),
-        WITH_ENVIRONMENT(test_isa_cap),        WITH_ENVIRONMENT(test_tune_and_cache),
-        WITH_ENVIRONMENT(test_unknown_values), WITH_ENVIRONMENT(test_verbose),
-        WITH_ENVIRONMENT(test_stderr),         WITH_ENVIRONMENT(test_last_error),
+        cmocka_unit_test(test_statuses),
+        cmocka_unit_test(test_version),
+        cmocka_unit_test(test_isa_names),
+        WITH_ENVIRONMENT(test_bad_options),
+        WITH_ENVIRONMENT(test_info),
+        WITH_ENVIRONMENT(test_kernels),
+        WITH_ENVIRONMENT(test_isa_cap),
+        WITH_ENVIRONMENT(test_tune_and_cache),
+        WITH_ENVIRONMENT(test_relative_paths),
+        WITH_ENVIRONMENT(test_unknown_values),
+        WITH_ENVIRONMENT(test_verbose),
+        WITH_ENVIRONMENT(test_stderr),
+        WITH_ENVIRONMENT(test_ignored_on_stderr),
+        WITH_ENVIRONMENT(test_last_error),
         WITH_ENVIRONMENT(test_null_pointers),
+        WITH_ENVIRONMENT(test_last_error_of_threads),
+        WITH_ENVIRONMENT(test_last_error_of_contexts),
     };
     return cmocka_run_group_tests_name("api", tests, NULL, NULL) != 0;
 }

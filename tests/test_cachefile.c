@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "base/registry.h"
 #include "cachefile.h"
 
 #define REFERENCE "reference:reference_f32@none"
@@ -34,9 +35,9 @@ static struct cache_entry make_entry(const char *key)
 static void assert_same(const struct cache_entry *a, const struct cache_entry *b)
 {
     char x[8192], y[8192];
-    const size_t length = cachefile_print(a, x, sizeof x);
+    const size_t length = dc_cachefile_print(a, x, sizeof x);
     assert_true(length > 0);
-    assert_int_equal(cachefile_print(b, y, sizeof y), length);
+    assert_int_equal(dc_cachefile_print(b, y, sizeof y), length);
     assert_memory_equal(x, y, length);
 }
 
@@ -45,12 +46,12 @@ static void test_round_trip(void **state)
     (void)state;
     const struct cache_entry e = make_entry("mb1_ic64ih56oc64 threads=1");
     char text[8192];
-    const size_t length = cachefile_print(&e, text, sizeof text);
+    const size_t length = dc_cachefile_print(&e, text, sizeof text);
     assert_true(length > 0 && length < sizeof text);
     assert_int_equal(strlen(text), length);
     assert_memory_equal(text, "doconv-cache 1\nkey mb1_ic64", 27);
     struct cache_entry back;
-    assert_null(cachefile_parse(text, length, &back));
+    assert_null(dc_cachefile_parse(text, length, &back));
     assert_same(&e, &back);
     assert_string_equal(back.key, e.key);
     assert_string_equal(back.variant, e.variant);
@@ -60,6 +61,26 @@ static void test_round_trip(void **state)
     assert_int_equal(back.measured[1].spread_ppm, 1000);
 }
 
+static void test_round_trip_of_two_kernels(void **state)
+{
+    (void)state;
+    struct cache_entry e = make_entry("key"), back;
+    char text[8192];
+    snprintf(e.variant, sizeof e.variant, "feature:a@none+b@none:way=rows");
+    e.second_revision = 2;
+    const size_t length = dc_cachefile_print(&e, text, sizeof text);
+    assert_non_null(strstr(text, "\nrevision 1+2\n"));
+    assert_null(dc_cachefile_parse(text, length, &back));
+    assert_same(&e, &back);
+    assert_int_equal(back.revision, 1);
+    assert_int_equal(back.second_revision, 2);
+    e.revision = e.second_revision = 0; /* of portable loops */
+    assert_true(dc_cachefile_print(&e, text, sizeof text) > 0);
+    assert_non_null(strstr(text, "\nrevision 0\n"));
+    e.second_revision = (unsigned)INT32_MAX + 1;
+    assert_int_equal(dc_cachefile_print(&e, text, sizeof text), 0);
+}
+
 static void test_round_trip_of_extremes(void **state)
 {
     (void)state;
@@ -67,7 +88,7 @@ static void test_round_trip_of_extremes(void **state)
     static char text[CACHEFILE_SIZE];
     memset(e.key, 'k', sizeof e.key - 1);
     memset(e.variant, 'v', sizeof e.variant - 1);
-    e.revision = INT32_MAX;
+    e.revision = e.second_revision = INT32_MAX;
     e.workspace = e.picoseconds = e.max_rel_error_e12 = INT64_MAX;
     e.count = CACHEFILE_MEASURED;
     for (int i = 0; i < e.count; i++) {
@@ -75,14 +96,14 @@ static void test_round_trip_of_extremes(void **state)
         e.measured[i].picoseconds = INT64_MAX;
         e.measured[i].rounds = e.measured[i].spread_ppm = INT32_MAX;
     }
-    const size_t length = cachefile_print(&e, text, sizeof text);
+    const size_t length = dc_cachefile_print(&e, text, sizeof text);
     assert_true(length > 0);
-    assert_null(cachefile_parse(text, length, &back));
+    assert_null(dc_cachefile_parse(text, length, &back));
     assert_same(&e, &back);
     const struct cache_entry zero = {.key = "k", .variant = "v"};
-    const size_t shortest = cachefile_print(&zero, text, sizeof text);
+    const size_t shortest = dc_cachefile_print(&zero, text, sizeof text);
     assert_true(shortest > 0);
-    assert_null(cachefile_parse(text, shortest, &back));
+    assert_null(dc_cachefile_parse(text, shortest, &back));
     assert_same(&zero, &back);
 }
 
@@ -91,34 +112,34 @@ static void test_print_refuses(void **state)
     (void)state;
     char text[8192];
     const struct cache_entry good = make_entry("key");
-    const size_t length = cachefile_print(&good, text, sizeof text);
+    const size_t length = dc_cachefile_print(&good, text, sizeof text);
     for (size_t size = 0; size <= length; size++) {
         char *exact = malloc(size + 1); /* a write past size bytes shows under a sanitizer */
         assert_non_null(exact);
         exact[size] = 'x';
-        assert_int_equal(cachefile_print(&good, exact, size), 0);
+        assert_int_equal(dc_cachefile_print(&good, exact, size), 0);
         assert_int_equal(exact[size], 'x');
         free(exact);
     }
-    assert_int_equal(cachefile_print(&good, text, length + 1), length);
+    assert_int_equal(dc_cachefile_print(&good, text, length + 1), length);
     struct cache_entry e = good;
     e.key[1] = '\n';
-    assert_int_equal(cachefile_print(&e, text, sizeof text), 0);
+    assert_int_equal(dc_cachefile_print(&e, text, sizeof text), 0);
     e = good;
     e.variant[0] = '\0';
-    assert_int_equal(cachefile_print(&e, text, sizeof text), 0);
+    assert_int_equal(dc_cachefile_print(&e, text, sizeof text), 0);
     e = good;
     memset(e.variant, 'v', sizeof e.variant);
-    assert_int_equal(cachefile_print(&e, text, sizeof text), 0);
+    assert_int_equal(dc_cachefile_print(&e, text, sizeof text), 0);
     e = good;
     e.picoseconds = -1;
-    assert_int_equal(cachefile_print(&e, text, sizeof text), 0);
+    assert_int_equal(dc_cachefile_print(&e, text, sizeof text), 0);
     e = good;
     e.count = CACHEFILE_MEASURED + 1;
-    assert_int_equal(cachefile_print(&e, text, sizeof text), 0);
+    assert_int_equal(dc_cachefile_print(&e, text, sizeof text), 0);
     e = good;
     e.measured[0].dropped = 2;
-    assert_int_equal(cachefile_print(&e, text, sizeof text), 0);
+    assert_int_equal(dc_cachefile_print(&e, text, sizeof text), 0);
 }
 
 static void test_every_truncation(void **state)
@@ -127,12 +148,12 @@ static void test_every_truncation(void **state)
     const struct cache_entry e = make_entry("key");
     struct cache_entry back;
     char text[8192];
-    const size_t length = cachefile_print(&e, text, sizeof text);
+    const size_t length = dc_cachefile_print(&e, text, sizeof text);
     for (size_t cut = 0; cut < length; cut++) {
         char *exact = malloc(cut + 1);
         assert_non_null(exact);
         memcpy(exact, text, cut);
-        assert_non_null(cachefile_parse(exact, cut, &back));
+        assert_non_null(dc_cachefile_parse(exact, cut, &back));
         free(exact);
     }
 }
@@ -143,18 +164,18 @@ static void test_every_byte(void **state)
     const struct cache_entry e = make_entry("key");
     struct cache_entry back;
     char text[8192];
-    const size_t length = cachefile_print(&e, text, sizeof text);
+    const size_t length = dc_cachefile_print(&e, text, sizeof text);
     for (size_t at = 0; at < length; at++) {
         const char was = text[at];
         for (int bit = 0; bit < 8; bit++) {
             text[at] = (char)(was ^ 1 << bit);
-            assert_non_null(cachefile_parse(text, length, &back));
+            assert_non_null(dc_cachefile_parse(text, length, &back));
         }
         text[at] = '\0';
-        assert_non_null(cachefile_parse(text, length, &back));
+        assert_non_null(dc_cachefile_parse(text, length, &back));
         text[at] = was;
     }
-    assert_null(cachefile_parse(text, length, &back));
+    assert_null(dc_cachefile_parse(text, length, &back));
 }
 
 /* Puts the right checksum under a body. Returns the length. */
@@ -174,7 +195,7 @@ static void test_changed_and_sealed(void **state)
     const struct cache_entry e = make_entry("mb1_ic64 threads=1");
     struct cache_entry back;
     char text[8192], changed[8192], again[8192];
-    const size_t length = cachefile_print(&e, text, sizeof text), body = length - 26;
+    const size_t length = dc_cachefile_print(&e, text, sizeof text), body = length - 26;
     uint64_t random = 1;
     int accepted = 0;
     for (int i = 0; i < 20000; i++) {
@@ -196,9 +217,9 @@ static void test_changed_and_sealed(void **state)
             }
         }
         const size_t sealed = seal(changed, size);
-        if (cachefile_parse(changed, sealed, &back) == NULL) {
+        if (dc_cachefile_parse(changed, sealed, &back) == NULL) {
             accepted++;
-            assert_int_equal(cachefile_print(&back, again, sizeof again), sealed);
+            assert_int_equal(dc_cachefile_print(&back, again, sizeof again), sealed);
             assert_memory_equal(changed, again, sealed);
         }
     }
@@ -241,54 +262,80 @@ static void test_hostile_texts(void **state)
         "1\nmax_rel_error_e12 0\nmore\n",
         "doconv-cache 1\nvariant v\nkey k\nrevision 1\nworkspace 0\npicoseconds "
         "1\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1+\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision +1\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1+0\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1+02\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1+2147483648\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1+2+3\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n",
     };
     static char text[4 * CACHEFILE_SIZE];
     struct cache_entry back;
     for (size_t i = 0; i < sizeof bodies / sizeof bodies[0]; i++) {
         strcpy(text, bodies[i]);
-        assert_non_null(cachefile_parse(text, seal(text, strlen(text)), &back));
+        assert_non_null(dc_cachefile_parse(text, seal(text, strlen(text)), &back));
     }
     size_t used = (size_t)sprintf(text, "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace "
                                         "0\npicoseconds 1\nmax_rel_error_e12 0\n");
-    assert_null(cachefile_parse(text, seal(text, used), &back));
+    assert_null(dc_cachefile_parse(text, seal(text, used), &back));
     for (int i = 0; i <= CACHEFILE_MEASURED; i++) {
         assert_int_equal(back.count, i);
         used += (size_t)sprintf(text + used, "measured 1 1 1 0 v\n");
-        const char *reason = cachefile_parse(text, seal(text, used), &back);
+        const char *reason = dc_cachefile_parse(text, seal(text, used), &back);
         assert_true((reason == NULL) == (i < CACHEFILE_MEASURED));
         back.count = reason == NULL ? back.count : i + 1;
     }
     used = (size_t)sprintf(text, "doconv-cache 1\nkey ");
     memset(text + used, 'k', 3 * CACHEFILE_SIZE);
     /* one too long, without its newline */
-    assert_non_null(cachefile_parse(text, seal(text, used + DC_KEY_SIZE), &back));
-    assert_non_null(cachefile_parse(text, seal(text, 3 * CACHEFILE_SIZE), &back));
+    assert_non_null(dc_cachefile_parse(text, seal(text, used + DC_KEY_SIZE), &back));
+    assert_non_null(dc_cachefile_parse(text, seal(text, 3 * CACHEFILE_SIZE), &back));
     memset(text, 0, sizeof text);
-    assert_non_null(cachefile_parse(text, 1000, &back));
-    assert_non_null(cachefile_parse(text, seal(text, 1000), &back));
-    assert_non_null(cachefile_parse(text, 0, &back));
+    assert_non_null(dc_cachefile_parse(text, 1000, &back));
+    assert_non_null(dc_cachefile_parse(text, seal(text, 1000), &back));
+    assert_non_null(dc_cachefile_parse(text, 0, &back));
 }
 
 static void test_kernel_of_variant(void **state)
 {
     (void)state;
     size_t length = 99;
-    assert_memory_equal(cachefile_kernel("direct:k@avx2:rows=1", &length), "k@avx2", 6);
+    assert_memory_equal(dc_cachefile_kernel("direct:k@avx2:rows=1", &length), "k@avx2", 6);
     assert_int_equal(length, 6);
-    assert_non_null(cachefile_kernel(REFERENCE, &length));
+    assert_non_null(dc_cachefile_kernel(REFERENCE, &length));
     assert_int_equal(length, strlen(REFERENCE) - 10);
-    assert_null(cachefile_kernel("direct", &length));
-    assert_non_null(cachefile_kernel("direct:", &length));
+    assert_null(dc_cachefile_kernel("direct", &length));
+    assert_non_null(dc_cachefile_kernel("direct:", &length));
+    assert_int_equal(length, 0);
+    static const char pair[] = "feature:k@avx2+second@avx2:way=rows";
+    assert_ptr_equal(dc_cachefile_kernel(pair, &length), pair + 8);
+    assert_int_equal(length, 6);
+    assert_ptr_equal(dc_cachefile_second(pair, &length), pair + 15);
+    assert_int_equal(length, 11);
+    assert_null(dc_cachefile_second("direct:k@avx2:a+b", &length));
+    assert_null(dc_cachefile_second("direct", &length));
+    assert_non_null(dc_cachefile_second("feature:k+", &length));
     assert_int_equal(length, 0);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),    cmocka_unit_test(test_round_trip_of_extremes),
-        cmocka_unit_test(test_print_refuses), cmocka_unit_test(test_every_truncation),
-        cmocka_unit_test(test_every_byte),    cmocka_unit_test(test_changed_and_sealed),
-        cmocka_unit_test(test_hostile_texts), cmocka_unit_test(test_kernel_of_variant),
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_round_trip_of_two_kernels),
+        cmocka_unit_test(test_round_trip_of_extremes),
+        cmocka_unit_test(test_print_refuses),
+        cmocka_unit_test(test_every_truncation),
+        cmocka_unit_test(test_every_byte),
+        cmocka_unit_test(test_changed_and_sealed),
+        cmocka_unit_test(test_hostile_texts),
+        cmocka_unit_test(test_kernel_of_variant),
     };
     return cmocka_run_group_tests_name("cachefile", tests, NULL, NULL);
 }

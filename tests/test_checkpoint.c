@@ -282,7 +282,7 @@ struct seen {
 static void note_layer(void *user, const doconv_folded_layer *layer)
 {
     struct seen *seen = user;
-    const doconv_fold_desc *f = &layer->desc;
+    const doconv_fold_desc *f = layer->desc;
     assert_int_equal(layer->size, sizeof *layer);
     seen->count++;
     sprintf(seen->text + strlen(seen->text), "%s %d:%d,%d/%d,%dx%d,%d %d%d%d %zu-%zu;", layer->name,

@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # Tests of the doconv command: test_command.sh DOCONV TESTS_DIR [WRAPPER]
-# DOCONV is the program, TESTS_DIR the source directory of the tests (with golden/), WRAPPER what runs a foreign program, with its arguments
-# (default: what Meson names in a cross build).
+# DOCONV is the program, TESTS_DIR the source directory of the tests (with golden/), WRAPPER what
+# runs a foreign program, with its arguments (default: what Meson names in a cross build).
 set -u
 
 if [ $# -lt 2 ] || [ $# -gt 3 ]; then
@@ -58,22 +58,39 @@ run() {
 
 # out TEXT, err TEXT: the last run printed it. no_out TEXT: it didn't.
 out() {
-    if grep -qF -- "$1" "$work/out"; then pass; else fail "doconv $last: standard output lacks: $1"; fi
+    if grep -qF -- "$1" "$work/out"; then
+        pass
+    else
+        fail "doconv $last: standard output lacks: $1"
+    fi
 }
 err() {
-    if grep -qF -- "$1" "$work/err"; then pass; else fail "doconv $last: standard error lacks: $1"; fi
+    if grep -qF -- "$1" "$work/err"; then
+        pass
+    else
+        fail "doconv $last: standard error lacks: $1"
+    fi
 }
 no_out() {
-    if grep -qF -- "$1" "$work/out"; then fail "doconv $last: standard output has: $1"; else pass; fi
+    if grep -qF -- "$1" "$work/out"; then
+        fail "doconv $last: standard output has: $1"
+    else
+        pass
+    fi
 }
 
-# usage TEXT ARGUMENT...: bad usage: exit status 2, the text on standard error, nothing on standard output.
+# usage TEXT ARGUMENT...: bad usage: exit status 2, the text on standard error, nothing on standard
+# output.
 usage() {
     text=$1
     shift
     run 2 "$@"
     err "$text"
-    if [ -s "$work/out" ]; then fail "doconv $last: bad usage, but standard output is not empty"; else pass; fi
+    if [ -s "$work/out" ]; then
+        fail "doconv $last: bad usage, but standard output is not empty"
+    else
+        pass
+    fi
 }
 
 small=mb1ic8ih6oc8kh3ph1
@@ -82,7 +99,7 @@ small=mb1ic8ih6oc8kh3ph1
 run 0 help
 out 'usage: doconv VERB'
 run 0 --help
-for verb in info explain tune verify fold; do
+for verb in info explain tune verify fold cache; do
     run 0 help $verb
     out "usage: doconv $verb"
     run 0 $verb --help
@@ -117,6 +134,7 @@ usage '--case needs a value' verify "$golden" --case
 run 0 info
 out 'reference'
 out 'registry'
+out "error: 1 is a direct kernel's"
 out "$work/cache"
 run 0 info --isa=none --threads=3
 out 'isa       none'
@@ -139,6 +157,84 @@ run 0 explain $small:clamp=0/6 --isa=none --workspace=1
 out 'clamp=0/6'
 out 'reference'
 
+out 'accuracy  default: error 4 at most'
+no_out '== '
+run 0 explain $small:accuracy=strict --isa=none
+out 'accuracy  strict: error 1 at most'
+out 'error'
+
+# ---- explain of layers in training: every operation with its candidates
+# section ROLE TEXT: the last run printed the text under the role's heading.
+section() {
+    if awk -v head="== $1 ==" '/^== / { on = $0 == head } on' "$work/out" | grep -qE -- "$2"; then
+        pass
+    else
+        fail "doconv $last: under the heading $1 standard output lacks: $2"
+    fi
+}
+# sections ROLE...: the last run explained these, each with estimates, a choice and its origin.
+sections() {
+    out "training  $# operations"
+    for role in "$@"; do
+        section "$role" '^problem   mb1_ic'
+        section "$role" 'million multiply-adds$'
+        section "$role" '^candidate .* error +estimate ms'
+        section "$role" ' 1 +[0-9]+\.[0-9]{4}$'
+        section "$role" '^choice    [a-z]+:'
+        section "$role" '^origin    estimate'
+    done
+}
+run 0 explain $small:dmul=9 --threads=1
+out 'accuracy  default: error 4 at most'
+sections forward fold 'gradient of weight' 'gradient of fold' 'gradient of src'
+section forward '^operation convolution, its weight new in each call'
+section forward '^output    1 x 8 x 6 x 6, 0\.020736 million'
+section forward '^refused +reason'
+section fold '^operation fold$'
+section fold '^weight    8 x 8 x 3 x 3, 0\.005184 million'
+section fold 'compose:portable'
+section 'gradient of weight' '^operation weight_gradient$'
+section 'gradient of weight' '^gradient  of W 8 x 8 x 9, of D 8 x 9 x 9, 0\.020736 million'
+section 'gradient of weight' 'loops:portable'
+section 'gradient of fold' '^operation fold_gradient$'
+section 'gradient of fold' '^gradient  of W 8 x 8 x 9, of D 8 x 9 x 9, 0\.010368 million'
+section 'gradient of src' '^output    1 x 8 x 6 x 6'
+run 0 explain $small:dmul=9 --isa=none
+section 'gradient of src' 'this CPU or the ISA cap does not allow it$'
+section fold '^choice    compose:portable'
+run 0 explain $small:dmul=12,composition=feature,bias --threads=1
+sections forward backward
+section forward '^operation feature_forward$'
+section forward '^problem   .*bias,dmul=12'
+section forward '^output    1 x 8 x 6 x 6, 0\.058752 million'
+section forward 'feature:portable'
+section backward '^operation feature_backward$'
+section backward '^gradient  of src 1 x 8 x 6 x 6$'
+section backward '^gradient  of W 8 x 8 x 12, of D 8 x 9 x 12, 0\.117504 million'
+section backward 'feature:portable'
+# A layer that is its own gradient's convolution, and one with a class for each stride.
+run 0 explain $small --train --threads=1
+sections 'forward, gradient of src' 'gradient of weight'
+section 'gradient of weight' '^gradient  of weight 8 x 8 x 3 x 3'
+run 0 explain ${small}sh2 --train --threads=1
+out 'training  6 operations'
+section 'gradient of src' 'kh2kw1'
+# What can't be trained, and what makes no sense.
+for verb in explain tune; do
+    run 1 $verb g2$small:dmul=9,composition=feature,mapping=pytorch
+    err "mapping: feature composition is defined for the paper's only, and pytorch differs"
+    run 1 $verb $small:relu --train
+    err 'relu: post-operations are not part of a layer in training'
+    usage 'composition: 2 does not go with d_mul = 0' $verb $small:composition=feature
+    usage '"composition=magic" is no attribute' $verb $small:dmul=9,composition=magic
+done
+usage '--workspace: a layer in training has no limit' explain $small:dmul=9 --workspace=4096
+usage '--train takes no value' tune $small --train=1
+usage '--d-mul: "0" is not mn or a whole number' tune resnet18 --d-mul=0
+usage '--d-mul: "nm" is not mn' tune resnet18 --d-mul=nm
+usage '--composition: "both" is not kernel or feature' tune resnet18 --d-mul=mn --composition=both
+usage '--composition needs --d-mul' tune resnet18 --composition=feature
+
 # ---- tune: measured once, then from the cache, which explain knows too
 run 0 tune $small --threads=1 --budget=0.05
 out '1 problem: 1 measured'
@@ -149,7 +245,9 @@ out 'measured  '
 tries=0
 while :; do
     run 0 tune $small --threads=1
-    if grep -q '0 measured (0 variants), 1 from the cache' "$work/out" || [ $tries -eq 5 ]; then break; fi
+    if grep -q '0 measured (0 variants), 1 from the cache' "$work/out" || [ $tries -eq 5 ]; then
+        break
+    fi
     tries=$((tries + 1))
 done
 out '1 problem: 0 measured (0 variants), 1 from the cache'
@@ -162,8 +260,49 @@ run 0 tune $small $small --layout=nchw --layout=nhwc,blocked --threads=1 --budge
 out '3 problems:'
 out 'src=nhwc,dst=nhwc'
 out 'src=nChw'
-run 0 tune $small:src=nhwc,dst=nchw,accuracy=strict --layout=nchw --accuracy=fast --threads=1 --budget=0.02
+run 0 tune $small:src=nhwc,dst=nchw,accuracy=strict --layout=nchw --accuracy=fast --threads=1 \
+    --budget=0.02
 out ':src=nhwc,accuracy=strict'
+
+# ---- tune of layers in training: every operation measured once, then from the cache
+# cached COUNT ARGUMENT...: tunes until all operations are in the cache; a noisy machine gets a few
+# tries.
+cached() {
+    count=$1
+    shift
+    tries=0
+    while :; do
+        run 0 tune "$@"
+        if grep -q "^$count: 0 measured (0 variants)" "$work/out" || [ $tries -eq 8 ]; then
+            break
+        fi
+        tries=$((tries + 1))
+    done
+    out "$count: 0 measured (0 variants), ${count% *} from the cache, 0 failed"
+}
+run 0 tune $small:dmul=9 --threads=1 --budget=0.02
+out '5 operations: 5 measured'
+out 'role'
+for role in forward fold 'gradient of weight' 'gradient of fold' 'gradient of src'; do
+    err ", $role: "
+done
+cached '5 operations' $small:dmul=9 --threads=1 --budget=0.02
+run 0 explain $small:dmul=9 --threads=1
+for role in forward fold 'gradient of weight' 'gradient of fold' 'gradient of src'; do
+    section "$role" '^origin    cache'
+    section "$role" '^cached    '
+done
+run 0 explain $small:dmul=9,composition=feature --threads=1 --measure
+for role in forward backward; do
+    section "$role" '^measured  feature:'
+    section "$role" 'spread$'
+done
+cached '2 operations' $small:dmul=9,composition=feature --threads=1 --budget=0.02
+cached '2 operations' $small --train --threads=1 --budget=0.02
+# A plan's entry is another than that of the same convolution in training.
+run 0 tune $small $small:dmul=9 --threads=1 --budget=0.02
+out '6 operations: '
+err "pw1dh0dw0: "
 
 # ---- networks
 header=$(head -n 1 "$networks/resnet18.tsv")
@@ -173,6 +312,15 @@ network() {
 network '3\t8\t6\t6\t8\t3\t3\t1\t1\t1\t1\t1\t1\t1\t1\t1\n'
 run 0 tune "$work/net.tsv" --threads=1 --batch=2 --budget=0.02
 out 'mb2_ic8ih6'
+run 0 tune "$work/net.tsv" --threads=1 --train --budget=0.02
+out '2 operations: '
+pointwise='1\t8\t6\t6\t8\t1\t1\t1\t1\t0\t0\t0\t0\t1\t1\t1\n'
+network '3\t8\t6\t6\t8\t3\t3\t1\t1\t1\t1\t1\t1\t1\t1\t1\n'"$pointwise"
+run 0 tune "$work/net.tsv" --threads=1 --d-mul=mn --composition=feature --budget=0.02
+out '4 operations: '
+err ':dmul=9,composition=feature, backward: '
+err 'kh1kw1sh1sw1ph0pw0dh0dw0, forward, gradient of src: '
+network '3\t8\t6\t6\t8\t3\t3\t1\t1\t1\t1\t1\t1\t1\t1\t1\n'
 DOCONV_NETWORKS=$work
 export DOCONV_NETWORKS
 run 0 tune net --threads=1 --batch=2 --budget=0.02
@@ -254,7 +402,8 @@ poke() {
     printf "$2" | dd of="$bad/data.f32" bs=1 seek=$(($1 * 4 + 4 - bytes)) conv=notrunc 2>"$work/dd"
 }
 place() {
-    awk -F "$tab" -v c="$1" -v t="$2" '$1 == c && $2 == "tensor" && $3 == t { print $5 }' "$golden/cases.tsv"
+    awk -F "$tab" -v c="$1" -v t="$2" '$1 == c && $2 == "tensor" && $3 == t { print $5 }' \
+        "$golden/cases.tsv"
 }
 # malformed TEXT SED_PROGRAM: a copy with cases.tsv edited is refused with the text.
 malformed() {
@@ -304,14 +453,17 @@ rm "$bad/data.f32"
 run 2 verify "$bad"
 err 'data.f32: No such file'
 
-malformed 'line 2: case conv3x3: tensor x: offset 99999999999999999999' "2s/0\$/99999999999999999999/"
+malformed 'line 2: case conv3x3: tensor x: offset 99999999999999999999' \
+    "2s/0\$/99999999999999999999/"
 malformed 'line 2: case conv3x3: tensor x: offset -4' "2s/0\$/-4/"
-malformed 'line 3: case conv3x3: tensor weight: the shape 9999999999x16x3x3' '3s/32x16/9999999999x16/'
-malformed 'line 3: case conv3x3: tensor weight: the shape 2147483647x2147483647x2147483647x2147483647' \
-    '3s/32x16x3x3/2147483647x2147483647x2147483647x2147483647/'
+malformed 'line 3: case conv3x3: tensor weight: the shape 9999999999x16x3x3' \
+    '3s/32x16/9999999999x16/'
+huge=2147483647x2147483647x2147483647x2147483647
+malformed "line 3: case conv3x3: tensor weight: the shape $huge" "3s/32x16x3x3/$huge/"
 malformed 'line 3: case conv3x3: tensor weight: the shape 32x16x0x3' '3s/16x3x3/16x0x3/'
 malformed 'line 3: case conv3x3: tensor weight: the shape 32xx3' '3s/16x3x3/x3/'
-malformed 'line 3: case conv3x3: tensor weight: the parameters give the shape 32x16x3x3' '3s/32x16x3x3/16x32x3x3/'
+malformed 'line 3: case conv3x3: tensor weight: the parameters give the shape 32x16x3x3' \
+    '3s/32x16x3x3/16x32x3x3/'
 malformed 'line 1: case conv3x3: tensor bias is missing' 4d
 malformed 'line 1: case conv3x3: sh=0 is not in 1..2147483647' '1s/sh=1/sh=0/'
 malformed 'line 1: case conv3x3: pt=9999999999 is not in' '1s/pt=1/pt=9999999999/'
@@ -325,16 +477,106 @@ malformed 'line 6: case conv3x3 is there already, in line 1' '6,10s/conv3x3_relu
 malformed 'line 2: a tensor of case conv3x4 outside that case' '2s/conv3x3/conv3x4/'
 malformed 'line 3: case conv3x3: tensor x is there twice' '3s/weight/x/'
 doconv_line=$(grep -n "^doconv3x3${tab}case" "$golden/cases.tsv" | cut -d : -f 1)
-malformed "line $doconv_line: case doconv3x3: mapping=cubist is not paper, pytorch or tensorflow" "${doconv_line}s/mapping=paper/mapping=cubist/"
-malformed "line $doconv_line: case doconv3x3: mapping=paper: twice" "${doconv_line}s/mapping=paper/mapping=paper mapping=paper/"
+malformed "line $doconv_line: case doconv3x3: mapping=cubist is not paper, pytorch or tensorflow" \
+    "${doconv_line}s/mapping=paper/mapping=cubist/"
+malformed "line $doconv_line: case doconv3x3: mapping=paper: twice" \
+    "${doconv_line}s/mapping=paper/mapping=paper mapping=paper/"
 malformed "line $doconv_line: case doconv3x3: mapping is missing" "${doconv_line}s/mapping=paper//"
 malformed "line $doconv_line: case doconv3x3: identity is missing" "${doconv_line}s/identity=0//"
-malformed "line $doconv_line: case doconv3x3: d_mul=0 with kind=doconv" "${doconv_line}s/d_mul=9/d_mul=0/"
-malformed "case doconv3x3: tensor W: the parameters give the shape 32x16x8" "${doconv_line}s/d_mul=9/d_mul=8/"
-malformed "line $doconv_line: case doconv3x3: tensor D is missing" "/^doconv3x3${tab}tensor${tab}D/d"
-malformed "line $doconv_line: case doconv3x3: tensor folded is missing" "/^doconv3x3${tab}tensor${tab}folded/d"
+malformed "line $doconv_line: case doconv3x3: d_mul=0 with kind=doconv" \
+    "${doconv_line}s/d_mul=9/d_mul=0/"
+malformed "case doconv3x3: tensor W: the parameters give the shape 32x16x8" \
+    "${doconv_line}s/d_mul=9/d_mul=8/"
+malformed "line $doconv_line: case doconv3x3: tensor D is missing" \
+    "/^doconv3x3${tab}tensor${tab}D/d"
+malformed "line $doconv_line: case doconv3x3: tensor folded is missing" \
+    "/^doconv3x3${tab}tensor${tab}folded/d"
 malformed 'line 2: neither a case nor a tensor: "scalar"' '2s/tensor/scalar/'
 malformed 'line 2: case conv3x3: a tensor line has 5 columns' "2s/\$/${tab}1/"
+
+# ---- verify --problems
+list=$work/problems.txt
+# listed STATUS ARGUMENT...: runs the list on standard input's text.
+listed() {
+    cat >"$list"
+    expected=$1
+    shift
+    run "$expected" verify --problems="$list" "$@"
+}
+usage "a directory and --problems don't go together" verify "$golden" --problems="$list"
+usage '--case is of a directory' verify --problems="$list" --case=conv1x1
+usage '--tuned needs --problems' verify "$golden" --tuned
+usage '--memory needs --problems' verify "$golden" --memory=10
+usage '--memory: "0" is not a whole number' verify --problems="$list" --memory=0
+run 2 verify --problems="$work/nowhere"
+err 'No such file'
+run 2 verify --problems="$work"
+err 'Is a directory'
+for isa in none avx2 avx512 neon; do
+    # A bundle of another architecture is bad usage.
+    $wrapper "$doconv" info --isa=$isa >"$work/isa" 2>&1 || continue
+    listed 0 --isa=$isa --verbose <<EOF
+# problems of each form${tab}and no problem
+
+ic16ih14oc24oh14kh3n"network:layer*4"${tab}with a second column
+  ic20iw30oc17kw5sw2
+g8ic16ih9oc16kh3ph1sh2:src=nhwc,dst=nhwc,bias,relu
+mb2_ic19ih7iw11oc33kh5kw3ph2pw1dh1dw0:src=nChw8c,dst=nChw16c,bias,residual,clamp=-0.5/1
+ic3ih40oc8kh1:dst=nChw8c,accuracy=fast
+ic3ih1oc5
+mb0ic3ih5oc5kh3
+EOF
+    out 'problems  7 run, 0 of them failed; 0 skipped; 0 not read'
+    out 'ok   mb1_ic16ih14iw14oc24oh14ow14kh3kw3sh1sw1ph1pw1dh0dw0, '
+    out 'ok   mb1_ic20ih1iw30oc17oh1ow13kh1kw5sh1sw2ph0pw0dh0dw0, '
+    out 'PASS'
+done
+listed 2 --isa=none <<EOF
+ic3ih5oc8kh3
+ic3id5ih5iw5oc8kd3kh3kw3
+--mb=2 ic3ih5oc8
+ic3ih5oc8kh7
+EOF
+err "$list:2: \"ic3id5ih5iw5oc8kd3kh3kw3\": "
+err '3-D convolution is not supported'
+err "$list:3: "
+err "$list:4: "
+out 'problems  1 run, 0 of them failed; 0 skipped; 3 not read'
+out 'MALFORMED'
+listed 0 --isa=none --memory=1 <<EOF
+ic3ih5oc8kh3
+mb64ic512ih512oc512kh3
+ic16ih600oc1kh3
+ic3ih5oc8kh3:dmul=9
+EOF
+out 'problems  1 run, 0 of them failed; 3 skipped; 0 not read'
+out 'skipped   mb64_ic512ih512iw512oc512oh510ow510kh3kw3sh1sw1ph0pw0dh0dw0: takes '
+out 'skipped   mb1_ic16ih600iw600oc1oh598ow598kh3kw3sh1sw1ph0pw0dh0dw0: takes '
+out 'dmul=9,composition=kernel: a DO-Conv layer'
+listed 1 <<EOF
+# nothing
+EOF
+err 'nothing ran'
+listed 2 <<EOF
+nothing
+EOF
+err 'nothing ran'
+printf 'ic3ih5oc8\000kh3\n' >"$list"
+run 2 verify --problems="$list"
+err 'a NUL byte'
+# Tuned plans: what an empty cache hasn't is no plan, and the failure says how to see it again.
+DOCONV_TUNE=only
+export DOCONV_TUNE
+listed 1 --isa=none --tuned <<EOF
+ic3ih5oc8kh3
+EOF
+err "FAIL: $list:1: mb1_ic3ih5iw5oc8oh3ow3kh3kw3sh1sw1ph0pw0dh0dw0: plan: "
+again="doconv verify --problems=- --isa=none --threads=1 --tuned"
+err "echo 'mb1_ic3ih5iw5oc8oh3ow3kh3kw3sh1sw1ph0pw0dh0dw0' | $again"
+out 'problems  1 run, 1 of them failed'
+unset DOCONV_TUNE
+run 0 verify --problems=- --isa=none <"$list"
+out '1 run, 0 of them failed'
 
 # ---- fold
 usage 'a file is missing' fold
@@ -357,7 +599,16 @@ checkpoint() {
 }
 # no_file: the last run has left neither its output nor a temporary file.
 no_file() {
-    if [ -e "$work/out.st" ] || [ -n "$(find "$work" -name '*.tmp')" ]; then fail "doconv $last: it left a file"; else pass; fi
+    if [ -e "$work/out.st" ] || [ -n "$(find "$work" -name '*.tmp')" ]; then
+        fail "doconv $last: it left a file"
+    else
+        pass
+    fi
+}
+# right_data: the output of the last run ends with the expected 16 bytes.
+right_data() {
+    tail -c 16 "$work/out.st" | cmp - "$work/expected" >"$work/err" ||
+        fail "doconv $last: wrong data"
 }
 t() { # NAME SHAPE BEGIN END [DTYPE]
     printf '"%s":{"dtype":"%s","shape":%s,"data_offsets":[%d,%d]}' "$1" "${5:-F32}" "$2" "$3" "$4"
@@ -384,14 +635,22 @@ else
     run 0 fold "$work/in.st" "$work/out.st"
     out '1 layer folded; '
     printf "ABCDEFGH$two$one" >"$work/expected"
-    tail -c 16 "$work/out.st" | cmp - "$work/expected" >"$work/err" || fail "doconv $last: wrong data"
-    if grep -qF "{$(t n '[]' 0 8 I64),$(t p.weight '[1,2,1,1]' 8 16)}" "$work/out.st"; then pass; else fail "doconv $last: wrong header"; fi
+    right_data
+    if grep -qF "{$(t n '[]' 0 8 I64),$(t p.weight '[1,2,1,1]' 8 16)}" "$work/out.st"; then
+        pass
+    else
+        fail "doconv $last: wrong header"
+    fi
     # What is folded has nothing to fold; the file that is there stays.
     cp "$work/out.st" "$work/in.st"
     cp "$work/out.st" "$work/kept"
     run 1 fold "$work/in.st" "$work/out.st"
     err 'not found: checkpoint: it has no DO-Conv layer'
-    if cmp "$work/kept" "$work/out.st" >/dev/null; then pass; else fail "doconv $last: it changed its output"; fi
+    if cmp "$work/kept" "$work/out.st" >/dev/null; then
+        pass
+    else
+        fail "doconv $last: it changed its output"
+    fi
 
     # D = 0 with the identity is W; the identity from the file or the option.
     zeros 16
@@ -399,12 +658,12 @@ else
     run 0 fold "$work/in.st" "$work/out.st" --identity
     out 'added'
     printf "$one$two$one$two" >"$work/expected"
-    tail -c 16 "$work/out.st" | cmp - "$work/expected" >"$work/err" || fail "doconv $last: wrong data"
+    right_data
     run 0 fold "$work/in.st" "$work/out.st" --kernel=a=1x4 --mapping=paper --threads=2 --isa=none
     out '1x1x1x4'
     out 'none'
     head -c 16 /dev/zero >"$work/expected"
-    tail -c 16 "$work/out.st" | cmp - "$work/expected" >"$work/err" || fail "doconv $last: wrong data"
+    right_data
     rm "$work/out.st"
     run 2 fold "$work/in.st" "$work/out.st" --kernel=a=1x3
     err 'layer a: 1x3 is not the 4 taps of its D'
@@ -416,14 +675,15 @@ else
 
     # Groups under each mapping: a D of zeros with an identity for the third channel alone.
     zeros 3
-    checkpoint "{$(t W '[2,2,1]' 0 16),$(t D '[4,1,1]' 16 32)}" "$one$one$one$one$zero$zero$one$zero"
+    checkpoint "{$(t W '[2,2,1]' 0 16),$(t D '[4,1,1]' 16 32)}" \
+        "$one$one$one$one$zero$zero$one$zero"
     for mapping in paper pytorch tensorflow; do
         run 0 fold "$work/in.st" "$work/out.st" --mapping=$mapping
         case $mapping in
             tensorflow) printf "$zero$one$zero$zero" ;;
             *) printf "$zero$zero$one$zero" ;;
         esac >"$work/expected"
-        tail -c 16 "$work/out.st" | cmp - "$work/expected" >"$work/err" || fail "doconv $last: wrong data"
+        right_data
     done
     rm "$work/out.st"
 
@@ -479,11 +739,81 @@ else
             "$doconv" fold "$work/in.st" "$work/out.st" >"$work/out" 2>"$work/err"
         )
         status=$? last="fold with a limit"
-        if [ $status -eq 1 ]; then pass; else fail "doconv $last: exit status $status, expected 1"; fi
+        if [ $status -eq 1 ]; then
+            pass
+        else
+            fail "doconv $last: exit status $status, expected 1"
+        fi
         err 'File too large'
         no_file
     fi
 fi
+
+# ---- tables fit the output, and lose nothing there
+attributes=src=nchw,dst=nChw16c,bias,residual,clamp=0/6,accuracy=strict
+long=mb1ic64ih112iw112oc128kh3kw3sh2sw2ph1pw1:$attributes
+# Those of standard input, sorted: the same for the same text, however it is broken into lines.
+characters() {
+    tr -d ' \r\n' | fold -w 1 | LC_ALL=C sort | uniq -c
+}
+# LINES of at most WIDTH characters: fits WIDTH FILE
+fits() {
+    widest=$(tr -d '\r' <"$2" |
+        awk '{ if (length($0) > most) most = length($0) } END { print most + 0 }')
+    if [ "$widest" -le "$1" ] && [ "$widest" -gt 0 ]; then
+        pass
+    else
+        fail "doconv $last: a line of $widest characters, over $1"
+    fi
+}
+run 0 tune $long --budget=0.001 --force
+grep -v '^problem ' "$work/out" >"$work/table"
+fits 120 "$work/table"
+if [ -z "$wrapper" ] && command -v script >/dev/null &&
+    script -qec true /dev/null >/dev/null 2>&1 </dev/null; then
+    terminal() { # COLUMNS ARGUMENT...: the last run's output on a terminal
+        columns=$1
+        shift
+        script -qec "stty cols $columns; '$doconv' $*" /dev/null >"$work/terminal" 2>&1 </dev/null
+        last="$* on $columns columns"
+    }
+    run 0 explain $small --measure # more columns, if it isn't too noisy to be kept
+    for columns in 80 100 132; do
+        terminal $columns explain $small
+        tr -d '\r' <"$work/terminal" |
+            awk '/^candidate/ { table = 1 } /^$/ { table = 0 } table' >"$work/table"
+        fits $columns "$work/table"
+        characters <"$work/terminal" >"$work/narrow"
+        terminal 400 explain $small
+        characters <"$work/terminal" >"$work/wide"
+        if cmp -s "$work/narrow" "$work/wide"; then
+            pass
+        else
+            fail "doconv $last: a table of $columns columns lost text"
+        fi
+    done
+else
+    echo "skipped: tables on a terminal, for script is missing"
+fi
+
+# ---- cache
+old=$work/cache/0123456789abcdef
+mkdir -p "$old"
+echo winner >"$old/fedcba9876543210.txt"
+usage 'what to do is missing: clean' cache
+usage 'not "dirty"' cache dirty
+usage 'not "now"' cache clean now
+run 0 cache clean
+out "cache     $work/cache"
+out '0 removed, 0 bytes'
+touch -t 202001010000 "$old/fedcba9876543210.txt" "$old"
+run 0 cache clean
+out 'removed   0123456789abcdef/fedcba9876543210.txt'
+out '2 removed, 7 bytes'
+mkdir -p "$old"
+run 0 cache clean --all
+out 'removed   0123456789abcdef'
+if [ -z "$(ls -A "$work/cache")" ]; then pass; else fail "cache clean --all left something"; fi
 
 # ---- output that can't be written is no success
 if [ -w /dev/full ]; then

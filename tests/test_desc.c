@@ -6,11 +6,14 @@
 #include <math.h>
 #include <time.h>
 
+#include <doconv/doconv_train.h>
+#include <doconv/doconv_tune.h>
+
 #include "api_support.h"
 
 static doconv_conv_desc good(void)
 {
-    return problem("g2mb2_ic4ih6iw7oc6kh3sh2ph1:bias");
+    return problem("g2mb2_ic4ih6iw7oc6kh3kw3sh2sw2ph1pw1:bias");
 }
 
 /* Every function that validates says the same. field: must be in the detail, NULL: any. */
@@ -60,7 +63,7 @@ static void test_dimensions(void **state)
         const char *name;
         size_t offset;
         int64_t least;
-    } fields[] = {FIELD(n, 1),         FIELD(cin, 1),        FIELD(h, 1),
+    } fields[] = {FIELD(n, 0),         FIELD(cin, 1),        FIELD(h, 1),
                   FIELD(w, 1),         FIELD(cout, 1),       FIELD(kh, 1),
                   FIELD(kw, 1),        FIELD(stride_h, 1),   FIELD(stride_w, 1),
                   FIELD(pad_top, 0),   FIELD(pad_left, 0),   FIELD(pad_bottom, 0),
@@ -97,9 +100,10 @@ static void test_flags_and_enums(void **state)
         const char *name;
         size_t offset, size;
         int most;
-    } fields[] = {FIELD(src_layout, 3), FIELD(dst_layout, 3), FIELD(has_bias, 1),
-                  FIELD(residual, 1),   FIELD(relu, 1),       FIELD(clamp, 1),
-                  FIELD(accuracy, 2),   FIELD(composition, 2)};
+    } fields[] = {FIELD(src_layout, 3),  FIELD(dst_layout, 3),  FIELD(has_bias, 1),
+                  FIELD(residual, 1),    FIELD(relu, 1),        FIELD(clamp, 1),
+                  FIELD(accuracy, 2),    FIELD(composition, 2), FIELD(mapping, 2),
+                  FIELD(add_identity, 1)};
 #undef FIELD
     for (size_t f = 0; f < sizeof fields / sizeof fields[0]; f++) {
         const int values[] = {-1, fields[f].most + 1, 1000000, INT32_MIN, INT32_MAX};
@@ -118,14 +122,23 @@ static void test_flags_and_enums(void **state)
 static void test_size(void **state)
 {
     (void)state;
-    static const size_t sizes[] = {0, 1, sizeof(doconv_conv_desc) - 1, sizeof(doconv_conv_desc) + 8,
+    struct {
+        doconv_conv_desc desc;
+        int64_t unknown;
+    } newer = {good(), 1};
+    static const size_t sizes[] = {0,
+                                   1,
+
+                                   sizeof newer.desc - 1,
+                                   sizeof newer,
+                                   1000000,
+                                   SIZE_MAX - 7,
                                    SIZE_MAX};
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        doconv_conv_desc desc = good();
-        desc.size = sizes[i];
+        newer.desc.size = sizes[i];
         char value[32];
         snprintf(value, sizeof value, "%zu", sizes[i]);
-        expect_refused(&desc, DOCONV_MISMATCH, "size", value);
+        expect_refused(&newer.desc, DOCONV_MISMATCH, "doconv_conv_desc.size", value);
     }
     expect_status(doconv_conv_desc_init(NULL), DOCONV_INVALID_ARGUMENT);
     doconv_conv_desc desc;
@@ -214,12 +227,74 @@ static void test_composition(void **state)
     doconv_conv_desc desc = good();
     desc.d_mul = 9;
     expect_refused(&desc, DOCONV_INVALID_PROBLEM, "composition: 0", "9");
-    desc.composition = DOCONV_COMPOSITION_KERNEL;
-    expect_refused(&desc, DOCONV_UNSUPPORTED, "d_mul: 9", NULL);
     desc.composition = DOCONV_COMPOSITION_FEATURE;
-    expect_refused(&desc, DOCONV_UNSUPPORTED, "d_mul: 9", NULL);
     desc.d_mul = 0;
     expect_refused(&desc, DOCONV_INVALID_PROBLEM, "composition: 2", "d_mul");
+    desc = good();
+    desc.mapping = DOCONV_MAPPING_TENSORFLOW;
+    expect_refused(&desc, DOCONV_INVALID_PROBLEM, "mapping: 2", "d_mul = 0");
+    desc = good();
+    desc.add_identity = 1;
+    expect_refused(&desc, DOCONV_INVALID_PROBLEM, "add_identity: 1", "d_mul = 0");
+    /* W, and D: Cin x (KH*KW) x D_mul. */
+    desc = good();
+    desc.composition = DOCONV_COMPOSITION_KERNEL;
+    desc.d_mul = INT32_MAX;
+    desc.cin = desc.cout = 1 << 11;
+    expect_refused(&desc, DOCONV_OVERFLOW, "d_mul: 2147483647", NULL);
+    desc.cin = desc.groups = 1 << 7;
+    desc.cout = 1 << 10;
+    expect_refused(&desc, DOCONV_OVERFLOW, "d_mul: 2147483647", NULL);
+}
+
+/* A DO-Conv layer is a problem like any other, but plans and training differ in what they take. */
+static void test_doconv_layers(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        doconv_status training;
+    } rows[] = {
+        {"g2mb2_ic4ih6oc6kh3ph1:bias,dmul=9", DOCONV_OK},
+        {"g2mb2_ic4ih6oc6kh3ph1:dmul=4,mapping=tensorflow,identity", DOCONV_OK},
+        {"g2mb2_ic4ih6oc6kh3ph1:dmul=12,composition=feature,identity", DOCONV_OK},
+        {"g2mb2_ic4ih6oc6kh3ph1:dmul=9,composition=feature,mapping=tensorflow", DOCONV_UNSUPPORTED},
+        {"g2mb2_ic4ih6oc6kh3ph1:dmul=9,composition=feature,mapping=pytorch", DOCONV_UNSUPPORTED},
+        /* Mappings that are the paper's for the layer. */
+        {"ic4ih6oc6kh3ph1:dmul=9,composition=feature,mapping=pytorch", DOCONV_OK},
+        {"g4ic4ih6oc8kh3ph1:dmul=9,composition=feature,mapping=tensorflow", DOCONV_OK},
+        {"g4ic8ih6oc4kh3ph1:dmul=9,composition=feature,mapping=pytorch", DOCONV_OK},
+        {"ic4ih6oc6:dmul=1", DOCONV_OK},
+        {"ic4ih6oc6:dmul=3,composition=feature", DOCONV_OK},
+        {"ic4ih6oc6kh3ph1:relu,dmul=9", DOCONV_UNSUPPORTED},
+    };
+    doconv_context *context = open_context();
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        const doconv_conv_desc desc = problem(rows[i].text);
+        int64_t shape[4];
+        expect_ok(doconv_conv_dst_shape(context, &desc, shape));
+        assert_true(shape[1] == desc.cout && shape[2] == 6 && shape[3] == 6);
+        char text[DOCONV_PROBLEM_TEXT_SIZE];
+        expect_ok(doconv_conv_desc_format(context, &desc, text, sizeof text));
+        doconv_training *training = NULL;
+        const doconv_status status = doconv_training_create(context, &desc, NULL, &training);
+        if (status != rows[i].training) {
+            fail_msg("%s: %s", rows[i].text, doconv_status_string(status));
+        }
+        doconv_training_destroy(training);
+        doconv_plan *plan = NULL;
+        char detail[32];
+        snprintf(detail, sizeof detail, "d_mul: %" PRId64 ": plans", desc.d_mul);
+        expect_status(doconv_plan_create(context, &desc, NULL, &plan), DOCONV_UNSUPPORTED);
+        expect_error(context, detail, NULL);
+        doconv_candidates *list = NULL;
+        expect_status(doconv_candidates_create(context, &desc, NULL, &list), DOCONV_UNSUPPORTED);
+        expect_error(context, detail, NULL);
+        doconv_tune_report *report = NULL;
+        expect_status(doconv_tune(context, &desc, NULL, NULL, &report), DOCONV_UNSUPPORTED);
+        assert_true(plan == NULL && list == NULL && report == NULL);
+    }
+    doconv_context_destroy(context);
 }
 
 static void test_tensor_overflow(void **state)
@@ -259,15 +334,15 @@ static void test_extremes(void **state)
         "ic2147483647ih1oc1kh1",
         "ic1ih1oc2147483647kh1",
         "mb2147483647_ic1ih1oc1kh1",
-        "ic65536ih65536iw65536oc16kh1",
-        "ic1ih1iw1oc1oh2147483647ow1kh1ph2147483646pw0",
-        "ic1ih1oc1kh2147483647kw1ph1073741823pw0",
-        "ic16ih32768iw32768oc16kh32767ph16383",
-        "ic3ih40000iw40000oc64kh7sh2ph3:dst=nhwc",
+        "ic65536ih65536iw65536oc16kh1kw1",
+        "ic1ih1iw1oc1oh2147483647ow1kh1kw1ph2147483646pw0",
+        "ic1ih1iw1oc1kh2147483647kw1ph1073741823pw0",
+        "ic16ih32768iw32768oc16kh32767kw32767ph16383pw16383",
+        "ic3ih40000iw40000oc64kh7kw7sh2sw2ph3pw3:dst=nhwc",
         "ic1ih2147483647iw1oc1kh3kw1ph1pw0dh1073741822dw0",
         "ic64ih1073741824iw1oc64kh1kw1sh2147483647sw1:src=nhwc,dst=nhwc",
         "g2147483647ic2147483647ih1oc2147483647kh1",
-        "ic16ih3000iw3000oc16kh3ph1000dh999:src=nChw16c,dst=nChw16c",
+        "ic16ih3000iw3000oc16kh3kw3ph1000pw1000dh999dw999:src=nChw16c,dst=nChw16c",
         "ic16ih30000iw2oc16kh20001kw1ph10000pw0:src=nhwc",
     };
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
@@ -308,7 +383,7 @@ int main(void)
         cmocka_unit_test(test_size),         cmocka_unit_test(test_groups),
         cmocka_unit_test(test_empty_output), cmocka_unit_test(test_clamp),
         cmocka_unit_test(test_composition),  cmocka_unit_test(test_tensor_overflow),
-        cmocka_unit_test(test_extremes),
+        cmocka_unit_test(test_extremes),     cmocka_unit_test(test_doconv_layers),
     };
     return cmocka_run_group_tests_name("desc", tests, NULL, NULL) != 0;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Feature composition by itself: dc_feature_forward() and dc_feature_backward() against sums in
+ * Feature composition by itself: plans of both of its passes, of every candidate, against sums in
  * double that go through the whole of Z, as the paper writes it (test_training's go through the
  * folded weight). Shapes are large enough that pixels, channels, steps of D_mul and images are cut
  * into several parts, with a shorter one at the end. Small integers are exact in every order of
@@ -9,11 +9,10 @@
 #include <math.h>
 
 #include "capped.h"
-#include "compose/feature.h"
-#include "plan/problem.h"
 #include "harness.h"
 #include "harness_buffer.h"
 #include "oracle.h"
+#include "plans.h"
 
 static void *zeros(size_t count, size_t size)
 {
@@ -34,7 +33,7 @@ struct layer {
     int identity;
     size_t counts[TENSORS];
     float *in[TENSORS];
-    /* what must come out: gradients, and dst; that of the bias is not feature.c's and stays 0 */
+    /* what must come out: gradients, and dst; that of the bias is nobody's here and stays 0 */
     double *out[TENSORS];
 };
 
@@ -108,6 +107,9 @@ static void compute(const struct layer *l, const double *const in[TENSORS],
 static struct layer make_layer(const char *text, int64_t d_mul, int identity, bool integers)
 {
     struct layer l = {.text = text, .desc = problem(text), .d_mul = d_mul, .identity = identity};
+    l.desc.d_mul = d_mul;
+    l.desc.composition = DOCONV_COMPOSITION_FEATURE;
+    l.desc.add_identity = identity;
     const doconv_conv_desc *d = &l.desc;
     int64_t shape[4];
     expect_ok(doconv_conv_dst_shape(NULL, d, shape));
@@ -156,8 +158,11 @@ static void free_layer(struct layer *l)
 
 /* ---- running, in guarded memory ---- */
 
+enum { FORWARD, BACKWARD, PASSES };
+static const enum dc_operation operations[PASSES] = {DC_FEATURE_FORWARD, DC_FEATURE_BACKWARD};
+
 struct run {
-    struct buffer in[TENSORS], out[TENSORS], workspace;
+    struct buffer in[TENSORS], out[TENSORS], workspace[PASSES];
 };
 
 static doconv_layout layout_of(const struct layer *l, int tensor)
@@ -207,7 +212,8 @@ static float value_at(const struct layer *l, const struct run *r, int tensor, si
 }
 
 /* Padding channels of blocked inputs stay NaN. */
-static struct run make_run(const struct layer *l, size_t workspace, enum buffer_place place)
+static struct run make_run(const struct layer *l, doconv_plan *const plans[PASSES],
+                           enum buffer_place place)
 {
     struct run r;
     for (int t = 0; t < TENSORS; t++) {
@@ -217,9 +223,12 @@ static struct run make_run(const struct layer *l, size_t workspace, enum buffer_
             ((float *)r.in[t].data)[place_of(l, t, i)] = l->in[t][i];
         }
     }
-    /* The only tensor that is aligned: as closely to the guarded page as that allows. */
-    buffer_create(&r.workspace, (workspace + 63) / 64 * 64,
-                  place == BUFFER_CANARIES ? BUFFER_GUARD_AFTER : place, 0);
+    /* The only tensors that are aligned: as closely to the guarded page as that allows. */
+    for (int pass = 0; pass < PASSES; pass++) {
+        buffer_create(&r.workspace[pass],
+                      plans[pass] != NULL ? (plans[pass]->workspace_size + 63) / 64 * 64 : 0,
+                      place == BUFFER_CANARIES ? BUFFER_GUARD_AFTER : place, 0);
+    }
     return r;
 }
 
@@ -231,37 +240,70 @@ static void free_run(struct run *r)
         buffer_destroy(&r->in[t]);
         buffer_destroy(&r->out[t]);
     }
-    buffer_destroy(&r->workspace);
+    for (int pass = 0; pass < PASSES; pass++) {
+        buffer_destroy(&r->workspace[pass]);
+    }
 }
 
 enum { ALL = 1 << SRC | 1 << W | 1 << D };
 
-static void backward(const struct dc_feature *feature, struct run *r, int wanted)
+/* A pass in a workspace of NaNs: nothing is left there from the other one. */
+static void run_pass(const doconv_plan *plan, int pass, const struct dc_tensors *tensors,
+                     struct run *r)
 {
-    /* NaNs: nothing is left from the forward pass */
-    memset(r->workspace.data, 0xff, r->workspace.bytes);
-    dc_feature_backward(feature, r->in[W].data, r->in[D].data, r->in[SRC].data, r->in[DST].data,
-                        wanted & 1 << SRC ? r->out[SRC].data : NULL,
-                        wanted & 1 << W ? r->out[W].data : NULL,
-                        wanted & 1 << D ? r->out[D].data : NULL, r->workspace.data);
+    if (r->workspace[pass].data != NULL) {
+        memset(r->workspace[pass].data, 0xff, r->workspace[pass].bytes);
+    }
+    dc_plan_run(plan, tensors, r->workspace[pass].data);
 }
 
-static void forward(const struct layer *l, const struct dc_feature *feature, struct run *r)
+static void backward(const doconv_plan *plan, struct run *r, int wanted)
 {
-    memset(r->workspace.data, 0xff, r->workspace.bytes);
-    dc_feature_forward(feature, r->in[W].data, r->in[D].data,
-                       l->desc.has_bias ? r->in[BIAS].data : NULL, r->in[SRC].data,
-                       r->out[DST].data, r->workspace.data);
+    const struct dc_tensors tensors = {
+        .src = r->in[SRC].data,
+        .w = r->in[W].data,
+        .d = r->in[D].data,
+        .grad_dst = r->in[DST].data,
+        .grad_src = wanted & 1 << SRC ? r->out[SRC].data : NULL,
+        .grad_w = wanted & 1 << W ? r->out[W].data : NULL,
+        .grad_d = wanted & 1 << D ? r->out[D].data : NULL,
+    };
+    run_pass(plan, BACKWARD, &tensors, r);
 }
 
-static struct dc_feature *make_feature(doconv_context *context, const struct layer *l)
+static void forward(const struct layer *l, const doconv_plan *plan, struct run *r)
+{
+    const struct dc_tensors tensors = {
+        .src = r->in[SRC].data,
+        .w = r->in[W].data,
+        .d = r->in[D].data,
+        .bias = l->desc.has_bias ? r->in[BIAS].data : NULL,
+        .dst = r->out[DST].data,
+    };
+    run_pass(plan, FORWARD, &tensors, r);
+}
+
+static struct dc_problem problem_of(doconv_context *context, const struct layer *l, int pass)
 {
     struct dc_problem p;
     expect_ok(dc_problem_create(context, &l->desc, &p));
-    struct dc_feature *feature = NULL;
-    expect_ok(dc_feature_create(context, &p, l->d_mul, l->identity, &feature));
-    assert_non_null(feature);
-    return feature;
+    return dc_problem_for(&p, operations[pass]);
+}
+
+/* The plans of both passes, as the context chooses. */
+static void make_plans(doconv_context *context, const struct layer *l, doconv_plan *plans[PASSES])
+{
+    for (int pass = 0; pass < PASSES; pass++) {
+        const struct dc_problem p = problem_of(context, l, pass);
+        plans[pass] = plan_of(context, &p, NULL);
+    }
+}
+
+static void destroy_plans(doconv_plan *plans[PASSES])
+{
+    for (int pass = 0; pass < PASSES; pass++) {
+        doconv_plan_destroy(plans[pass]);
+    }
 }
 
 /* ---- comparisons ---- */
@@ -273,12 +315,21 @@ static void fail_at(const struct layer *l, const char *where, int tensor, size_t
              l->text, l->d_mul, l->identity, where, names[tensor], i, seen, expected, bound);
 }
 
-/* bounds: of each element's error; NULL: none is allowed. */
-static void compare(const struct layer *l, const struct run *r, const char *where,
+/* The tensors that a pass writes: dst, or all but that and the bias's gradient. */
+static bool writes(int pass, int tensor)
+{
+    return tensor != BIAS && (tensor == DST) == (pass == FORWARD);
+}
+
+/* What a pass has written. bounds: of each element's error; NULL: none is allowed. */
+static void compare(const struct layer *l, const struct run *r, int pass, const char *where,
                     double *const bounds[TENSORS])
 {
     for (int t = 0; t < TENSORS; t++) {
-        for (size_t i = 0; i < l->counts[t] && t != BIAS; i++) {
+        if (!writes(pass, t)) {
+            continue;
+        }
+        for (size_t i = 0; i < l->counts[t]; i++) {
             const double seen = (double)value_at(l, r, t, i),
                          bound = bounds != NULL ? bounds[t][i] : 0.0;
             if (!(fabs(seen - l->out[t][i]) <= bound)) {
@@ -305,52 +356,133 @@ static void compare(const struct layer *l, const struct run *r, const char *wher
     }
 }
 
-static void same_bits(const struct layer *l, const struct run *a, const struct run *b,
+static void same_bits(const struct layer *l, int pass, const struct run *a, const struct run *b,
                       const char *where)
 {
     for (int t = 0; t < TENSORS; t++) {
-        if (t != BIAS && memcmp(a->out[t].data, b->out[t].data, a->out[t].bytes) != 0) {
-            fail_msg("%s, d_mul %" PRId64 ", %s: %s has other bits than with one thread", l->text,
-                     l->d_mul, where, names[t]);
+        if (writes(pass, t) && memcmp(a->out[t].data, b->out[t].data, a->out[t].bytes) != 0) {
+            fail_msg("%s, d_mul %" PRId64 ", %s: %s has other bits than with one thread or with "
+                     "another candidate of the same order of sums",
+                     l->text, l->d_mul, where, names[t]);
         }
     }
 }
 
-/* A step at each cap, with several numbers and orders of threads: right, and all the same bits. */
-static void check_layer(const struct layer *l, double *const bounds[TENSORS])
+/* A way to run: numbers and orders of threads, places in memory. */
+static const struct way {
+    int threads;
+    enum task_kind kind;
+    enum buffer_place place;
+} ways[] = {{1, TASKS_FORWARD, BUFFER_GUARD_AFTER},
+            {2, TASKS_PTHREADS, BUFFER_GUARD_BEFORE},
+            {3, TASKS_REVERSED, BUFFER_CANARIES},
+            {8, TASKS_SHUFFLED, BUFFER_GUARD_AFTER}};
+enum { WAYS = sizeof ways / sizeof ways[0] };
+
+/* The context of a way; order is its user. */
+static doconv_context *open_way(doconv_isa cap, const struct way *way, struct task_order *order)
 {
-    static const struct {
-        int threads;
-        enum task_kind kind;
-        enum buffer_place place;
-    } ways[] = {{1, TASKS_FORWARD, BUFFER_GUARD_AFTER},
-                {2, TASKS_PTHREADS, BUFFER_GUARD_BEFORE},
-                {3, TASKS_REVERSED, BUFFER_CANARIES},
-                {8, TASKS_SHUFFLED, BUFFER_GUARD_AFTER}};
-    for (int cap = 0; cap < CAPS; cap++) {
-        struct run first = {0};
-        for (size_t way = 0; way < sizeof ways / sizeof ways[0]; way++) {
-            struct task_order order = {.kind = ways[way].kind, .seed = 5};
-            doconv_context *context =
-                open_with(caps[cap], ways[way].threads, ways[way].threads > 1 ? &order : NULL);
-            struct dc_feature *feature = make_feature(context, l);
-            struct run r = make_run(l, dc_feature_workspace_size(feature), ways[way].place);
-            char where[64];
-            snprintf(where, sizeof where, "cap %s, %d threads", doconv_isa_string(caps[cap]),
-                     ways[way].threads);
-            forward(l, feature, &r);
-            backward(feature, &r, ALL);
-            compare(l, &r, where, bounds);
-            dc_feature_destroy(feature);
-            doconv_context_destroy(context);
-            if (way == 0) {
-                first = r;
-                continue;
+    *order = (struct task_order){.kind = way->kind, .seed = 5};
+    return open_with(cap, way->threads, way->threads > 1 ? order : NULL);
+}
+
+/* The plans that a context chooses itself, in every way: right, and all the same bits. */
+static void check_choice(const struct layer *l, doconv_isa cap, double *const bounds[TENSORS])
+{
+    struct run first = {0};
+    for (int way = 0; way < WAYS; way++) {
+        struct task_order order;
+        doconv_context *context = open_way(cap, &ways[way], &order);
+        doconv_plan *plans[PASSES];
+        make_plans(context, l, plans);
+        struct run r = make_run(l, plans, ways[way].place);
+        char where[64];
+        snprintf(where, sizeof where, "cap %s, %d threads", doconv_isa_string(cap),
+                 ways[way].threads);
+        forward(l, plans[FORWARD], &r);
+        backward(plans[BACKWARD], &r, ALL);
+        for (int pass = 0; pass < PASSES; pass++) {
+            compare(l, &r, pass, where, bounds);
+            if (way != 0) {
+                same_bits(l, pass, &first, &r, where);
             }
-            same_bits(l, &first, &r, where);
+        }
+        destroy_plans(plans);
+        doconv_context_destroy(context);
+        if (way == 0) {
+            first = r;
+        } else {
             free_run(&r);
         }
-        free_run(&first);
+    }
+    free_run(&first);
+}
+
+/* Most orders of sums that a pass's candidates have. */
+enum { MOST_ORDERS = 32 };
+
+/*
+ * Every candidate of a pass and a cap, each in one of the ways: right, and the same bits for one
+ * order of sums.
+ */
+static void check_candidates(const struct layer *l, doconv_isa cap, int pass,
+                             double *const bounds[TENSORS])
+{
+    struct {
+        int order_of_sums;
+        struct run run;
+    } first[MOST_ORDERS];
+    int orders = 0;
+    for (int way = 0; way < WAYS; way++) {
+        struct task_order order;
+        doconv_context *context = open_way(cap, &ways[way], &order);
+        const struct dc_problem p = problem_of(context, l, pass);
+        struct dc_candidate_list list = forcible(context, &p);
+        for (int c = way; c < list.count; c += WAYS) {
+            if (!of_cap(context, &list.items[c])) {
+                continue;
+            }
+            doconv_plan *plans[PASSES] = {NULL};
+            plans[pass] = plan_of(context, &p, list.items[c].text);
+            struct run r = make_run(l, plans, ways[way].place);
+            char where[DC_VARIANT_SIZE + 32];
+            snprintf(where, sizeof where, "%s, %d threads", list.items[c].text, ways[way].threads);
+            if (pass == FORWARD) {
+                forward(l, plans[FORWARD], &r);
+            } else {
+                backward(plans[BACKWARD], &r, ALL);
+            }
+            compare(l, &r, pass, where, bounds);
+            destroy_plans(plans);
+            int known = 0;
+            while (known < orders && first[known].order_of_sums != list.items[c].order_of_sums) {
+                known++;
+            }
+            if (known < orders) {
+                same_bits(l, pass, &first[known].run, &r, where);
+                free_run(&r);
+                continue;
+            }
+            assert_true(orders < MOST_ORDERS);
+            first[orders].order_of_sums = list.items[c].order_of_sums;
+            first[orders++].run = r;
+        }
+        dc_free(context, list.items);
+        doconv_context_destroy(context);
+    }
+    while (orders > 0) {
+        free_run(&first[--orders].run);
+    }
+}
+
+/* A step at each cap. */
+static void check_layer(const struct layer *l, double *const bounds[TENSORS])
+{
+    for (int cap = 0; cap < CAPS; cap++) {
+        check_choice(l, caps[cap], bounds);
+        for (int pass = 0; pass < PASSES; pass++) {
+            check_candidates(l, caps[cap], pass, bounds);
+        }
     }
 }
 
@@ -364,12 +496,12 @@ static const struct {
     unsigned also; /* the slower tests that take this case too */
 } cases[] = {
     /* Rows of an image are cut, with a shorter part at the end; an odd width. */
-    {"mb1_ic16ih47iw23oc16kh3ph1:src=nhwc,dst=nhwc,bias", 9, 1, ROUNDED},
+    {"mb1_ic16ih47iw23oc16kh3kw3ph1pw1:src=nhwc,dst=nhwc,bias", 9, 1, ROUNDED},
     {"mb2_ic20ih29oc20kh3ph1:src=nchw,dst=nchw,bias", 9, 1, ROUNDED | FOLDED},
     {"mb1_ic24ih37oc24kh3ph1:src=nChw8c,dst=nChw16c", 11, 0, WANTED},
     {"mb1_ic12ih33oc20kh3ph1:src=nChw16c,dst=nChw8c,bias", 9, 0, 0},
     /* A row is longer than a part; one row, one column. */
-    {"mb1_ic4ih3iw700oc8kh3ph1:src=nhwc,dst=nhwc", 9, 1, 0},
+    {"mb1_ic4ih3iw700oc8kh3kw3ph1pw1:src=nhwc,dst=nhwc", 9, 1, 0},
     {"mb1_ic16ih1iw530oc16kh1kw3ph0pw1:src=nchw,dst=nhwc,bias", 3, 1, 0},
     {"mb1_ic5ih600iw1oc6kh3kw1ph1pw0:src=nhwc,dst=nchw", 4, 1, 0},
     /* Several passes over the inputs and blocks of outputs; ends inside each. */
@@ -381,7 +513,7 @@ static const struct {
     {"g2_mb1_ic200ih3oc98kh3ph1:src=nchw,dst=nchw", 3, 0, 0},
     /* Many small images, with fewer in the last part. */
     {"mb71_ic16ih2oc16kh3ph1:src=nhwc,dst=nhwc,bias", 9, 1, ROUNDED},
-    {"mb37_ic18ih4iw3oc17kh3ph1:src=nchw,dst=nchw", 9, 0, WANTED},
+    {"mb37_ic18ih4iw3oc17kh3kw3ph1pw1:src=nchw,dst=nchw", 9, 0, WANTED},
     {"mb131_ic8ih1oc8kh3ph1:src=nChw8c,dst=nChw8c", 9, 1, 0},
     {"mb150_ic20ih2oc36kh3ph1:src=nhwc,dst=nhwc,bias", 9, 1, 0},
     {"mb150_ic16ih2oc24kh3ph1:src=nchw,dst=nChw16c,bias", 9, 0, 0},
@@ -395,9 +527,9 @@ static const struct {
     /* Fewer pixels than outputs: W is read, and its gradient written, where it is. */
     {"mb1_ic20ih5oc70kh3ph1:src=nhwc,dst=nhwc,bias", 9, 1, ROUNDED | WANTED},
     {"mb2_ic33ih4oc75kh3ph1:src=nchw,dst=nChw16c,bias", 9, 1, 0},
-    {"mb1_ic40ih9iw11oc210kh3ph1:src=nChw8c,dst=nchw", 9, 0, 0},
+    {"mb1_ic40ih9iw11oc210kh3kw3ph1pw1:src=nChw8c,dst=nchw", 9, 0, 0},
     {"mb7_ic17ih6oc101kh3ph1sh2:src=nhwc,dst=nhwc,bias", 10, 1, ROUNDED | FOLDED},
-    {"g2_mb3_ic48ih2iw3oc84kh3ph1:src=nhwc,dst=nChw8c", 9, 1, 0},
+    {"g2_mb3_ic48ih2iw3oc84kh3kw3ph1pw1:src=nhwc,dst=nChw8c", 9, 1, 0},
     {"g2_mb1_ic34ih3oc50kh3ph1:src=nChw16c,dst=nhwc,bias", 9, 1, 0},
     {"g3_mb1_ic60ih2oc57kh3ph1:src=nChw8c,dst=nChw16c", 9, 1, 0},
     {"mb1_ic24ih7oc60kh3ph1:src=nhwc,dst=nhwc", 9, 1, WANTED},
@@ -412,13 +544,13 @@ static const struct {
     {"mb1_ic5ih3oc40kh3ph1:src=nhwc,dst=nhwc,bias", 9, 1, 0},
     {"g2_mb1_ic12ih4oc50kh3ph1:src=nchw,dst=nchw", 10, 0, 0},
     /* First layers. */
-    {"mb1_ic3ih43iw45oc64kh7ph3sh2:src=nchw,dst=nhwc,bias", 49, 1, ROUNDED | WANTED},
+    {"mb1_ic3ih43iw45oc64kh7kw7ph3pw3sh2sw2:src=nchw,dst=nhwc,bias", 49, 1, ROUNDED | WANTED},
     {"mb2_ic1ih30oc20kh5ph2:src=nhwc,dst=nchw", 25, 1, 0},
     {"mb1_ic7ih24oc32kh3ph1sh2:src=nChw8c,dst=nChw16c", 9, 0, 0},
     {"mb1_ic15ih21oc9kh3ph1:src=nhwc,dst=nhwc", 9, 1, 0},
     /* Strides, dilation, uneven padding, kernels that reach far out of the image. */
-    {"mb1_ic32ih39iw41oc32kh3ph1sh2:src=nhwc,dst=nhwc,bias", 9, 1, ROUNDED},
-    {"mb1_ic17ih40iw31oc19kh5ph2sh3:src=nchw,dst=nchw", 25, 0, FOLDED},
+    {"mb1_ic32ih39iw41oc32kh3kw3ph1pw1sh2sw2:src=nhwc,dst=nhwc,bias", 9, 1, ROUNDED},
+    {"mb1_ic17ih40iw31oc19kh5kw5ph2pw2sh3sw3:src=nchw,dst=nchw", 25, 0, FOLDED},
     {"mb1_ic16ih27oc24kh3ph2dh1:src=nChw16c,dst=nhwc", 9, 1, 0},
     {"mb2_ic16ih14iw19oc16kh3kw4ph3pw5sh1sw2dh2dw1:src=nhwc,dst=nchw,bias", 12, 1, 0},
     {"mb1_ic16ih4oc16kh7ph6:src=nhwc,dst=nhwc", 49, 1, 0},
@@ -437,7 +569,8 @@ static const struct {
     {"g5_mb1_ic85ih5oc20kh3ph1:src=nhwc,dst=nChw16c", 9, 1, 0},
     {"g2_mb1_ic36ih16oc6kh3ph1:src=nhwc,dst=nhwc", 9, 1, 0},
     /* Depthwise layers: blocks across groups, some outputs of each. */
-    {"g20_mb3_ic20ih11iw9oc20kh3ph1:src=nchw,dst=nChw16c,bias", 9, 1, ROUNDED | FOLDED | WANTED},
+    {"g20_mb3_ic20ih11iw9oc20kh3kw3ph1pw1:src=nchw,dst=nChw16c,bias", 9, 1,
+     ROUNDED | FOLDED | WANTED},
     {"g40_mb2_ic40ih30oc80kh3ph1sh2:src=nChw8c,dst=nChw8c,bias", 10, 0, WANTED},
     {"g17_mb1_ic17ih20oc51kh5ph2:src=nhwc,dst=nchw", 70, 1, 0},
     {"g48_mb2_ic48ih9oc48kh3ph2dh1:src=nhwc,dst=nhwc,bias", 3, 1, FOLDED},
@@ -541,7 +674,35 @@ static void equals_folded(void **state)
     }
 }
 
-/* A gradient that nobody wants is not written, and its absence changes no bit of the others. */
+/*
+ * With a candidate of the backward pass, a gradient that nobody wants is not written, and its
+ * absence changes no bit of the others.
+ */
+static void check_wanted(const struct layer *l, doconv_context *context, const struct dc_problem *p,
+                         const char *variant)
+{
+    doconv_plan *plans[PASSES] = {[BACKWARD] = plan_of(context, p, variant)};
+    struct run all = make_run(l, plans, BUFFER_CANARIES);
+    backward(plans[BACKWARD], &all, ALL);
+    for (int wanted = 0; wanted < ALL; wanted++) {
+        struct run some = make_run(l, plans, BUFFER_CANARIES);
+        backward(plans[BACKWARD], &some, wanted);
+        for (int t = SRC; t <= D; t++) {
+            const uint32_t *seen = some.out[t].data;
+            if ((wanted & 1 << t) != 0 && memcmp(seen, all.out[t].data, all.out[t].bytes) != 0) {
+                fail_msg("%s, %s, wanted %d: %s has other bits than with all gradients", l->text,
+                         variant, wanted, names[t]);
+            }
+            for (size_t at = 0; at < some.out[t].bytes / 4 && (wanted & 1 << t) == 0; at++) {
+                assert_int_equal(seen[at], BUFFER_UNWRITTEN);
+            }
+        }
+        free_run(&some);
+    }
+    free_run(&all);
+    destroy_plans(plans);
+}
+
 static void wanted_gradients(void **state)
 {
     (void)state;
@@ -553,29 +714,12 @@ static void wanted_gradients(void **state)
             make_layer(cases[number].text, cases[number].d_mul, cases[number].identity, false);
         for (int cap = 0; cap < CAPS; cap++) {
             doconv_context *context = open_with(caps[cap], 1, NULL);
-            struct dc_feature *feature = make_feature(context, &l);
-            const size_t workspace = dc_feature_workspace_size(feature);
-            struct run all = make_run(&l, workspace, BUFFER_CANARIES);
-            backward(feature, &all, ALL);
-            for (int wanted = 0; wanted < ALL; wanted++) {
-                struct run some = make_run(&l, workspace, BUFFER_CANARIES);
-                backward(feature, &some, wanted);
-                for (int t = SRC; t <= D; t++) {
-                    const uint32_t *seen = some.out[t].data;
-                    if ((wanted & 1 << t) != 0 &&
-                        memcmp(seen, all.out[t].data, all.out[t].bytes) != 0) {
-                        fail_msg("%s, cap %s, wanted %d: %s has other bits than with all gradients",
-                                 l.text, doconv_isa_string(caps[cap]), wanted, names[t]);
-                    }
-                    for (size_t at = 0; at < some.out[t].bytes / 4 && (wanted & 1 << t) == 0;
-                         at++) {
-                        assert_int_equal(seen[at], BUFFER_UNWRITTEN);
-                    }
-                }
-                free_run(&some);
+            const struct dc_problem p = problem_of(context, &l, BACKWARD);
+            struct dc_candidate_list list = forcible(context, &p);
+            for (int c = 0; c < list.count; c++) {
+                check_wanted(&l, context, &p, list.items[c].text);
             }
-            free_run(&all);
-            dc_feature_destroy(feature);
+            dc_free(context, list.items);
             doconv_context_destroy(context);
         }
         free_layer(&l);
@@ -592,9 +736,10 @@ static void finite_differences(void **state)
     struct layer l = make_layer("g2_mb2_ic36ih7oc40kh3ph1sh2:src=nhwc,dst=nchw,bias", 10, 1, true);
     for (int cap = 0; cap < CAPS; cap++) {
         doconv_context *context = open_with(caps[cap], 1, NULL);
-        struct dc_feature *feature = make_feature(context, &l);
-        struct run r = make_run(&l, dc_feature_workspace_size(feature), BUFFER_CANARIES);
-        backward(feature, &r, ALL);
+        doconv_plan *plans[PASSES];
+        make_plans(context, &l, plans);
+        struct run r = make_run(&l, plans, BUFFER_CANARIES);
+        backward(plans[BACKWARD], &r, ALL);
         for (int t = SRC; t <= D; t++) {
             float *value = r.in[t].data;
             const float *gradient = r.out[t].data;
@@ -602,7 +747,7 @@ static void finite_differences(void **state)
                 double losses[2] = {0.0, 0.0};
                 for (int side = 0; side < 2; side++) {
                     value[at] += side == 0 ? 1.0f : -1.0f;
-                    forward(&l, feature, &r);
+                    forward(&l, plans[FORWARD], &r);
                     for (size_t o = 0; o < l.counts[DST]; o++) {
                         losses[side] += (double)((const float *)r.out[DST].data)[o] *
                                         (double)((const float *)r.in[DST].data)[o];
@@ -615,7 +760,7 @@ static void finite_differences(void **state)
             }
         }
         free_run(&r);
-        dc_feature_destroy(feature);
+        destroy_plans(plans);
         doconv_context_destroy(context);
     }
     free_layer(&l);

@@ -97,6 +97,7 @@ static const struct {
  * global.
  */
 static const struct dc_kernel *base;
+static void (*base_load)(const struct dc_load_args *), (*base_store)(const struct dc_store_args *);
 static enum defect defect;
 static pthread_t main_thread;
 static unsigned calls;
@@ -188,7 +189,7 @@ static void stray(const struct dc_run_args *a)
     if (defect == READS_PAST_WEIGHTS) {
         for (ptrdiff_t i = 0; i < a->segment_count; i++) {
             sink = a->weights[a->segments[i].weight_offset +
-                              (base->op == DC_OP_DIRECT ? a->segments[i].length + 3 : 4) *
+                              (base->family == DC_FAMILY_DIRECT ? a->segments[i].length + 3 : 4) *
                                   base->tile_channels];
         }
     }
@@ -306,7 +307,7 @@ static void wrapped_run(const struct dc_run_args *args)
 {
     struct dc_run_args a = *args;
     before_run(&a);
-    base->run(&a);
+    base->direct.run(&a);
     stray(&a);
     after_run(&a, args);
 }
@@ -320,7 +321,7 @@ static void wrapped_load(const struct dc_load_args *args)
     if (defect == READS_DIRTY_WORKSPACE) {
         a.rows -= a.rows > 1; /* the last row keeps what was there */
     }
-    base->load(&a);
+    base_load(&a);
     if (defect == WRITES_SRC) {
         ((float *)(uintptr_t)a.src)[0] += 1.0f;
     }
@@ -352,7 +353,7 @@ static void wrapped_store(const struct dc_store_args *args)
     default:
         break;
     }
-    base->store(&a);
+    base_store(&a);
 }
 
 /* ---- tests ---- */
@@ -360,16 +361,16 @@ static void wrapped_store(const struct dc_store_args *args)
 static struct dc_kernel wrapper;
 static const struct dc_kernel *const *reference_row;
 
-/* Wraps the first usable kernel of an operation; false: the CPU has none. */
-static bool wrap(enum dc_op op)
+/* Wraps the first usable kernel of a family, direct or depthwise; false: the CPU has none. */
+static bool wrap(enum dc_family family)
 {
     const enum dc_isa best = dc_cpu_probe()->isa;
     base = NULL;
     for (const struct dc_kernel *const *row = dc_builtin_kernels; *row != NULL; row++) {
-        if (base == NULL && (*row)->op == op && dc_isa_usable((*row)->isa, best)) {
+        if (base == NULL && (*row)->family == family && dc_isa_usable((*row)->isa, best)) {
             base = *row;
         }
-        if ((*row)->op == DC_OP_REFERENCE) {
+        if ((*row)->family == DC_FAMILY_REFERENCE) {
             reference_row = row;
         }
     }
@@ -378,9 +379,18 @@ static bool wrap(enum dc_op op)
     }
     wrapper = *base;
     wrapper.name = "wrapped@none";
-    wrapper.run = wrapped_run;
-    wrapper.load = wrapped_load;
-    wrapper.store = wrapped_store;
+    if (family == DC_FAMILY_DIRECT) {
+        base_load = base->direct.load;
+        base_store = base->direct.store;
+        wrapper.direct.run = wrapped_run;
+        wrapper.direct.load = wrapped_load;
+        wrapper.direct.store = wrapped_store;
+    } else {
+        base_load = base->grouped.load;
+        base_store = base->grouped.store;
+        wrapper.grouped.load = wrapped_load;
+        wrapper.grouped.store = wrapped_store;
+    }
     main_thread = pthread_self();
     return true;
 }
@@ -399,8 +409,8 @@ static bool run_wrapped(enum defect which, unsigned properties, struct harness_r
 
 static void test_healthy(void **state)
 {
-    const enum dc_op op = (enum dc_op)(intptr_t)*state;
-    if (!wrap(op)) {
+    const enum dc_family family = (enum dc_family)(intptr_t)*state;
+    if (!wrap(family)) {
         skip();
     }
     struct harness_report report;
@@ -412,7 +422,7 @@ static void test_healthy(void **state)
 static void test_defect(void **state)
 {
     const enum defect which = (enum defect)(intptr_t)*state;
-    if (!wrap(DC_OP_DIRECT)) {
+    if (!wrap(DC_FAMILY_DIRECT)) {
         skip();
     }
     const char *property = property_name(defects[which].caught_by);
@@ -450,18 +460,18 @@ static void short_reference(const struct dc_reference_args *args)
 {
     struct dc_reference_args a = *args;
     a.wout -= a.wout > 1;
-    (*reference_row)->reference(&a);
+    (*reference_row)->reference.run(&a);
 }
 
 static void test_reference_defect(void **state)
 {
     (void)state;
-    for (reference_row = dc_builtin_kernels; (*reference_row)->op != DC_OP_REFERENCE;
+    for (reference_row = dc_builtin_kernels; (*reference_row)->family != DC_FAMILY_REFERENCE;
          reference_row++) {
     }
     struct dc_kernel kernel = **reference_row;
     kernel.name = "short@none";
-    kernel.reference = short_reference;
+    kernel.reference.run = short_reference;
     const struct dc_kernel *const kernels[] = {&kernel, NULL};
     struct harness h = harness_for(&kernel);
     h.kernels = kernels;
@@ -478,7 +488,7 @@ static void test_reference_defect(void **state)
 static void test_too_few_shapes(void **state)
 {
     (void)state;
-    if (!wrap(DC_OP_DIRECT)) {
+    if (!wrap(DC_FAMILY_DIRECT)) {
         skip();
     }
     const struct dc_kernel *const kernels[] = {&wrapper, *reference_row, NULL};
@@ -502,10 +512,10 @@ int main(void)
     struct CMUnitTest tests[DEFECTS + 4] = {
         {.name = "healthy_direct",
          .test_func = test_healthy,
-         .initial_state = (void *)(intptr_t)DC_OP_DIRECT},
+         .initial_state = (void *)(intptr_t)DC_FAMILY_DIRECT},
         {.name = "healthy_depthwise",
          .test_func = test_healthy,
-         .initial_state = (void *)(intptr_t)DC_OP_DEPTHWISE},
+         .initial_state = (void *)(intptr_t)DC_FAMILY_DEPTHWISE},
         {.name = "too_few_shapes", .test_func = test_too_few_shapes},
         {.name = "reference_without_last_column", .test_func = test_reference_defect},
     };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Every convolving kernel of the registry through every property of the harness, a test each
- * (test_fold.c has the others); kernels that this CPU can't run are skipped by name. With an
+ * (test_operations.c has the others); kernels that this CPU can't run are skipped by name. With an
  * argument, a pattern for names of tests (* and ?), only those run. Environment: see harness.h.
  */
 #include <setjmp.h>
@@ -17,6 +17,7 @@
 #include "base/context.h"
 #include "base/cpu.h"
 #include "base/registry.h"
+#include "library.h"
 #include "plan/solver.h"
 #include "harness.h"
 
@@ -119,6 +120,99 @@ static void test_cap(void **state)
 
 /* ---- the registry ---- */
 
+/* The tile is within the limits of the contract, and whole vectors. */
+static void assert_tile(const struct dc_kernel *kernel)
+{
+    assert_true(kernel->tile_pixels >= 1 && kernel->tile_channels >= 1 && kernel->vector >= 1);
+    assert_true(kernel->tile_channels * kernel->tile_pixels <= DC_MAX_TILE_FLOATS);
+    if (kernel->family == DC_FAMILY_PLANES) { /* vectors of pixels; else of channels */
+        assert_int_equal(kernel->tile_pixels % kernel->vector, 0);
+    } else {
+        assert_int_equal(kernel->tile_channels % kernel->vector, 0);
+        assert_true(kernel->tile_channels / kernel->vector <= DC_MAX_TILE_VECTORS);
+    }
+    if (kernel->family == DC_FAMILY_DEPTHWISE || kernel->family == DC_FAMILY_GROUPED ||
+        kernel->family == DC_FAMILY_CORRELATE || kernel->family == DC_FAMILY_WINOGRAD) {
+        assert_int_equal(kernel->tile_channels, kernel->vector);
+    }
+    if (kernel->family == DC_FAMILY_COMPOSE) {
+        assert_true(kernel->vector <= DC_CHANNEL_BLOCK);
+    }
+    if (kernel->family == DC_FAMILY_DIRECT) {
+        assert_true(kernel->tile_channels <= DC_PACK_LANES);
+    }
+}
+
+/* Is there a solver of the kernel's family, and (convolves) one for convolutions? */
+static bool has_solver(const struct dc_kernel *kernel, bool convolves)
+{
+    for (const struct dc_solver *const *solver = dc_solvers; *solver != NULL; solver++) {
+        if ((*solver)->family == kernel->family &&
+            (!convolves || (*solver)->operation == DC_CONVOLUTION)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Every function that the kernel's family requires, and none that it must leave out. */
+static void assert_functions(const struct dc_kernel *kernel)
+{
+    switch (kernel->family) {
+    case DC_FAMILY_REFERENCE:
+        assert_non_null(kernel->reference.run);
+        return;
+    case DC_FAMILY_DIRECT:
+        assert_non_null(kernel->direct.run);
+        assert_non_null(kernel->direct.load);
+        assert_non_null(kernel->direct.store);
+        assert_non_null(kernel->direct.pack);
+        return;
+    case DC_FAMILY_DEPTHWISE:
+    case DC_FAMILY_GROUPED: {
+        const bool taps = kernel->family == DC_FAMILY_DEPTHWISE;
+        assert_non_null(kernel->grouped.run);
+        assert_non_null(kernel->grouped.load);
+        assert_non_null(kernel->grouped.store);
+        assert_true((kernel->grouped.taps_correlate != NULL) == taps);
+        assert_true((kernel->grouped.taps_scatter != NULL) == taps);
+        return;
+    }
+    case DC_FAMILY_PLANES:
+        assert_non_null(kernel->planes.run);
+        assert_non_null(kernel->planes.gather);
+        return;
+    case DC_FAMILY_WINOGRAD: {
+        const struct dc_winograd_kernel *w = &kernel->winograd;
+        assert_non_null(w->filter);
+        assert_non_null(w->input);
+        assert_non_null(w->filter_rows);
+        assert_non_null(w->output);
+        assert_int_equal(w->points, w->outputs + 2);
+        assert_true(w->points <= DC_WINOGRAD_POINTS);
+        assert_int_equal(kernel->tile_pixels, w->axes == 2 ? w->outputs * w->outputs : w->outputs);
+        assert_true(kernel->error_amplification > 1.0f); /* accuracy=strict takes none */
+        return;
+    }
+    case DC_FAMILY_COMPOSE:
+        assert_non_null(kernel->compose.run);
+        assert_non_null(kernel->compose.gradient);
+        return;
+    case DC_FAMILY_PRODUCT:
+        assert_non_null(kernel->product.run);
+        assert_non_null(kernel->product.load);
+        assert_non_null(kernel->product.weave);
+        return;
+    case DC_FAMILY_CORRELATE:
+        assert_non_null(kernel->correlate.run);
+        assert_non_null(kernel->correlate.load);
+        return;
+    case DC_FAMILY_NONE:
+        break;
+    }
+    fail_msg("%s: unknown family %d", kernel->name, (int)kernel->family);
+}
+
 static void test_registry(void **state)
 {
     (void)state;
@@ -138,36 +232,20 @@ static void test_registry(void **state)
         /* cache files hold names as single words */
         assert_true(strspn(info.name, "abcdefghijklmnopqrstuvwxyz0123456789_@") == length);
         assert_true(info.revision >= 1);
-        assert_true(info.tile_pixels >= 1 && info.tile_channels >= 1);
-        const bool planes = kernel->op == DC_OP_PLANES; /* vectors of pixels; else of channels */
-        assert_true(kernel->vector >= 1 &&
-                    (planes ? kernel->tile_pixels : kernel->tile_channels) % kernel->vector == 0);
-        assert_true(planes || kernel->tile_channels / kernel->vector <= DC_MAX_TILE_VECTORS);
-        assert_true(kernel->tile_channels * kernel->tile_pixels <= DC_MAX_TILE_FLOATS);
+        assert_true(info.tile_pixels == kernel->tile_pixels &&
+                    info.tile_channels == kernel->tile_channels);
+        assert_int_equal(info.isa, kernel->isa);
         assert_true(kernel->error_amplification >= 1.0f);
-        if (kernel->op == DC_OP_REFERENCE) {
-            assert_non_null(kernel->reference);
-        } else if (kernel->op == DC_OP_DEPTHWISE || kernel->op == DC_OP_GROUPED) {
-            assert_true(kernel->grouped != NULL && kernel->load != NULL && kernel->store != NULL);
-        } else if (planes) {
-            assert_true(kernel->planes != NULL && kernel->gather != NULL);
-        } else if (kernel->op == DC_OP_COMPOSE) {
-            assert_non_null(kernel->compose);
-            assert_true(kernel->vector <= DC_CHANNEL_BLOCK);
-        } else if (kernel->op == DC_OP_CORRELATE) {
-            assert_true(kernel->correlate != NULL && kernel->load != NULL);
-        } else if (kernel->op == DC_OP_PRODUCT) {
-            assert_true(kernel->product != NULL && kernel->weave != NULL && kernel->load != NULL);
-        } else {
-            assert_true(kernel->run != NULL && kernel->load != NULL && kernel->store != NULL);
-        }
+        assert_tile(kernel);
+        assert_functions(kernel);
+        assert_true(has_solver(kernel, false));
         for (int j = 0; j < i; j++) {
             assert_string_not_equal(info.name, dc_builtin_kernels[j]->name);
         }
     }
     assert_null(dc_builtin_kernels[count]);
     /* The portable reference ends the list: it takes what nothing before it took. */
-    assert_int_equal(dc_builtin_kernels[count - 1]->op, DC_OP_REFERENCE);
+    assert_int_equal(dc_builtin_kernels[count - 1]->family, DC_FAMILY_REFERENCE);
     assert_int_equal(dc_builtin_kernels[count - 1]->isa, DC_ISA_NONE);
     doconv_context_destroy(ctx);
 }
@@ -213,7 +291,7 @@ int main(int argc, char **argv)
             .name = names[i], .test_func = test_cap, .initial_state = (void *)(intptr_t)caps[i]};
     }
     for (int i = 0; i < kernels; i++) {
-        if (dc_solver_of(dc_builtin_kernels[i]) == NULL) {
+        if (!has_solver(dc_builtin_kernels[i], true)) {
             continue;
         }
         void *kernel = (void *)(uintptr_t)dc_builtin_kernels[i];

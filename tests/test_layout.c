@@ -16,6 +16,7 @@ static void test_bytes(void **state)
         {DOCONV_NCHW8C, 1, 8, 1, 1, 8},    {DOCONV_NCHW8C, 1, 9, 1, 1, 16},
         {DOCONV_NCHW16C, 1, 16, 1, 1, 16}, {DOCONV_NCHW16C, 1, 17, 1, 1, 32},
         {DOCONV_NCHW, 1, 1, 1, 1, 1},      {DOCONV_NHWC, 1, INT32_MAX, 1, 1, INT32_MAX},
+        {DOCONV_NCHW, 0, 3, 5, 7, 0},      {DOCONV_NCHW16C, 0, INT32_MAX, INT32_MAX, 1, 0},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         size_t bytes = 0;
@@ -32,9 +33,10 @@ static void test_bad_bytes(void **state)
 {
     (void)state;
     size_t bytes = 42;
-    static const int64_t below[] = {0, -1, INT64_MIN}, above[] = {INT64_C(1) << 31, INT64_MAX};
+    static const int64_t below[] = {-1, INT64_MIN, 0}, above[] = {INT64_C(1) << 31, INT64_MAX};
     for (int field = 0; field < 4; field++) {
-        for (size_t i = 0; i < sizeof below / sizeof below[0]; i++) {
+        /* n may be 0 */
+        for (size_t i = 0; i < sizeof below / sizeof below[0] - (field == 0); i++) {
             int64_t d[4] = {2, 3, 4, 5};
             d[field] = below[i];
             expect_status(doconv_tensor_bytes(DOCONV_NCHW, d[0], d[1], d[2], d[3], &bytes),
@@ -156,7 +158,9 @@ static void test_bad_reorder(void **state)
                   DOCONV_INVALID_ARGUMENT);
     expect_status(doconv_reorder(DOCONV_NCHW, (doconv_layout)-1, 1, 1, 1, 1, src, dst),
                   DOCONV_INVALID_ARGUMENT);
-    expect_status(doconv_reorder(DOCONV_NCHW, DOCONV_NHWC, 0, 1, 1, 1, src, dst),
+    expect_status(doconv_reorder(DOCONV_NCHW, DOCONV_NHWC, 1, 0, 1, 1, src, dst),
+                  DOCONV_INVALID_ARGUMENT);
+    expect_status(doconv_reorder(DOCONV_NCHW, DOCONV_NHWC, 0, 0, 1, 1, NULL, NULL),
                   DOCONV_INVALID_ARGUMENT);
     expect_status(doconv_reorder(DOCONV_NCHW, DOCONV_NHWC, 1, -1, 1, 1, src, dst),
                   DOCONV_INVALID_ARGUMENT);
@@ -164,6 +168,10 @@ static void test_bad_reorder(void **state)
                   DOCONV_OVERFLOW);
     expect_status(doconv_reorder(DOCONV_NCHW, DOCONV_NCHW16C, INT32_MAX, 1, 1 << 28, 1, src, dst),
                   DOCONV_OVERFLOW);
+    assert_true(dst[0] == 2.0f);
+    /* Nothing to copy. */
+    expect_ok(doconv_reorder(DOCONV_NCHW, DOCONV_NCHW16C, 0, 1, 1, 1, src, dst));
+    expect_ok(doconv_reorder(DOCONV_NCHW, DOCONV_NCHW16C, 0, 1, 1, 1, NULL, NULL));
     assert_true(dst[0] == 2.0f);
 }
 

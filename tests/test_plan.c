@@ -16,17 +16,20 @@ static void test_bad_options(void **state)
     (void)state;
     doconv_context *context = open_context();
     const doconv_conv_desc desc = problem(PROBLEM);
-    static const size_t sizes[] = {0, sizeof(doconv_plan_options) - 1,
-                                   sizeof(doconv_plan_options) + 8};
+    struct {
+        doconv_plan_options options;
+        int64_t unknown;
+    } newer = {plan_options(), 1};
+    static const size_t sizes[] = {0, sizeof newer.options - 1, sizeof newer};
     doconv_plan *plan;
     doconv_candidates *list;
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        doconv_plan_options options = plan_options();
-        options.size = sizes[i];
-        expect_status(doconv_plan_create(context, &desc, &options, &plan), DOCONV_MISMATCH);
-        expect_error(context, "size", NULL);
+        newer.options.size = sizes[i];
+        expect_status(doconv_plan_create(context, &desc, &newer.options, &plan), DOCONV_MISMATCH);
+        expect_error(context, "doconv_plan_options", "size");
         assert_null(plan);
-        expect_status(doconv_candidates_create(context, &desc, &options, &list), DOCONV_MISMATCH);
+        expect_status(doconv_candidates_create(context, &desc, &newer.options, &list),
+                      DOCONV_MISMATCH);
     }
     static const int values[] = {-1, 4, 1000};
     for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
@@ -187,6 +190,112 @@ static void test_workspace_limit(void **state)
     doconv_context_destroy(context);
 }
 
+/* Where a vector kernel takes the problem, the estimate never chooses scalar loops. */
+static void test_reference_is_last(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {
+        "ic4096ih7oc8kh3sh2ph1",
+        "ic3ih10oc2kh1sh7:src=nchw,dst=nChw16c",
+        "g45ic90ih2oc45kh2sh2:src=nChw16c,dst=nChw8c",
+        "ic1ih1oc1kh1",
+        "ic430ih3oc8kh1sh3:src=nChw16c,dst=nChw8c",
+    };
+    for (int threads = 1; threads <= 64; threads *= 8) {
+        const doconv_context_options options = {
+            .size = sizeof options, .threads = threads, .tune = DOCONV_TUNE_OFF};
+        doconv_context *context;
+        expect_ok(doconv_context_create(&options, &context));
+        for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+            const doconv_conv_desc desc = problem(texts[i]);
+            doconv_candidates *list;
+            expect_ok(doconv_candidates_create(context, &desc, NULL, &list));
+            doconv_candidate_info first = {.size = sizeof first}, second = {.size = sizeof second};
+            expect_ok(doconv_candidates_get(list, 0, &first));
+            expect_ok(doconv_candidates_get(list, 1, &second));
+            if (strstr(first.variant, "reference") != NULL && second.refused == NULL) {
+                fail_msg("%s, %d threads: %s is chosen", texts[i], threads, first.variant);
+            }
+            doconv_candidates_destroy(list);
+        }
+        doconv_context_destroy(context);
+    }
+}
+
+static size_t default_limit(const doconv_context *context)
+{
+    doconv_context_info info = {.size = sizeof info};
+    expect_ok(doconv_context_get_info(context, &info));
+    const size_t caches = 4 * (size_t)info.l3_bytes, floor = (size_t)64 << 20;
+    return caches > floor ? caches : floor;
+}
+
+/* Those that need more are refused by default, and some that a limit of SIZE_MAX accepts. */
+static int refused_by_default(doconv_context *context, const doconv_conv_desc *desc, size_t limit)
+{
+    doconv_candidates *list;
+    int refused = 0;
+    expect_ok(doconv_candidates_create(context, desc, NULL, &list));
+    for (int i = 0; i < doconv_candidates_count(list); i++) {
+        doconv_candidate_info info = {.size = sizeof info};
+        expect_ok(doconv_candidates_get(list, i, &info));
+        assert_true(info.refused != NULL || info.workspace_size <= limit);
+        if (info.refused != NULL && strstr(info.refused, "default limit") != NULL) {
+            refused++;
+            assert_true(info.workspace_size > limit);
+            /* By its full text it can be had all the same, and so with a limit of the caller's. */
+            doconv_plan_options options = plan_options();
+            options.variant = info.variant;
+            options.workspace_limit = SIZE_MAX;
+            doconv_plan *plan;
+            expect_ok(doconv_plan_create(context, desc, &options, &plan));
+            doconv_plan_destroy(plan);
+            options.workspace_limit = 0;
+            expect_ok(doconv_plan_create(context, desc, &options, &plan));
+            assert_int_equal(doconv_plan_workspace_size(plan), info.workspace_size);
+            doconv_plan_destroy(plan);
+        }
+    }
+    doconv_candidates_destroy(list);
+    return refused;
+}
+
+static void test_default_workspace_limit(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        bool larger; /* a row needs more than the default */
+    } layers[] = {
+        {"ic64ih2400oc64kh3ph1", false},
+        {"ic16ih65536iw16384oc16kh3kw3ph1pw1", false},
+        {"ic64ih2400oc64kh3ph1sh2:src=nchw,dst=nhwc", false},
+        {"ic48ih3iw30000000oc64kh3kw3ph1pw1", true},
+    };
+    for (size_t i = 0; i < sizeof layers / sizeof layers[0]; i++) {
+        for (int threads = 1; threads <= 16; threads *= 4) {
+            const doconv_context_options options = {
+                .size = sizeof options, .threads = threads, .tune = DOCONV_TUNE_OFF};
+            doconv_context *context;
+            expect_ok(doconv_context_create(&options, &context));
+            doconv_context_info info = {.size = sizeof info};
+            expect_ok(doconv_context_get_info(context, &info));
+            const doconv_conv_desc desc = problem(layers[i].text);
+            doconv_plan *plan;
+            expect_ok(doconv_plan_create(context, &desc, NULL, &plan));
+            const size_t size = doconv_plan_workspace_size(plan), limit = default_limit(context);
+            /* Whatever the limit, a layer is never left to the reference for it. */
+            if (info.isa != DOCONV_ISA_NONE) {
+                assert_null(strstr(doconv_plan_variant(plan), "reference"));
+                assert_true(layers[i].larger || size <= limit);
+                assert_true(layers[i].larger || refused_by_default(context, &desc, limit) > 0);
+            }
+            doconv_plan_destroy(plan);
+            doconv_context_destroy(context);
+        }
+    }
+}
+
 /* ---- execute ---- */
 
 struct prepared {
@@ -274,7 +383,7 @@ static void test_foreign_weights(void **state)
         "mb2_ic19ih9oc36kh3ph1:src=nhwc,dst=nhwc,bias,relu",
         "mb2_ic18ih9oc35kh3ph1:src=nhwc,dst=nhwc,bias,relu",
         "mb2_ic19ih9oc35kh5ph2:src=nhwc,dst=nhwc,bias,relu",
-        "mb2_ic19ih9oc35kh3kw1ph1pw0:src=nhwc,dst=nhwc,bias,relu",
+        "mb2_ic19ih9iw9oc35kh3kw1ph1pw0:src=nhwc,dst=nhwc,bias,relu",
         "mb2_ic19ih9oc35kh3ph1:src=nhwc,dst=nhwc,relu",
     };
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
@@ -468,10 +577,16 @@ static void test_failing_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bad_options),       cmocka_unit_test(test_candidates),
-        cmocka_unit_test(test_unknown_variant),   cmocka_unit_test(test_workspace_limit),
-        cmocka_unit_test(test_execute_arguments), cmocka_unit_test(test_foreign_weights),
-        cmocka_unit_test(test_reentrant),         cmocka_unit_test(test_failing_memory),
+        cmocka_unit_test(test_bad_options),
+        cmocka_unit_test(test_candidates),
+        cmocka_unit_test(test_unknown_variant),
+        cmocka_unit_test(test_workspace_limit),
+        cmocka_unit_test(test_default_workspace_limit),
+        cmocka_unit_test(test_reference_is_last),
+        cmocka_unit_test(test_execute_arguments),
+        cmocka_unit_test(test_foreign_weights),
+        cmocka_unit_test(test_reentrant),
+        cmocka_unit_test(test_failing_memory),
     };
     return cmocka_run_group_tests_name("plan", tests, NULL, NULL) != 0;
 }

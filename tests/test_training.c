@@ -17,7 +17,6 @@
 
 struct layer {
     doconv_conv_desc desc;
-    doconv_training_options options;
     int64_t hout, wout, cig, taps;
     /* w: the trained weight, W or the plain one */
     size_t src_count, dst_count, weight_count, w_count, d_count;
@@ -28,16 +27,16 @@ struct layer {
 static int64_t oracle_channel(const struct layer *l, int64_t o, int64_t i)
 {
     const int64_t cog = l->desc.cout / l->desc.groups;
-    return l->options.mapping == DOCONV_MAPPING_PAPER     ? o / cog * l->cig + i
-           : l->options.mapping == DOCONV_MAPPING_PYTORCH ? (o * l->cig + i) % l->desc.cin
-                                                          : (i * l->desc.cout + o) / cog;
+    return l->desc.mapping == DOCONV_MAPPING_PAPER     ? o / cog * l->cig + i
+           : l->desc.mapping == DOCONV_MAPPING_PYTORCH ? (o * l->cig + i) % l->desc.cin
+                                                       : (i * l->desc.cout + o) / cog;
 }
 
 static double composed_d(const struct layer *l, int64_t channel, int64_t m, int64_t s)
 {
     const double identity =
-        l->options.add_identity && s < l->desc.d_mul / l->taps * l->taps && s % l->taps == m ? 1.0
-                                                                                             : 0.0;
+        l->desc.add_identity && s < l->desc.d_mul / l->taps * l->taps && s % l->taps == m ? 1.0
+                                                                                          : 0.0;
     return (double)l->d[(channel * l->taps + m) * l->desc.d_mul + s] + identity;
 }
 
@@ -151,14 +150,16 @@ static float *values(struct rng *rng, size_t count, bool integers)
 static struct layer make_layer(const char *text, int64_t d_mul, doconv_mapping mapping,
                                int add_identity, bool integers)
 {
-    struct layer l = {
-        .desc = problem(text),
-        .options = {.size = sizeof l.options, .mapping = mapping, .add_identity = add_identity}};
+    struct layer l = {.desc = problem(text)};
     int64_t shape[4];
     expect_ok(doconv_conv_dst_shape(NULL, &l.desc, shape));
     doconv_conv_desc *d = &l.desc;
+    /* Where results must be exact, no algorithm whose arithmetic isn't. */
+    d->accuracy = integers ? DOCONV_ACCURACY_STRICT : d->accuracy;
     d->d_mul = d_mul;
     d->composition = d_mul > 0 ? DOCONV_COMPOSITION_KERNEL : DOCONV_COMPOSITION_NONE;
+    d->mapping = mapping;
+    d->add_identity = d_mul > 0 && add_identity;
     l.hout = shape[2];
     l.wout = shape[3];
     l.cig = d->cin / d->groups;
@@ -289,7 +290,7 @@ static void compare(const struct comparison *c, const char *what, double seen, d
     const double error = fabs(seen - expected);
     if (!(c->exact ? error == 0.0 : error <= 2e-5 * scale)) {
         fail_msg("%s, d_mul %" PRId64 ", mapping %d, %s: %s[%zu] is %.9g, expected %.9g", c->text,
-                 c->layer->desc.d_mul, (int)c->layer->options.mapping, c->where, what, at, seen,
+                 c->layer->desc.d_mul, (int)c->layer->desc.mapping, c->where, what, at, seen,
                  expected);
     }
 }
@@ -362,7 +363,7 @@ static void check_layer(const char *text, struct layer *l, bool exact)
             doconv_context *context =
                 open_with(caps[cap], ways[way].threads, ways[way].threads > 1 ? &order : NULL);
             doconv_training *training = NULL;
-            expect_ok(doconv_training_create(context, &l->desc, &l->options, &training));
+            expect_ok(doconv_training_create(context, &l->desc, NULL, &training));
             struct step s = make_step(l, training, ways[way].place);
             run_step(l, training, &s, ways[way].save);
             char where[96];
@@ -395,30 +396,89 @@ static void check_layer(const char *text, struct layer *l, bool exact)
 
 static const char *const shapes[] = {
     "mb1_ic3ih9oc5kh3ph1:src=nchw,dst=nchw,bias",
-    "mb2_ic16ih8iw5oc32kh3ph1:src=nhwc,dst=nhwc,bias",
+    "mb2_ic16ih8iw5oc32kh3kw3ph1pw1:src=nhwc,dst=nhwc,bias",
     "mb2_ic20ih7oc33kh3ph1:src=nChw16c,dst=nChw8c",
-    "mb1_ic17ih10iw13oc18kh3ph1sh2:src=nhwc,dst=nchw,bias",
-    "mb2_ic8ih11iw9oc16kh3ph1sh2:src=nChw8c,dst=nChw8c",
-    "mb1_ic3ih15iw17oc20kh7ph3sh2:src=nchw,dst=nhwc,bias",
+    "mb1_ic17ih10iw13oc18kh3kw3ph1pw1sh2sw2:src=nhwc,dst=nchw,bias",
+    "mb2_ic8ih11iw9oc16kh3kw3ph1pw1sh2sw2:src=nChw8c,dst=nChw8c",
+    "mb1_ic3ih15iw17oc20kh7kw7ph3pw3sh2sw2:src=nchw,dst=nhwc,bias",
     "mb1_ic32ih6oc64kh1:src=nhwc,dst=nhwc",
     "mb3_ic24ih7oc16kh1sh2:src=nchw,dst=nChw16c,bias",
     "mb1_ic5ih12iw11oc7kh3kw2ph2pw1sh3sw2dh1dw2:src=nchw,dst=nchw",
     "mb1_ic4ih9oc6kh2ph0sh3:src=nhwc,dst=nhwc",
     "mb1_ic6ih5oc4kh1ph2:src=nhwc,dst=nchw",
     "mb1_ic6ih9oc4kh3ph4dh1sh2:src=nchw,dst=nhwc",
-    "mb2_ic16ih1iw1oc16kh1:src=nhwc,dst=nhwc,bias",
-    "mb1_ic7ih4iw4oc9kh4:src=nchw,dst=nchw",
+    "mb2_ic16ih1iw1oc16kh1kw1:src=nhwc,dst=nhwc,bias",
+    "mb1_ic7ih4iw4oc9kh4kw4:src=nchw,dst=nchw",
     "g16_mb2_ic16ih9oc16kh3ph1:src=nhwc,dst=nhwc,bias",
     "g20_mb1_ic20ih9oc40kh3ph1sh2:src=nchw,dst=nChw8c",
     "g8_mb1_ic32ih7oc32kh3ph1:src=nhwc,dst=nhwc,bias",
     "g4_mb1_ic8ih6oc24kh3ph1sh2:src=nChw8c,dst=nchw",
     "g2_mb2_ic36ih5oc40kh3ph1:src=nhwc,dst=nchw,bias",
-    "g3_mb1_ic6ih8oc9kh5kw1ph2pw0:src=nchw,dst=nhwc",
+    "g3_mb1_ic6ih8iw8oc9kh5kw1ph2pw0:src=nchw,dst=nhwc",
     "mb2_ic36ih3oc50kh3ph1:src=nhwc,dst=nhwc,bias",
     "mb1_ic32ih4oc72kh3ph1:src=nChw16c,dst=nChw16c",
     "g2_mb1_ic42ih5oc80kh3ph1:src=nchw,dst=nchw,bias",
+    /* Each input is read once: by classes where they are few, and outputs too; */
+    "g12_mb1_ic12ih9oc24kh2sh2:src=nhwc,dst=nhwc",
+    "mb2_ic5ih8oc16kh2sh2:src=nchw,dst=nChw8c",
+    /* else by a product: patches, whole ones and such that end in the padding, or leave inputs. */
+    "mb2_ic3ih16oc40kh4sh4:src=nchw,dst=nchw,bias",
+    "mb1_ic3ih17iw18oc36kh5kw5sh5sw5ph2pw2:src=nhwc,dst=nhwc,bias",
+    "mb1_ic10ih9iw11oc36kh2kw2sh3sw3ph1pw1:src=nChw8c,dst=nChw16c",
+    "mb2_ic18ih7iw12oc35kh2kw3sh4sw5dh1dw0:src=nChw16c,dst=nchw",
+    "mb1_ic4ih14iw15oc8kh3kw3sh7sw7dh2dw2ph3pw3:src=nchw,dst=nhwc",
+    "g2_mb1_ic8ih6iw9oc12kh3kw5sh3sw6:src=nchw,dst=nchw,bias",
+    "g3_mb2_ic6ih9oc9kh1sh2:src=nChw8c,dst=nchw",
+    "g2_mb1_ic8ih7oc70kh2sh2:src=nhwc,dst=nChw8c",
+    "mb1_ic3ih1iw20oc40kh1kw4sh1sw4:src=nhwc,dst=nchw",
+    /* Outputs that read nothing but padding: by classes. */
+    "mb1_ic3ih6oc40kh2sh3ph2:src=nchw,dst=nhwc",
+    /* Every residue has other taps: by loops. */
+    "mb1_ic5ih30iw31oc6kh8kw8sh7sw7dh4dw4ph10pw10:src=nchw,dst=nchw",
+    "g2_mb2_ic12ih18oc6kh9sh7dh4ph14:src=nChw8c,dst=nhwc,bias",
 };
 enum { SHAPES = sizeof shapes / sizeof shapes[0] };
+
+/* How many convolutions the gradient of src is made of. */
+static void test_input_gradients(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        int plans;
+    } layers[] = {
+        {"ic16ih9oc32kh3ph1", 1},
+        {"ic16ih9oc32kh3ph1sh2", 4},
+        {"ic64ih14oc64kh1sh2", 1},
+        /* Patches: one product, whatever the strides. */
+        {"ic3ih224oc768kh16sh16", 1},
+        {"ic3ih1024oc16kh512sh512", 1},
+        {"ic3ih2000000000iw1oc1kh1kw1sh1000000000sw1000000000", 1},
+        /* One tap or two, along each axis: classes of the same shape share a plan. */
+        {"ic3ih225oc64kh17sh16", 4},
+        {"ic3ih512oc8kh201sh200ph60", 9},
+        /* More shapes than plans, or more classes: loops. */
+        {"g2_mb2_ic12ih18oc6kh9sh7dh4ph14", 0},
+        {"ic3ih1000oc8kh301sh300", 0},
+    };
+    doconv_context *context = open_context();
+    for (size_t i = 0; i < sizeof layers / sizeof layers[0]; i++) {
+        const doconv_conv_desc desc = problem(layers[i].text);
+        doconv_training *training;
+        expect_ok(doconv_training_create(context, &desc, NULL, &training));
+        int plans = 0;
+        for (int k = 0; k < doconv_training_operation_count(training); k++) {
+            doconv_training_operation operation = {.size = sizeof operation};
+            expect_ok(doconv_training_operation_get(training, k, &operation));
+            plans += strcmp(operation.role, "gradient of src") == 0;
+        }
+        if (plans != layers[i].plans) {
+            fail_msg("%s: %d convolutions, %d expected", layers[i].text, plans, layers[i].plans);
+        }
+        doconv_training_destroy(training);
+    }
+    doconv_context_destroy(context);
+}
 
 static void plain_layers(void **state)
 {
@@ -507,7 +567,7 @@ static void check_differences(const struct layer *l)
 {
     doconv_context *context = open_context();
     doconv_training *training = NULL;
-    expect_ok(doconv_training_create(context, &l->desc, &l->options, &training));
+    expect_ok(doconv_training_create(context, &l->desc, NULL, &training));
     struct step s = make_step(l, training, BUFFER_CANARIES);
     run_step(l, training, &s, false);
     const struct {
@@ -562,7 +622,7 @@ static void wanted_gradients(void **state)
         l.desc.composition = (doconv_composition)composition;
         doconv_context *context = open_context();
         doconv_training *training = NULL;
-        expect_ok(doconv_training_create(context, &l.desc, &l.options, &training));
+        expect_ok(doconv_training_create(context, &l.desc, NULL, &training));
         for (int wanted = 0; wanted < 16; wanted++) {
             struct step s = make_step(&l, training, BUFFER_CANARIES);
             const doconv_parameters parameters = parameters_of(&l, &s);
@@ -623,12 +683,12 @@ static void refused_layers(void **state)
     expect_error(context, "composition", NULL);
     d.composition = DOCONV_COMPOSITION_FEATURE;
     d.groups = 4;
-    options.mapping = DOCONV_MAPPING_TENSORFLOW;
+    d.mapping = DOCONV_MAPPING_TENSORFLOW;
     expect_status(doconv_training_create(context, &d, &options, &training), DOCONV_UNSUPPORTED);
     expect_error(context, "mapping", "tensorflow");
-    options.mapping = (doconv_mapping)9;
+    d.mapping = (doconv_mapping)9;
     expect_status(doconv_training_create(context, &d, &options, &training), DOCONV_INVALID_PROBLEM);
-    options.mapping = DOCONV_MAPPING_PYTORCH;
+    d.mapping = DOCONV_MAPPING_PYTORCH;
     d.groups = 8; /* depthwise: the mappings agree */
     expect_ok(doconv_training_create(context, &d, &options, &training));
     doconv_training_destroy(training);
@@ -660,7 +720,7 @@ static void refused_calls(void **state)
     struct layer l = make_layer(shapes[0], 9, DOCONV_MAPPING_PAPER, 0, true);
     doconv_context *context = open_context();
     doconv_training *training = NULL;
-    expect_ok(doconv_training_create(context, &l.desc, &l.options, &training));
+    expect_ok(doconv_training_create(context, &l.desc, NULL, &training));
     struct step s = make_step(&l, training, BUFFER_CANARIES);
     const doconv_parameters good = parameters_of(&l, &s);
     void *const space = s.workspace.data;
@@ -720,10 +780,11 @@ static void refused_calls(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(plain_layers),        cmocka_unit_test(kernel_composition),
-        cmocka_unit_test(feature_composition), cmocka_unit_test(real_values),
-        cmocka_unit_test(finite_differences),  cmocka_unit_test(wanted_gradients),
-        cmocka_unit_test(refused_layers),      cmocka_unit_test(refused_calls),
+        cmocka_unit_test(plain_layers),         cmocka_unit_test(kernel_composition),
+        cmocka_unit_test(feature_composition),  cmocka_unit_test(real_values),
+        cmocka_unit_test(finite_differences),   cmocka_unit_test(wanted_gradients),
+        cmocka_unit_test(test_input_gradients), cmocka_unit_test(refused_layers),
+        cmocka_unit_test(refused_calls),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,6 +5,7 @@
  * noise on the machine must not keep it out (see fixture_plant()).
  */
 #include <math.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -241,7 +242,7 @@ static void test_restricted(void **state)
         doconv_tune_report_destroy(report);
     }
     assert_int_equal(fixture_count(f, "c", "", NULL), 0);
-    assert_int_equal(cache_memory_count(ctx->advisor.self), 0);
+    assert_int_equal(dc_cache_memory_count(ctx->advisor.self), 0);
     doconv_context_destroy(ctx);
 }
 
@@ -302,7 +303,9 @@ static void test_fresh_weights(void **state)
 {
     struct fixture *f = *state;
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
-    const doconv_conv_desc desc = fixture_problem("mb1_ic40ih6oc96kh3ph1:src=nhwc,dst=nhwc,bias");
+    /* strict: direct kernels, which are those that pack block by block */
+    const doconv_conv_desc desc =
+        fixture_problem("mb1_ic40ih6oc96kh3ph1:src=nhwc,dst=nhwc,bias,accuracy=strict");
     const doconv_plan_options options = {.size = sizeof options, .fresh_weights = 1};
     doconv_tune_report *report = fixture_tune(ctx, &desc, &options, true);
     int in_order_pack = 0;
@@ -357,7 +360,7 @@ static void run_short_sum(const struct dc_run_args *args)
 {
     struct dc_run_args changed = *args;
     changed.segment_count -= changed.segment_count > 1; /* leaves a term out */
-    victim->run(&changed);
+    victim->direct.run(&changed);
 }
 
 static void run_short_row(const struct dc_run_args *args)
@@ -366,7 +369,7 @@ static void run_short_row(const struct dc_run_args *args)
     if (changed.partial_out == NULL && changed.pixels > 1) {
         changed.pixels--;
     }
-    victim->run(&changed);
+    victim->direct.run(&changed);
 }
 
 static void run_wrong_bias(const struct dc_run_args *args)
@@ -378,7 +381,7 @@ static void run_wrong_bias(const struct dc_run_args *args)
         bias[0] += 1e-3f; /* one channel of a block, a little */
         changed.bias = bias;
     }
-    victim->run(&changed);
+    victim->direct.run(&changed);
 }
 
 static void run_nan(const struct dc_run_args *args)
@@ -390,7 +393,7 @@ static void run_nan(const struct dc_run_args *args)
         bias[0] = NAN;
         changed.bias = bias;
     }
-    victim->run(&changed);
+    victim->direct.run(&changed);
 }
 
 static void (*const wrong_runs[])(const struct dc_run_args *) = {
@@ -399,10 +402,10 @@ static void (*const wrong_runs[])(const struct dc_run_args *) = {
 /*
  * A usable direct kernel and the reference of the build; NULL if there is none (portable builds).
  */
-static const struct dc_kernel *find_kernel(const doconv_context *ctx, enum dc_op op)
+static const struct dc_kernel *find_kernel(const doconv_context *ctx, enum dc_family family)
 {
     for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
-        if ((*row)->op == op && dc_isa_usable((*row)->isa, ctx->isa)) {
+        if ((*row)->family == family && dc_isa_usable((*row)->isa, ctx->isa)) {
             return *row;
         }
     }
@@ -440,8 +443,8 @@ static void test_wrong_kernels_are_caught(void **state)
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_TUNE);
     const doconv_conv_desc desc = fixture_problem("mb1_ic20ih9oc40kh3ph1:src=nhwc,dst=nhwc,bias");
     const struct dc_kernel *const *all = ctx->kernels,
-                                  *reference = find_kernel(ctx, DC_OP_REFERENCE);
-    victim = find_kernel(ctx, DC_OP_DIRECT);
+                                  *reference = find_kernel(ctx, DC_FAMILY_REFERENCE);
+    victim = find_kernel(ctx, DC_FAMILY_DIRECT);
     if (victim == NULL) {
         doconv_context_destroy(ctx);
         skip();
@@ -449,7 +452,7 @@ static void test_wrong_kernels_are_caught(void **state)
     for (size_t i = 0; i < sizeof wrong_runs / sizeof wrong_runs[0]; i++) {
         struct dc_kernel wrong = *victim;
         wrong.name = "direct_f32_wrong@none";
-        wrong.run = wrong_runs[i];
+        wrong.direct.run = wrong_runs[i];
         const struct dc_kernel *const kernels[] = {&wrong, reference, NULL};
         fixture_reattach(ctx, kernels);
         fixture_log_clear(f);
@@ -472,15 +475,15 @@ static void test_wrong_kernel_never_wins(void **state)
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
     const doconv_conv_desc desc = fixture_problem("mb1_ic20ih9oc40kh3ph1:src=nhwc,dst=nhwc,bias");
     const struct dc_kernel *const *all = ctx->kernels,
-                                  *reference = find_kernel(ctx, DC_OP_REFERENCE);
-    victim = find_kernel(ctx, DC_OP_DIRECT);
+                                  *reference = find_kernel(ctx, DC_FAMILY_REFERENCE);
+    victim = find_kernel(ctx, DC_FAMILY_DIRECT);
     if (victim == NULL) {
         doconv_context_destroy(ctx);
         skip();
     }
     struct dc_kernel wrong = *victim;
     wrong.name = "direct_f32_wrong@none";
-    wrong.run = run_nothing;
+    wrong.direct.run = run_nothing;
     const struct dc_kernel *const kernels[] = {&wrong, victim, reference, NULL};
     fixture_reattach(ctx, kernels);
     doconv_tune_report *report = fixture_tune(ctx, &desc, NULL, false);
@@ -490,7 +493,7 @@ static void test_wrong_kernel_never_wins(void **state)
     char path[FIXTURE_PATH], text[16384];
     if (fixture_count(f, "c", ".txt", path) > 0) {
         struct cache_entry entry;
-        assert_null(cachefile_parse(text, fixture_read(path, text, sizeof text), &entry));
+        assert_null(dc_cachefile_parse(text, fixture_read(path, text, sizeof text), &entry));
         assert_string_equal(entry.variant, s.variant);
         assert_int_equal(entry.count, s.measured);
         assert_int_equal(entry.measured[0].dropped, 0);
@@ -505,7 +508,8 @@ static void test_reference_alone(void **state)
     struct fixture *f = *state;
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
     const struct dc_kernel *const *all = ctx->kernels, *const kernels[] = {
-                                                           find_kernel(ctx, DC_OP_REFERENCE), NULL};
+                                                           find_kernel(ctx, DC_FAMILY_REFERENCE),
+                                                           NULL};
     const doconv_conv_desc desc = fixture_problem(FIXTURE_PROBLEM);
     fixture_reattach(ctx, kernels);
     doconv_tune_report *report = fixture_tune(ctx, &desc, NULL, false);
@@ -524,7 +528,8 @@ static void test_no_reference(void **state)
     struct fixture *f = *state;
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
     const struct dc_kernel *const *all = ctx->kernels, *const kernels[] = {
-                                                           find_kernel(ctx, DC_OP_DIRECT), NULL};
+                                                           find_kernel(ctx, DC_FAMILY_DIRECT),
+                                                           NULL};
     const doconv_conv_desc desc = fixture_problem(FIXTURE_PROBLEM);
     if (kernels[0] == NULL) {
         doconv_context_destroy(ctx);

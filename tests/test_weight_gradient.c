@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The gradient of weight and bias against double-precision sums written down from the definition:
- * sampled and chosen shapes, layouts, ISA caps, threads, memory. Most cases use small integers,
- * whose results are exact in every order of additions, so any difference is an error.
+ * The gradient of weight, by every candidate, and of bias against double-precision sums written
+ * down from the definition: sampled and chosen shapes, layouts, ISA caps, threads, memory. Most
+ * cases use small integers, whose results are exact in every order of additions, so any difference
+ * is an error.
  */
 #include <math.h>
 
 #include "capped.h"
 #include "base/registry.h"
-#include "compose/fold.h"
-#include "plan/problem.h"
-#include "train/weight_gradient.h"
+#include "train/bias_gradient.h"
 #include "harness.h"
 #include "harness_buffer.h"
 #include "oracle.h"
+#include "plans.h"
 
 /* ---- the oracle ---- */
 
@@ -98,7 +98,9 @@ static void free_expected(struct expected *e)
 /* ---- a call in guarded memory ---- */
 
 struct call {
-    const struct dc_weight_gradient *gradient;
+    const doconv_context *context;
+    const struct dc_problem *layer; /* its convolution */
+    const doconv_plan *plan;
     struct buffer src, grad_dst, grad_weight, grad_bias, workspace;
     bool weight, bias; /* wanted */
 };
@@ -106,9 +108,17 @@ struct call {
 static void run_call(void *arg)
 {
     struct call *c = arg;
-    dc_weight_gradient_run(c->gradient, c->src.data, c->grad_dst.data,
-                           c->weight ? c->grad_weight.data : NULL,
-                           c->bias ? c->grad_bias.data : NULL, c->workspace.data);
+    const struct dc_tensors tensors = {
+        .src = c->src.data,
+        .grad_dst = c->grad_dst.data,
+        .grad_weight = c->grad_weight.data,
+    };
+    if (c->weight) {
+        dc_plan_run(c->plan, &tensors, c->workspace.data);
+    }
+    if (c->bias) {
+        dc_bias_gradient(c->context, c->layer, c->grad_dst.data, c->grad_bias.data);
+    }
 }
 
 /*
@@ -141,6 +151,157 @@ static void compare(const char *text, const char *where, const char *what, const
     }
 }
 
+/* A way to run: numbers and orders of threads, places in memory. */
+static const struct way {
+    int threads;
+    enum buffer_place place;
+    enum task_kind kind;
+} ways[] = {{1, BUFFER_GUARD_AFTER, TASKS_FORWARD},
+            {1, BUFFER_GUARD_BEFORE, TASKS_FORWARD},
+            {2, BUFFER_CANARIES, TASKS_REVERSED},
+            {3, BUFFER_GUARD_AFTER, TASKS_PTHREADS},
+            {8, BUFFER_CANARIES, TASKS_SHUFFLED}};
+enum { WAYS = sizeof ways / sizeof ways[0] };
+
+/* A problem with its data. */
+struct subject {
+    const char *text;
+    const doconv_conv_desc *desc;
+    struct buffer src, grad_dst;
+    struct expected expected;
+    double unit; /* the bound of an error, of the sum of magnitudes */
+};
+
+/* A plan in a way, against the oracle. The caller destroys grad_weight and grad_bias. */
+static void check_plan(const struct subject *s, doconv_context *context,
+                       const struct dc_problem *layer, const doconv_plan *plan,
+                       const struct way *way, struct buffer *grad_weight, struct buffer *grad_bias)
+{
+    char where[DC_VARIANT_SIZE + 96];
+    snprintf(where, sizeof where, "%s, %d threads, place %d", plan->candidate.text, way->threads,
+             (int)way->place);
+    const size_t cout = (size_t)layer->desc.cout;
+    /*
+     * Guards: tensors end (or start) at a page; the workspace is 64-byte aligned by contract, so
+     * its size is rounded to that.
+     */
+    struct call c = {
+        .context = context, .layer = layer, .plan = plan, .weight = true, .bias = true};
+    buffer_create(&c.src, s->src.bytes, way->place, 12);
+    buffer_create(&c.grad_dst, s->grad_dst.bytes, way->place, 20);
+    buffer_create(&c.grad_weight, s->expected.weights * sizeof(float), way->place, 4);
+    buffer_create(&c.grad_bias, cout * sizeof(float), way->place, 36);
+    buffer_create(&c.workspace, (plan->workspace_size + 63) / 64 * 64,
+                  way->place == BUFFER_CANARIES ? BUFFER_GUARD_AFTER : way->place, 0);
+    put(&c.src, &s->src);
+    put(&c.grad_dst, &s->grad_dst);
+    const void *address = NULL;
+    if (!fault_catch(run_call, &c, &address)) {
+        fail_msg("%s, %s: touches %p", s->text, where, address);
+    }
+    assert_true(c.src.place != BUFFER_CANARIES ||
+                (buffer_intact(&c.src) && buffer_intact(&c.grad_dst) &&
+                 buffer_intact(&c.grad_weight) && buffer_intact(&c.grad_bias)));
+    assert_memory_equal(c.src.data, s->src.data, s->src.bytes);
+    assert_memory_equal(c.grad_dst.data, s->grad_dst.data, s->grad_dst.bytes);
+    const struct expected *e = &s->expected;
+    compare(s->text, where, "weight", c.grad_weight.data, e->weight, e->magnitude, e->weights,
+            s->unit);
+    compare(s->text, where, "bias", c.grad_bias.data, e->bias, e->bias_magnitude, cout, s->unit);
+    buffer_destroy(&c.src);
+    buffer_destroy(&c.grad_dst);
+    buffer_destroy(&c.workspace);
+    *grad_weight = c.grad_weight;
+    *grad_bias = c.grad_bias;
+}
+
+static void same_bits(const struct subject *s, const char *where, const struct buffer *a,
+                      const struct buffer *b)
+{
+    if (memcmp(a->data, b->data, a->bytes) != 0) {
+        fail_msg("%s, %s: other bits than with one thread or with another candidate of the same "
+                 "order of sums",
+                 s->text, where);
+    }
+}
+
+/* The plan that a context chooses itself, in every way; all the same bits. */
+static void check_choice(const struct subject *s, doconv_isa cap)
+{
+    struct buffer first_weight = {0}, first_bias = {0};
+    for (int way = 0; way < WAYS; way++) {
+        struct task_order order = {.kind = ways[way].kind};
+        doconv_context *context = open_with(cap, ways[way].threads, &order);
+        struct dc_problem layer;
+        expect_ok(dc_problem_create(context, s->desc, &layer));
+        const struct dc_problem p = dc_problem_for(&layer, DC_WEIGHT_GRADIENT);
+        doconv_plan *plan = plan_of(context, &p, NULL);
+        struct buffer weight, bias;
+        check_plan(s, context, &layer, plan, &ways[way], &weight, &bias);
+        if (way == 0) {
+            first_weight = weight;
+            first_bias = bias;
+        } else {
+            same_bits(s, plan->candidate.text, &first_weight, &weight);
+            same_bits(s, "bias", &first_bias, &bias);
+            buffer_destroy(&weight);
+            buffer_destroy(&bias);
+        }
+        doconv_plan_destroy(plan);
+        doconv_context_destroy(context);
+    }
+    buffer_destroy(&first_weight);
+    buffer_destroy(&first_bias);
+}
+
+/* Most orders of sums that the candidates of a problem have. */
+enum { MOST_ORDERS = 16 };
+
+/* Every candidate of a cap, each in one of the ways; the same bits for one order of sums. */
+static void check_candidates(const struct subject *s, doconv_isa cap)
+{
+    struct {
+        int order_of_sums;
+        struct buffer weight;
+    } first[MOST_ORDERS];
+    int orders = 0;
+    for (int way = 0; way < WAYS; way++) {
+        struct task_order order = {.kind = ways[way].kind};
+        doconv_context *context = open_with(cap, ways[way].threads, &order);
+        struct dc_problem layer;
+        expect_ok(dc_problem_create(context, s->desc, &layer));
+        const struct dc_problem p = dc_problem_for(&layer, DC_WEIGHT_GRADIENT);
+        struct dc_candidate_list list = forcible(context, &p);
+        for (int c = way; c < list.count; c += WAYS) {
+            if (!of_cap(context, &list.items[c])) {
+                continue;
+            }
+            doconv_plan *plan = plan_of(context, &p, list.items[c].text);
+            struct buffer weight, bias;
+            check_plan(s, context, &layer, plan, &ways[way], &weight, &bias);
+            buffer_destroy(&bias);
+            doconv_plan_destroy(plan);
+            int known = 0;
+            while (known < orders && first[known].order_of_sums != list.items[c].order_of_sums) {
+                known++;
+            }
+            if (known < orders) {
+                same_bits(s, list.items[c].text, &first[known].weight, &weight);
+                buffer_destroy(&weight);
+                continue;
+            }
+            assert_true(orders < MOST_ORDERS);
+            first[orders].order_of_sums = list.items[c].order_of_sums;
+            first[orders++].weight = weight;
+        }
+        dc_free(context, list.items);
+        doconv_context_destroy(context);
+    }
+    while (orders > 0) {
+        buffer_destroy(&first[--orders].weight);
+    }
+}
+
 /* Every cap, numbers of threads, and places in memory; all the same bits under a cap. */
 static void check_problem(const char *text, const doconv_conv_desc *desc, struct rng *rng,
                           bool integers)
@@ -148,82 +309,20 @@ static void check_problem(const char *text, const doconv_conv_desc *desc, struct
     struct dc_problem p;
     expect_ok(dc_problem_create(NULL, desc, &p));
     const doconv_conv_desc *d = &p.desc;
-    struct buffer src, grad_dst;
-    fill(&src, rng, d->src_layout, d->n, d->cin, d->h, d->w, integers);
-    fill(&grad_dst, rng, d->dst_layout, d->n, d->cout, p.hout, p.wout, integers);
-    struct expected e = expect_gradient(&p, src.data, grad_dst.data);
+    struct subject s = {.text = text, .desc = desc};
+    fill(&s.src, rng, d->src_layout, d->n, d->cin, d->h, d->w, integers);
+    fill(&s.grad_dst, rng, d->dst_layout, d->n, d->cout, p.hout, p.wout, integers);
+    s.expected = expect_gradient(&p, s.src.data, s.grad_dst.data);
     /* Of a sum of so many products, whatever their order. */
-    const double terms = (double)(d->n * p.hout * p.wout) + 3.0,
-                 unit = integers ? 0.0 : terms * ldexp(1.0, -24);
+    const double terms = (double)(d->n * p.hout * p.wout) + 3.0;
+    s.unit = integers ? 0.0 : terms * ldexp(1.0, -24);
     for (int cap = 0; cap < CAPS; cap++) {
-        static const struct {
-            int threads;
-            enum buffer_place place;
-            enum task_kind kind;
-        } ways[] = {{1, BUFFER_GUARD_AFTER, TASKS_FORWARD},
-                    {1, BUFFER_GUARD_BEFORE, TASKS_FORWARD},
-                    {2, BUFFER_CANARIES, TASKS_REVERSED},
-                    {3, BUFFER_GUARD_AFTER, TASKS_PTHREADS},
-                    {8, BUFFER_CANARIES, TASKS_SHUFFLED}};
-        struct buffer first_weight = {0}, first_bias = {0};
-        for (size_t way = 0; way < sizeof ways / sizeof ways[0]; way++) {
-            char where[96];
-            snprintf(where, sizeof where, "cap %s, %d threads, place %d",
-                     doconv_isa_string(caps[cap]), ways[way].threads, (int)ways[way].place);
-            struct task_order order = {.kind = ways[way].kind};
-            doconv_context *context = open_with(caps[cap], ways[way].threads, &order);
-            struct dc_weight_gradient *gradient = NULL;
-            expect_ok(dc_weight_gradient_create(context, &p, &gradient));
-            /*
-             * Guards: tensors end (or start) at a page; the workspace is 64-byte aligned by
-             * contract, so its size is rounded to that.
-             */
-            struct call c = {.gradient = gradient, .weight = true, .bias = true};
-            buffer_create(&c.src, src.bytes, ways[way].place, 12);
-            buffer_create(&c.grad_dst, grad_dst.bytes, ways[way].place, 20);
-            buffer_create(&c.grad_weight, e.weights * sizeof(float), ways[way].place, 4);
-            buffer_create(&c.grad_bias, (size_t)d->cout * sizeof(float), ways[way].place, 36);
-            buffer_create(
-                &c.workspace, (dc_weight_gradient_workspace_size(gradient) + 127) / 64 * 64,
-                ways[way].place == BUFFER_CANARIES ? BUFFER_GUARD_AFTER : ways[way].place, 0);
-            put(&c.src, &src);
-            put(&c.grad_dst, &grad_dst);
-            const void *address = NULL;
-            if (!fault_catch(run_call, &c, &address)) {
-                fail_msg("%s, %s: touches %p", text, where, address);
-            }
-            assert_true(c.src.place != BUFFER_CANARIES ||
-                        (buffer_intact(&c.src) && buffer_intact(&c.grad_dst) &&
-                         buffer_intact(&c.grad_weight) && buffer_intact(&c.grad_bias)));
-            assert_memory_equal(c.src.data, src.data, src.bytes);
-            assert_memory_equal(c.grad_dst.data, grad_dst.data, grad_dst.bytes);
-            compare(text, where, "weight", c.grad_weight.data, e.weight, e.magnitude, e.weights,
-                    unit);
-            compare(text, where, "bias", c.grad_bias.data, e.bias, e.bias_magnitude,
-                    (size_t)d->cout, unit);
-            if (way == 0) {
-                first_weight = c.grad_weight;
-                first_bias = c.grad_bias;
-            } else {
-                if (memcmp(first_weight.data, c.grad_weight.data, first_weight.bytes) != 0 ||
-                    memcmp(first_bias.data, c.grad_bias.data, first_bias.bytes) != 0) {
-                    fail_msg("%s, %s: other bits than with one thread", text, where);
-                }
-                buffer_destroy(&c.grad_weight);
-                buffer_destroy(&c.grad_bias);
-            }
-            buffer_destroy(&c.src);
-            buffer_destroy(&c.grad_dst);
-            buffer_destroy(&c.workspace);
-            dc_weight_gradient_destroy(gradient);
-            doconv_context_destroy(context);
-        }
-        buffer_destroy(&first_weight);
-        buffer_destroy(&first_bias);
+        check_choice(&s, caps[cap]);
+        check_candidates(&s, caps[cap]);
     }
-    free_expected(&e);
-    buffer_destroy(&src);
-    buffer_destroy(&grad_dst);
+    free_expected(&s.expected);
+    buffer_destroy(&s.src);
+    buffer_destroy(&s.grad_dst);
 }
 
 /* Shapes where a way of computing, a chunk or a tile begins or ends. */
@@ -231,14 +330,14 @@ static const char *const shapes[] = {
     "mb1_ic64ih14oc64kh3ph1",
     "mb2_ic32ih7oc40kh3ph1",
     "mb9_ic48ih7oc15kh3ph1",
-    "mb3_ic16ih20iw31oc29kh3ph1",
+    "mb3_ic16ih20iw31oc29kh3kw3ph1pw1",
     "mb1_ic33ih30oc17kh3ph1",
     "mb2_ic80ih9oc16kh3ph1sh2",
-    "mb2_ic50ih17oc20kh3ph1sh2dh1dw1",
-    "mb1_ic32ih33oc16kh3ph12dh11dw11",
+    "mb2_ic50ih17iw17oc20kh3kw3ph1pw1sh2sw2dh1dw1",
+    "mb1_ic32ih33iw33oc16kh3kw3ph12pw12dh11dw11",
     "mb1_ic20ih12oc20kh5ph2",
-    "mb1_ic18ih16oc14kh1kw7ph0pw3",
-    "mb1_ic18ih16oc14kh7kw1ph3pw0",
+    "mb1_ic18ih16iw16oc14kh1kw7ph0pw3",
+    "mb1_ic18ih16iw16oc14kh7kw1ph3pw0",
     "mb1_ic3ih40oc64kh7ph3sh2",
     "mb2_ic3ih33oc32kh3ph1",
     "mb1_ic1ih30oc48kh5ph2",
@@ -250,8 +349,8 @@ static const char *const shapes[] = {
     "mb2_ic64ih15oc32kh1sh2",
     "mb1_ic40ih9oc24kh1ph1",
     "mb3_ic512ih1oc30kh1",
-    "mb1_ic36ih300iw3oc20kh3ph1",
-    "mb1_ic16ih3iw600oc18kh3ph1",
+    "mb1_ic36ih300iw3oc20kh3kw3ph1pw1",
+    "mb1_ic16ih3iw600oc18kh3kw3ph1pw1",
     "mb1_ic16ih2oc16kh3ph1",
     "mb40_ic16ih3oc16kh3ph1",
     "g2_mb2_ic64ih10oc48kh3ph1",
@@ -260,11 +359,11 @@ static const char *const shapes[] = {
     "g2_mb1_ic6ih16oc64kh3ph1",
     "g32_mb2_ic32ih14oc32kh3ph1",
     "g40_mb1_ic40ih15oc40kh3ph1sh2",
-    "g24_mb1_ic24ih9iw30oc24kh5ph2",
-    "g20_mb1_ic20ih9oc20kh3ph2dh1dw1",
+    "g24_mb1_ic24ih9iw30oc24kh5kw5ph2pw2",
+    "g20_mb1_ic20ih9iw9oc20kh3kw3ph2pw2dh1dw1",
     "g16_mb1_ic16ih12oc48kh3ph1",
     "g17_mb2_ic17ih6oc17kh7ph3",
-    "g16_mb1_ic16ih20oc16kh1kw13ph0pw6",
+    "g16_mb1_ic16ih20iw20oc16kh1kw13ph0pw6",
     "g8_mb2_ic32ih14oc32kh3ph1",
     "g8_mb1_ic64ih9oc64kh3ph1sh2",
     "g4_mb1_ic64ih9oc64kh3ph1",
@@ -302,10 +401,10 @@ static void sampled_shapes(void **state)
     const struct dc_kernel *kernels[3] = {NULL, NULL, NULL};
     for (int i = 0; dc_builtin_kernels[i] != NULL; i++) {
         const struct dc_kernel *k = dc_builtin_kernels[i];
-        const int at = k->op == DC_OP_DIRECT      ? 0
-                       : k->op == DC_OP_GROUPED   ? 1
-                       : k->op == DC_OP_DEPTHWISE ? 2
-                                                  : -1;
+        const int at = k->family == DC_FAMILY_DIRECT      ? 0
+                       : k->family == DC_FAMILY_GROUPED   ? 1
+                       : k->family == DC_FAMILY_DEPTHWISE ? 2
+                                                          : -1;
         if (at >= 0 && kernels[at] == NULL) {
             kernels[at] = k;
         }
@@ -353,18 +452,18 @@ static void wanted(void **state)
         struct call c = {0};
         fill(&c.src, &rng, desc.src_layout, desc.n, desc.cin, desc.h, desc.w, true);
         fill(&c.grad_dst, &rng, desc.dst_layout, desc.n, desc.cout, p.hout, p.wout, true);
-        struct dc_weight_gradient *gradient = NULL;
-        expect_ok(dc_weight_gradient_create(context, &p, &gradient));
-        c.gradient = gradient;
+        const struct dc_problem operation = dc_problem_for(&p, DC_WEIGHT_GRADIENT);
+        doconv_plan *plan = plan_of(context, &operation, NULL);
+        c.context = context;
+        c.layer = &p;
+        c.plan = plan;
         struct expected e = expect_gradient(&p, c.src.data, c.grad_dst.data);
         for (int want = 0; want < 4; want++) {
             c.weight = (want & 1) != 0;
             c.bias = (want & 2) != 0;
             buffer_create(&c.grad_weight, e.weights * sizeof(float), BUFFER_CANARIES, 4);
             buffer_create(&c.grad_bias, (size_t)desc.cout * sizeof(float), BUFFER_CANARIES, 4);
-            buffer_create(&c.workspace,
-                          c.weight ? (dc_weight_gradient_workspace_size(gradient) + 63) / 64 * 64
-                                   : 0,
+            buffer_create(&c.workspace, c.weight ? (plan->workspace_size + 63) / 64 * 64 : 0,
                           BUFFER_GUARD_AFTER, 0);
             run_call(&c);
             if (c.weight) {
@@ -382,28 +481,31 @@ static void wanted(void **state)
         free_expected(&e);
         buffer_destroy(&c.src);
         buffer_destroy(&c.grad_dst);
-        dc_weight_gradient_destroy(gradient);
+        doconv_plan_destroy(plan);
         doconv_context_destroy(context);
     }
 }
 
-/* Every allocation that fails is told, and leaks nothing (the sanitizers' business). */
+/* Every allocation that fails is told, and leaks nothing. */
 struct failing {
-    int left;
+    int left, live; /* allocations that succeed; blocks that are not freed */
 };
 static void *failing_allocate(void *user, size_t size, size_t alignment)
 {
     struct failing *f = user;
     void *memory = NULL;
-    return f->left-- <= 0 ||
-                   posix_memalign(&memory, alignment < sizeof(void *) ? sizeof(void *) : alignment,
-                                  size != 0 ? size : 1) != 0
-               ? NULL
-               : memory;
+    if (f->left-- <= 0 ||
+        posix_memalign(&memory, alignment < sizeof(void *) ? sizeof(void *) : alignment,
+                       size != 0 ? size : 1) != 0) {
+        return NULL;
+    }
+    f->live++;
+    return memory;
 }
 static void failing_release(void *user, void *memory)
 {
-    (void)user;
+    struct failing *f = user;
+    f->live -= memory != NULL;
     free(memory);
 }
 
@@ -412,8 +514,12 @@ static void out_of_memory(void **state)
     (void)state;
     static const char *const texts[] = {"mb2_ic32ih9oc48kh3ph1", "g32_mb2_ic32ih9oc32kh3ph1",
                                         "mb1_ic3ih9oc32kh3ph1"};
-    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
-        const doconv_conv_desc desc = problem(texts[i]);
+    for (size_t i = 0; i < 2 * (sizeof texts / sizeof texts[0]); i++) {
+        doconv_conv_desc desc = problem(texts[i / 2]);
+        if (i % 2 != 0) {
+            desc.d_mul = 9;
+            desc.composition = DOCONV_COMPOSITION_KERNEL;
+        }
         struct failing failing = {.left = 1000};
         const doconv_context_options options = {.size = sizeof options,
                                                 .threads = 1,
@@ -425,18 +531,153 @@ static void out_of_memory(void **state)
         expect_ok(doconv_context_create(&options, &context));
         struct dc_problem p;
         expect_ok(dc_problem_create(context, &desc, &p));
+        const struct dc_problem operation = dc_problem_for(&p, DC_WEIGHT_GRADIENT);
+        const int live = failing.live;
         doconv_status status = DOCONV_OUT_OF_MEMORY;
         for (int left = 0; status != DOCONV_OK; left++) {
             assert_true(left < 20);
             failing.left = left;
-            struct dc_weight_gradient *gradient = NULL;
-            status = dc_weight_gradient_create(context, &p, &gradient);
-            assert_true(status == DOCONV_OK ||
-                        (status == DOCONV_OUT_OF_MEMORY && gradient == NULL));
-            dc_weight_gradient_destroy(gradient);
+            doconv_plan *plan = NULL;
+            status = dc_plan_create(context, &operation, NULL, &plan);
+            assert_true(status == DOCONV_OK || (status == DOCONV_OUT_OF_MEMORY && plan == NULL));
+            doconv_plan_destroy(plan);
+            assert_int_equal(failing.live, live);
         }
         doconv_context_destroy(context);
+        assert_int_equal(failing.live, 0);
     }
+}
+
+/* ---- the gradients of W and D, which the weight is folded from ---- */
+
+/* The tensors of such a layer; what the whole weight's gradient hands back, and what parts do. */
+struct handing {
+    const struct dc_problem *problem;
+    struct buffer src, grad_dst, w, d, grad_w[2], grad_d[2];
+};
+
+/* Runs a plan in a workspace that ends at a guarded page. */
+static void run_guarded(const doconv_plan *plan, const struct dc_tensors *tensors)
+{
+    struct buffer workspace;
+    buffer_create(&workspace, plan->workspace_size, BUFFER_GUARD_AFTER, 0);
+    dc_plan_run(plan, tensors, workspace.data);
+    buffer_destroy(&workspace);
+}
+
+static void hand_back(const struct handing *h, const doconv_plan *plan, float *grad_w,
+                      float *grad_d)
+{
+    const struct dc_tensors tensors = {
+        .src = h->src.data,
+        .w = h->w.data,
+        .d = h->d.data,
+        .grad_dst = h->grad_dst.data,
+        .grad_w = grad_w,
+        .grad_d = grad_d,
+    };
+    run_guarded(plan, &tensors);
+}
+
+/*
+ * The same in two steps: the gradient of the whole weight by the candidate `variant` of a plain
+ * layer, and what the plan's fold hands back of it.
+ */
+static void hand_back_by_hand(const struct handing *h, const doconv_plan *plan, const char *variant,
+                              float *grad_w, float *grad_d)
+{
+    doconv_conv_desc desc = h->problem->desc;
+    desc.d_mul = desc.add_identity = 0;
+    desc.composition = DOCONV_COMPOSITION_NONE;
+    struct dc_problem layer;
+    expect_ok(dc_problem_create(plan->ctx, &desc, &layer));
+    const struct dc_problem p = dc_problem_for(&layer, DC_WEIGHT_GRADIENT);
+    doconv_plan *plain = plan_of(plan->ctx, &p, variant);
+    struct buffer whole;
+    buffer_create(&whole, p.weight_bytes, BUFFER_GUARD_AFTER, 0);
+    const struct dc_tensors first = {
+        .src = h->src.data, .grad_dst = h->grad_dst.data, .grad_weight = whole.data};
+    run_guarded(plain, &first);
+    const struct dc_tensors second = {
+        .w = h->w.data,
+        .d = h->d.data,
+        .grad_folded = whole.data,
+        .grad_w = grad_w,
+        .grad_d = grad_d,
+    };
+    run_guarded(plan->fold, &second);
+    buffer_destroy(&whole);
+    doconv_plan_destroy(plain);
+}
+
+static void expect_handed(const struct handing *h, const char *variant)
+{
+    if (memcmp(h->grad_w[0].data, h->grad_w[1].data, h->w.bytes) != 0 ||
+        memcmp(h->grad_d[0].data, h->grad_d[1].data, h->d.bytes) != 0) {
+        fail_msg("%s: other bits in parts than of the whole", variant);
+    }
+}
+
+/* A candidate that hands back in parts against the one that does not. */
+static void check_parts(const struct handing *h, doconv_context *context, const char *variant)
+{
+    char whole[DC_VARIANT_SIZE], plain[DC_VARIANT_SIZE];
+    const int length = (int)(strstr(variant, ",fold=parts") - variant);
+    snprintf(whole, sizeof whole, "%.*s,fold=whole", length, variant);
+    snprintf(plain, sizeof plain, "%.*s", length, variant);
+    doconv_plan *in_parts = plan_of(context, h->problem, variant),
+                *of_whole = plan_of(context, h->problem, whole);
+    assert_true(in_parts->folds_parts && !of_whole->folds_parts);
+    hand_back(h, of_whole, h->grad_w[0].data, h->grad_d[0].data);
+    hand_back_by_hand(h, of_whole, plain, h->grad_w[1].data, h->grad_d[1].data);
+    expect_handed(h, whole);
+    memset(h->grad_w[1].data, 0xff, h->w.bytes);
+    memset(h->grad_d[1].data, 0xff, h->d.bytes);
+    hand_back(h, in_parts, h->grad_w[1].data, h->grad_d[1].data);
+    expect_handed(h, variant);
+    /* One of them alone. */
+    doconv_plan *const plans[] = {in_parts, of_whole};
+    for (int i = 0; i < 2; i++) {
+        memset(h->grad_w[0].data, 0xff, h->w.bytes);
+        memset(h->grad_d[0].data, 0xff, h->d.bytes);
+        hand_back(h, plans[i], h->grad_w[0].data, NULL);
+        hand_back(h, plans[i], NULL, h->grad_d[0].data);
+        expect_handed(h, plans[i]->candidate.text);
+        doconv_plan_destroy(plans[i]);
+    }
+}
+
+/* Every candidate that hands back in parts. How many there are. */
+static int check_handing(doconv_context *context, const struct dc_problem *p, const char *text,
+                         uint64_t seed)
+{
+    const doconv_conv_desc *d = &p->desc;
+    const int64_t taps = d->kh * d->kw;
+    struct rng rng = rng_from(seed, text);
+    struct handing h = {.problem = p};
+    fill(&h.src, &rng, d->src_layout, d->n, d->cin, d->h, d->w, false);
+    fill(&h.grad_dst, &rng, d->dst_layout, d->n, d->cout, p->hout, p->wout, false);
+    fill(&h.w, &rng, DOCONV_NCHW, d->cout, d->cin, 1, d->d_mul, false);
+    fill(&h.d, &rng, DOCONV_NCHW, d->cin, taps, 1, d->d_mul, false);
+    for (int k = 0; k < 2; k++) {
+        buffer_create(&h.grad_w[k], h.w.bytes, BUFFER_GUARD_AFTER, 0);
+        buffer_create(&h.grad_d[k], h.d.bytes, BUFFER_GUARD_AFTER, 0);
+    }
+    struct dc_candidate_list list = forcible(context, p);
+    int handed = 0;
+    for (int c = 0; c < list.count; c++) {
+        if (strstr(list.items[c].text, ",fold=parts") != NULL) {
+            check_parts(&h, context, list.items[c].text);
+            handed++;
+        }
+    }
+    dc_free(context, list.items);
+    struct buffer *const all[] = {&h.src,       &h.grad_dst,  &h.w,         &h.d,
+                                  &h.grad_w[0], &h.grad_w[1], &h.grad_d[0], &h.grad_d[1]};
+    for (size_t k = 0; k < sizeof all / sizeof all[0]; k++) {
+        buffer_destroy(all[k]);
+    }
+    return handed;
 }
 
 /*
@@ -449,7 +690,7 @@ static void handed_back(void **state)
     static const char *const texts[] = {
         "mb3_ic100ih6oc150kh3ph1:src=nhwc,dst=nhwc",
         "mb2_ic64ih9oc70kh3ph1sh2:src=nChw16c,dst=nChw16c",
-        "ic33ih20iw17oc21kh3ph1:src=nchw,dst=nhwc",
+        "ic33ih20iw17oc21kh3kw3ph1pw1:src=nchw,dst=nhwc",
         "ic20ih5oc130kh2:src=nhwc,dst=nchw",
         "mb2_ic40ih6oc40kh1:src=nhwc,dst=nhwc",
     };
@@ -460,65 +701,15 @@ static void handed_back(void **state)
         struct task_order order = {.kind = TASKS_SHUFFLED, .seed = i};
         doconv_context *context =
             open_with(caps[i / TEXTS % CAPS], 1 + (int)(i / TEXTS / CAPS), &order);
-        const doconv_conv_desc desc = problem(text);
-        struct dc_problem p;
-        expect_ok(dc_problem_create(context, &desc, &p));
-        const int64_t taps = desc.kh * desc.kw, d_mul = taps == 1    ? 3
-                                                        : i % 2 == 0 ? taps
-                                                                     : taps + 2;
-        const doconv_fold_desc fold = {.size = sizeof fold,
-                                       .cout = desc.cout,
-                                       .cin = desc.cin,
-                                       .kh = desc.kh,
-                                       .kw = desc.kw,
-                                       .groups = 1,
-                                       .d_mul = d_mul,
-                                       .add_identity = 1};
-        struct dc_weight_gradient *gradient = NULL;
-        expect_ok(dc_weight_gradient_create(context, &p, &gradient));
-        const size_t parts = dc_weight_gradient_fold_workspace_size(gradient, &fold);
-        if (parts != 0) {
-            handed++;
-            struct rng rng = rng_from(i, text);
-            struct buffer src, grad_dst, w, d, whole, workspace, grad_w[2], grad_d[2];
-            fill(&src, &rng, desc.src_layout, desc.n, desc.cin, desc.h, desc.w, false);
-            fill(&grad_dst, &rng, desc.dst_layout, desc.n, desc.cout, p.hout, p.wout, false);
-            fill(&w, &rng, DOCONV_NCHW, desc.cout, desc.cin, 1, d_mul, false);
-            fill(&d, &rng, DOCONV_NCHW, desc.cin, taps, 1, d_mul, false);
-            for (int k = 0; k < 2; k++) {
-                buffer_create(&grad_w[k], w.bytes, BUFFER_GUARD_AFTER, 0);
-                buffer_create(&grad_d[k], d.bytes, BUFFER_GUARD_AFTER, 0);
-            }
-            buffer_create(&whole, p.weight_bytes, BUFFER_GUARD_AFTER, 0);
-            const size_t sizes[] = {dc_weight_gradient_workspace_size(gradient),
-                                    dc_fold_workspace_size(context, &fold)};
-            buffer_create(&workspace, ((sizes[0] > sizes[1] ? sizes[0] : sizes[1]) + 63) / 64 * 64,
-                          BUFFER_GUARD_AFTER, 0);
-            dc_weight_gradient_run(gradient, src.data, grad_dst.data, whole.data, NULL,
-                                   workspace.data);
-            dc_fold_gradient_run(context, &fold, w.data, d.data, whole.data, grad_w[0].data,
-                                 grad_d[0].data, workspace.data);
-            buffer_destroy(&workspace);
-            buffer_create(&workspace, (parts + 63) / 64 * 64, BUFFER_GUARD_AFTER, 0);
-            dc_weight_gradient_fold(gradient, &fold, w.data, d.data, src.data, grad_dst.data,
-                                    grad_w[1].data, grad_d[1].data, workspace.data);
-            assert_memory_equal(grad_w[0].data, grad_w[1].data, w.bytes);
-            assert_memory_equal(grad_d[0].data, grad_d[1].data, d.bytes);
-            /* One of them alone. */
-            dc_weight_gradient_fold(gradient, &fold, w.data, d.data, src.data, grad_dst.data,
-                                    grad_w[0].data, NULL, workspace.data);
-            dc_weight_gradient_fold(gradient, &fold, w.data, d.data, src.data, grad_dst.data, NULL,
-                                    grad_d[0].data, workspace.data);
-            assert_memory_equal(grad_w[0].data, grad_w[1].data, w.bytes);
-            assert_memory_equal(grad_d[0].data, grad_d[1].data, d.bytes);
-            struct buffer *const all[] = {&src,       &grad_dst,  &w,         &d,
-                                          &whole,     &workspace, &grad_w[0], &grad_w[1],
-                                          &grad_d[0], &grad_d[1]};
-            for (size_t k = 0; k < sizeof all / sizeof all[0]; k++) {
-                buffer_destroy(all[k]);
-            }
-        }
-        dc_weight_gradient_destroy(gradient);
+        doconv_conv_desc desc = problem(text);
+        const int64_t taps = desc.kh * desc.kw;
+        desc.d_mul = taps == 1 ? 3 : i % 2 == 0 ? taps : taps + 2;
+        desc.composition = DOCONV_COMPOSITION_KERNEL;
+        desc.add_identity = 1;
+        struct dc_problem layer;
+        expect_ok(dc_problem_create(context, &desc, &layer));
+        const struct dc_problem p = dc_problem_for(&layer, DC_WEIGHT_GRADIENT);
+        handed += check_handing(context, &p, text, i) > 0;
         doconv_context_destroy(context);
     }
     assert_true(CAPS == 1 || handed >= TEXTS);

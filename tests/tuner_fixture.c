@@ -248,7 +248,7 @@ void fixture_plant(doconv_context *ctx, const doconv_conv_desc *desc,
     assert_int_equal(dc_problem_create(ctx, desc, &p), DOCONV_OK);
     dc_plan_key(ctx, &p, options, entry.key, sizeof entry.key);
     snprintf(entry.variant, sizeof entry.variant, "%s", c.text);
-    assert_int_equal(cache_store(ctx->advisor.self, &entry, false), CACHE_STORED);
+    assert_int_equal(dc_cache_store(ctx->advisor.self, &entry, false), CACHE_STORED);
     if (variant != NULL) {
         memcpy(variant, c.text, DC_VARIANT_SIZE);
     }

@@ -6,6 +6,7 @@
 #ifndef DOCONV_TEST_TUNER_FIXTURE_H
 #define DOCONV_TEST_TUNER_FIXTURE_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -14,6 +15,7 @@
 #include "base/context.h"
 #include "base/log.h"
 #include "base/registry.h"
+#include "library.h"
 #include "cache.h"
 #include "base/cpu.h"
 #include "plan/candidate.h"

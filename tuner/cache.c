@@ -4,19 +4,23 @@
  * measured choices comparable: CPU, ISA, cache sizes, the set of kernels and the format; another
  * CPU or build has another directory and finds its own again. A file holds its full key, so that a
  * hash that two keys share is a miss. Written to a temporary file, fsync, rename; no file locks:
- * they break on network file systems, and a measurement done twice is the cheaper failure. The
- * mutex guards memory alone: no I/O and no callback happen under it.
+ * they break on network file systems, and a measurement done twice is the cheaper failure. A
+ * directory's time of modification tells when its environment was last used; what is too old is
+ * collected (collect.c) before the first entry is stored. The mutex guards memory alone: no I/O and
+ * no callback happen under it.
  */
 #include "base/context.h"
 #include "base/cpu.h"
 #include "base/log.h"
 #include "base/registry.h"
 #include "cache.h"
+#include "collect.h"
 #include "kernel.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,11 +48,13 @@ struct cache {
     char user[PATH_SIZE], system[PATH_SIZE];
     char environment[512];  /* what their name is the hash of */
     atomic_bool prepared;   /* the user's directory exists */
+    atomic_bool used;       /* and its time of modification says so */
     atomic_bool complained; /* about a directory that can't be written */
 };
 
-/* ---- memory; the lock is held ---- */
+/* ---- memory ---- */
 
+/* The lock is held. */
 static struct node *find(struct cache *cache, uint64_t hash, const char *key)
 {
     for (int i = 0; i < CACHE_MEMORY_ENTRIES; i++) {
@@ -61,13 +67,7 @@ static struct node *find(struct cache *cache, uint64_t hash, const char *key)
     return NULL;
 }
 
-static void forget(struct cache *cache, struct node *node)
-{
-    dc_free(cache->ctx, node->key);
-    dc_free(cache->ctx, node->entry);
-    *node = (struct node){0};
-}
-
+/* The lock is held. */
 static struct node *least_used(struct cache *cache)
 {
     struct node *node = &cache->nodes[0];
@@ -80,33 +80,57 @@ static struct node *least_used(struct cache *cache)
 }
 
 /*
- * CACHE_MISS remembers that there is nothing; entry is unused then. Without memory the key is just
- * not kept.
+ * Calls the allocator, which may be the application's and may use the context: never under the
+ * lock.
  */
-static void remember(struct cache *cache, uint64_t hash, const char *key,
-                     const struct cache_entry *entry, enum cache_state state)
+static void release_node(struct cache *cache, struct node *node)
 {
-    struct node *node = find(cache, hash, key);
-    if (node == NULL) {
-        node = least_used(cache);
-    }
-    forget(cache, node);
+    dc_free(cache->ctx, node->key);
+    dc_free(cache->ctx, node->entry);
+    *node = (struct node){0};
+}
+
+/*
+ * Copies for the table, made without the lock for the same reason. CACHE_MISS remembers that there
+ * is nothing; entry is unused then. Without memory the node has no key.
+ */
+static struct node make_node(struct cache *cache, uint64_t hash, const char *key,
+                             const struct cache_entry *entry, enum cache_state state)
+{
+    struct node node = {.hash = hash, .state = state};
     const size_t length = strlen(key) + 1;
-    char *copy = dc_alloc(cache->ctx, length);
-    struct cache_entry *entry_copy = NULL;
-    if (copy != NULL && state != CACHE_MISS) {
-        entry_copy = dc_alloc(cache->ctx, sizeof *entry_copy);
+    node.key = dc_alloc(cache->ctx, length);
+    if (node.key != NULL && state != CACHE_MISS) {
+        node.entry = dc_alloc(cache->ctx, sizeof *node.entry);
     }
-    if (copy == NULL || (state != CACHE_MISS && entry_copy == NULL)) {
-        dc_free(cache->ctx, copy);
-        return;
+    if (node.key == NULL || (state != CACHE_MISS && node.entry == NULL)) {
+        release_node(cache, &node);
+        return node;
     }
-    memcpy(copy, key, length);
-    if (entry_copy != NULL) {
-        *entry_copy = *entry;
+    memcpy(node.key, key, length);
+    if (node.entry != NULL) {
+        *node.entry = *entry;
     }
-    *node = (struct node){
-        .hash = hash, .used = ++cache->clock, .key = copy, .entry = entry_copy, .state = state};
+    return node;
+}
+
+/*
+ * Puts a node into the table. *node becomes what the table had in its place, for the caller to
+ * release without the lock, which is held. A node without key (no memory) only drops what the table
+ * had.
+ */
+static void exchange(struct cache *cache, uint64_t hash, const char *key, struct node *node)
+{
+    struct node *place = find(cache, hash, key);
+    if (place == NULL && node->key != NULL) {
+        place = least_used(cache);
+    }
+    if (place != NULL) {
+        const struct node old = *place;
+        *place = *node;
+        place->used = node->key != NULL ? ++cache->clock : 0;
+        *node = old;
+    }
 }
 
 /* ---- reading ---- */
@@ -149,6 +173,35 @@ static ssize_t read_whole(const char *path, char *text, size_t size, const char 
     return n < 0 ? -1 : (ssize_t)length;
 }
 
+/* Does the build have a variant's kernel of this name? NULL, or why not. */
+static const char *check_kernel(const struct cache *cache, const char *name, size_t length,
+                                unsigned revision)
+{
+    static const char portable[] = "portable"; /* loops without a kernel, of revision 0 */
+    const struct dc_kernel *kernel = name != NULL ? dc_kernel_find(cache->ctx, name, length) : NULL;
+    const bool loops =
+        name != NULL && length == sizeof portable - 1 && memcmp(name, portable, length) == 0;
+    if (kernel == NULL && !loops) {
+        return "its kernel is not in this build";
+    }
+    return (loops ? 0 : kernel->revision) == revision ? NULL : "its kernel has another revision";
+}
+
+static const char *check_kernels(const struct cache *cache, const struct cache_entry *entry)
+{
+    size_t length;
+    const char *name = dc_cachefile_kernel(entry->variant, &length);
+    const char *reason = check_kernel(cache, name, length, entry->revision);
+    if (reason != NULL) {
+        return reason;
+    }
+    name = dc_cachefile_second(entry->variant, &length);
+    if (name == NULL) {
+        return entry->second_revision == 0 ? NULL : "its variant has no second kernel";
+    }
+    return check_kernel(cache, name, length, entry->second_revision);
+}
+
 /* NULL: *entry is the key's valid entry. */
 static const char *read_entry(const struct cache *cache, const char *path, const char *key,
                               char *text, struct cache_entry *entry)
@@ -158,21 +211,14 @@ static const char *read_entry(const struct cache *cache, const char *path, const
     if (length < 0) {
         return reason;
     }
-    reason = cachefile_parse(text, (size_t)length, entry);
+    reason = dc_cachefile_parse(text, (size_t)length, entry);
     if (reason != NULL) {
         return reason;
     }
     if (strcmp(entry->key, key) != 0) {
         return "it is another problem's";
     }
-    size_t name_length;
-    const char *name = cachefile_kernel(entry->variant, &name_length);
-    const struct dc_kernel *kernel =
-        name != NULL ? dc_kernel_find(cache->ctx, name, name_length) : NULL;
-    if (kernel == NULL) {
-        return "its kernel is not in this build";
-    }
-    return kernel->revision == entry->revision ? NULL : "its kernel has another revision";
+    return check_kernels(cache, entry);
 }
 
 static bool load(struct cache *cache, const char *directory, uint64_t hash, const char *key,
@@ -202,20 +248,20 @@ static bool is_directory(const char *path)
     return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
 }
 
-/* mkdir -p */
+/* mkdir -p. The umask alone says who may read: a cache may be filled for other users. */
 static bool make_directories(char *path)
 {
     for (char *c = path + 1; *c != '\0'; c++) {
         if (*c == '/') {
             *c = '\0';
-            const bool ok = mkdir(path, 0700) == 0 || errno == EEXIST || is_directory(path);
+            const bool ok = mkdir(path, 0777) == 0 || errno == EEXIST || is_directory(path);
             *c = '/';
             if (!ok) {
                 return false;
             }
         }
     }
-    return mkdir(path, 0700) == 0 || errno == EEXIST;
+    return mkdir(path, 0777) == 0 || errno == EEXIST;
 }
 
 static bool write_all(int fd, const char *text, size_t length)
@@ -260,7 +306,7 @@ static const char *write_file(const struct cache *cache, const char *name, const
                          (uintptr_t)cache) >= sizeof temporary) {
         return strerror(ENAMETOOLONG);
     }
-    const int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    const int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd < 0) {
         return strerror(errno);
     }
@@ -282,6 +328,20 @@ static const char *write_file(const struct cache *cache, const char *name, const
     return NULL;
 }
 
+static int collect(const struct cache *cache, enum collect_scope scope,
+                   doconv_cache_report_fn report, void *user)
+{
+    const struct collect options = {
+        .root = cache->ctx->cache_directory,
+        .own = strrchr(cache->user, '/') + 1,
+        .environment = cache->environment,
+        .scope = scope,
+        .report = report,
+        .report_user = user,
+    };
+    return dc_collect(&options);
+}
+
 static const char *prepare_directory(struct cache *cache)
 {
     if (atomic_load(&cache->prepared)) {
@@ -297,15 +357,21 @@ static const char *prepare_directory(struct cache *cache)
     if (access(path, F_OK) != 0) {
         reason = write_file(cache, "MANIFEST", cache->environment, strlen(cache->environment));
     }
+    if (reason == NULL) {
+        (void)collect(cache, COLLECT_BUILDS, NULL, NULL); /* what can't be removed does no harm */
+    }
     atomic_store(&cache->prepared, reason == NULL);
     return reason;
 }
 
 static bool save(struct cache *cache, const struct cache_entry *entry, uint64_t hash)
 {
+    if (cache->ctx->memory_only) {
+        return false; /* as asked: nothing to complain of */
+    }
     const char *reason = NULL;
     char *text = dc_alloc(cache->ctx, CACHEFILE_SIZE);
-    const size_t length = text != NULL ? cachefile_print(entry, text, CACHEFILE_SIZE) : 0;
+    const size_t length = text != NULL ? dc_cachefile_print(entry, text, CACHEFILE_SIZE) : 0;
     if (cache->user[0] == '\0') {
         reason = "there is none; DOCONV_CACHE can name one";
     } else if (length == 0) {
@@ -317,6 +383,12 @@ static bool save(struct cache *cache, const struct cache_entry *entry, uint64_t 
         char name[FILE_NAME_SIZE];
         snprintf(name, sizeof name, "%016" PRIx64 ".txt", hash);
         reason = write_file(cache, name, text, length);
+        if (reason != NULL && !is_directory(cache->user)) {
+            /* Another process cleaned it up. */
+            atomic_store(&cache->prepared, false);
+            reason = prepare_directory(cache);
+            reason = reason != NULL ? reason : write_file(cache, name, text, length);
+        }
     }
     dc_free(cache->ctx, text);
     if (reason != NULL && !atomic_exchange(&cache->complained, true)) {
@@ -342,7 +414,7 @@ static void set_directory(doconv_context *ctx, char *path, const char *root, uin
     }
 }
 
-struct cache *cache_create(doconv_context *ctx)
+struct cache *dc_cache_create(doconv_context *ctx)
 {
     struct cache *cache = dc_alloc(ctx, sizeof *cache);
     if (cache == NULL) {
@@ -355,6 +427,7 @@ struct cache *cache_create(doconv_context *ctx)
     }
     cache->ctx = ctx;
     atomic_init(&cache->prepared, false);
+    atomic_init(&cache->used, false);
     atomic_init(&cache->complained, false);
     const struct dc_cpu *cpu = dc_cpu_probe();
     snprintf(cache->environment, sizeof cache->environment,
@@ -368,18 +441,18 @@ struct cache *cache_create(doconv_context *ctx)
     return cache;
 }
 
-void cache_destroy(struct cache *cache)
+void dc_cache_destroy(struct cache *cache)
 {
     if (cache != NULL) {
         for (int i = 0; i < CACHE_MEMORY_ENTRIES; i++) {
-            forget(cache, &cache->nodes[i]);
+            release_node(cache, &cache->nodes[i]);
         }
         pthread_mutex_destroy(&cache->lock);
         dc_free(cache->ctx, cache);
     }
 }
 
-doconv_context *cache_context(const struct cache *cache)
+doconv_context *dc_cache_context(const struct cache *cache)
 {
     return cache->ctx;
 }
@@ -396,7 +469,7 @@ static bool recall(struct cache *cache, uint64_t hash, const char *key, struct c
     return node != NULL;
 }
 
-enum cache_state cache_lookup(struct cache *cache, const char *key, struct cache_entry *entry)
+enum cache_state dc_cache_lookup(struct cache *cache, const char *key, struct cache_entry *entry)
 {
     const uint64_t hash = dc_hash(0, key, strlen(key));
     enum cache_state state;
@@ -406,36 +479,48 @@ enum cache_state cache_lookup(struct cache *cache, const char *key, struct cache
     if (known) {
         return state;
     }
-    const bool hit =
-        load(cache, cache->user, hash, key, entry) || load(cache, cache->system, hash, key, entry);
+    bool hit = load(cache, cache->user, hash, key, entry);
+    if (hit && !atomic_exchange(&cache->used, true)) {
+        (void)utimensat(AT_FDCWD, cache->user, NULL, 0); /* a wish: the cache may be read only */
+    }
+    hit = hit || load(cache, cache->system, hash, key, entry);
+    struct node node =
+        make_node(cache, hash, key, hit ? entry : NULL, hit ? CACHE_STORED : CACHE_MISS);
     pthread_mutex_lock(&cache->lock);
-    if (hit) {
-        state = CACHE_STORED;
-        remember(cache, hash, key, entry, state);
-    } else if (!recall(cache, hash, key, entry,
-                       &state)) { /* another thread may have measured it meanwhile */
-        remember(cache, hash, key, NULL, CACHE_MISS);
+    /* Another thread may have measured it meanwhile. */
+    if (hit || !recall(cache, hash, key, entry, &state)) {
+        exchange(cache, hash, key, &node);
+        state = hit ? CACHE_STORED : CACHE_MISS;
     }
     pthread_mutex_unlock(&cache->lock);
+    release_node(cache, &node);
     return state;
 }
 
-enum cache_state cache_store(struct cache *cache, const struct cache_entry *entry, bool noisy)
+enum cache_state dc_cache_store(struct cache *cache, const struct cache_entry *entry, bool noisy)
 {
     const uint64_t hash = dc_hash(0, entry->key, strlen(entry->key));
     const enum cache_state state = noisy                      ? CACHE_NOISY
                                    : save(cache, entry, hash) ? CACHE_STORED
                                                               : CACHE_MEMORY;
+    struct node node = make_node(cache, hash, entry->key, entry, state);
     pthread_mutex_lock(&cache->lock);
-    const struct node *node = find(cache, hash, entry->key);
-    if (!noisy || node == NULL || node->state <= CACHE_NOISY) {
-        remember(cache, hash, entry->key, entry, state);
+    const struct node *known = find(cache, hash, entry->key);
+    if (!noisy || known == NULL || known->state <= CACHE_NOISY) {
+        exchange(cache, hash, entry->key, &node);
     }
     pthread_mutex_unlock(&cache->lock);
+    release_node(cache, &node);
     return state;
 }
 
-int cache_memory_count(struct cache *cache)
+int dc_cache_clean(struct cache *cache, bool all, doconv_cache_report_fn report, void *user)
+{
+    return cache->user[0] != '\0' ? collect(cache, all ? COLLECT_ALL : COLLECT_OLD, report, user)
+                                  : 0;
+}
+
+int dc_cache_memory_count(struct cache *cache)
 {
     int count = 0;
     pthread_mutex_lock(&cache->lock);

@@ -6,6 +6,8 @@
 #ifndef DOCONV_CACHE_H
 #define DOCONV_CACHE_H
 
+#include <doconv/doconv_tune.h>
+
 #include "cachefile.h"
 
 #define CACHE_MEMORY_ENTRIES                                                                       \
@@ -26,24 +28,31 @@ enum cache_state {
  * user's, which is only read, and after the user's. The directory's environment part follows from
  * ctx's ISA cap and kernels as they are now. NULL if out of memory.
  */
-struct cache *cache_create(doconv_context *ctx);
-void cache_destroy(struct cache *cache);
-doconv_context *cache_context(const struct cache *cache);
+struct cache *dc_cache_create(doconv_context *ctx);
+void dc_cache_destroy(struct cache *cache);
+doconv_context *dc_cache_context(const struct cache *cache);
 
 /*
- * Copies the entry of a key. Its kernel is in the build with the same revision; whether its variant
- * is still a candidate is the caller's question. A file that is no valid entry of this key is a
- * miss and one log line; a key's file is probed once in the cache's life.
+ * Copies the entry of a key. Its kernels are in the build with the same revisions; whether its
+ * variant is still a candidate is the caller's question. A file that is no valid entry of this key
+ * is a miss and one log line; a key's file is probed once in the cache's life.
  */
-enum cache_state cache_lookup(struct cache *cache, const char *key, struct cache_entry *entry);
+enum cache_state dc_cache_lookup(struct cache *cache, const char *key, struct cache_entry *entry);
 
 /*
  * Keeps an entry in memory and writes its file. CACHE_MEMORY if that is impossible: the first time
- * with a log line. noisy: kept in memory only, and only if nothing better is known: CACHE_NOISY.
+ * with a log line, unless the context asks for memory only. noisy: kept in memory only, and only if
+ * nothing better is known: CACHE_NOISY.
  */
-enum cache_state cache_store(struct cache *cache, const struct cache_entry *entry, bool noisy);
+enum cache_state dc_cache_store(struct cache *cache, const struct cache_entry *entry, bool noisy);
+
+/*
+ * Removes old environments and temporary files from the user's directory, with all = true every
+ * environment; see collect.h. What is in memory stays. 0 or an errno.
+ */
+int dc_cache_clean(struct cache *cache, bool all, doconv_cache_report_fn report, void *user);
 
 /* Number of entries in memory, misses included. */
-int cache_memory_count(struct cache *cache);
+int dc_cache_memory_count(struct cache *cache);
 
 #endif

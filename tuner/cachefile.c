@@ -27,8 +27,9 @@ static bool valid_line(const char *text, size_t size)
 static bool valid(const struct cache_entry *e)
 {
     bool ok = valid_line(e->key, sizeof e->key) && valid_line(e->variant, sizeof e->variant) &&
-              e->revision <= INT32_MAX && e->workspace >= 0 && e->picoseconds >= 0 &&
-              e->max_rel_error_e12 >= 0 && e->count >= 0 && e->count <= CACHEFILE_MEASURED;
+              e->revision <= INT32_MAX && e->second_revision <= INT32_MAX && e->workspace >= 0 &&
+              e->picoseconds >= 0 && e->max_rel_error_e12 >= 0 && e->count >= 0 &&
+              e->count <= CACHEFILE_MEASURED;
     for (int i = 0; ok && i < e->count; i++) {
         const struct cache_measured *m = &e->measured[i];
         ok = valid_line(m->variant, sizeof m->variant) && m->picoseconds >= 0 && m->rounds >= 0 &&
@@ -37,16 +38,20 @@ static bool valid(const struct cache_entry *e)
     return ok;
 }
 
-size_t cachefile_print(const struct cache_entry *entry, char *text, size_t size)
+size_t dc_cachefile_print(const struct cache_entry *entry, char *text, size_t size)
 {
     if (!valid(entry)) {
         return 0;
     }
     size_t used = 0;
+    char second[16] = "";
+    if (entry->second_revision != 0) {
+        snprintf(second, sizeof second, "+%u", entry->second_revision);
+    }
     int n = snprintf(text, size,
-                     "doconv-cache %d\nkey %s\nvariant %s\nrevision %u\nworkspace %" PRId64
+                     "doconv-cache %d\nkey %s\nvariant %s\nrevision %u%s\nworkspace %" PRId64
                      "\npicoseconds %" PRId64 "\nmax_rel_error_e12 %" PRId64 "\n",
-                     CACHEFILE_VERSION, entry->key, entry->variant, entry->revision,
+                     CACHEFILE_VERSION, entry->key, entry->variant, entry->revision, second,
                      entry->workspace, entry->picoseconds, entry->max_rel_error_e12);
     for (int i = 0; n >= 0 && (used += (size_t)n) < size && i < entry->count; i++) {
         const struct cache_measured *m = &entry->measured[i];
@@ -103,6 +108,22 @@ static bool take_line(struct reader *r, char *text, size_t size)
     return length > 0 && take(r, "\n");
 }
 
+/* "1", or "1+2" of two kernels. */
+static bool take_revisions(struct reader *r, struct cache_entry *entry)
+{
+    int64_t first, second = 0;
+    if (!take_int(r, INT32_MAX, &first)) {
+        return false;
+    }
+    /* Without a second kernel the line has no "+0": one text an entry. */
+    if (take(r, "+") && (!take_int(r, INT32_MAX, &second) || second == 0)) {
+        return false;
+    }
+    entry->revision = (unsigned)first;
+    entry->second_revision = (unsigned)second;
+    return true;
+}
+
 static bool take_measured(struct reader *r, struct cache_measured *m)
 {
     int64_t rounds, spread, dropped;
@@ -118,7 +139,7 @@ static bool take_measured(struct reader *r, struct cache_measured *m)
     return true;
 }
 
-const char *cachefile_parse(const char *text, size_t length, struct cache_entry *entry)
+const char *dc_cachefile_parse(const char *text, size_t length, struct cache_entry *entry)
 {
     if (length >= CACHEFILE_SIZE || length <= CHECKSUM_LINE) {
         return "its size is wrong";
@@ -131,7 +152,7 @@ const char *cachefile_parse(const char *text, size_t length, struct cache_entry 
         return "its checksum is wrong";
     }
     struct reader r = {text, checksum};
-    int64_t version, revision;
+    int64_t version;
     if (!take(&r, "doconv-cache ") || !take_int(&r, INT32_MAX, &version) || !take(&r, "\n")) {
         return "it is no cache entry";
     }
@@ -140,14 +161,12 @@ const char *cachefile_parse(const char *text, size_t length, struct cache_entry 
     }
     if (!take(&r, "key ") || !take_line(&r, entry->key, sizeof entry->key) ||
         !take(&r, "variant ") || !take_line(&r, entry->variant, sizeof entry->variant) ||
-        !take(&r, "revision ") || !take_int(&r, INT32_MAX, &revision) ||
-        !take(&r, "\nworkspace ") || !take_int(&r, INT64_MAX, &entry->workspace) ||
-        !take(&r, "\npicoseconds ") || !take_int(&r, INT64_MAX, &entry->picoseconds) ||
-        !take(&r, "\nmax_rel_error_e12 ") || !take_int(&r, INT64_MAX, &entry->max_rel_error_e12) ||
-        !take(&r, "\n")) {
+        !take(&r, "revision ") || !take_revisions(&r, entry) || !take(&r, "\nworkspace ") ||
+        !take_int(&r, INT64_MAX, &entry->workspace) || !take(&r, "\npicoseconds ") ||
+        !take_int(&r, INT64_MAX, &entry->picoseconds) || !take(&r, "\nmax_rel_error_e12 ") ||
+        !take_int(&r, INT64_MAX, &entry->max_rel_error_e12) || !take(&r, "\n")) {
         return "a line is malformed";
     }
-    entry->revision = (unsigned)revision;
     for (entry->count = 0; r.at < r.end; entry->count++) {
         if (entry->count == CACHEFILE_MEASURED) {
             return "it has too many lines";
@@ -159,12 +178,23 @@ const char *cachefile_parse(const char *text, size_t length, struct cache_entry 
     return NULL;
 }
 
-const char *cachefile_kernel(const char *variant, size_t *length)
+const char *dc_cachefile_kernel(const char *variant, size_t *length)
 {
     const char *colon = strchr(variant, ':');
     if (colon == NULL) {
         return NULL;
     }
-    *length = strcspn(colon + 1, ":");
+    *length = strcspn(colon + 1, ":+");
     return colon + 1;
+}
+
+const char *dc_cachefile_second(const char *variant, size_t *length)
+{
+    const char *first = dc_cachefile_kernel(variant, length);
+    if (first == NULL || first[*length] != '+') {
+        return NULL;
+    }
+    const char *second = first + *length + 1;
+    *length = strcspn(second, ":");
+    return second;
 }

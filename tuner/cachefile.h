@@ -19,8 +19,9 @@ struct cache_measured {
 
 struct cache_entry {
     char key[DC_KEY_SIZE];
-    char variant[DC_VARIANT_SIZE]; /* SOLVER:KERNEL[:PARAMETERS] */
-    unsigned revision;             /* of the variant's kernel, at most INT32_MAX */
+    char variant[DC_VARIANT_SIZE]; /* SOLVER:KERNEL[+SECOND][:PARAMETERS] */
+    unsigned revision;             /* of KERNEL, at most INT32_MAX; 0: portable loops */
+    unsigned second_revision;      /* likewise of SECOND; 0: there is none */
     int64_t workspace;             /* bytes that the variant needs */
     int64_t picoseconds;           /* the winner's median */
     int64_t max_rel_error_e12;     /* its largest error relative to the largest value, times 1e12 */
@@ -33,16 +34,18 @@ struct cache_entry {
  * if it does not fit or if the entry holds what the parser would refuse (an empty text, a newline,
  * a negative number).
  */
-size_t cachefile_print(const struct cache_entry *entry, char *text, size_t size);
+size_t dc_cachefile_print(const struct cache_entry *entry, char *text, size_t size);
 
 /*
  * Reads an entry of exactly length bytes, which need no NUL. Returns NULL, or the reason (a
  * constant string) why the text is no entry; then *entry is undefined. What it accepts,
- * cachefile_print() gives back byte for byte.
+ * dc_cachefile_print() gives back byte for byte.
  */
-const char *cachefile_parse(const char *text, size_t length, struct cache_entry *entry);
+const char *dc_cachefile_parse(const char *text, size_t length, struct cache_entry *entry);
 
 /* The kernel's name in a variant text, and its length; NULL if there is none. */
-const char *cachefile_kernel(const char *variant, size_t *length);
+const char *dc_cachefile_kernel(const char *variant, size_t *length);
+/* Likewise of the second one, that works with it. */
+const char *dc_cachefile_second(const char *variant, size_t *length);
 
 #endif

@@ -1,12 +1,8 @@
 /* SPDX-License-Identifier: MIT */
+/* Timing: samples, their statistics, rounds. */
 #include "base/context.h"
-#include "base/cpu.h"
 #include "base/log.h"
 #include "measure.h"
-#include "plan/fresh.h"
-#include "plan/plan.h"
-#include "plan/problem.h"
-#include "plan/solver.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -18,7 +14,6 @@
 #define MOST_COLD_REPEATS 3
 /* A first run as long as this needs no second one to be trusted for the number of repeats. */
 #define LONG_SECONDS 20e-3
-#define FLUSH_BYTES ((size_t)256 << 20)
 /* Another than the default must be this much faster. */
 #define MARGIN 1.01
 #define FINALISTS 3
@@ -30,146 +25,7 @@
 #define HOPELESS_ROUND 1.5
 #define BEHIND 1.15
 
-/* ---- the set ---- */
-
-static float *create_values(doconv_context *ctx, size_t bytes, uint64_t seed)
-{
-    float *values = dc_alloc(ctx, bytes);
-    if (values != NULL) {
-        uint64_t state = seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
-        for (size_t i = 0; i < bytes / sizeof(float); i++) {
-            state = state * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-            values[i] = (float)(state >> 40) * 0x1p-24f - 0.5f;
-        }
-    }
-    return values;
-}
-
-/* Enough to push everything else out of the caches of all threads. */
-static size_t flush_size(const doconv_context *ctx)
-{
-    const struct dc_cpu *cpu = dc_cpu_probe();
-    const double bytes = 2.0 * ((double)cpu->l3_bytes + (double)cpu->l2_bytes * ctx->threads);
-    return bytes < (double)FLUSH_BYTES ? (size_t)bytes : FLUSH_BYTES;
-}
-
-doconv_status measure_set_create(doconv_context *ctx, const struct dc_problem *problem,
-                                 const doconv_plan_options *options, int capacity,
-                                 struct measure_set *set)
-{
-    const doconv_conv_desc *d = &problem->desc;
-    const bool cold = options != NULL && options->cold_weights != 0,
-               fresh = options != NULL && options->fresh_weights != 0;
-    *set = (struct measure_set){
-        .ctx = ctx,
-        .problem = *problem,
-        .cold = cold,
-        .fresh = fresh,
-        .src = create_values(ctx, problem->src_bytes, 1),
-        .weight = create_values(ctx, problem->weight_bytes, 2),
-        .bias = d->has_bias ? create_values(ctx, (size_t)d->cout * sizeof(float), 3) : NULL,
-        .residual = d->residual ? create_values(ctx, problem->dst_bytes, 4) : NULL,
-        .dst = create_values(ctx, problem->dst_bytes, 5),
-        .flush_bytes = cold ? flush_size(ctx) : 0,
-        .items = dc_alloc(ctx, (size_t)capacity * sizeof *set->items),
-        .capacity = capacity,
-    };
-    if (cold) {
-        set->flush = dc_alloc(ctx, set->flush_bytes);
-        if (set->flush != NULL) {
-            memset(set->flush, 1, set->flush_bytes);
-        }
-    }
-    if (set->src == NULL || set->weight == NULL || set->dst == NULL || set->items == NULL ||
-        (d->has_bias && set->bias == NULL) || (d->residual && set->residual == NULL) ||
-        (cold && set->flush == NULL)) {
-        measure_set_destroy(set);
-        return dc_fail(ctx, DOCONV_OUT_OF_MEMORY,
-                       "tune: no memory for tensors of %zu + %zu + %zu bytes", problem->src_bytes,
-                       problem->weight_bytes, problem->dst_bytes);
-    }
-    return DOCONV_OK;
-}
-
-void measure_set_destroy(struct measure_set *set)
-{
-    doconv_context *ctx = set->ctx;
-    for (int i = 0; i < set->count; i++) {
-        if (set->items[i].owns_weights) {
-            doconv_weights_destroy(set->items[i].weights);
-        }
-        doconv_plan_destroy(set->items[i].plan);
-    }
-    void *const all[] = {set->src, set->weight,    set->bias,  set->residual,
-                         set->dst, set->workspace, set->flush, set->items};
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
-        if (all[i] != NULL) {
-            dc_free(ctx, all[i]);
-        }
-    }
-    *set = (struct measure_set){0};
-}
-
-doconv_status measure_set_add(struct measure_set *set, const doconv_plan_options *options,
-                              const char *variant)
-{
-    struct measured item = {.owns_weights = true, .is_default = set->count == 0};
-    doconv_plan_options forced = {.size = sizeof forced};
-    if (options != NULL) {
-        forced = *options;
-    }
-    forced.variant = variant;
-    forced.rigor = DOCONV_RIGOR_ESTIMATE;
-    doconv_status status = dc_plan_create(set->ctx, &set->problem.desc, &forced, &item.plan);
-    if (status != DOCONV_OK) {
-        return status;
-    }
-    for (int i = 0; i < set->count && item.weights == NULL && !set->fresh; i++) {
-        if (set->items[i].plan->packed_layout == item.plan->packed_layout) {
-            item.weights = set->items[i].weights;
-            item.owns_weights = false;
-        }
-    }
-    if (item.weights == NULL && !set->fresh) {
-        status = doconv_weights_create(item.plan, set->weight, set->bias, &item.weights);
-    }
-    const size_t needed = set->fresh ? dc_fresh_workspace_size(item.plan, NULL)
-                                     : doconv_plan_workspace_size(item.plan);
-    if (status == DOCONV_OK && needed > set->workspace_size) {
-        char *workspace = dc_alloc(set->ctx, needed);
-        if (workspace != NULL) {
-            dc_free(set->ctx, set->workspace);
-            set->workspace = workspace;
-            set->workspace_size = needed;
-        } else {
-            status = dc_fail(set->ctx, DOCONV_OUT_OF_MEMORY,
-                             "tune: no memory for a workspace of %zu bytes", needed);
-        }
-    }
-    if (status != DOCONV_OK) {
-        if (item.owns_weights) {
-            doconv_weights_destroy(item.weights);
-        }
-        doconv_plan_destroy(item.plan);
-        return status;
-    }
-    set->items[set->count++] = item;
-    return DOCONV_OK;
-}
-
 /* ---- a sample ---- */
-
-void measure_run(const struct measure_set *set, const struct measured *m)
-{
-    if (set->fresh) {
-        const struct dc_weight_source source = {.view = dc_weight_view(&set->problem, set->weight),
-                                                .bias = set->bias};
-        dc_fresh_run(m->plan, &source, set->src, set->residual, set->dst, set->workspace);
-        return;
-    }
-    m->plan->solver->execute(m->plan, m->weights->data, set->src, set->residual, set->dst,
-                             set->workspace);
-}
 
 /* Each task reads and writes its part: the caches of all cores are filled with it. */
 static void flush_task(void *arg, int index)
@@ -190,14 +46,18 @@ static void touch(const volatile float *tensor, size_t bytes)
 }
 
 /*
- * As in a network: the layer before has just written src, dst's memory serves every other layer,
- * the weights were last read an inference ago.
+ * As in a network: the layer before has just written src (or the one behind it, in training,
+ * grad_dst), dst's memory serves every other layer, the weight's gradient was summed right before
+ * its fold's; weights, W and D were last read an inference or a step ago.
  */
 static void make_cold(struct measure_set *set)
 {
+    static const enum measure_tensor near[] = {MEASURE_GRAD_SRC, MEASURE_DST, MEASURE_GRAD_FOLDED,
+                                               MEASURE_SRC, MEASURE_GRAD_DST};
     dc_parallel(set->ctx, set->ctx->threads, flush_task, set);
-    touch(set->dst, set->problem.dst_bytes);
-    touch(set->src, set->problem.src_bytes);
+    for (size_t i = 0; i < sizeof near / sizeof near[0]; i++) {
+        touch(set->tensors[near[i]], set->bytes[near[i]]);
+    }
 }
 
 static double time_runs(struct measure_set *set, const struct measured *m, int repeats)
@@ -207,13 +67,13 @@ static double time_runs(struct measure_set *set, const struct measured *m, int r
         for (int i = 0; i < repeats; i++) {
             make_cold(set);
             const double start = dc_now();
-            measure_run(set, m);
+            dc_measure_run(set, m);
             seconds += dc_now() - start;
         }
     } else {
         const double start = dc_now();
         for (int i = 0; i < repeats; i++) {
-            measure_run(set, m);
+            dc_measure_run(set, m);
         }
         seconds = dc_now() - start;
     }
@@ -441,7 +301,7 @@ static void move_to_front(struct measured *items, int index)
     items[0] = moved;
 }
 
-void measure(struct measure_set *set, const struct measure_limits *limits)
+void dc_measure(struct measure_set *set, const struct measure_limits *limits)
 {
     const double start = dc_now();
     int finals = 2 * limits->least_rounds;

@@ -1,11 +1,18 @@
 /* SPDX-License-Identifier: MIT */
-/* Timing the variants of one problem against each other, and checking one against the reference. */
+/*
+ * Timing the variants of one problem, of any operation, against each other, and checking one
+ * against what shares no kernel with it. For the tuner.
+ */
 #ifndef DOCONV_MEASURE_H
 #define DOCONV_MEASURE_H
+
+#include <stdbool.h>
+#include <stddef.h>
 
 #include <doconv/doconv_tune.h>
 
 #include "plan/problem.h"
+#include "plan/solver.h"
 
 #define MEASURE_SAMPLES 96 /* most samples of a candidate */
 
@@ -17,22 +24,43 @@ struct measured {
     bool is_default;                 /* what the library would take without measuring */
     bool wrong;                      /* its result is: never timed, never chosen */
     bool dropped;                    /* far behind, or wrong: sampled no more */
-    int repeats;                     /* executes of a sample */
+    int repeats;                     /* calls of a sample */
     int rounds;                      /* samples taken */
     int first_kept;                  /* samples before it came from the coarse rounds */
-    double samples[MEASURE_SAMPLES]; /* seconds of an execute */
+    double samples[MEASURE_SAMPLES]; /* seconds of a call */
     double median;                   /* of the samples kept */
     /* their median absolute deviation / median, for finalists relative to their rounds */
     double spread;
 };
 
+/* The tensors that operations have; which of them, dc_problem.operation says. */
+enum measure_tensor {
+    /* Read: reproducible values in [-0.5, 0.5). */
+    MEASURE_SRC,
+    MEASURE_RESIDUAL,
+    MEASURE_BIAS,
+    MEASURE_WEIGHT, /* of a convolution that folds none */
+    MEASURE_W,
+    MEASURE_D,
+    MEASURE_GRAD_DST,
+    MEASURE_GRAD_FOLDED,
+    /* Written. */
+    MEASURE_DST,
+    MEASURE_FOLDED, /* the weight that W and D fold to: by DC_FOLD, or before a convolution */
+    MEASURE_GRAD_SRC,
+    MEASURE_GRAD_WEIGHT,
+    MEASURE_GRAD_W,
+    MEASURE_GRAD_D,
+    MEASURE_TENSORS, /* how many */
+    MEASURE_FIRST_WRITTEN = MEASURE_DST
+};
+
 struct measure_set {
     doconv_context *ctx;
     struct dc_problem problem;
-    bool cold;  /* weights are not in cache when an execute starts */
-    bool fresh; /* weights are packed in each run */
-    /* Tensors with reproducible values in [-0.5, 0.5); NULL where the problem has none. */
-    float *src, *weight, *bias, *residual, *dst;
+    bool cold;                       /* weights are not in cache when a call starts */
+    float *tensors[MEASURE_TENSORS]; /* NULL: the operation has none */
+    size_t bytes[MEASURE_TENSORS];
     char *workspace; /* shared by all */
     size_t workspace_size;
     char *flush; /* as large as the caches; NULL: warm */
@@ -43,19 +71,19 @@ struct measure_set {
 
 /*
  * Tensors and room for capacity candidates; options: those of their plans, or NULL. OUT_OF_MEMORY
- * with its detail; measure_set_destroy() is right for a set of zeros, and after any failure.
+ * with its detail; dc_measure_set_destroy() is right for a set of zeros, and after any failure.
  */
-doconv_status measure_set_create(doconv_context *ctx, const struct dc_problem *problem,
-                                 const doconv_plan_options *options, int capacity,
-                                 struct measure_set *set);
-void measure_set_destroy(struct measure_set *set);
+doconv_status dc_measure_set_create(doconv_context *ctx, const struct dc_problem *problem,
+                                    const doconv_plan_options *options, int capacity,
+                                    struct measure_set *set);
+void dc_measure_set_destroy(struct measure_set *set);
 
 /*
  * Appends a candidate of the problem: its plan, its weights, room in the workspace. The first one
  * is the default. On failure the set is as before.
  */
-doconv_status measure_set_add(struct measure_set *set, const doconv_plan_options *options,
-                              const char *variant);
+doconv_status dc_measure_set_add(struct measure_set *set, const doconv_plan_options *options,
+                                 const char *variant);
 
 struct measure_limits {
     double budget_seconds; /* aimed at */
@@ -72,21 +100,25 @@ struct measure_limits {
  * medians, wrong ones last. The default wins unless another is faster by a margin in the paired
  * samples.
  */
-void measure(struct measure_set *set, const struct measure_limits *limits);
+void dc_measure(struct measure_set *set, const struct measure_limits *limits);
 
 /*
- * Runs an item once, packing first if weights are fresh. Past doconv_execute(): a verbose context
- * would log thousands of executes, and the log would be timed.
+ * Runs an item once: all of the operation, so with folding and packing where weights are fresh, and
+ * with the fold's gradient behind that of a DO-Conv layer's weight. Past the public calls: a
+ * verbose context would log thousands of executes, and the log would be timed.
  */
-void measure_run(const struct measure_set *set, const struct measured *item);
+void dc_measure_run(const struct measure_set *set, const struct measured *item);
 
 /*
- * Runs an item once on a dst full of NaN and compares it with the context's reference kernel:
- * *max_rel_error is the largest |y - ref| / max|ref| (infinite for a NaN), *right whether that is
- * within the rounding that the kernel declares. Large problems are compared on a part of their
- * images' channels. UNSUPPORTED if the context has no reference kernel, OUT_OF_MEMORY.
+ * Runs an item once on tensors and a workspace full of NaN and compares what it writes with what
+ * shares no kernel with it: the context's reference kernel, portable loops, sums in double.
+ * *max_rel_error is the largest |y - ref| / max|ref| of any tensor (infinite for a NaN), *right
+ * whether each is within the rounding that the candidate declares. Where all would take long, a
+ * part is compared: some of the planes of dst, some elements of a gradient; the weight's gradient
+ * behind those of W and D is then any kernel's of which such elements are right. UNSUPPORTED if the
+ * context has no reference kernel, OUT_OF_MEMORY.
  */
-doconv_status measure_check(struct measure_set *set, const struct measured *item,
-                            double *max_rel_error, bool *right);
+doconv_status dc_measure_check(struct measure_set *set, const struct measured *item,
+                               double *max_rel_error, bool *right);
 
 #endif

@@ -6,6 +6,7 @@
 #include <doconv/doconv_tune.h>
 
 #include "base/context.h"
+#include "library.h"
 #include "base/log.h"
 
 doconv_status dc_tuner_attach(doconv_context *ctx)
@@ -53,4 +54,10 @@ doconv_status doconv_tune_report_get(const doconv_tune_report *report, int index
     (void)index;
     (void)entry;
     return DOCONV_UNSUPPORTED;
+}
+
+doconv_status doconv_cache_clean(doconv_context *context, const doconv_cache_clean_options *options)
+{
+    (void)options;
+    return dc_fail(context, DOCONV_UNSUPPORTED, "cache: this build has no tuner");
 }

@@ -9,16 +9,18 @@
 
 #include "base/context.h"
 #include "base/log.h"
+#include "base/versioned.h"
 #include "cache.h"
 #include "kernel.h"
+#include "library.h"
 #include "measure.h"
 #include "plan/candidate.h"
 #include "plan/plan.h"
 #include "plan/problem.h"
 
 /*
- * Candidates that are measured: the best of each kernel and the best of all, as the estimate has
- * it, none that is slower by this factor.
+ * Candidates that are measured: the best of each solver with each kernel and the best of all, as
+ * the estimate has it, none that is slower by this factor.
  */
 #define PRUNED 20
 #define HOPELESS 3.0
@@ -42,19 +44,22 @@ struct doconv_tune_report {
 static bool worth_measuring(const struct dc_candidate_list *list, int index)
 {
     /*
-     * Only where nothing else takes the problem: the reference is what the others are checked
-     * against.
+     * Only where nothing else takes the problem: the reference and portable loops are what the
+     * others are checked against.
      */
-    const bool reference = list->items[index].kernel->op == DC_OP_REFERENCE;
-    return reference ? index == 0
-                     : list->items[index].estimated_seconds <=
-                           HOPELESS * list->items[0].estimated_seconds;
+    const struct dc_kernel *kernel = list->items[index].kernel;
+    const bool slow = kernel == NULL || kernel->family == DC_FAMILY_REFERENCE;
+    return slow ? index == 0
+                : list->items[index].estimated_seconds <=
+                      HOPELESS * list->items[0].estimated_seconds;
 }
 
-static bool best_of_kernel(const struct dc_candidate_list *list, int index)
+/* Of its solver with its kernel; another second one is no other pair. */
+static bool best_of_pair(const struct dc_candidate_list *list, int index)
 {
+    const struct dc_candidate *c = &list->items[index];
     for (int i = 0; i < index; i++) {
-        if (list->items[i].kernel == list->items[index].kernel) {
+        if (list->items[i].solver == c->solver && list->items[i].kernel == c->kernel) {
             return false;
         }
     }
@@ -67,13 +72,13 @@ static bool best_of_kernel(const struct dc_candidate_list *list, int index)
  */
 static int prune(const struct dc_candidate_list *list, int picked[PRUNED])
 {
-    int kernels = 0, count = 0;
+    int pairs = 0, count = 0;
     for (int i = 0; i < list->count && list->items[i].refused == NULL; i++) {
-        kernels += worth_measuring(list, i) && best_of_kernel(list, i);
+        pairs += worth_measuring(list, i) && best_of_pair(list, i);
     }
-    int others = kernels < PRUNED ? PRUNED - kernels : 0;
+    int others = pairs < PRUNED ? PRUNED - pairs : 0;
     for (int i = 0; i < list->count && list->items[i].refused == NULL && count < PRUNED; i++) {
-        if (worth_measuring(list, i) && (best_of_kernel(list, i) || others-- > 0)) {
+        if (worth_measuring(list, i) && (best_of_pair(list, i) || others-- > 0)) {
             picked[count++] = i;
         }
     }
@@ -103,7 +108,8 @@ static void record(struct cache_entry *entry, const struct measure_set *set, dou
 {
     const struct dc_candidate *winner = &set->items[0].plan->candidate;
     memcpy(entry->variant, winner->text, sizeof entry->variant);
-    entry->revision = winner->kernel->revision;
+    entry->revision = winner->kernel != NULL ? winner->kernel->revision : 0;
+    entry->second_revision = winner->second != NULL ? winner->second->revision : 0;
     entry->workspace = (int64_t)winner->workspace_size;
     entry->picoseconds = scaled(set->items[0].median, 1e-12);
     entry->max_rel_error_e12 = scaled(error, 1e-12);
@@ -125,24 +131,23 @@ static doconv_status measure_and_check(struct measure_set *set, const doconv_tun
 {
     for (int left = set->count; left > 0; left--) {
         struct measure_limits limits = {
-            .budget_seconds = options != NULL && options->budget_seconds > 0.0
-                                  ? options->budget_seconds
-                                  : BUDGET_SECONDS,
+            .budget_seconds =
+                options->budget_seconds > 0.0 ? options->budget_seconds : BUDGET_SECONDS,
             .least_rounds = LEAST_ROUNDS,
-            .progress = options != NULL ? options->progress : NULL,
-            .progress_user = options != NULL ? options->progress_user : NULL,
+            .progress = options->progress,
+            .progress_user = options->progress_user,
         };
-        measure(set, &limits);
+        dc_measure(set, &limits);
         for (int attempt = 1; attempt < ATTEMPTS && set->items[0].spread > NOISY; attempt++) {
             limits.budget_seconds *= 2.0;
             limits.least_rounds *= 2;
-            measure(set, &limits);
+            dc_measure(set, &limits);
         }
         struct measured *winner = &set->items[0];
         report->noisy = winner->spread > NOISY;
         double error;
         bool right;
-        const doconv_status status = measure_check(set, winner, &error, &right);
+        const doconv_status status = dc_measure_check(set, winner, &error, &right);
         if (status != DOCONV_OK) {
             return status;
         }
@@ -171,7 +176,7 @@ static doconv_status add_candidates(struct measure_set *set, const struct dc_can
     doconv_status status = DOCONV_OK;
     for (int i = 0; i < count; i++) {
         const char *text = list->items[picked[i]].text;
-        const doconv_status added = measure_set_add(set, plan_options, text);
+        const doconv_status added = dc_measure_set_add(set, plan_options, text);
         if (added != DOCONV_OK) {
             dc_log(set->ctx, DOCONV_LOG_WARNING, "tune: %s is not measured: %s", text,
                    doconv_status_string(added));
@@ -189,13 +194,13 @@ static doconv_status tune(doconv_context *ctx, const struct dc_problem *problem,
     int picked[PRUNED];
     const int count = prune(list, picked);
     if (count == 0) {
-        const char *variant = plan_options != NULL ? plan_options->variant : NULL;
+        const char *variant = plan_options->variant;
         return dc_fail(ctx, variant != NULL ? DOCONV_NOT_FOUND : DOCONV_UNSUPPORTED,
                        "tune: no candidate%s%.100s takes this problem",
                        variant != NULL ? " called " : "", variant != NULL ? variant : "");
     }
     struct measure_set set;
-    doconv_status status = measure_set_create(ctx, problem, plan_options, count, &set);
+    doconv_status status = dc_measure_set_create(ctx, problem, plan_options, count, &set);
     if (status != DOCONV_OK) {
         return status;
     }
@@ -203,7 +208,7 @@ static doconv_status tune(doconv_context *ctx, const struct dc_problem *problem,
     if (status == DOCONV_OK) {
         status = measure_and_check(&set, options, report);
     }
-    measure_set_destroy(&set);
+    dc_measure_set_destroy(&set);
     return status;
 }
 
@@ -214,7 +219,7 @@ static doconv_status fill_report(doconv_context *ctx, const struct dc_problem *p
                                  struct doconv_tune_report *report)
 {
     struct cache *cache = ctx->advisor.self;
-    const bool restricted = plan_options != NULL && plan_options->variant != NULL;
+    const bool restricted = plan_options->variant != NULL;
     char key[DC_KEY_SIZE];
     dc_plan_key(ctx, problem, plan_options, key, sizeof key);
     struct dc_candidate_list list;
@@ -222,8 +227,8 @@ static doconv_status fill_report(doconv_context *ctx, const struct dc_problem *p
     if (status != DOCONV_OK) {
         return status;
     }
-    if (!restricted && (options == NULL || !options->force)) {
-        const enum cache_state state = cache_lookup(cache, key, &report->entry);
+    if (!restricted && !options->force) {
+        const enum cache_state state = dc_cache_lookup(cache, key, &report->entry);
         report->from_cache = state > CACHE_NOISY && is_candidate(&list, report->entry.variant);
         report->stored = report->from_cache && state == CACHE_STORED;
     }
@@ -241,20 +246,17 @@ static doconv_status fill_report(doconv_context *ctx, const struct dc_problem *p
     if (report->noisy) {
         dc_log(ctx, DOCONV_LOG_WARNING, "tune: the times are too noisy to keep: %s", key);
     }
-    report->stored = cache_store(cache, &report->entry, report->noisy) == CACHE_STORED;
+    report->stored = dc_cache_store(cache, &report->entry, report->noisy) == CACHE_STORED;
     return DOCONV_OK;
 }
 
-static doconv_status check_options(doconv_context *ctx, const doconv_tune_options *options)
+/* A caller's options, or NULL for the defaults, as checked ones of this version. */
+static doconv_status read_options(doconv_context *ctx, const doconv_tune_options *from,
+                                  doconv_tune_options *options)
 {
-    if (options == NULL) {
-        return DOCONV_OK;
-    }
-    if (options->size != sizeof *options) {
-        return dc_fail(
-            ctx, DOCONV_MISMATCH,
-            "options.size: %zu is not %zu, the size of doconv_tune_options in this version",
-            options->size, sizeof *options);
+    const doconv_status status = DC_READ_STRUCT(ctx, doconv_tune_options, from, options);
+    if (status != DOCONV_OK) {
+        return status;
     }
     if (options->force != 0 && options->force != 1) {
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.force: %d is not in 0..1",
@@ -264,6 +266,26 @@ static doconv_status check_options(doconv_context *ctx, const doconv_tune_option
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT,
                        "options.budget_seconds: %g is not in 0..86400", options->budget_seconds);
     }
+    return DOCONV_OK;
+}
+
+/* doconv_tune() of any operation, with checked options of this version. */
+static doconv_status tune_problem(doconv_context *ctx, const struct dc_problem *problem,
+                                  const doconv_plan_options *plan_options,
+                                  const doconv_tune_options *options, doconv_tune_report **report)
+{
+    struct doconv_tune_report *result = dc_alloc(ctx, sizeof *result);
+    if (result == NULL) {
+        return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "tune: out of memory");
+    }
+    memset(result, 0, sizeof *result);
+    result->ctx = ctx;
+    const doconv_status status = fill_report(ctx, problem, plan_options, options, result);
+    if (status != DOCONV_OK) {
+        dc_free(ctx, result);
+        return status;
+    }
+    *report = result;
     return DOCONV_OK;
 }
 
@@ -279,29 +301,19 @@ doconv_status doconv_tune(doconv_context *context, const doconv_conv_desc *desc,
                        context == NULL ? "context" : "report");
     }
     struct dc_problem problem;
-    doconv_status status = check_options(context, options);
+    doconv_plan_options own_plan_options;
+    doconv_tune_options own_options;
+    doconv_status status = read_options(context, options, &own_options);
     if (status == DOCONV_OK) {
-        status = dc_problem_create(context, desc, &problem);
+        status = dc_plan_options_read(context, plan_options, &own_plan_options);
     }
     if (status == DOCONV_OK) {
-        status = dc_plan_options_check(context, plan_options);
+        status = dc_plan_problem(context, desc, &own_plan_options, &problem);
     }
     if (status != DOCONV_OK) {
         return status;
     }
-    struct doconv_tune_report *result = dc_alloc(context, sizeof *result);
-    if (result == NULL) {
-        return dc_fail(context, DOCONV_OUT_OF_MEMORY, "tune: out of memory");
-    }
-    memset(result, 0, sizeof *result);
-    result->ctx = context;
-    status = fill_report(context, &problem, plan_options, options, result);
-    if (status != DOCONV_OK) {
-        dc_free(context, result);
-        return status;
-    }
-    *report = result;
-    return DOCONV_OK;
+    return tune_problem(context, &problem, &own_plan_options, &own_options, report);
 }
 
 /* ---- the report ---- */
@@ -317,13 +329,11 @@ doconv_status doconv_tune_report_summary(const doconv_tune_report *report,
                                          doconv_tune_summary *summary)
 {
     if (report == NULL || summary == NULL) {
-        return DOCONV_INVALID_ARGUMENT;
+        return report == NULL ? DOCONV_INVALID_ARGUMENT
+                              : dc_fail(report->ctx, DOCONV_INVALID_ARGUMENT, "summary: NULL");
     }
-    if (summary->size != sizeof *summary) {
-        return DOCONV_MISMATCH;
-    }
-    *summary = (doconv_tune_summary){
-        .size = sizeof *summary,
+    const doconv_tune_summary result = {
+        .size = sizeof result,
         .variant = report->entry.variant,
         .seconds = 1e-12 * (double)report->entry.picoseconds,
         .max_rel_error = 1e-12 * (double)report->entry.max_rel_error_e12,
@@ -332,7 +342,7 @@ doconv_status doconv_tune_report_summary(const doconv_tune_report *report,
         .stored = report->stored,
         .measured = report->entry.count,
     };
-    return DOCONV_OK;
+    return DC_WRITE_STRUCT(report->ctx, doconv_tune_summary, &result, summary);
 }
 
 int doconv_tune_report_count(const doconv_tune_report *report)
@@ -343,22 +353,45 @@ int doconv_tune_report_count(const doconv_tune_report *report)
 doconv_status doconv_tune_report_get(const doconv_tune_report *report, int index,
                                      doconv_tune_entry *entry)
 {
-    if (report == NULL || entry == NULL || index < 0 || index >= report->entry.count) {
+    if (report == NULL) {
         return DOCONV_INVALID_ARGUMENT;
     }
-    if (entry->size != sizeof *entry) {
-        return DOCONV_MISMATCH;
+    if (entry == NULL || index < 0 || index >= report->entry.count) {
+        return dc_fail(report->ctx, DOCONV_INVALID_ARGUMENT, "entry: NULL, or index: %d is none",
+                       index);
     }
     const struct cache_measured *m = &report->entry.measured[index];
-    *entry = (doconv_tune_entry){
-        .size = sizeof *entry,
+    const doconv_tune_entry result = {
+        .size = sizeof result,
         .variant = m->variant,
         .median_seconds = 1e-12 * (double)m->picoseconds,
         .spread = 1e-6 * m->spread_ppm,
         .rounds = m->rounds,
         .dropped = m->dropped,
     };
-    return DOCONV_OK;
+    return DC_WRITE_STRUCT(report->ctx, doconv_tune_entry, &result, entry);
+}
+
+/* ---- the cache's directory ---- */
+
+doconv_status doconv_cache_clean(doconv_context *context, const doconv_cache_clean_options *options)
+{
+    if (context == NULL) {
+        return DOCONV_INVALID_ARGUMENT;
+    }
+    doconv_cache_clean_options own;
+    const doconv_status status = DC_READ_STRUCT(context, doconv_cache_clean_options, options, &own);
+    if (status != DOCONV_OK) {
+        return status;
+    }
+    if (own.all != 0 && own.all != 1) {
+        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "options.all: %d is not in 0..1", own.all);
+    }
+    const int error =
+        dc_cache_clean(context->advisor.self, own.all != 0, own.report, own.report_user);
+    return error == 0 ? DOCONV_OK
+                      : dc_fail(context, DOCONV_IO_ERROR, "cache: the directory \"%.100s\": %s",
+                                context->cache_directory, strerror(error));
 }
 
 /* ---- the advisor: self is the cache ---- */
@@ -366,13 +399,13 @@ doconv_status doconv_tune_report_get(const doconv_tune_report *report, int index
 static bool advise(void *self, const char *key, char *variant, size_t size)
 {
     struct cache *cache = self;
-    struct cache_entry *entry = dc_alloc(cache_context(cache), sizeof *entry);
-    const bool hit = entry != NULL && cache_lookup(cache, key, entry) > CACHE_NOISY &&
+    struct cache_entry *entry = dc_alloc(dc_cache_context(cache), sizeof *entry);
+    const bool hit = entry != NULL && dc_cache_lookup(cache, key, entry) > CACHE_NOISY &&
                      strlen(entry->variant) < size;
     if (hit) {
         memcpy(variant, entry->variant, strlen(entry->variant) + 1);
     }
-    dc_free(cache_context(cache), entry);
+    dc_free(dc_cache_context(cache), entry);
     return hit;
 }
 
@@ -380,34 +413,33 @@ static bool advise(void *self, const char *key, char *variant, size_t size)
  * A winner too noisy to be stored, measured in this context before: on a busy machine each further
  * plan would measure once more.
  */
-static bool recall_noisy(struct cache *cache, const doconv_conv_desc *desc,
+static bool recall_noisy(struct cache *cache, const struct dc_problem *problem,
                          const doconv_plan_options *options, struct cache_entry *entry)
 {
-    doconv_context *ctx = cache_context(cache);
-    struct dc_problem problem;
+    doconv_context *ctx = dc_cache_context(cache);
     char key[DC_KEY_SIZE];
-    if (ctx->tune == DOCONV_TUNE_FORCE || dc_problem_create(ctx, desc, &problem) != DOCONV_OK) {
+    if (ctx->tune == DOCONV_TUNE_FORCE) {
         return false;
     }
-    dc_plan_key(ctx, &problem, options, key, sizeof key);
-    return cache_lookup(cache, key, entry) == CACHE_NOISY;
+    dc_plan_key(ctx, problem, options, key, sizeof key);
+    return dc_cache_lookup(cache, key, entry) == CACHE_NOISY;
 }
 
-static doconv_status measure_now(void *self, const doconv_conv_desc *desc,
+static doconv_status measure_now(void *self, const struct dc_problem *problem,
                                  const doconv_plan_options *options, char *variant, size_t size)
 {
     struct cache *cache = self;
-    doconv_context *ctx = cache_context(cache);
+    doconv_context *ctx = dc_cache_context(cache);
     struct doconv_tune_report *report = dc_alloc(ctx, sizeof *report);
     if (report == NULL) {
         return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "tune: out of memory");
     }
     report->ctx = ctx;
     doconv_status status = DOCONV_OK;
-    if (!recall_noisy(cache, desc, options, &report->entry)) {
+    if (!recall_noisy(cache, problem, options, &report->entry)) {
         const doconv_tune_options force = {.size = sizeof force, .force = 1};
         doconv_tune_report_destroy(report);
-        status = doconv_tune(ctx, desc, options, &force, &report);
+        status = tune_problem(ctx, problem, options, &force, &report);
     }
     if (status == DOCONV_OK) {
         const size_t length = strlen(report->entry.variant);
@@ -425,12 +457,12 @@ static doconv_status measure_now(void *self, const doconv_conv_desc *desc,
 
 static void detach(void *self)
 {
-    cache_destroy(self);
+    dc_cache_destroy(self);
 }
 
 doconv_status dc_tuner_attach(doconv_context *ctx)
 {
-    struct cache *cache = cache_create(ctx);
+    struct cache *cache = dc_cache_create(ctx);
     if (cache == NULL) {
         return DOCONV_OUT_OF_MEMORY;
     }

@@ -147,7 +147,7 @@ static int run_study(const struct study *study, const struct options *o, doconv_
 }
 
 /* The command line is read: does what it says. */
-static int do_study(const struct options *o, char **argv)
+static int do_study(const struct options *o)
 {
     struct study study;
     doconv_context *context = NULL;
@@ -159,7 +159,7 @@ static int do_study(const struct options *o, char **argv)
     } else if (o->list) {
         print_cases(&study);
         status = 0;
-    } else if (bind_threads(o->threads, argv) != 0 || (context = make_context(o)) == NULL) {
+    } else if (bind_threads(o->threads) != 0 || (context = make_context(o)) == NULL) {
         status = 2;
     } else if (o->pytorch != NULL &&
                (pytorch = pytorch_start(o->pytorch, o->threads, why)) == NULL) {
@@ -177,7 +177,7 @@ int main(int argc, char **argv)
     struct options o;
     int status = 2;
     if (read_options(argc, argv, &o) == 0) {
-        status = o.help ? 0 : do_study(&o, argv);
+        status = o.help ? 0 : do_study(&o);
         if (o.help) {
             print_help();
         }

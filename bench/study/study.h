@@ -213,10 +213,12 @@ void describe(const struct study_case *c, const struct result *r, bool pytorch, 
 /* ---- study_threads.c ---- */
 
 /*
- * Binds one thread to its core, or starts the program anew with OpenMP's threads bound. Returns 0,
- * or -1 after a message on stderr.
+ * Before all else: binds one thread to its core, or sees to it that there are CPUs for more.
+ * Returns 0, or -1 after a message on stderr.
  */
-int bind_threads(int count, char **argv);
+int bind_threads(int count);
+/* Binds each thread of the library's team to a core, once its first call has started them. */
+void bind_team(int count);
 /* Gives a child that brings threads of its own the CPUs that the process had before. */
 void unbind_thread(void);
 double wall_seconds(void);

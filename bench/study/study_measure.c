@@ -228,10 +228,8 @@ static int make_ours(struct bench *b, const struct study_case *c, enum compositi
     desc.composition = composition == PLAIN    ? DOCONV_COMPOSITION_NONE
                        : composition == KERNEL ? DOCONV_COMPOSITION_KERNEL
                                                : DOCONV_COMPOSITION_FEATURE;
-    const doconv_training_options options = {.size = sizeof options,
-                                             .mapping = DOCONV_MAPPING_PAPER,
-                                             .add_identity = composition != PLAIN};
-    const doconv_status status = doconv_training_create(b->context, &desc, &options, &e->training);
+    desc.add_identity = composition != PLAIN;
+    const doconv_status status = doconv_training_create(b->context, &desc, NULL, &e->training);
     if (status != DOCONV_OK) {
         char detail[200];
         doconv_context_last_error(b->context, detail, sizeof detail);
@@ -536,6 +534,9 @@ static int prepare_ours(struct bench *b, const struct study_case *c, struct resu
         memset(b->parameters.grad_w, 0xff,
                (composition == PLAIN ? weight_floats(c) : composed_floats(c)) * sizeof(float));
         memset(b->parameters.grad_d, 0xff, d_floats(c) * sizeof(float));
+        if (run_ours(b, composition, FORWARD) == DOCONV_OK) {
+            bind_team(b->options->threads);
+        }
         double start = wall_seconds();
         doconv_status status = run_ours(b, composition, FORWARD);
         guesses[k][FORWARD] = wall_seconds() - start;

@@ -2,16 +2,21 @@
 # SPDX-License-Identifier: MIT
 """PyTorch's side of doconv-study, which starts this file and talks to it by lines on two pipes.
 
-Arguments: the number of threads. Says "doconv-study-pytorch 1 VERSION" once PyTorch is there, then answers each line with one line,
-"no REASON" where it can't:
+Arguments: the number of threads. Says "doconv-study-pytorch 1 VERSION" once PyTorch is there, then
+answers each line with one line, "no REASON" where it can't:
 
-  case N CIN H W COUT KH KW SH SW PH PW DH DW GROUPS D_MUL   "ok": the data of a case is made, all else is forgotten
-  time COMPOSITION PASS FORMAT CALLS                         "ms X", of one call: so many calls, after one that isn't timed if WARM is given as a fifth word
-  sums NAME                                                  "sums X ...": projections of a tensor that the last call left: dst, src, weight, d
-  quit                                                       ends
+  case N CIN H W COUT KH KW SH SW PH PW DH DW GROUPS D_MUL
+      "ok": the data of a case is made, all else is forgotten
+  time COMPOSITION PASS FORMAT CALLS
+      "ms X", of one call: so many calls, after one that isn't timed if WARM is given as a fifth
+      word
+  sums NAME
+      "sums X ...": projections of a tensor that the last call left: dst, src, weight, d
+  quit
+      ends
 
-COMPOSITION: plain, kernel, feature. PASS: forward (no gradients wanted), step (forward and backward, gradients of the input and all parameters).
-FORMAT: contiguous, channels_last.
+COMPOSITION: plain, kernel, feature. PASS: forward (no gradients wanted), step (forward and
+backward, gradients of the input and all parameters). FORMAT: contiguous, channels_last.
 """
 import gc
 import os
@@ -29,7 +34,8 @@ try:
     warnings.filterwarnings("ignore")
     import torch
     from torch.nn.functional import conv2d
-except Exception as error:  # pylint: disable=broad-except  # a broken installation fails in many ways
+except Exception as error:  # pylint: disable=broad-except
+    # A broken installation fails in many ways.
     print("no " + " ".join(f"PyTorch can't be imported: {error}".split()), flush=True)
     sys.exit(1)
 
@@ -37,7 +43,8 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 
 
 def make_table():
-    """The numbers that study_data.c makes: the upper 24 bits of a linear congruential generator, as multiples of 2^-23 in [-1, 1)."""
+    """The numbers that study_data.c makes: the upper 24 bits of a linear congruential generator, as
+    multiples of 2^-23 in [-1, 1)."""
     state, numbers = 1, []
     for _ in range(PERIOD):
         state = (state * 1664525 + 1013904223) & 0xFFFFFFFF
@@ -49,7 +56,8 @@ class Case:
     """One layer, batch and D_mul, its data and what the last call left."""
 
     def __init__(self, table, words):
-        (self.n, self.cin, self.h, self.w, self.cout, self.kh, self.kw, *rest) = (int(word) for word in words)
+        numbers = [int(word) for word in words]
+        self.n, self.cin, self.h, self.w, self.cout, self.kh, self.kw, *rest = numbers
         self.stride, self.pad, self.dilation = rest[0:2], rest[2:4], rest[4:6]
         self.groups, self.d_mul = rest[6:8]
         self.table, self.formatted, self.left = table, {}, {}
@@ -63,7 +71,8 @@ class Case:
             self.folded = self.fold(self.w_data, self.d_data + self.identity)
 
     def numbers(self, which, shape):
-        """The study's numbers in this shape; which tensor it is tells where in the table they start."""
+        """The study's numbers in this shape; which tensor it is tells where in the table they
+        start."""
         count = 1
         for extent in shape:
             count *= extent
@@ -71,10 +80,12 @@ class Case:
         return self.table.repeat(2 + count // PERIOD)[start:start + count].reshape(shape)
 
     def fold(self, w, d):
-        """W' of kernel composition. The official module's einsum, but for grouped layers other than depthwise ones, where it computes something else."""
+        """W' of kernel composition. The official module's einsum, but for grouped layers other than
+        depthwise ones, where it computes something else."""
         g, shape = self.groups, (self.cout, self.cin // self.groups, self.kh, self.kw)
         if g == 1 or (g == self.cin and g == self.cout):
-            return torch.einsum("ims,ois->oim", d, w.reshape(self.cout // g, self.cin, self.d_mul)).reshape(shape)
+            w = w.reshape(self.cout // g, self.cin, self.d_mul)
+            return torch.einsum("ims,ois->oim", d, w).reshape(shape)
         w = w.reshape(g, self.cout // g, self.cin // g, self.d_mul)
         d = d.reshape(g, self.cin // g, self.kh * self.kw, self.d_mul)
         return torch.einsum("gims,gois->goim", d, w).reshape(shape)
@@ -85,8 +96,9 @@ class Case:
             src = self.numbers(0, (self.n, self.cin, self.h, self.w))
             self.formatted[layout, "src"] = src.contiguous(memory_format=FORMATS[layout])
         if with_gradient and (layout, "grad") not in self.formatted:
-            out = [(size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for size, pad, dilation, kernel, stride in
-                   zip((self.h, self.w), self.pad, self.dilation, (self.kh, self.kw), self.stride)]
+            axes = zip((self.h, self.w), self.pad, self.dilation, (self.kh, self.kw), self.stride)
+            out = [(size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
+                   for size, pad, dilation, kernel, stride in axes]
             grad = self.numbers(1, (self.n, self.cout, *out))
             self.formatted[layout, "grad"] = grad.contiguous(memory_format=FORMATS[layout])
         return self.formatted[layout, "src"], self.formatted.get((layout, "grad"))
@@ -148,9 +160,11 @@ class Case:
         return 1e3 * best[0] / calls
 
     def sums(self, name):
-        """Each chunk of a tensor, in the order N, C, H, W, by the table's numbers: any element that is off moves its chunk's sum."""
+        """Each chunk of a tensor, in the order N, C, H, W, by the table's numbers: any element that
+        is off moves its chunk's sum."""
         flat, by = self.left[name].contiguous().reshape(-1), self.table[:CHUNK].double()
-        return [float(torch.dot(flat[at:at + CHUNK].double(), by[:min(CHUNK, len(flat) - at)])) for at in range(0, len(flat), CHUNK)]
+        chunks = (flat[at:at + CHUNK].double() for at in range(0, len(flat), CHUNK))
+        return [float(torch.dot(chunk, by[:len(chunk)])) for chunk in chunks]
 
 
 def answer(table, case, words):
@@ -161,7 +175,9 @@ def answer(table, case, words):
         gc.collect()
         return Case(table, rest), "ok"
     if verb == "time":
-        return case, f"ms {case.time(rest[0], rest[1], rest[2], int(rest[3]), 'warm' in rest[4:]):.9g}"
+        composition, which, layout, calls, *options = rest
+        taken = case.time(composition, which, layout, int(calls), "warm" in options)
+        return case, f"ms {taken:.9g}"
     if verb == "sums":
         return case, "sums " + " ".join(f"{value:.17g}" for value in case.sums(rest[0]))
     raise ValueError(f"unknown line {verb}")
@@ -184,7 +200,8 @@ def main():
             if words[0] == "case":
                 old = None  # its memory is free before the next one's is taken
             case, text = answer(table, old, words)
-        except Exception as error:  # pylint: disable=broad-except  # one line, whatever PyTorch raises; the case is over
+        except Exception as error:  # pylint: disable=broad-except
+            # One line, whatever PyTorch raises; the case is over.
             text = "no " + " ".join(f"{type(error).__name__}: {error}".split())[:500]
             gc.collect()
         print(text, file=answers, flush=True)

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE /* sched_setaffinity */
 #include "study.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <sched.h>
@@ -10,76 +11,122 @@
 #include <time.h>
 #include <unistd.h>
 
-/* What the OpenMP runtimes read about places. A user who sets one of them has decided. */
-static const char *const place_variables[] = {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY",
-                                              "KMP_AFFINITY"};
+static cpu_set_t process_cpus; /* before any thread is bound; none: unknown */
 
-/* CPUs of the process before a runtime bound its first thread to one of them. */
-#define CPUS_VARIABLE "DOCONV_STUDY_CPUS"
-
-static void remember_cpus(const cpu_set_t *set)
+int bind_threads(int count)
 {
-    char text[CPU_SETSIZE + 1];
-    int size = 0;
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-        text[cpu] = CPU_ISSET(cpu, set) ? '1' : '0';
-        size = CPU_ISSET(cpu, set) ? cpu + 1 : size;
+    if (sched_getaffinity(0, sizeof process_cpus, &process_cpus) != 0) {
+        CPU_ZERO(&process_cpus);
+        fprintf(stderr, "doconv-study: threads are not bound to cores: %s\n", strerror(errno));
+        return 0;
     }
-    text[size] = '\0';
-    setenv(CPUS_VARIABLE, text, 1);
+    if (count > 1) {
+        if (CPU_COUNT(&process_cpus) < count) {
+            fprintf(stderr, "doconv-study: --threads: \"%d\": this process may run on %d CPU%s\n",
+                    count, CPU_COUNT(&process_cpus), CPU_COUNT(&process_cpus) == 1 ? "" : "s");
+            return -1;
+        }
+        /* For PyTorch's process, unless the user has decided. */
+        if (getenv("OMP_PROC_BIND") == NULL && getenv("OMP_PLACES") == NULL) {
+            setenv("OMP_PLACES", "cores", 1);
+            setenv("OMP_PROC_BIND", "close", 1);
+        }
+        return 0;
+    }
+    cpu_set_t set;
+    const int core = sched_getcpu();
+    CPU_ZERO(&set);
+    if (core >= 0) {
+        CPU_SET(core, &set);
+    }
+    if (core < 0 || sched_setaffinity(0, sizeof set, &set) != 0) {
+        fprintf(stderr, "doconv-study: not pinned to a core: %s\n", strerror(errno));
+    }
+    return 0;
+}
+
+/* Whether the CPU is the first of its core's; also if the system doesn't tell. */
+static bool leads_core(int cpu)
+{
+    char path[96];
+    int first = cpu;
+    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
+    FILE *file = fopen(path, "r");
+    if (file != NULL) {
+        if (fscanf(file, "%d", &first) != 1) {
+            first = cpu;
+        }
+        fclose(file);
+    }
+    return first == cpu || !CPU_ISSET(first, &process_cpus);
+}
+
+/* The CPU of a thread of the team: a core each as far as there are cores. */
+static int cpu_of(int number)
+{
+    for (int lead = 1; lead >= 0; lead--) {
+        for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+            if (CPU_ISSET(cpu, &process_cpus) && leads_core(cpu) == lead && number-- == 0) {
+                return cpu;
+            }
+        }
+    }
+    return -1;
+}
+
+static void bind_thread(pid_t thread, int number)
+{
+    const int cpu = cpu_of(number);
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    if (cpu >= 0) {
+        CPU_SET(cpu, &set);
+        sched_setaffinity(thread, sizeof set, &set);
+    }
+}
+
+/* The number in a name that the library gives its threads; 0: another thread. */
+static int number_of(const char *thread)
+{
+    char path[64];
+    int number = 0;
+    snprintf(path, sizeof path, "/proc/self/task/%.20s/comm", thread);
+    FILE *file = fopen(path, "r");
+    if (file != NULL) {
+        if (fscanf(file, "doconv-%d", &number) != 1) {
+            number = 0;
+        }
+        fclose(file);
+    }
+    return number;
+}
+
+void bind_team(int count)
+{
+    struct dirent *entry;
+    DIR *threads = count > 1 ? opendir("/proc/self/task") : NULL;
+    int bound = 0;
+    while (threads != NULL && (entry = readdir(threads)) != NULL) {
+        const int number = number_of(entry->d_name);
+        if (number > 0 && number < count) {
+            bind_thread((pid_t)atoi(entry->d_name), number);
+            bound++;
+        }
+    }
+    if (threads != NULL) {
+        closedir(threads);
+    }
+    /* The library's threads inherit the CPUs of the one that makes the first call. */
+    if (bound > 0) {
+        bind_thread(0, 0);
+    }
 }
 
 void unbind_thread(void)
 {
-    const char *text = getenv(CPUS_VARIABLE);
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-        if (text == NULL || *text == '1') {
-            CPU_SET(cpu, &set);
-        }
-        text += text != NULL && *text != '\0';
+    if (CPU_COUNT(&process_cpus) > 0) {
+        sched_setaffinity(0, sizeof process_cpus, &process_cpus);
     }
-    /* those that don't exist, or that the process may not have, are left out */
-    sched_setaffinity(0, sizeof set, &set);
-}
-
-int bind_threads(int count, char **argv)
-{
-    cpu_set_t set;
-    if (count == 1) {
-        const int core = sched_getcpu();
-        CPU_ZERO(&set);
-        if (core >= 0) {
-            CPU_SET(core, &set);
-        }
-        if (core < 0 || sched_setaffinity(0, sizeof set, &set) != 0) {
-            fprintf(stderr, "doconv-study: not pinned to a core: %s\n", strerror(errno));
-        }
-        return 0;
-    }
-    /* The runtime reads its variables before main() begins, hence anew; PyTorch's inherits them. */
-    for (size_t i = 0; i < sizeof place_variables / sizeof place_variables[0]; i++) {
-        if (getenv(place_variables[i]) != NULL) {
-            /*
-             * the user's, or those from below: the runtime has bound this thread to one place by
-             * now
-             */
-            return 0;
-        }
-    }
-    CPU_ZERO(&set);
-    if (sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) < count) {
-        fprintf(stderr, "doconv-study: --threads: \"%d\": this process may run on %d CPU%s\n",
-                count, CPU_COUNT(&set), CPU_COUNT(&set) == 1 ? "" : "s");
-        return -1;
-    }
-    remember_cpus(&set);
-    setenv("OMP_PLACES", "cores", 1);
-    setenv("OMP_PROC_BIND", "close", 1);
-    execv("/proc/self/exe", argv);
-    fprintf(stderr, "doconv-study: the threads are not bound to cores: %s\n", strerror(errno));
-    return 0;
 }
 
 static double read_clock(clockid_t clock)

@@ -13,8 +13,15 @@
  * Conventions of every function here:
  * - It returns a doconv_status; outputs are written on DOCONV_OK only (a handle output is set to
  *   NULL on failure).
- * - It never aborts, exits or prints; text goes to the context's log callback (see
- *   doconv_context_options).
+ * - It never aborts or exits, and never prints but for one line, once, about an environment
+ *   variable that is ignored; text goes to the context's log callback (see doconv_context_options).
+ * - A struct that begins with its size may grow at its end from version to version; the caller sets
+ *   size to its sizeof, which says what header it was compiled against, and zeroes the rest before
+ *   it sets fields. Input: fields that an older header doesn't have are taken as zero, which means
+ *   what their absence did; bytes of a newer header's struct that this library doesn't know must be
+ *   zero, else DOCONV_MISMATCH. Output: size bytes are written, those that this library doesn't
+ *   know as zeros; size stays. A struct that a callback is given ends where its size says. A size
+ *   that no version has is a DOCONV_MISMATCH whose detail names the struct.
  * - Tensors are float (fp32), contiguous in the stated layout, 4-byte aligned at least (64 is
  *   faster), never written past their end and never read past it.
  * - Thread safety: contexts, plans and weights may be shared by any number of threads; creating and
@@ -54,7 +61,7 @@ typedef enum doconv_status {
     DOCONV_OUT_OF_MEMORY = 5, /**< the allocator returned NULL */
     /** a variant name that no candidate has; no cache entry in mode "only" */
     DOCONV_NOT_FOUND = 6,
-    /** weights packed for another plan; a struct from another version of this header */
+    /** weights packed for another plan; a struct of another version's header that can't be taken */
     DOCONV_MISMATCH = 7,
     DOCONV_WORKSPACE_TOO_SMALL = 8,
     /** a cache directory or file that can't be used (tuner functions only) */
@@ -115,35 +122,68 @@ typedef void (*doconv_log_fn)(void *user, doconv_log_level level, const char *li
 typedef void (*doconv_parallel_for_fn)(void *user, int count, void (*task)(void *arg, int index),
                                        void *arg);
 
-/** Returns size bytes aligned to alignment (a power of two), or NULL. */
+/**
+ * Returns size bytes aligned to alignment (a power of two; the library asks for 64), or NULL.
+ * Called by any function of the library but doconv_execute() and the passes of training, on its
+ * caller's thread and never under a lock: an allocator may use the context itself. Packed weights
+ * are read faster from huge pages. The library gives the system no hint about an application's
+ * memory; its own allocator aligns blocks of 2 MiB or more to 2 MiB and asks for huge pages where
+ * they lie whole in the block, so that nothing beyond what is asked for becomes resident, and
+ * another allocator may do the same.
+ */
 typedef void *(*doconv_allocate_fn)(void *user, size_t size, size_t alignment);
 typedef void (*doconv_release_fn)(void *user, void *memory);
 
 /**
- * Options of a context. Set size to sizeof(doconv_context_options) and everything else to zero for
- * the defaults. Environment variables are read once, at creation, and only where the field here is
- * zero or NULL: DOCONV_MAX_ISA (none, avx2, avx512, neon), DOCONV_TUNE (off, read, tune, force,
- * only), DOCONV_CACHE (a directory), DOCONV_SYSTEM_CACHE (a directory that is looked up after the
- * cache and never written), DOCONV_VERBOSE (0, 1 = a line for each plan, 2 = and one for each
- * execute). A value that none of these allow is ignored with a warning.
+ * Options of a context. Set size and zero the rest for the defaults. Environment variables are read
+ * once, at creation, and only where the field here is zero or NULL: DOCONV_MAX_ISA (none, avx2,
+ * avx512, neon), DOCONV_TUNE (off, read, tune, force, only), DOCONV_CACHE (a directory),
+ * DOCONV_SYSTEM_CACHE (a directory that is looked up after the cache and never written),
+ * DOCONV_VERBOSE (0, 1 = a line for each plan, 2 = and one for each execute), OMP_NUM_THREADS
+ * (1..4096, or a list that starts so). Names are taken in any case; an empty value is none. What is
+ * not allowed (another value, a bundle of another architecture, a relative XDG_CACHE_HOME or HOME)
+ * is ignored with a warning: to the log; where there is none, to stderr, one line for each variable
+ * in the life of the process.
  */
 typedef struct doconv_context_options {
     size_t size;
-    /** tasks an execute is cut into; 0: parallel_for ? 1 : OpenMP's default */
+    /**
+     * How many tasks a call is cut into at most. 0 with a parallel_for: 1. 0 without: the number in
+     * OMP_NUM_THREADS (of a list, the first), else the CPUs that the creating thread may run on.
+     */
     int threads;
-    /** NULL: OpenMP (or the calling thread in a build without it) */
+    /**
+     * Runs the tasks, in the floating-point modes of whatever threads it runs them on. NULL: the
+     * calling thread and threads of the context, threads in all, in the calling thread's modes
+     * (rounding, flush to zero). The first call with more than one task starts the context's
+     * threads, with all signals blocked, the calling thread's CPU affinity and names like
+     * "doconv-1"; where fewer can be started, fewer run. They belong to one call at a time: a call
+     * that comes from another thread meanwhile runs all its tasks itself. A child of fork() starts
+     * its own when it first calls.
+     */
     doconv_parallel_for_fn parallel_for;
     void *parallel_for_user;
-    doconv_allocate_fn allocate; /**< NULL: aligned_alloc; set both or neither */
+    doconv_allocate_fn allocate; /**< NULL: posix_memalign; set both or neither */
     doconv_release_fn release;
     void *allocate_user;
-    doconv_log_fn log; /**< NULL: stderr, and only if DOCONV_VERBOSE is set */
+    /** NULL: stderr, and only if DOCONV_VERBOSE is 1 or 2 (and for variables that are ignored) */
+    doconv_log_fn log;
     void *log_user;
     int verbose;        /**< as DOCONV_VERBOSE, 1 or 2; 0: the variable decides */
     doconv_isa max_isa; /**< cap; a bundle of another architecture is an invalid argument */
     doconv_tune_mode tune;
-    /** NULL: DOCONV_CACHE, else XDG_CACHE_HOME/doconv, else HOME/.cache/doconv; copied */
+    /**
+     * NULL: DOCONV_CACHE, else XDG_CACHE_HOME/doconv, else HOME/.cache/doconv; "": none, winners
+     * are kept in this context's memory only. Copied. What is made in it has the permissions that
+     * the umask leaves.
+     */
     const char *cache_directory;
+    /**
+     * 0 or 1: plans of a problem give the same bits for any number of threads, and whatever the
+     * tuner finds or its cache has, as doconv_execute() says. It costs speed where another
+     * algorithm suits the threads better. The cache keeps its winners apart.
+     */
+    int deterministic;
 } doconv_context_options;
 
 /**
@@ -153,13 +193,18 @@ typedef struct doconv_context_options {
 DOCONV_API doconv_status doconv_context_create(const doconv_context_options *options,
                                                doconv_context **context);
 
-/** Destroys a context; NULL is allowed. */
+/**
+ * Destroys a context and ends its threads; NULL is allowed. No call on it, or on what was made with
+ * it, may be running.
+ */
 DOCONV_API void doconv_context_destroy(doconv_context *context);
 
 /**
- * Copies the detail of the last failed call on this context ("stride_h: 0 is not in 1..2147483647")
- * into text, cut to size bytes with its NUL. Empty if nothing failed yet. With several threads
- * failing at once it is one of their messages, whole.
+ * Copies the detail of the calling thread's last failed call ("stride_h: 0 is not in
+ * 1..2147483647") into text, cut to size bytes with its NUL. A call counts that was made with a
+ * context, or with what was made with one, other than this function; calls that succeed, and those
+ * of other threads, change nothing. Each thread keeps one detail for all contexts: the text is
+ * empty if nothing failed on the thread yet, or if its last failed call was on another context.
  */
 DOCONV_API doconv_status doconv_context_last_error(const doconv_context *context, char *text,
                                                    size_t size);
@@ -192,14 +237,16 @@ typedef struct doconv_kernel_info {
     size_t size;      /**< in: sizeof(doconv_kernel_info) */
     const char *name; /**< unique, e.g. "direct_f32_14x32@avx512" */
     /**
-     * "direct", "depthwise", "grouped", "reference"; "compose", "product", "correlate": no
-     * candidates of a plan
+     * its family: "reference", "direct", "depthwise", "grouped" and "planes" convolve; "compose",
+     * "product" and "correlate" serve training
      */
     const char *operation;
     doconv_isa isa;
     unsigned revision;
     int tile_pixels, tile_channels;
     int usable; /**< 1 if the context's CPU and cap allow it */
+    /** of the bound of a dot product's rounding; 1: products are summed directly */
+    double error_amplification;
 } doconv_kernel_info;
 
 /** Number of kernels in the build, usable or not; 0 for NULL. */
@@ -221,7 +268,20 @@ typedef enum doconv_layout {
     DOCONV_NCHW16C = 3 /**< B = 16 */
 } doconv_layout;
 
-/** How far a variant's rounding may be from a direct convolution's in fp32. */
+/**
+ * How far a variant's rounding may be from a direct convolution's in fp32.
+ *
+ * DEFAULT and FAST take Winograd's algorithms for 3x3 kernels and the like, which compute outputs
+ * by tiles (of up to 4x4; FAST: 6x6) from all inputs that any output of the tile reads. Beside
+ * rounding by the largest of these inputs, that shows in two ways:
+ *  - A NaN or an infinity in src may come out as NaN, and may reach all outputs of the tiles that
+ *    read it, in every channel of its group: not only those whose own window it lies in. One in a
+ *    weight may turn all outputs of its output channel to NaN.
+ *  - Sums in between may overflow where a direct convolution's would not. They don't as long as for
+ *    each output the sum over its input channels of the largest |src| times the largest |weight| of
+ *    its filter stays below 2^117 (FAST: 2^107).
+ * STRICT keeps each output to its own window.
+ */
 typedef enum doconv_accuracy {
     DOCONV_ACCURACY_DEFAULT = 0, /**< direct, or algorithms with a few times its error */
     DOCONV_ACCURACY_STRICT = 1,  /**< direct only */
@@ -236,7 +296,19 @@ typedef enum doconv_composition {
 } doconv_composition;
 
 /**
- * A convolution: dst[n][o][p][q] = post(bias[o] + sum over i, y, x of
+ * Which channel of D the in-group input i of output o meets (Cig = Cin/groups, Cog = Cout/groups).
+ * All the same for groups = 1.
+ */
+typedef enum doconv_mapping {
+    /** o / Cog * Cig + i: the channel that the filter reads, the formula of the paper */
+    DOCONV_MAPPING_PAPER = 0,
+    /** (o * Cig + i) % Cin: the official PyTorch and Gluon modules */
+    DOCONV_MAPPING_PYTORCH = 1,
+    DOCONV_MAPPING_TENSORFLOW = 2 /**< (i * Cout + o) / Cog: the official TensorFlow layer */
+} doconv_mapping;
+
+/**
+ * A convolution of n images, which may be 0: dst[n][o][p][q] = post(bias[o] + sum over i, y, x of
  *     src[n][g*Cin/groups + i][p*stride_h + y*dilation_h - pad_top]
  *        [q*stride_w + x*dilation_w - pad_left] * weight[o][i][y][x])
  * with g = o / (Cout/groups), zeros outside src (cross-correlation, as every framework), and
@@ -258,36 +330,63 @@ typedef struct doconv_conv_desc {
     int clamp;                /**< min(max(v, clamp_lo), clamp_hi) */
     float clamp_lo, clamp_hi; /**< not NaN, clamp_lo <= clamp_hi; ignored if clamp is 0 */
     doconv_accuracy accuracy;
-    int64_t d_mul; /**< 0: a plain convolution */
+    int64_t d_mul; /**< 0: a plain convolution; else a DO-Conv layer of W and D */
     doconv_composition composition;
+    doconv_mapping mapping; /**< of a DO-Conv layer; PAPER for a plain convolution */
+    int add_identity;       /**< of a DO-Conv layer, as in doconv_fold_desc; else 0 */
 } doconv_conv_desc;
 
 /**
  * Sets size and defaults: every dimension, stride, dilation and groups 1, paddings 0, NCHW, no
- * bias, no post-op.
+ * bias, no post-op. desc: size bytes, as the caller's header has it.
  */
-DOCONV_API doconv_status doconv_conv_desc_init(doconv_conv_desc *desc);
+DOCONV_API doconv_status doconv_conv_desc_init_sized(doconv_conv_desc *desc, size_t size);
+static inline doconv_status doconv_conv_desc_init(doconv_conv_desc *desc)
+{
+    return doconv_conv_desc_init_sized(desc, sizeof *desc);
+}
 
 /**
  * Reads a problem as benchdnn writes it, then attributes after a colon, separated by commas:
- *   [g#][mb#]ic#ih#[iw#]oc#[oh#][ow#][kh#][kw#][sh#][sw#][ph#][pw#][dh#][dw#][n"name"]
- * with optional '_' between fields; dh/dw count the skipped inputs (0: none); a missing w field
- * takes the h field's value; oh/ow, if given, decide the bottom and right padding, else padding is
- * symmetric. Attributes: src=LAYOUT, dst=LAYOUT (nchw, nhwc, nChw8c, nChw16c), bias, residual,
- * relu, clamp=LO/HI, accuracy=strict|default|fast. Example:
- * "mb1_ic64ih56oc64kh3ph1:src=nhwc,dst=nhwc,bias,relu". On failure DOCONV_INVALID_ARGUMENT or what
- * validation says; the detail names the field. context may be NULL (no detail).
+ *   [g#][mb#]ic#[ih#][iw#]oc#[oh#][ow#][kh#][kw#][sh#][sw#][ph#][pw#][dh#][dw#][nNAME]
+ * Fields stand in any order, with '_' between them or not; # is 0..2^31-1. What is left out:
+ * - If no width (iw, ow, kw, sw, pw, dw) is given, each is its height. If no height is given, the
+ *   problem is one-dimensional: H = KH = 1. Else each axis needs its own ih/iw and kh/kw.
+ * - g 1; sh/sw 1; ph/pw 0; dh/dw, which count the skipped inputs, 0; mb 1 (2 in benchdnn); kh and
+ *   kw, both left out, 1.
+ * - oh/ow follow from the rest. Given, they decide the padding after the image, and where ph/pw is
+ *   left out that before it too: half of what the output needs, ((oh-1)*sh + (kh-1)*(dh+1) + 1 -
+ *   ih) / 2, rounded down, 0 at least. An output that the problem doesn't have is refused.
+ * The name, which may be "NAME" or "NAME"*# (# times in its network), comes last and is ignored;
+ * without quotes it ends at a colon.
+ * In benchdnn a missing mb is 2 and kh and kw are never missing. Refused here, but not there: a
+ * field given twice (the last counts), an output of 0 (it is missing), a width of its default
+ * alone, as pw0 (there is no width), an output that is smaller than the input gives.
+ * Attributes: src=LAYOUT, dst=LAYOUT (nchw, nhwc, nChw8c, nChw16c), bias, residual, relu,
+ * clamp=LO/HI, accuracy=strict|default|fast; of a DO-Conv layer dmul=#, composition=kernel|feature
+ * (kernel if it is left out), mapping=paper|pytorch|tensorflow, identity (add_identity). Examples:
+ * "mb1_ic64ih56oc64kh3ph1:dmul=9,mapping=pytorch,identity" and
+ * "mb1_ic64ih56oc64kh3ph1:src=nhwc,dst=nhwc,bias,relu".
+ * On failure DOCONV_INVALID_ARGUMENT, DOCONV_UNSUPPORTED for a problem of three dimensions (id,
+ * od, kd, sd, pd, dd), or what validation says; the detail names the field. context may be NULL (no
+ * detail). desc: size bytes, as the caller's header has it; its size is set.
  */
-DOCONV_API doconv_status doconv_conv_desc_parse(doconv_context *context, const char *text,
-                                                doconv_conv_desc *desc);
+DOCONV_API doconv_status doconv_conv_desc_parse_sized(doconv_context *context, const char *text,
+                                                      doconv_conv_desc *desc, size_t size);
+static inline doconv_status doconv_conv_desc_parse(doconv_context *context, const char *text,
+                                                   doconv_conv_desc *desc)
+{
+    return doconv_conv_desc_parse_sized(context, text, desc, sizeof *desc);
+}
 
 /** The longest text that doconv_conv_desc_format() writes, with its NUL. */
 #define DOCONV_PROBLEM_TEXT_SIZE 512
 
 /**
  * Writes a descriptor in the form that doconv_conv_desc_parse() reads, canonically: equal problems
- * give equal text (padding that no output reads is left out). It is the cache's key, the verbose
- * line's and the benchmark's name. Validates first.
+ * give equal text (padding that no output reads is left out, and so are a mapping that is the
+ * paper's for this layer and an identity that d_mul < KH*KW has no room for). It is the cache's
+ * key, the verbose line's and the benchmark's name. Validates first.
  */
 DOCONV_API doconv_status doconv_conv_desc_format(doconv_context *context,
                                                  const doconv_conv_desc *desc, char *text,
@@ -300,13 +399,15 @@ DOCONV_API doconv_status doconv_conv_desc_format(doconv_context *context,
 DOCONV_API doconv_status doconv_conv_dst_shape(doconv_context *context,
                                                const doconv_conv_desc *desc, int64_t shape[4]);
 
-/** Bytes of a tensor of logical shape N x C x H x W, padding of blocked layouts included. */
+/**
+ * Bytes of a tensor of logical shape N x C x H x W, padding of blocked layouts included; 0 if n is.
+ */
 DOCONV_API doconv_status doconv_tensor_bytes(doconv_layout layout, int64_t n, int64_t c, int64_t h,
                                              int64_t w, size_t *bytes);
 
 /**
- * Copies a tensor from one layout to another (zeros into the channels past C of a blocked dst). src
- * and dst must not overlap.
+ * Copies a tensor from one layout to another (zeros into the channels past C of a blocked dst).
+ * INVALID_ARGUMENT if src and dst overlap. With n = 0 it does nothing, and both may be NULL.
  */
 DOCONV_API doconv_status doconv_reorder(doconv_layout src_layout, doconv_layout dst_layout,
                                         int64_t n, int64_t c, int64_t h, int64_t w,
@@ -325,19 +426,44 @@ typedef enum doconv_rigor {
     DOCONV_RIGOR_MEASURE = 3   /**< the cache, else measure (takes up to a second) and store */
 } doconv_rigor;
 
+/**
+ * What is computed on the tensors of a layer. Programs plan and execute convolutions; the others
+ * are what doconv_training_create(), doconv_fold() and the like are made of: each is chosen among
+ * candidates, explained and tuned in the same way.
+ */
+typedef enum doconv_operation {
+    DOCONV_OPERATION_CONVOLUTION = 0,      /**< src, weight, bias, residual -> dst */
+    DOCONV_OPERATION_FOLD = 1,             /**< W, D -> weight */
+    DOCONV_OPERATION_FOLD_GRADIENT = 2,    /**< W, D, weight's gradient -> those of W and D */
+    DOCONV_OPERATION_FEATURE_FORWARD = 3,  /**< src, W, D, bias -> dst, by feature composition */
+    DOCONV_OPERATION_FEATURE_BACKWARD = 4, /**< and the gradients of src, W and D */
+    /** src, dst's gradient -> weight's gradient, or (kernel composition) those of W and D */
+    DOCONV_OPERATION_WEIGHT_GRADIENT = 5
+} doconv_operation;
+
+/** "convolution", "fold", "fold_gradient", ...; "unknown" otherwise. */
+DOCONV_API const char *doconv_operation_string(doconv_operation operation);
+
 /** Set size and zero the rest for the defaults. */
 typedef struct doconv_plan_options {
     size_t size;
     doconv_rigor rigor;
     /** a full variant text, or a kernel's name: only such candidates; NULL: all */
     const char *variant;
-    size_t workspace_limit; /**< bytes; candidates that need more are refused; 0: no limit */
-    int cold_weights;       /**< 1: tune for weights that are not in cache when execute starts */
     /**
-     * 1: tune for weights that change with each call, so that packing them counts;
-     * doconv_training_create() does
+     * bytes; candidates that need more are refused. SIZE_MAX: no limit. 0: the larger of 64 MiB and
+     * four times L3, or what the most frugal kernel other than the reference needs, if that is more
+     * (training layers have this limit too)
+     */
+    size_t workspace_limit;
+    int cold_weights; /**< 1: tune for weights that are not in cache when execute starts */
+    /**
+     * 1: tune for weights that change with each call, so that packing them counts, and folding
+     * them, for a descriptor with d_mul > 0; doconv_training_create() does
      */
     int fresh_weights;
+    /** of doconv_candidates_create() and doconv_tune(); doconv_plan_create() takes convolutions */
+    doconv_operation operation;
 } doconv_plan_options;
 
 /** The longest variant text, with its NUL. */
@@ -373,16 +499,24 @@ DOCONV_API size_t doconv_plan_packed_size(const doconv_plan *plan);
 typedef struct doconv_candidate_info {
     size_t size;              /**< in: sizeof(doconv_candidate_info) */
     const char *variant;      /**< for a refused kernel: its solver and name without parameters */
-    const char *kernel;       /**< the kernel's name */
+    const char *kernel;       /**< the kernel's name; "portable": loops without one */
     const char *refused;      /**< NULL: accepted; else the reason */
     double estimated_seconds; /**< analytic; 0 if refused */
     size_t workspace_size, packed_size;
+    /**
+     * of the bound of a dot product's rounding; 1: a direct kernel's. accuracy=strict takes 1,
+     * default at most 4, fast all
+     */
+    double error_amplification;
+    const char *second; /**< the name of a kernel that works with `kernel`, or "" */
 } doconv_candidate_info;
 
 /**
- * Lists every candidate of a problem: each kernel of the build at least once, refused ones with the
- * reason, accepted ones with each of their parameter sets, best estimate first. options as in
- * doconv_plan_create(). The caller owns the list.
+ * Lists every candidate of an operation on a layer (options->operation; NULL: its convolution):
+ * each kernel of the families that can do it at least once, refused ones with the reason, accepted
+ * ones with each of their parameter sets, best estimate first. Other options as in
+ * doconv_plan_create(); an operation that the layer has not is an INVALID_PROBLEM. The caller owns
+ * the list.
  */
 DOCONV_API doconv_status doconv_candidates_create(doconv_context *context,
                                                   const doconv_conv_desc *desc,
@@ -407,29 +541,30 @@ DOCONV_API void doconv_weights_destroy(doconv_weights *weights);
 
 /**
  * Runs a plan. src: N x Cin x H x W in src_layout; residual: dst's shape and layout if the
- * descriptor asks for one, else NULL (it may be dst itself); dst: N x Cout x Hout x Wout in
- * dst_layout, written whole; it must not overlap src. workspace: at least
- * doconv_plan_workspace_size() bytes of any alignment, used by one execute at a time; NULL if that
- * is 0. Re-entrant. The result is bitwise the same for any number of threads. Errors are argument
- * errors only: INVALID_ARGUMENT, MISMATCH, WORKSPACE_TOO_SMALL; dst is untouched then.
+ * descriptor asks for one, else NULL; dst: N x Cout x Hout x Wout in dst_layout, written whole.
+ * workspace: at least doconv_plan_workspace_size() bytes of any alignment, used by one execute at a
+ * time; NULL if that is 0. residual may be dst itself; in every other case dst and the workspace
+ * overlap nothing, or the call is refused. Re-entrant. For an empty batch it does nothing, and
+ * every tensor may be NULL. Errors are argument errors only: INVALID_ARGUMENT, MISMATCH,
+ * WORKSPACE_TOO_SMALL; dst is untouched then.
+ *
+ * A plan gives the same bits each time, on whatever threads its tasks run. Another number of
+ * threads, the tuner or its cache may choose another variant for the same problem, which may round
+ * otherwise; in contexts with `deterministic` set they choose among variants that give the same
+ * bits, on one machine with one max_isa. A variant that is forced is the caller's choice there too;
+ * a workspace_limit that leaves none of the others is UNSUPPORTED. Training keeps to the same bits
+ * in any context. That is for finite weights, and but for the sign of zeros.
+ *
+ * Values that are not finite: those of src, residual and bias reach the outputs that the formula
+ * has them in, and no other but those that doconv_accuracy tells of. A weight that is not finite
+ * may, beside these, turn those outputs to NaN that meet it in the padding, since some variants
+ * multiply the padding's zeros.
  */
 DOCONV_API doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weights,
                                         const float *src, const float *residual, float *dst,
                                         void *workspace, size_t workspace_size);
 
 /* -------------------------------------------------------------------------------------- DO-Conv */
-
-/**
- * Which channel of D the in-group input i of output o meets (Cig = Cin/groups, Cog = Cout/groups).
- * All the same for groups = 1.
- */
-typedef enum doconv_mapping {
-    /** o / Cog * Cig + i: the channel that the filter reads, the formula of the paper */
-    DOCONV_MAPPING_PAPER = 0,
-    /** (o * Cig + i) % Cin: the official PyTorch and Gluon modules */
-    DOCONV_MAPPING_PYTORCH = 1,
-    DOCONV_MAPPING_TENSORFLOW = 2 /**< (i * Cout + o) / Cog: the official TensorFlow layer */
-} doconv_mapping;
 
 /**
  * The kernel of a DO-Conv layer (arXiv 2006.12030), DO-DConv (groups = Cin) and DO-GConv included.
@@ -451,8 +586,8 @@ typedef struct doconv_fold_desc {
  * Composes the kernel of a DO-Conv layer: weight[o][i][m] = sum over s < D_mul of D[channel(o,
  * i)][m][s] * W[o][i][s]. w: Cout x Cin/groups x D_mul; d: Cin x (KH*KW) x D_mul, or NULL where
  * KH*KW = D_mul = 1 (the layer has no D then: weight is w); weight: Cout x Cin/groups x KH x KW, as
- * doconv_weights_create() takes it; all contiguous, weight overlaps neither of the others. Runs on
- * the context's threads; the result does not depend on them. Errors: INVALID_ARGUMENT,
+ * doconv_weights_create() takes it; all contiguous; INVALID_ARGUMENT if weight overlaps another.
+ * Runs on the context's threads; the result does not depend on them. Errors: INVALID_ARGUMENT,
  * INVALID_PROBLEM, OVERFLOW, OUT_OF_MEMORY, MISMATCH (size).
  */
 DOCONV_API doconv_status doconv_fold(doconv_context *context, const doconv_fold_desc *desc,
@@ -464,8 +599,8 @@ DOCONV_API doconv_status doconv_fold(doconv_context *context, const doconv_fold_
  *   grad_w[o][i][s] = sum over m of (D + I)[channel(o, i)][m][s] * grad_weight[o][i][m]
  *   grad_d[channel][m][s] = sum over the (o, i) that meet it of W[o][i][s] * grad_weight[o][i][m]
  * I only if desc->add_identity. Shapes and errors are doconv_fold()'s; a layer without D (d NULL)
- * has no grad_d, and grad_w is grad_weight. grad_w, grad_d: NULL where not wanted; they overlap
- * nothing else. The result does not depend on threads.
+ * has no grad_d, and grad_w is grad_weight. grad_w, grad_d: NULL where not wanted; INVALID_ARGUMENT
+ * if they overlap anything. The result does not depend on threads.
  */
 DOCONV_API doconv_status doconv_fold_gradient(doconv_context *context, const doconv_fold_desc *desc,
                                               const float *w, const float *d,
@@ -485,15 +620,15 @@ DOCONV_API doconv_status doconv_weights_fold(const doconv_plan *plan, const doco
 
 /** A layer of a checkpoint as it is folded. */
 typedef struct doconv_folded_layer {
-    size_t size; /**< sizeof(doconv_folded_layer) */
+    size_t size; /**< of what the library has */
     /**
      * NAME of NAME.weight, as the file has it (UTF-8, may have control characters); "" for a module
      * saved by itself
      */
     const char *name;
-    doconv_fold_desc desc; /**< add_identity: 1 where the option adds it */
+    const doconv_fold_desc *desc; /**< add_identity: 1 where the option adds it */
     /**
-     * 0: a 1x1 layer, whose weight is W; the file does not tell its groups: desc has 1, and cin is
+     * 0: a 1x1 layer, whose weight is W; the file does not tell its groups: *desc has 1, and cin is
      * Cin/groups
      */
     int has_d;
@@ -504,7 +639,7 @@ typedef struct doconv_folded_layer {
 
 /**
  * Told of each layer, in the file's order, on the calling thread, once the whole file is known to
- * be valid. layer lives for this call only.
+ * be valid. layer and what it points to live for this call only.
  */
 typedef void (*doconv_fold_report_fn)(void *user, const doconv_folded_layer *layer);
 

@@ -9,7 +9,8 @@
  *
  * Parameters change with each step, so they are passed raw and nothing of them is kept between
  * calls. The conventions are those of doconv.h. Results are bitwise the same for any number of
- * threads.
+ * threads, but for the sign of zeros, as long as the values are finite: what is not may also reach,
+ * as NaN, what meets it in the padding.
  */
 #ifndef DOCONV_DOCONV_TRAIN_H
 #define DOCONV_DOCONV_TRAIN_H
@@ -27,21 +28,18 @@ typedef struct doconv_training_options {
     size_t size;
     /** of choosing the kernels of the convolutions in it, as in doconv_plan_options */
     doconv_rigor rigor;
-    doconv_mapping mapping; /**< of a DO-Conv layer */
-    int add_identity;       /**< of a DO-Conv layer, as in doconv_fold_desc */
 } doconv_training_options;
 
 /**
- * A layer to train. desc: shape, layouts, groups and has_bias of the layer; d_mul 0: a plain
- * convolution; else a DO-Conv layer, composed as desc->composition says: DOCONV_COMPOSITION_KERNEL
- * folds W and D, then convolves; DOCONV_COMPOSITION_FEATURE convolves src depthwise by D and
- * contracts that with W (mapping PAPER, or one that is the same for this layer); both compute the
- * same up to rounding. A 1x1 layer with d_mul 1 and no D is a plain convolution. src and its
- * gradient have src_layout, dst and its gradient dst_layout. Post-operations are other layers'
- * business when training: desc with any is refused. options may be NULL. The caller owns the
- * result: doconv_training_destroy(). Immutable; may be shared by threads. Errors: INVALID_*,
- * OVERFLOW, UNSUPPORTED (post-operations, feature composition with another mapping), OUT_OF_MEMORY,
- * MISMATCH (size).
+ * A layer to train. desc: a plain convolution or, with d_mul > 0, a DO-Conv layer, composed as
+ * desc->composition says: DOCONV_COMPOSITION_KERNEL folds W and D, then convolves;
+ * DOCONV_COMPOSITION_FEATURE convolves src depthwise by D and contracts that with W (mapping PAPER,
+ * or one that is the same for this layer); both compute the same up to rounding. A 1x1 layer with
+ * d_mul 1 and no D is a plain convolution. src and its gradient have src_layout, dst and its
+ * gradient dst_layout. Post-operations are other layers' business when training: desc with any is
+ * refused. options may be NULL. The caller owns the result: doconv_training_destroy(). Immutable;
+ * may be shared by threads. Errors: INVALID_*, OVERFLOW, UNSUPPORTED (post-operations, feature
+ * composition with another mapping), OUT_OF_MEMORY, MISMATCH (size).
  */
 DOCONV_API doconv_status doconv_training_create(doconv_context *context,
                                                 const doconv_conv_desc *desc,
@@ -54,6 +52,29 @@ DOCONV_API size_t doconv_training_workspace_size(const doconv_training *training
 
 /** Bytes that a forward pass may save for the backward pass of its step; it may be 0. */
 DOCONV_API size_t doconv_training_saved_size(const doconv_training *training);
+
+/** One of the operations that a layer's passes consist of. Strings live as long as the layer. */
+typedef struct doconv_training_operation {
+    size_t size;      /**< in: sizeof(doconv_training_operation) */
+    const char *role; /**< "forward", "fold", "gradient of src", ... */
+    doconv_operation
+        operation; /**< with desc: what doconv_candidates_create(), doconv_tune() take */
+    const doconv_conv_desc *desc; /**< lives as long as the layer */
+    int fresh_weights;            /**< as in doconv_plan_options */
+    const char *variant;          /**< what was chosen */
+    const char *origin;           /**< by whom: as doconv_plan_origin() */
+} doconv_training_operation;
+
+/**
+ * Number of operations of a layer: the forward pass, the fold and its gradient (kernel
+ * composition), the convolutions of the gradient of src (none of odd strides), the weight's
+ * gradient; or both passes of feature composition. 0 for NULL.
+ */
+DOCONV_API int doconv_training_operation_count(const doconv_training *training);
+
+/** The index-th of them. Errors: INVALID_ARGUMENT, MISMATCH (size). */
+DOCONV_API doconv_status doconv_training_operation_get(const doconv_training *training, int index,
+                                                       doconv_training_operation *operation);
 
 /** The parameters of a layer, contiguous, read only. */
 typedef struct doconv_parameters {
@@ -77,8 +98,9 @@ typedef struct doconv_gradients {
  * dst of src. saved: NULL, or doconv_training_saved_size() bytes aligned to 4 that are written for
  * the backward pass with the same parameters, which they spare work. workspace:
  * doconv_training_workspace_size() bytes of any alignment, used by one call at a time; NULL if that
- * is 0. Re-entrant. Errors are argument errors only: INVALID_ARGUMENT, WORKSPACE_TOO_SMALL,
- * MISMATCH (size); dst is untouched then.
+ * is 0. For an empty batch nothing is done, and src and dst may be NULL. Re-entrant. Errors are
+ * argument errors only: INVALID_ARGUMENT (also if dst, saved or the workspace overlaps anything),
+ * WORKSPACE_TOO_SMALL, MISMATCH (size); dst is untouched then.
  */
 DOCONV_API doconv_status doconv_training_forward(const doconv_training *training,
                                                  const doconv_parameters *parameters,
@@ -87,9 +109,10 @@ DOCONV_API doconv_status doconv_training_forward(const doconv_training *training
 
 /**
  * The gradients of a loss from grad_dst, its gradient by dst. src, parameters: those of the forward
- * pass. saved: what that pass saved, or NULL. gradients: none overlaps another or an input. Errors
- * as for the forward pass; gradients->d or ->bias of a layer without D or bias is an
- * INVALID_ARGUMENT.
+ * pass. saved: what that pass saved, or NULL. For an empty batch the gradients of the parameters
+ * are zeros, and src and grad_dst may be NULL. Errors as for the forward pass; gradients->d or
+ * ->bias of a layer without D or bias, and gradients that overlap each other or anything else, are
+ * an INVALID_ARGUMENT.
  */
 DOCONV_API doconv_status doconv_training_backward(const doconv_training *training,
                                                   const doconv_parameters *parameters,

@@ -1,17 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 #define _DEFAULT_SOURCE /* madvise */
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/mman.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
+#include "base/arithmetic.h"
 #include "base/context.h"
 #include "base/cpu.h"
 #include "base/log.h"
 #include "base/registry.h"
+#include "base/versioned.h"
+#include "base/runner.h"
 #include "kernel.h"
 
 #define ALIGNMENT 64
@@ -25,20 +27,18 @@ static void *default_allocate(void *user, size_t size, size_t alignment)
     (void)user;
     /*
      * Large packed weights are streamed: with pages of 4 KiB the hardware's prefetch stops every 32
-     * rows of them.
+     * rows of them. Only pages that are whole in the block are asked for: one that it fills in part
+     * would be resident in whole.
      */
     const bool huge = size >= HUGE_PAGE;
-    if (huge) {
-        alignment = HUGE_PAGE;
-    }
-    if (size > SIZE_MAX - alignment) {
+    void *memory;
+    if (posix_memalign(&memory, huge && alignment < HUGE_PAGE ? HUGE_PAGE : alignment, size) != 0) {
         return NULL;
     }
-    size = (size + alignment - 1) / alignment * alignment;
-    void *memory = aligned_alloc(alignment, size);
 #ifdef MADV_HUGEPAGE
-    if (huge && memory != NULL) {
-        madvise(memory, size, MADV_HUGEPAGE); /* a wish: failing costs nothing but speed */
+    if (huge) {
+        /* a wish: failing costs nothing but speed */
+        madvise(memory, size / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
     }
 #endif
     return memory;
@@ -55,24 +55,6 @@ static void default_log(void *user, doconv_log_level level, const char *line)
     (void)user;
     (void)level;
     fprintf(stderr, "doconv: %s\n", line);
-}
-
-static void default_parallel_for(void *user, int count, void (*task)(void *arg, int index),
-                                 void *arg)
-{
-    (void)user;
-#ifdef _OPENMP
-    if (count > 1) {
-#pragma omp parallel for schedule(static, 1) num_threads(count)
-        for (int i = 0; i < count; i++) {
-            task(arg, i);
-        }
-        return;
-    }
-#endif
-    for (int i = 0; i < count; i++) {
-        task(arg, i);
-    }
 }
 
 void *dc_alloc(doconv_context *ctx, size_t size)
@@ -97,24 +79,84 @@ void dc_parallel(const doconv_context *ctx, int count, void (*task)(void *arg, i
     }
 }
 
+/* ---- environment ---- */
+
+enum variable { MAX_ISA, TUNE, VERBOSE, XDG_CACHE_HOME, HOME };
+static const char *const variable_names[] = {
+    [MAX_ISA] = "DOCONV_MAX_ISA",        [TUNE] = "DOCONV_TUNE", [VERBOSE] = "DOCONV_VERBOSE",
+    [XDG_CACHE_HOME] = "XDG_CACHE_HOME", [HOME] = "HOME",
+};
+
+/* NULL if unset or empty. */
+static const char *value_of(enum variable variable)
+{
+    const char *value = getenv(variable_names[variable]);
+    return value != NULL && *value != '\0' ? value : NULL;
+}
+
 /*
- * Index of the variable's value in words; -1 if unset or empty, or (with a warning) if it is none
- * of them.
+ * Somebody set this variable to have an effect, and it has none: that is always told. Where no log
+ * listens stderr is, but once for a variable, however many contexts there are.
  */
-static int read_choice(const doconv_context *ctx, const char *variable, const char *const *words,
+static void warn_ignored(const doconv_context *ctx, enum variable variable, const char *reason)
+{
+    static atomic_uint told;
+    const char *name = variable_names[variable];
+    const struct dc_shown value = dc_show(value_of(variable));
+    if (ctx->log != NULL) {
+        dc_log(ctx, DOCONV_LOG_WARNING, "%s=%s %s and ignored", name, value.text, reason);
+    } else if ((atomic_fetch_or(&told, 1u << variable) & 1u << variable) == 0) {
+        fprintf(stderr, "doconv: %s=%s %s and ignored\n", name, value.text, reason);
+    }
+}
+
+/*
+ * Index of the variable's value in words, in any case; -1 if unset or empty, or (with a warning) if
+ * it is none of them.
+ */
+static int read_choice(const doconv_context *ctx, enum variable variable, const char *const *words,
                        int count)
 {
-    const char *value = getenv(variable);
-    if (value == NULL || *value == '\0') {
+    const char *value = value_of(variable);
+    if (value == NULL) {
         return -1;
     }
     for (int i = 0; i < count; i++) {
-        if (strcmp(value, words[i]) == 0) {
+        if (strcasecmp(value, words[i]) == 0) {
             return i;
         }
     }
-    dc_log(ctx, DOCONV_LOG_WARNING, "%s=%.64s is not understood and ignored", variable, value);
+    warn_ignored(ctx, variable, "is not understood");
     return -1;
+}
+
+/* An absolute path; NULL if unset or empty, or (with a warning) if it is a relative one. */
+static const char *read_path(const doconv_context *ctx, enum variable variable)
+{
+    const char *value = value_of(variable);
+    if (value != NULL && *value != '/') {
+        warn_ignored(ctx, variable, "is no absolute path");
+        return NULL;
+    }
+    return value;
+}
+
+/* OMP_NUM_THREADS is where users look for the number of threads; a list is for nested teams. */
+static int default_threads(const doconv_context *ctx)
+{
+    const char *value = getenv("OMP_NUM_THREADS");
+    if (value != NULL && *value != '\0') {
+        char *end;
+        const long threads = strtol(value, &end, 10);
+        end += strspn(end, " \t");
+        if (end != value && (*end == '\0' || *end == ',') && threads > 0 &&
+            threads <= MOST_THREADS) {
+            return (int)threads;
+        }
+        dc_log(ctx, DOCONV_LOG_WARNING, "OMP_NUM_THREADS=%.64s is not understood and ignored",
+               value);
+    }
+    return (int)least(dc_usable_cpus(), MOST_THREADS);
 }
 
 static doconv_status set_threads(doconv_context *ctx, const doconv_context_options *o)
@@ -123,19 +165,28 @@ static doconv_status set_threads(doconv_context *ctx, const doconv_context_optio
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.threads: %d is not in 0..%d",
                        o->threads, MOST_THREADS);
     }
-    ctx->parallel_for = o->parallel_for != NULL ? o->parallel_for : default_parallel_for;
-    ctx->parallel_for_user = o->parallel_for_user;
     ctx->own_threads = o->parallel_for != NULL;
     ctx->threads = o->threads;
     if (ctx->threads == 0) {
-        ctx->threads = 1;
-#ifdef _OPENMP
-        if (o->parallel_for == NULL) {
-            ctx->threads = omp_get_max_threads();
-        }
-#endif
+        ctx->threads = ctx->own_threads ? 1 : default_threads(ctx);
     }
-    return DOCONV_OK;
+    ctx->parallel_for = o->parallel_for;
+    ctx->parallel_for_user = o->parallel_for_user;
+    if (!ctx->own_threads) {
+        ctx->runner = dc_runner_create(ctx, ctx->threads);
+        ctx->parallel_for = dc_runner_run;
+        ctx->parallel_for_user = ctx->runner;
+    }
+    return ctx->own_threads || ctx->runner != NULL ? DOCONV_OK : DOCONV_OUT_OF_MEMORY;
+}
+
+static bool is_foreign(int isa)
+{
+#if defined(__aarch64__)
+    return isa == DOCONV_ISA_AVX2 || isa == DOCONV_ISA_AVX512;
+#else
+    return isa == DOCONV_ISA_NEON;
+#endif
 }
 
 static doconv_status set_isa(doconv_context *ctx, const doconv_context_options *o)
@@ -147,28 +198,20 @@ static doconv_status set_isa(doconv_context *ctx, const doconv_context_options *
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.max_isa: %d is not in 0..%d", cap,
                        DOCONV_ISA_NEON);
     }
-#if defined(__aarch64__)
-    const bool foreign = cap == DOCONV_ISA_AVX2 || cap == DOCONV_ISA_AVX512;
-#else
-    const bool foreign = cap == DOCONV_ISA_NEON;
-#endif
-    if (foreign) {
+    if (is_foreign(cap)) {
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT,
                        "options.max_isa: %s is a bundle of another architecture",
                        dc_isa_name((enum dc_isa)cap));
     }
     if (cap == DOCONV_ISA_DEFAULT) {
-        const int word = read_choice(ctx, "DOCONV_MAX_ISA", words, 4);
+        const int word = read_choice(ctx, MAX_ISA, words, 4);
         cap = word < 0 ? DOCONV_ISA_DEFAULT : word + DOCONV_ISA_NONE;
-    }
-    ctx->isa = best;
-    if (cap != DOCONV_ISA_DEFAULT && (enum dc_isa)cap < best) {
-        ctx->isa = (enum dc_isa)cap;
-        /* A cap named after another architecture's bundle leaves portable C. */
-        if (best == DC_ISA_NEON) {
-            ctx->isa = DC_ISA_NONE;
+        if (is_foreign(cap)) {
+            warn_ignored(ctx, MAX_ISA, "is a bundle of another architecture");
+            cap = DOCONV_ISA_DEFAULT;
         }
     }
+    ctx->isa = cap != DOCONV_ISA_DEFAULT && (enum dc_isa)cap < best ? (enum dc_isa)cap : best;
     return DOCONV_OK;
 }
 
@@ -181,23 +224,25 @@ static doconv_status set_cache(doconv_context *ctx, const doconv_context_options
     }
     ctx->tune = o->tune;
     if (ctx->tune == DOCONV_TUNE_DEFAULT) {
-        const int word = read_choice(ctx, "DOCONV_TUNE", words, 5);
+        const int word = read_choice(ctx, TUNE, words, 5);
         ctx->tune = word < 0 ? DOCONV_TUNE_READ : (doconv_tune_mode)(word + DOCONV_TUNE_OFF);
     }
+    ctx->memory_only = o->cache_directory != NULL && *o->cache_directory == '\0';
     const char *base = o->cache_directory, *below = "";
     if (base == NULL) {
         base = getenv("DOCONV_CACHE");
+        base = base != NULL && *base != '\0' ? base : NULL;
     }
-    if (base == NULL || *base == '\0') {
-        base = getenv("XDG_CACHE_HOME");
+    if (base == NULL) {
+        base = read_path(ctx, XDG_CACHE_HOME);
         below = "/doconv";
-        if (base == NULL || *base == '\0') {
-            base = getenv("HOME");
-            below = "/.cache/doconv";
-        }
-        if (base == NULL || *base == '\0') {
-            base = below = "";
-        }
+    }
+    if (base == NULL) {
+        base = read_path(ctx, HOME);
+        below = "/.cache/doconv";
+    }
+    if (base == NULL) {
+        base = below = "";
     }
     const size_t size = strlen(base) + strlen(below) + 1;
     ctx->cache_directory = dc_alloc(ctx, size);
@@ -208,18 +253,23 @@ static doconv_status set_cache(doconv_context *ctx, const doconv_context_options
     return DOCONV_OK;
 }
 
-doconv_status doconv_context_create(const doconv_context_options *options, doconv_context **context)
+static _Atomic uint64_t contexts_created;
+
+doconv_status dc_context_create(const doconv_context_options *options, const struct dc_parts *parts,
+                                doconv_context **context)
 {
     if (context == NULL) {
         return DOCONV_INVALID_ARGUMENT;
     }
     *context = NULL;
-    const doconv_context_options defaults = {.size = sizeof defaults};
-    const doconv_context_options *o = options != NULL ? options : &defaults;
-    if (o->size != sizeof *o) {
-        return DOCONV_MISMATCH;
+    doconv_context_options own;
+    const doconv_context_options *o = &own;
+    doconv_status status = DC_READ_STRUCT(NULL, doconv_context_options, options, &own);
+    if (status != DOCONV_OK) {
+        return status;
     }
-    if ((o->allocate == NULL) != (o->release == NULL) || o->verbose < 0 || o->verbose > 2) {
+    if ((o->allocate == NULL) != (o->release == NULL) || o->verbose < 0 || o->verbose > 2 ||
+        (o->deterministic != 0 && o->deterministic != 1)) {
         return DOCONV_INVALID_ARGUMENT;
     }
     const doconv_allocate_fn allocate = o->allocate != NULL ? o->allocate : default_allocate;
@@ -234,21 +284,20 @@ doconv_status doconv_context_create(const doconv_context_options *options, docon
         .log = o->log,
         .log_user = o->log_user,
         .verbose = o->verbose,
-        .kernels = dc_builtin_kernels,
+        .deterministic = o->deterministic != 0,
+        .kernels = parts->kernels,
+        .solvers = parts->solvers,
+        .serial = atomic_fetch_add(&contexts_created, 1) + 1,
     };
-    if (pthread_mutex_init(&ctx->error_lock, NULL) != 0) {
-        ctx->release(ctx->allocate_user, ctx);
-        return DOCONV_OUT_OF_MEMORY;
-    }
     static const char *const levels[] = {"0", "1", "2"};
-    const int level = read_choice(ctx, "DOCONV_VERBOSE", levels, 3);
+    const int level = read_choice(ctx, VERBOSE, levels, 3);
     if (ctx->verbose == 0 && level > 0) {
         ctx->verbose = level;
     }
     if (ctx->log == NULL && level > 0) {
         ctx->log = default_log;
     }
-    doconv_status status = set_threads(ctx, o);
+    status = set_threads(ctx, o);
     if (status == DOCONV_OK) {
         status = set_isa(ctx, o);
     }
@@ -258,11 +307,12 @@ doconv_status doconv_context_create(const doconv_context_options *options, docon
     if (status == DOCONV_OK) {
         snprintf(ctx->fingerprint, sizeof ctx->fingerprint, "%016llx",
                  (unsigned long long)dc_registry_fingerprint(ctx));
-        status = dc_tuner_attach(ctx);
+        status = parts->attach_advisor(ctx);
     }
     if (status != DOCONV_OK) {
+        const char *detail = dc_last_failure(ctx);
         dc_log(ctx, DOCONV_LOG_ERROR, "context: %s",
-               ctx->error[0] != '\0' ? ctx->error : doconv_status_string(status));
+               detail[0] != '\0' ? detail : doconv_status_string(status));
         doconv_context_destroy(ctx);
         return status;
     }
@@ -278,8 +328,8 @@ void doconv_context_destroy(doconv_context *context)
     if (context->advisor.destroy != NULL) {
         context->advisor.destroy(context->advisor.self);
     }
+    dc_runner_destroy(context, context->runner);
     dc_free(context, context->cache_directory);
-    pthread_mutex_destroy(&context->error_lock);
     context->release(context->allocate_user, context);
 }
 
@@ -288,25 +338,18 @@ doconv_status doconv_context_last_error(const doconv_context *context, char *tex
     if (context == NULL || text == NULL || size == 0) {
         return DOCONV_INVALID_ARGUMENT;
     }
-    /* The lock is no part of what a caller may see as the context's state. */
-    doconv_context *ctx = (doconv_context *)context;
-    pthread_mutex_lock(&ctx->error_lock);
-    snprintf(text, size, "%s", ctx->error);
-    pthread_mutex_unlock(&ctx->error_lock);
+    snprintf(text, size, "%s", dc_last_failure(context));
     return DOCONV_OK;
 }
 
 doconv_status doconv_context_get_info(const doconv_context *context, doconv_context_info *info)
 {
     if (context == NULL || info == NULL) {
-        return DOCONV_INVALID_ARGUMENT;
-    }
-    if (info->size != sizeof *info) {
-        return DOCONV_MISMATCH;
+        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "info: NULL");
     }
     const struct dc_cpu *cpu = dc_cpu_probe();
-    *info = (doconv_context_info){
-        .size = sizeof *info,
+    const doconv_context_info result = {
+        .size = sizeof result,
         .cpu = cpu->name,
         .cpu_isa = (doconv_isa)cpu->isa,
         .isa = (doconv_isa)context->isa,
@@ -318,7 +361,7 @@ doconv_status doconv_context_get_info(const doconv_context *context, doconv_cont
         .tune = context->tune,
         .registry = context->fingerprint,
     };
-    return DOCONV_OK;
+    return DC_WRITE_STRUCT(context, doconv_context_info, &result, info);
 }
 
 int doconv_kernel_count(const doconv_context *context)
@@ -333,28 +376,32 @@ int doconv_kernel_count(const doconv_context *context)
 doconv_status doconv_kernel_get(const doconv_context *context, int index, doconv_kernel_info *info)
 {
     static const char *const operations[] = {
-        [DC_OP_REFERENCE] = "reference", [DC_OP_DIRECT] = "direct",
-        [DC_OP_DEPTHWISE] = "depthwise", [DC_OP_GROUPED] = "grouped",
-        [DC_OP_PLANES] = "planes",       [DC_OP_COMPOSE] = "compose",
-        [DC_OP_PRODUCT] = "product",     [DC_OP_CORRELATE] = "correlate"};
-    if (context == NULL || info == NULL || index < 0 || index >= doconv_kernel_count(context)) {
-        return DOCONV_INVALID_ARGUMENT;
+        [DC_FAMILY_REFERENCE] = "reference", [DC_FAMILY_DIRECT] = "direct",
+        [DC_FAMILY_DEPTHWISE] = "depthwise", [DC_FAMILY_GROUPED] = "grouped",
+        [DC_FAMILY_PLANES] = "planes",       [DC_FAMILY_WINOGRAD] = "winograd",
+        [DC_FAMILY_COMPOSE] = "compose",     [DC_FAMILY_PRODUCT] = "product",
+        [DC_FAMILY_CORRELATE] = "correlate"};
+    if (context == NULL || info == NULL) {
+        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "info: NULL");
     }
-    if (info->size != sizeof *info) {
-        return DOCONV_MISMATCH;
+    const int count = doconv_kernel_count(context);
+    if (index < 0 || index >= count) {
+        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "index: %d is not below the %d kernels",
+                       index, count);
     }
     const struct dc_kernel *kernel = context->kernels[index];
-    *info = (doconv_kernel_info){
-        .size = sizeof *info,
+    const doconv_kernel_info result = {
+        .size = sizeof result,
         .name = kernel->name,
-        .operation = operations[kernel->op],
+        .operation = operations[kernel->family],
         .isa = (doconv_isa)kernel->isa,
         .revision = kernel->revision,
+        .error_amplification = (double)kernel->error_amplification,
         .tile_pixels = kernel->tile_pixels,
         .tile_channels = kernel->tile_channels,
         .usable = dc_isa_usable(kernel->isa, context->isa),
     };
-    return DOCONV_OK;
+    return DC_WRITE_STRUCT(context, doconv_kernel_info, &result, info);
 }
 
 const char *doconv_isa_string(doconv_isa isa)

@@ -6,22 +6,23 @@
 #ifndef DOCONV_CONTEXT_H
 #define DOCONV_CONTEXT_H
 
-#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include <doconv/doconv.h>
 
 #include "kernel.h"
 
+struct dc_runner;
+
 #define DC_KEY_SIZE (DOCONV_PROBLEM_TEXT_SIZE + 128)
 #define DC_VARIANT_SIZE DOCONV_VARIANT_TEXT_SIZE
 
-/*
- * What the planner asks the tuner. src never includes tuner: a context gets its advisor from
- * dc_tuner_attach(), which the tuner (or, in a build without it, its empty twin) defines.
- * Thread-safe.
- */
+struct dc_problem;
+struct dc_solver;
+
+/* What the planner asks the tuner, if there is one. Thread-safe. */
 struct dc_advisor {
     void *self;
     /* Writes the cached variant for a key; false on a miss. */
@@ -30,18 +31,28 @@ struct dc_advisor {
      * The cache has no (or no valid) winner and the mode asks to measure: measures, stores, writes
      * the winner.
      */
-    doconv_status (*measure)(void *self, const doconv_conv_desc *desc,
+    doconv_status (*measure)(void *self, const struct dc_problem *problem,
                              const doconv_plan_options *options, char *variant, size_t size);
     void (*destroy)(void *self);
 };
-/* called last by doconv_context_create(); fills ctx->advisor */
-doconv_status dc_tuner_attach(doconv_context *ctx);
+
+/* What stands above a context and is handed to it: nothing here knows it by name. */
+struct dc_parts {
+    const struct dc_kernel *const *kernels; /* best first, NULL at the end */
+    const struct dc_solver *const *solvers; /* NULL at the end */
+    /* Called last; fills ctx->advisor. */
+    doconv_status (*attach_advisor)(doconv_context *ctx);
+};
+/* doconv_context_create(), of these parts. */
+doconv_status dc_context_create(const doconv_context_options *options, const struct dc_parts *parts,
+                                doconv_context **context);
 
 struct doconv_context {
     int threads;
     doconv_parallel_for_fn parallel_for;
     void *parallel_for_user;
-    bool own_threads; /* parallel_for is the caller's */
+    bool own_threads;         /* parallel_for is the caller's */
+    struct dc_runner *runner; /* else: parallel_for's user */
     doconv_allocate_fn allocate;
     doconv_release_fn release;
     void *allocate_user;
@@ -51,11 +62,17 @@ struct doconv_context {
     enum dc_isa isa;       /* best that plans may use */
     doconv_tune_mode tune; /* never DEFAULT */
     char *cache_directory; /* "" if none */
+    bool memory_only;      /* the caller wants no directory */
+    bool deterministic;    /* plans keep to one order of sums */
     char fingerprint[17];
     struct dc_advisor advisor;              /* lookup is NULL in a build without tuner */
-    const struct dc_kernel *const *kernels; /* dc_builtin_kernels; tests put their own list here */
-    pthread_mutex_t error_lock;             /* guards error */
-    char error[256];
+    const struct dc_kernel *const *kernels; /* of dc_parts; tests put their own list here */
+    const struct dc_solver *const *solvers;
+    /*
+     * From 1 on, never used again in the process: by it a thread knows whose failure it keeps,
+     * where an address may be that of a context that is gone.
+     */
+    uint64_t serial;
 };
 void *dc_alloc(doconv_context *ctx, size_t size); /* 64-byte aligned; NULL if out of memory */
 void dc_free(doconv_context *ctx, void *memory);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#define _GNU_SOURCE /* sysconf's cache levels */
+#define _GNU_SOURCE /* sysconf's cache levels, sched_getaffinity */
+#include <limits.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -123,6 +125,13 @@ static int64_t cache_bytes(int name, const char *sys_index, int64_t fallback)
     return bytes > 0 ? bytes : fallback;
 }
 
+/* Not every C library knows these names: -1 is none of any. */
+#ifndef _SC_LEVEL1_DCACHE_SIZE
+#define _SC_LEVEL1_DCACHE_SIZE (-1)
+#define _SC_LEVEL2_CACHE_SIZE (-1)
+#define _SC_LEVEL3_CACHE_SIZE (-1)
+#endif
+
 static struct dc_cpu probed;
 static pthread_once_t probe_once = PTHREAD_ONCE_INIT;
 
@@ -144,6 +153,20 @@ const struct dc_cpu *dc_cpu_probe(void)
 {
     pthread_once(&probe_once, probe);
     return &probed;
+}
+
+int dc_usable_cpus(void)
+{
+#ifdef __linux__
+    /* A set too small for the machine's CPUs is an error. */
+    cpu_set_t sets[16];
+    if (sched_getaffinity(0, sizeof sets, sets) == 0) {
+        const int count = CPU_COUNT_S(sizeof sets, sets);
+        return count > 0 ? count : 1;
+    }
+#endif
+    const long online = sysconf(_SC_NPROCESSORS_ONLN);
+    return online > 0 && online <= INT_MAX ? (int)online : 1;
 }
 
 bool dc_isa_usable(enum dc_isa isa, enum dc_isa best)

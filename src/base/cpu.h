@@ -18,6 +18,7 @@ struct dc_cpu {
     double fma512_per_cycle;
 };
 const struct dc_cpu *dc_cpu_probe(void); /* probed once; the library's only global state */
+int dc_usable_cpus(void); /* that the calling thread may run on, as it is now; at least 1 */
 bool dc_isa_usable(enum dc_isa isa, enum dc_isa best);
 const char *dc_isa_name(enum dc_isa isa);
 

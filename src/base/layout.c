@@ -4,6 +4,7 @@
 #include <stdbool.h>
 
 #include "base/layout.h"
+#include "base/overlap.h"
 #include "kernel.h"
 
 int64_t dc_layout_block(doconv_layout layout)
@@ -59,7 +60,7 @@ doconv_status doconv_tensor_bytes(doconv_layout layout, int64_t n, int64_t c, in
     }
     const int64_t dims[4] = {n, c, h, w};
     for (int i = 0; i < 4; i++) {
-        if (dims[i] < 1) {
+        if (dims[i] < (i == 0 ? 0 : 1)) {
             return DOCONV_INVALID_ARGUMENT;
         }
         if (dims[i] > INT32_MAX) {
@@ -81,13 +82,16 @@ doconv_status doconv_tensor_bytes(doconv_layout layout, int64_t n, int64_t c, in
 doconv_status doconv_reorder(doconv_layout src_layout, doconv_layout dst_layout, int64_t n,
                              int64_t c, int64_t h, int64_t w, const float *src, float *dst)
 {
-    size_t bytes;
-    if (src == NULL || dst == NULL || !valid_layout(src_layout)) {
+    struct dc_range ranges[] = {{"src", src, 0, false}, {"dst", dst, 0, true}};
+    if (((src == NULL || dst == NULL) && n != 0) || !valid_layout(src_layout)) {
         return DOCONV_INVALID_ARGUMENT;
     }
-    doconv_status status = doconv_tensor_bytes(src_layout, n, c, h, w, &bytes);
+    doconv_status status = doconv_tensor_bytes(src_layout, n, c, h, w, &ranges[0].bytes);
     if (status == DOCONV_OK) {
-        status = doconv_tensor_bytes(dst_layout, n, c, h, w, &bytes);
+        status = doconv_tensor_bytes(dst_layout, n, c, h, w, &ranges[1].bytes);
+    }
+    if (status == DOCONV_OK) {
+        status = dc_check_overlaps(NULL, ranges, 2);
     }
     if (status != DOCONV_OK) {
         return status;

@@ -21,19 +21,33 @@ void dc_log(const doconv_context *ctx, doconv_log_level level, const char *forma
     ctx->log(ctx->log_user, level, line);
 }
 
-doconv_status dc_fail(doconv_context *ctx, doconv_status status, const char *format, ...)
+/*
+ * The detail of the thread's last failure, whatever the context: a thread's own, so it needs no
+ * lock, and no failure of another thread can come between a call and the question about it.
+ */
+static _Thread_local struct {
+    uint64_t context; /* its serial number; 0: nothing failed yet */
+    char text[256];
+} last_failure;
+
+doconv_status dc_fail(const doconv_context *ctx, doconv_status status, const char *format, ...)
 {
     if (ctx != NULL) {
-        char text[sizeof ctx->error];
+        /* Not straight into place: an argument may be the detail that it replaces. */
+        char text[sizeof last_failure.text];
         va_list args;
         va_start(args, format);
         vsnprintf(text, sizeof text, format, args);
         va_end(args);
-        pthread_mutex_lock(&ctx->error_lock);
-        memcpy(ctx->error, text, sizeof text);
-        pthread_mutex_unlock(&ctx->error_lock);
+        memcpy(last_failure.text, text, sizeof text);
+        last_failure.context = ctx->serial;
     }
     return status;
+}
+
+const char *dc_last_failure(const doconv_context *ctx)
+{
+    return last_failure.context == ctx->serial ? last_failure.text : "";
 }
 
 struct dc_shown dc_show(const char *text)

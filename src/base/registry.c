@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "base/context.h"
+#include "base/cpu.h"
 #include "base/registry.h"
 #include "kernel.h"
 
@@ -21,6 +22,20 @@ const struct dc_kernel *dc_kernel_find(const doconv_context *ctx, const char *na
         if (strlen((*row)->name) == length && memcmp((*row)->name, name, length) == 0) {
             return *row;
         }
+    }
+    return NULL;
+}
+
+const struct dc_kernel *dc_kernel_next(const doconv_context *ctx, enum dc_family family,
+                                       enum dc_isa isa, const struct dc_kernel *last)
+{
+    bool after = last == NULL;
+    for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
+        const struct dc_kernel *k = *row;
+        if (after && k->family == family && k->isa == isa && dc_isa_usable(isa, ctx->isa)) {
+            return k;
+        }
+        after = after || k == last;
     }
     return NULL;
 }

@@ -10,6 +10,7 @@
 
 #include "base/context.h"
 #include "base/log.h"
+#include "base/versioned.h"
 #include "checkpoint/safetensors.h"
 
 #define FAIL(ctx, ...) dc_fail(ctx, DOCONV_INVALID_FILE, "checkpoint: " __VA_ARGS__)
@@ -278,7 +279,7 @@ static void report_layers(const struct folding *f)
         const doconv_folded_layer layer = {
             .size = sizeof layer,
             .name = l->names,
-            .desc = l->desc,
+            .desc = &l->desc,
             .has_d = l->d != NULL,
             .has_identity = l->identity != NULL,
             .bytes_before = l->w->size + (l->d != NULL ? l->d->size : 0) +
@@ -367,10 +368,6 @@ static doconv_status fold_all(struct folding *f, void **result, size_t *result_s
 
 static doconv_status check_options(doconv_context *ctx, const doconv_fold_checkpoint_options *o)
 {
-    if (o->size != sizeof *o) {
-        return dc_fail(ctx, DOCONV_MISMATCH, "checkpoint: options.size: %zu, not %zu", o->size,
-                       sizeof *o);
-    }
     if (o->mapping != NULL &&
         (*o->mapping < DOCONV_MAPPING_PAPER || *o->mapping > DOCONV_MAPPING_TENSORFLOW)) {
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "checkpoint: options.mapping: %d is none",
@@ -410,9 +407,12 @@ doconv_status doconv_fold_checkpoint(doconv_context *context, const void *file, 
         return dc_fail(context, DOCONV_INVALID_ARGUMENT,
                        "checkpoint: context, file, result or result_size: NULL");
     }
-    static const doconv_fold_checkpoint_options defaults = {.size = sizeof defaults};
-    struct folding f = {.ctx = context, .options = options != NULL ? options : &defaults};
-    doconv_status status = check_options(context, f.options);
+    doconv_fold_checkpoint_options own;
+    struct folding f = {.ctx = context, .options = &own};
+    doconv_status status = DC_READ_STRUCT(context, doconv_fold_checkpoint_options, options, &own);
+    if (status == DOCONV_OK) {
+        status = check_options(context, &own);
+    }
     if (status != DOCONV_OK) {
         return status;
     }

@@ -4,6 +4,8 @@
  * (little-endian), the header (JSON: each tensor's dtype, shape and place), the tensors one after
  * another. Nothing that a file says is trusted; a file that dc_safetensors_read() took is whole:
  * its tensors lie inside it, without overlap or hole, each as long as its dtype and shape say.
+ *
+ * For src/checkpoint.
  */
 #ifndef DOCONV_SAFETENSORS_H
 #define DOCONV_SAFETENSORS_H

@@ -17,59 +17,25 @@
 #include "base/layout.h"
 #include "base/log.h"
 #include "compose/feature.h"
-#include "compose/feature_state.h"
+#include "compose/feature.h"
+#include "compose/fold_cut.h"
+#include "geometry/tap_ranges.h"
+#include "kernel.h"
+#include "plan/plan.h"
 #include "plan/problem.h"
 
-doconv_status dc_feature_create(doconv_context *ctx, const struct dc_problem *problem,
-                                int64_t d_mul, int add_identity, struct dc_feature **feature)
-{
-    const doconv_conv_desc *d = &problem->desc;
-    *feature = NULL;
-    if ((double)problem->group_cin * (double)d_mul * (double)problem->wout > 1e12) {
-        return dc_fail(ctx, DOCONV_UNSUPPORTED,
-                       "d_mul: a row of %lld times the input channels needs too much workspace",
-                       (long long)d_mul);
-    }
-    struct dc_feature *f = dc_alloc(ctx, sizeof *f);
-    if (f == NULL) {
-        return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "training: out of memory");
-    }
-    const int64_t taps = d->kh * d->kw;
-    *f = (struct dc_feature){
-        .ctx = ctx,
-        .problem = *problem,
-        .src_map = dc_tensor_map(d->src_layout, d->cin, d->h, d->w),
-        .dst_map = dc_tensor_map(d->dst_layout, d->cout, problem->hout, problem->wout),
-        .d_mul = d_mul,
-        .taps = taps,
-        .repeated = add_identity ? d_mul / taps * taps : 0,
-        .forward_tasks = (int)least(ctx->threads, d->n * problem->hout),
-        .backward_tasks = (int)least(ctx->threads, d->cin),
-        .forward_floats = divide_up((problem->group_cin * d_mul + 1) * problem->wout, 16) * 16,
-        .backward_floats = divide_up(2 * d_mul * problem->wout, 16) * 16,
-    };
-    dc_feature_plan_blocks(f);
-    *feature = f;
-    return DOCONV_OK;
-}
-
-void dc_feature_destroy(struct dc_feature *feature)
-{
-    if (feature != NULL) {
-        dc_free(feature->ctx, feature);
-    }
-}
-
-size_t dc_feature_workspace_size(const struct dc_feature *f)
-{
-    const int64_t forward = f->forward_tasks * f->forward_floats,
-                  backward =
-                      f->backward_tasks * f->backward_floats + f->planes_floats + f->pixels_floats;
-    return (size_t)most(forward, backward) * sizeof(float);
-}
+/* A plan's state. */
+struct state {
+    const struct dc_problem *problem;
+    struct dc_tensor_map src_map, dst_map;
+    int64_t d_mul, taps;
+    int64_t repeated; /* channels of Z, of each input channel's, that the identity adds to */
+    int forward_tasks, backward_tasks;
+    int64_t forward_floats, backward_floats; /* of the workspace, a task's */
+};
 
 struct job {
-    const struct dc_feature *f;
+    const struct state *f;
     const float *w, *d, *bias, *src, *grad_dst;
     float *dst, *grad_src, *grad_w, *grad_d;
     float *workspace;
@@ -88,14 +54,13 @@ static bool find_tap(const struct dc_problem *p, int64_t m, int64_t y, struct ta
     const doconv_conv_desc *d = &p->desc;
     tap->row = y * d->stride_h + m / d->kw * d->dilation_h - d->pad_top;
     tap->shift = m % d->kw * d->dilation_w - d->pad_left;
-    tap->x0 = tap->shift >= 0 ? 0 : divide_up(-tap->shift, d->stride_w);
-    tap->x1 = tap->shift > d->w - 1 ? 0 : least(p->wout, (d->w - 1 - tap->shift) / d->stride_w + 1);
+    dc_outputs_inside(d->w, d->stride_w, tap->shift, p->wout, &tap->x0, &tap->x1);
     return tap->row >= 0 && tap->row < d->h && tap->x0 < tap->x1;
 }
 
 static float composed(const struct job *job, int64_t channel, int64_t m, int64_t s)
 {
-    const struct dc_feature *f = job->f;
+    const struct state *f = job->f;
     return job->d[(channel * f->taps + m) * f->d_mul + s] +
            (s < f->repeated && s % f->taps == m ? 1.0f : 0.0f);
 }
@@ -103,17 +68,17 @@ static float composed(const struct job *job, int64_t channel, int64_t m, int64_t
 /* Row y of the channels of Z that belong to an input channel: z[s][x]. */
 static void make_row(const struct job *job, int64_t image, int64_t channel, int64_t y, float *z)
 {
-    const struct dc_feature *f = job->f;
-    const int64_t width = f->problem.wout;
+    const struct state *f = job->f;
+    const int64_t width = f->problem->wout;
     const float *src = job->src + image * f->src_map.image + channel_at(&f->src_map, channel);
     memset(z, 0, (size_t)(f->d_mul * width) * sizeof *z);
     for (int64_t m = 0; m < f->taps; m++) {
         struct tap tap;
-        if (!find_tap(&f->problem, m, y, &tap)) {
+        if (!find_tap(f->problem, m, y, &tap)) {
             continue;
         }
         const float *from = src + tap.row * f->src_map.row + tap.shift * f->src_map.pixel;
-        const ptrdiff_t step = f->problem.desc.stride_w * f->src_map.pixel;
+        const ptrdiff_t step = f->problem->desc.stride_w * f->src_map.pixel;
         for (int64_t s = 0; s < f->d_mul; s++) {
             const float factor = composed(job, channel, m, s);
             for (int64_t x = tap.x0; x < tap.x1; x++) {
@@ -126,8 +91,8 @@ static void make_row(const struct job *job, int64_t image, int64_t channel, int6
 static void forward_task(void *arg, int index)
 {
     const struct job *job = arg;
-    const struct dc_feature *f = job->f;
-    const struct dc_problem *p = &f->problem;
+    const struct state *f = job->f;
+    const struct dc_problem *p = f->problem;
     const int64_t rows = p->desc.n * p->hout, width = p->wout, terms = p->group_cin * f->d_mul;
     float *const sums = job->workspace + index * f->forward_floats, *const z = sums + width;
     const int64_t stored = divide_up(p->desc.cout, dc_layout_block(p->desc.dst_layout)) *
@@ -159,23 +124,6 @@ static void forward_task(void *arg, int index)
     }
 }
 
-void dc_feature_forward(const struct dc_feature *f, const float *w, const float *d,
-                        const float *bias, const float *src, float *dst, char *workspace)
-{
-    if (f->direct != NULL) {
-        dc_feature_forward_blocks(f, w, d, bias, src, dst, workspace);
-        return;
-    }
-    struct job job = {.f = f,
-                      .w = w,
-                      .d = d,
-                      .bias = bias,
-                      .src = src,
-                      .dst = dst,
-                      .workspace = (float *)workspace};
-    dc_parallel(f->ctx, f->forward_tasks, forward_task, &job);
-}
-
 /*
  * Row y of the gradient of Z: grad_z[s][x] = sum over outputs o of the group of W[o][i][s] *
  * grad_dst[o]. And what grad_dst and Z add to that of W.
@@ -183,8 +131,8 @@ void dc_feature_forward(const struct dc_feature *f, const float *w, const float 
 static void contract_row(const struct job *job, int64_t image, int64_t channel, int64_t y,
                          const float *z, float *grad_z)
 {
-    const struct dc_feature *f = job->f;
-    const struct dc_problem *p = &f->problem;
+    const struct state *f = job->f;
+    const struct dc_problem *p = f->problem;
     const int64_t width = p->wout, group = channel / p->group_cin, i = channel % p->group_cin;
     memset(grad_z, 0, (size_t)(f->d_mul * width) * sizeof *grad_z);
     for (int64_t o = group * p->group_cout; o < (group + 1) * p->group_cout; o++) {
@@ -208,13 +156,13 @@ static void contract_row(const struct job *job, int64_t image, int64_t channel, 
 static void backward_row(const struct job *job, int64_t image, int64_t channel, int64_t y,
                          const float *grad_z)
 {
-    const struct dc_feature *f = job->f;
-    const int64_t width = f->problem.wout;
+    const struct state *f = job->f;
+    const int64_t width = f->problem->wout;
     const ptrdiff_t plane = image * f->src_map.image + channel_at(&f->src_map, channel),
-                    step = f->problem.desc.stride_w * f->src_map.pixel;
+                    step = f->problem->desc.stride_w * f->src_map.pixel;
     for (int64_t m = 0; m < f->taps; m++) {
         struct tap tap;
-        if (!find_tap(&f->problem, m, y, &tap)) {
+        if (!find_tap(f->problem, m, y, &tap)) {
             continue;
         }
         const ptrdiff_t at = plane + tap.row * f->src_map.row + tap.shift * f->src_map.pixel;
@@ -237,8 +185,8 @@ static void backward_row(const struct job *job, int64_t image, int64_t channel, 
 static void backward_task(void *arg, int index)
 {
     const struct job *job = arg;
-    const struct dc_feature *f = job->f;
-    const struct dc_problem *p = &f->problem;
+    const struct state *f = job->f;
+    const struct dc_problem *p = f->problem;
     const doconv_conv_desc *d = &p->desc;
     float *const z = job->workspace + index * f->backward_floats, *const grad_z =
                                                                       z + f->d_mul * p->wout;
@@ -266,27 +214,113 @@ static void backward_task(void *arg, int index)
     }
 }
 
-void dc_feature_backward(const struct dc_feature *f, const float *w, const float *d,
-                         const float *src, const float *grad_dst, float *grad_src, float *grad_w,
-                         float *grad_d, char *workspace)
+/* ---- the solvers ---- */
+
+static struct state create_state(const struct dc_problem *p)
 {
-    struct job job = {.f = f,
-                      .w = w,
-                      .d = d,
-                      .src = src,
-                      .grad_dst = grad_dst,
-                      .grad_src = grad_src,
-                      .grad_w = grad_w,
-                      .grad_d = grad_d,
-                      .workspace = (float *)workspace};
-    const doconv_conv_desc *desc = &f->problem.desc;
-    const int64_t block = dc_layout_block(desc->src_layout);
-    if (grad_src != NULL && desc->cin % block != 0) {
-        memset(grad_src, 0, f->problem.src_bytes); /* the channels past the last */
-    }
-    if ((grad_src != NULL || grad_w != NULL || grad_d != NULL) && f->wide != NULL) {
-        dc_feature_backward_blocks(f, w, d, src, grad_dst, grad_src, grad_w, grad_d, workspace);
-    } else if (grad_src != NULL || grad_w != NULL || grad_d != NULL) {
-        dc_parallel(f->ctx, f->backward_tasks, backward_task, &job);
-    }
+    const doconv_conv_desc *d = &p->desc;
+    return (struct state){
+        .problem = p,
+        .src_map = dc_tensor_map(d->src_layout, d->cin, d->h, d->w),
+        .dst_map = dc_tensor_map(d->dst_layout, d->cout, p->hout, p->wout),
+        .d_mul = p->fold.d_mul,
+        .taps = d->kh * d->kw,
+        .repeated = dc_fold_repeated(&p->fold),
+        .forward_tasks = (int)least(p->threads, d->n * p->hout),
+        .backward_tasks = (int)least(p->threads, d->cin),
+        .forward_floats = align_floats((p->group_cin * p->fold.d_mul + 1) * p->wout),
+        .backward_floats = align_floats(2 * p->fold.d_mul * p->wout),
+    };
 }
+
+static const char *offer(const doconv_context *ctx, const struct dc_problem *p,
+                         const struct dc_solver *solver, struct dc_candidate_list *list)
+{
+    if ((double)p->group_cin * (double)p->fold.d_mul * (double)p->wout > 1e12) {
+        return "a row of D_mul times the input channels needs too much workspace";
+    }
+    const struct state f = create_state(p);
+    const bool forward = solver == &dc_solver_feature_forward_portable;
+    const double pixels = (double)(p->desc.n * p->hout * p->wout);
+    const double products = pixels * (double)(p->desc.cin * f.d_mul) *
+                            (double)(f.taps + p->group_cout) * (forward ? 1.0 : 2.0);
+    const int64_t floats =
+        forward ? f.forward_tasks * f.forward_floats : f.backward_tasks * f.backward_floats;
+    struct dc_candidate c = {
+        .solver = solver,
+        .error_amplification = 1.0f,
+        .workspace_size = (size_t)floats * sizeof(float),
+        .estimated_seconds = products / 5e8 / (forward ? f.forward_tasks : f.backward_tasks),
+    };
+    dc_candidate_append(ctx, list, &c);
+    return NULL;
+}
+
+static const char *enumerate_forward(const doconv_context *ctx, const struct dc_problem *p,
+                                     const struct dc_kernel *kernel, struct dc_candidate_list *list)
+{
+    (void)kernel;
+    return offer(ctx, p, &dc_solver_feature_forward_portable, list);
+}
+
+static const char *enumerate_backward(const doconv_context *ctx, const struct dc_problem *p,
+                                      const struct dc_kernel *kernel,
+                                      struct dc_candidate_list *list)
+{
+    (void)kernel;
+    return offer(ctx, p, &dc_solver_feature_backward_portable, list);
+}
+
+static void execute_forward(const doconv_plan *plan, const struct dc_tensors *tensors,
+                            char *workspace)
+{
+    const struct state f = create_state(&plan->problem);
+    struct job job = {
+        .f = &f,
+        .w = tensors->w,
+        .d = tensors->d,
+        .bias = tensors->bias,
+        .src = tensors->src,
+        .dst = tensors->dst,
+        .workspace = (float *)workspace,
+    };
+    dc_parallel(plan->ctx, f.forward_tasks, forward_task, &job);
+}
+
+static void execute_backward(const doconv_plan *plan, const struct dc_tensors *tensors,
+                             char *workspace)
+{
+    const struct state f = create_state(&plan->problem);
+    const doconv_conv_desc *d = &plan->problem.desc;
+    struct job job = {
+        .f = &f,
+        .w = tensors->w,
+        .d = tensors->d,
+        .src = tensors->src,
+        .grad_dst = tensors->grad_dst,
+        .grad_src = tensors->grad_src,
+        .grad_w = tensors->grad_w,
+        .grad_d = tensors->grad_d,
+        .workspace = (float *)workspace,
+    };
+    if (job.grad_src != NULL && d->cin % dc_layout_block(d->src_layout) != 0) {
+        memset(job.grad_src, 0, plan->problem.src_bytes); /* the channels past the last */
+    }
+    dc_parallel(plan->ctx, f.backward_tasks, backward_task, &job);
+}
+
+const struct dc_solver dc_solver_feature_forward_portable = {
+    .name = "feature",
+    .operation = DC_FEATURE_FORWARD,
+    .family = DC_FAMILY_NONE,
+    .enumerate = enumerate_forward,
+    .execute = execute_forward,
+};
+
+const struct dc_solver dc_solver_feature_backward_portable = {
+    .name = "feature",
+    .operation = DC_FEATURE_BACKWARD,
+    .family = DC_FAMILY_NONE,
+    .enumerate = enumerate_backward,
+    .execute = execute_backward,
+};

@@ -10,6 +10,7 @@
 #include "base/context.h"
 #include "base/layout.h"
 #include "compose/feature_blocks.h"
+#include "geometry/strips.h"
 #include "kernel.h"
 #include "plan/problem.h"
 
@@ -23,20 +24,7 @@ static void copy_planes(const struct dc_feature *f, const float *from, int64_t c
     const int64_t all = f->problem.hout * f->problem.wout, step = f->dst_map.pixel;
     const int64_t channels = f->dst_map.channel == 1 ? count / 8 * 8 : 0, pixels = all / 8 * 8;
     if (channels != 0 && pixels != 0) {
-        const struct dc_store_args args = {
-            .tile = from,
-            .tile_channels = step,
-            .pixels = pixels,
-            .channels = channels,
-            .stored = channels,
-            .dst = to,
-            .dst_block_channels = PTRDIFF_MAX,
-            .dst_channel = f->plane,
-            .dst_pixel = 1,
-            .lo = -INFINITY,
-            .hi = INFINITY,
-        };
-        f->wide->store(&args);
+        dc_transpose(f->wide, from, step, pixels, channels, to, f->plane);
     }
     for (int64_t c = 0; c < count; c++) {
         for (int64_t x = c < channels ? pixels : 0; x < all; x++) {
@@ -63,27 +51,14 @@ static void copy_task(void *arg, int index)
                         job->planes_copy + (image * p->desc.cout + c) * f->plane);
         }
         if (!f->pixels_in_place) {
-            const struct dc_load_args load = {
-                .strip = job->pixels_copy + image * job->pixels_map.image +
-                         c / LANES * job->pixels_map.block,
-                .strip_row = job->pixels_map.row,
-                .strip_pixel = LANES,
-                .channels = count,
-                .rows = p->hout,
-                .columns = p->wout,
-                .src = from,
-                .src_block_channels = f->dst_map.block_channels,
-                .src_block = f->dst_map.block,
-                .src_channel = f->dst_map.channel,
-                .src_row = f->dst_map.row,
-                .src_pixel = f->dst_map.pixel,
-                .src_first_channel = c,
-                .h = p->hout,
-                .w = p->wout,
-                .step_x = 1,
-                .step_y = 1,
-            };
-            f->wide->load(&load);
+            struct dc_load_args load = dc_load_from(&f->dst_map, from, c, count, p->hout, p->wout);
+            load.strip = job->pixels_copy + image * job->pixels_map.image +
+                         c / LANES * job->pixels_map.block;
+            load.strip_row = job->pixels_map.row;
+            load.strip_pixel = LANES;
+            load.rows = p->hout;
+            load.columns = p->wout;
+            f->wide->direct.load(&load);
         }
     }
 }
@@ -123,22 +98,12 @@ static void store_strip(const struct dc_feature_job *job, const struct walk *w)
         }
     }
     for (int64_t image = 0; image < w->images; image++) {
-        const struct dc_store_args store = {
-            .tile = w->grad_strip + image * pixels * LANES,
-            .tile_channels = LANES,
-            .pixels = pixels,
-            .channels = count,
-            .stored = count,
-            .dst = job->grad_src + (w->image + image) * f->src_map.image,
-            .dst_block_channels = f->src_map.block_channels,
-            .dst_block = f->src_map.block,
-            .dst_channel = f->src_map.channel,
-            .dst_pixel = f->src_map.pixel,
-            .dst_first_channel = w->b.first,
-            .lo = -INFINITY,
-            .hi = INFINITY,
-        };
-        f->wide->store(&store);
+        struct dc_store_args store = dc_store_to(&f->src_map, w->b.first, count, count);
+        store.tile = w->grad_strip + image * pixels * LANES;
+        store.tile_channels = LANES;
+        store.pixels = pixels;
+        store.dst = job->grad_src + (w->image + image) * f->src_map.image;
+        f->wide->direct.store(&store);
     }
 }
 
@@ -288,7 +253,7 @@ static void store_products(const struct dc_feature_job *job, const struct walk *
             for (int64_t v = 0; v * f->wide->vector < lanes; v++) {
                 args.dst_vector[v] = v * f->wide->vector;
             }
-            f->wide->run(&args);
+            f->wide->direct.run(&args);
         }
     }
 }
@@ -326,7 +291,7 @@ static void add_weights(const struct dc_feature_job *job, const struct walk *w)
             .pixels = p->group_cout,
             .channels = least(lanes, f->steps * LANES - part * lanes),
         };
-        f->wide->run(&args);
+        f->wide->direct.run(&args);
     }
 }
 
@@ -351,7 +316,7 @@ static void make_grad_z(const struct dc_feature_job *job, const struct walk *w)
             .pixels = w->pixels,
             .channels = least(lanes, f->steps * LANES - part * lanes),
         };
-        f->wide->run(&args);
+        f->wide->direct.run(&args);
     }
 }
 
@@ -423,12 +388,12 @@ static void hand_back(const struct dc_feature_job *job, const struct walk *w, in
                 if (job->grad_d != NULL) {
                     args.x = (float *)src + at;
                     args.factors = w->factor_sums + q * args.factors_step + factor;
-                    f->depthwise->taps_correlate(&args);
+                    f->depthwise->grouped.taps_correlate(&args);
                 }
                 if (grad_src != NULL) {
                     args.x = grad_src + at;
                     args.factors = w->factors + q * args.factors_step + factor;
-                    f->depthwise->taps_scatter(&args);
+                    f->depthwise->grouped.taps_scatter(&args);
                 }
             }
         }
@@ -585,20 +550,26 @@ static void backward_task(void *arg, int index)
     }
 }
 
-void dc_feature_backward_blocks(const struct dc_feature *f, const float *w, const float *d,
-                                const float *src, const float *grad_dst, float *grad_src,
-                                float *grad_w, float *grad_d, char *workspace)
+void dc_feature_backward_execute(const doconv_plan *plan, const struct dc_tensors *tensors,
+                                 char *workspace)
 {
+    const struct dc_feature *f = plan->state;
+    const float *const grad_dst = tensors->grad_dst;
     const doconv_conv_desc *desc = &f->problem.desc;
     const int64_t pixels = f->problem.hout * f->problem.wout;
-    struct dc_feature_job job = {.f = f,
-                                 .w = w,
-                                 .d = d,
-                                 .src = src,
-                                 .grad_dst = grad_dst,
-                                 .grad_src = grad_src,
-                                 .grad_w = grad_w,
-                                 .grad_d = grad_d};
+    struct dc_feature_job job = {
+        .f = f,
+        .w = tensors->w,
+        .d = tensors->d,
+        .src = tensors->src,
+        .grad_dst = grad_dst,
+        .grad_src = tensors->grad_src,
+        .grad_w = tensors->grad_w,
+        .grad_d = tensors->grad_d,
+    };
+    if (job.grad_src != NULL && desc->cin % dc_layout_block(desc->src_layout) != 0) {
+        memset(job.grad_src, 0, f->problem.src_bytes); /* the channels past the last */
+    }
     job.planes_copy = (float *)workspace;
     job.pixels_copy = job.planes_copy + f->planes_floats;
     job.workspace = job.pixels_copy + f->pixels_floats;
@@ -615,7 +586,7 @@ void dc_feature_backward_blocks(const struct dc_feature *f, const float *w, cons
                                      .pixel = LANES};
     if (!f->planes_in_place || !f->pixels_in_place) {
         job.copy_tasks =
-            (int)least(f->ctx->threads,
+            (int)least(f->problem.threads,
                        desc->n * divide_up(desc->cout, least(f->dst_map.block_channels, LANES)));
         dc_parallel(f->ctx, job.copy_tasks, copy_task, &job);
     }

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the files of feature composition with kernels share. Ordered by s first, the channels of Z
- * are depthwise convolutions of src like any other, so the depthwise kernel makes them, a block of
- * 16 input channels at a time, into a strip [step][pixel][16] of the task's workspace; the direct
- * kernel contracts that with W.
+ * What the files of feature composition with kernels share. For src/compose/feature_*.c.
+ *
+ * Ordered by s first, the channels of Z are depthwise convolutions of src like any other, so the
+ * depthwise kernel makes them, a block of 16 input channels at a time, into a strip
+ * [step][pixel][16] of the task's workspace; the direct kernel contracts that with W.
  *
  * W and D change with each step of training: a unit packs what it needs of them as it goes. The
  * order of an output's additions is that of the blocks, steps and lanes, however pixels and outputs

@@ -10,6 +10,7 @@
 #include "base/arithmetic.h"
 #include "base/layout.h"
 #include "compose/feature_blocks.h"
+#include "geometry/strips.h"
 #include "kernel.h"
 #include "plan/problem.h"
 
@@ -99,22 +100,13 @@ static void store_outputs(const struct dc_feature_job *job, const struct dc_feat
     const bool ends = b->first + b->count == d->cin && t == f->multiplier - 1;
     float *const dst = job->dst + image * f->dst_map.image + y0 * f->dst_map.row;
     if (f->multiplier == 1) {
-        const struct dc_store_args store = {
-            .tile = sums,
-            .tile_channels = LANES,
-            .pixels = pixels,
-            .channels = b->count,
-            .stored = ends ? stored - b->first : b->count,
-            .dst = dst,
-            .dst_block_channels = f->dst_map.block_channels,
-            .dst_block = f->dst_map.block,
-            .dst_channel = f->dst_map.channel,
-            .dst_pixel = f->dst_map.pixel,
-            .dst_first_channel = b->first,
-            .lo = -INFINITY,
-            .hi = INFINITY,
-        };
-        f->direct->store(&store);
+        struct dc_store_args store =
+            dc_store_to(&f->dst_map, b->first, b->count, ends ? stored - b->first : b->count);
+        store.tile = sums;
+        store.tile_channels = LANES;
+        store.pixels = pixels;
+        store.dst = dst;
+        f->gemm->direct.store(&store);
         return;
     }
     for (int64_t lane = 0; lane < b->count; lane++) {
@@ -165,7 +157,7 @@ void dc_feature_depthwise_task(void *arg, int index)
             for (int64_t x = 0; x < pixels; x++) {
                 memcpy(sums + x * LANES, bias, sizeof bias);
             }
-            run_taps(f, f->depthwise->taps_scatter, z, f->chunk_pixels * LANES,
+            run_taps(f, f->depthwise->grouped.taps_scatter, z, f->chunk_pixels * LANES,
                      weights + t * f->d_mul * LANES, LANES, f->d_mul, sums, pixels);
             store_outputs(job, &b, t, sums, image, y0, pixels);
         }
@@ -180,27 +172,16 @@ void dc_feature_depthwise_load(const struct dc_feature_job *job, const struct dc
     const struct dc_feature *f = job->f;
     const struct dc_problem *p = &f->problem;
     if (f->multiplier == 1) {
-        const struct dc_load_args load = {
-            .strip = grad,
-            .strip_row = p->wout * LANES,
-            .strip_pixel = LANES,
-            .channels = b->count,
-            .rows = y1 - y0,
-            .columns = p->wout,
-            .src = job->grad_dst + image * f->dst_map.image,
-            .src_block_channels = f->dst_map.block_channels,
-            .src_block = f->dst_map.block,
-            .src_channel = f->dst_map.channel,
-            .src_row = f->dst_map.row,
-            .src_pixel = f->dst_map.pixel,
-            .src_first_channel = b->first,
-            .h = p->hout,
-            .w = p->wout,
-            .y0 = y0,
-            .step_x = 1,
-            .step_y = 1,
-        };
-        f->direct->load(&load);
+        struct dc_load_args load =
+            dc_load_from(&f->dst_map, job->grad_dst + image * f->dst_map.image, b->first, b->count,
+                         p->hout, p->wout);
+        load.strip = grad;
+        load.strip_row = p->wout * LANES;
+        load.strip_pixel = LANES;
+        load.rows = y1 - y0;
+        load.columns = p->wout;
+        load.y0 = y0;
+        f->gemm->direct.load(&load);
         return;
     }
     const int64_t pixels = (y1 - y0) * p->wout;
@@ -220,7 +201,7 @@ void dc_feature_depthwise_add_weights(const struct dc_feature *f, const float *z
                                       int64_t pixels, float *sums)
 {
     for (int64_t t = 0; t < f->multiplier; t++) {
-        run_taps(f, f->depthwise->taps_correlate, z, f->walk_pixels * LANES,
+        run_taps(f, f->depthwise->grouped.taps_correlate, z, f->walk_pixels * LANES,
                  sums + t * f->d_mul * LANES, LANES, f->d_mul, grad + t * f->walk_pixels * LANES,
                  pixels);
     }
@@ -232,7 +213,7 @@ void dc_feature_depthwise_grad_z(const struct dc_feature *f, const float *grad, 
     for (int64_t s = 0; s < f->d_mul; s++) {
         float *const to = grad_z + s * f->walk_pixels * LANES;
         memset(to, 0, (size_t)(pixels * LANES) * sizeof *to);
-        run_taps(f, f->depthwise->taps_scatter, grad, f->walk_pixels * LANES, weights + s * LANES,
-                 f->d_mul * LANES, f->multiplier, to, pixels);
+        run_taps(f, f->depthwise->grouped.taps_scatter, grad, f->walk_pixels * LANES,
+                 weights + s * LANES, f->d_mul * LANES, f->multiplier, to, pixels);
     }
 }

@@ -10,6 +10,7 @@
 #include "base/context.h"
 #include "base/layout.h"
 #include "compose/feature_blocks.h"
+#include "geometry/strips.h"
 #include "kernel.h"
 #include "plan/problem.h"
 
@@ -29,7 +30,7 @@ static void contract(const struct dc_feature_job *job, const struct unit *u, int
 {
     const struct dc_feature *f = job->f;
     const struct dc_problem *p = &f->problem;
-    const int64_t tile = f->direct->tile_channels, in_group = ob * tile,
+    const int64_t tile = f->gemm->tile_channels, in_group = ob * tile,
                   channel = u->group * p->group_cout + in_group;
     float bias[DC_MAX_TILE_VECTORS * 16] __attribute__((aligned(64)));
     const bool last = u->block1 == f->blocks;
@@ -66,35 +67,25 @@ static void contract(const struct dc_feature_job *job, const struct unit *u, int
         args.dst = dst;
         args.lines = u->images;
         args.pixels = u->pixels;
-        for (int64_t v = 0; v * f->direct->vector < tile; v++) {
-            args.dst_vector[v] = channel_at(&f->dst_map, channel + v * f->direct->vector);
+        for (int64_t v = 0; v * f->gemm->vector < tile; v++) {
+            args.dst_vector[v] = channel_at(&f->dst_map, channel + v * f->gemm->vector);
         }
     }
-    f->direct->run(&args);
+    f->gemm->direct.run(&args);
     for (int64_t image = 0; image < u->images && last && through_buffer; image++) {
-        const struct dc_store_args store = {
-            .tile = partial + image * u->pixels * tile,
-            .tile_channels = tile,
-            .pixels = u->pixels,
-            .channels = args.channels,
-            .stored = args.stored,
-            .dst = dst + image * f->dst_map.image,
-            .dst_block_channels = f->dst_map.block_channels,
-            .dst_block = f->dst_map.block,
-            .dst_channel = f->dst_map.channel,
-            .dst_pixel = f->dst_map.pixel,
-            .dst_first_channel = channel,
-            .lo = -INFINITY,
-            .hi = INFINITY,
-        };
-        f->direct->store(&store);
+        struct dc_store_args store = dc_store_to(&f->dst_map, channel, args.channels, args.stored);
+        store.tile = partial + image * u->pixels * tile;
+        store.tile_channels = tile;
+        store.pixels = u->pixels;
+        store.dst = dst + image * f->dst_map.image;
+        f->gemm->direct.store(&store);
     }
 }
 
 static void run_pass(const struct dc_feature_job *job, struct unit *u)
 {
     const struct dc_feature *f = job->f;
-    const int64_t tile = f->direct->tile_channels, inputs = f->steps * LANES,
+    const int64_t tile = f->gemm->tile_channels, inputs = f->steps * LANES,
                   z_block = f->chunk_pixels * LANES;
     u->segment_count = 0;
     for (int64_t number = u->block0; number < u->block1; number++) {
@@ -174,7 +165,7 @@ static void fill_panels(const struct dc_feature_job *job, const struct dc_featur
 {
     const struct dc_feature *f = job->f;
     const struct dc_problem *p = &f->problem;
-    const int64_t tile = f->rows->tile_channels, pixels = f->chunk_pixels,
+    const int64_t tile = f->gemm->tile_channels, pixels = f->chunk_pixels,
                   image_pixels = p->hout * p->wout;
     dc_feature_pack_factors(job, b, factors);
     for (int64_t image = 0; image < p->desc.n; image++) {
@@ -183,20 +174,10 @@ static void fill_panels(const struct dc_feature_job *job, const struct dc_featur
     }
     for (int64_t panel = 0; panel < f->panels; panel++) {
         for (int64_t q = 0; q < f->steps; q++) {
-            const struct dc_store_args args = {
-                .tile = z + (q * pixels + panel * tile) * LANES,
-                .tile_channels = LANES,
-                .pixels = least(tile, pixels - panel * tile),
-                .channels = b->count,
-                .stored = b->count,
-                .dst = panels + (panel * f->panel_inputs + number * LANES * f->d_mul + q) * tile,
-                .dst_block_channels = PTRDIFF_MAX,
-                .dst_channel = f->d_mul * tile,
-                .dst_pixel = 1,
-                .lo = -INFINITY,
-                .hi = INFINITY,
-            };
-            f->direct->store(&args);
+            dc_transpose(f->gemm, z + (q * pixels + panel * tile) * LANES, LANES,
+                         least(tile, pixels - panel * tile), b->count,
+                         panels + (panel * f->panel_inputs + number * LANES * f->d_mul + q) * tile,
+                         f->d_mul * tile);
         }
     }
 }
@@ -210,7 +191,7 @@ static void store_panels(const struct dc_feature_job *job, int64_t group, int64_
 {
     const struct dc_feature *f = job->f;
     const struct dc_problem *p = &f->problem;
-    const int64_t tile = f->rows->tile_channels, image_pixels = p->hout * p->wout;
+    const int64_t tile = f->gemm->tile_channels, image_pixels = p->hout * p->wout;
     const int64_t channel0 = group * p->group_cout + o0, channel1 = group * p->group_cout + o1;
     for (int64_t pixel = 0, count; pixel < f->chunk_pixels; pixel += count) {
         const int64_t panel = pixel / tile, image = pixel / image_pixels;
@@ -229,20 +210,8 @@ static void store_panels(const struct dc_feature_job *job, int64_t group, int64_
         for (int64_t c = channel0, channels; c < channel1; c += channels) {
             channels =
                 least(channel1 - c, f->dst_map.block_channels - c % f->dst_map.block_channels);
-            const struct dc_store_args args = {
-                .tile = from + (c - channel0) * tile,
-                .tile_channels = tile,
-                .pixels = channels,
-                .channels = count,
-                .stored = count,
-                .dst = dst + channel_at(&f->dst_map, c),
-                .dst_block_channels = PTRDIFF_MAX,
-                .dst_channel = f->dst_map.pixel,
-                .dst_pixel = 1,
-                .lo = -INFINITY,
-                .hi = INFINITY,
-            };
-            f->direct->store(&args);
+            dc_transpose(f->gemm, from + (c - channel0) * tile, tile, channels, count,
+                         dst + channel_at(&f->dst_map, c), f->dst_map.pixel);
         }
         const int64_t block = dc_layout_block(p->desc.dst_layout);
         for (int64_t c = p->desc.cout; channel1 == p->desc.cout && c % block != 0; c++) {
@@ -263,7 +232,7 @@ static void rows_task(void *arg, int index)
                                                                          strip + f->strip_floats;
     float *const panels = z + f->z_floats, *const sums = panels + f->panels_floats,
                  *const factors = sums + f->sums_floats;
-    const int64_t tile = f->rows->tile_channels, step = f->rows->tile_pixels,
+    const int64_t tile = f->gemm->tile_channels, step = f->gemm->tile_pixels,
                   units = p->desc.groups * f->out_chunks;
     const ptrdiff_t pitch = f->out_chunk * LANES * tile, row = p->group_cin * f->d_mul;
     /* lanes past the last pixel are multiplied too */
@@ -305,7 +274,7 @@ static void rows_task(void *arg, int index)
                         .pixels = least(step, o1 - o),
                         .channels = least(tile, f->chunk_pixels - panel * tile),
                     };
-                    f->rows->run(&args);
+                    f->gemm->direct.run(&args);
                 }
             }
         }
@@ -313,19 +282,22 @@ static void rows_task(void *arg, int index)
     }
 }
 
-void dc_feature_forward_blocks(const struct dc_feature *f, const float *w, const float *d,
-                               const float *bias, const float *src, float *dst, char *workspace)
+void dc_feature_forward_execute(const doconv_plan *plan, const struct dc_tensors *tensors,
+                                char *workspace)
 {
-    struct dc_feature_job job = {.f = f,
-                                 .w = w,
-                                 .d = d,
-                                 .bias = bias,
-                                 .src = src,
-                                 .dst = dst,
-                                 .workspace = (float *)workspace};
-    dc_parallel(f->ctx, f->forward_tasks,
-                f->multiplier != 0 ? dc_feature_depthwise_task
-                : f->rows != NULL  ? rows_task
-                                   : forward_task,
+    const struct dc_feature *f = plan->state;
+    struct dc_feature_job job = {
+        .f = f,
+        .w = tensors->w,
+        .d = tensors->d,
+        .bias = tensors->bias,
+        .src = tensors->src,
+        .dst = tensors->dst,
+        .workspace = (float *)workspace,
+    };
+    dc_parallel(plan->ctx, f->forward_tasks,
+                f->way == DC_FEATURE_DEPTHWISE ? dc_feature_depthwise_task
+                : f->way == DC_FEATURE_ROWS    ? rows_task
+                                               : forward_task,
                 &job);
 }

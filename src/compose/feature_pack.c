@@ -9,6 +9,7 @@
 #include "base/arithmetic.h"
 #include "base/layout.h"
 #include "compose/feature_blocks.h"
+#include "geometry/strips.h"
 #include "kernel.h"
 #include "plan/problem.h"
 
@@ -29,20 +30,7 @@ static void pack_whole_factors(const struct dc_feature_job *job, const struct dc
         for (int64_t lane = 0; lane < LANES; lane += vector) {
             const float *from = job->d + (b->first + lane) * row + m * f->d_mul;
             float *const to = factors + lane * f->taps + tap_place(f, m) * vector;
-            const struct dc_store_args args = {
-                .tile = from,
-                .tile_channels = row,
-                .pixels = vector,
-                .channels = squares,
-                .stored = squares,
-                .dst = to,
-                .dst_block_channels = PTRDIFF_MAX,
-                .dst_channel = pitch,
-                .dst_pixel = 1,
-                .lo = -INFINITY,
-                .hi = INFINITY,
-            };
-            f->direct->store(&args);
+            dc_transpose(f->gemm, from, row, vector, squares, to, pitch);
             for (int64_t s = squares; s < f->d_mul; s++) {
                 for (int64_t i = 0; i < vector; i++) {
                     to[s * pitch + i] = from[i * row + s];
@@ -104,29 +92,17 @@ void dc_feature_load_block(const struct dc_feature_job *job, const struct dc_fea
 {
     const struct dc_feature *f = job->f;
     const doconv_conv_desc *d = &f->problem.desc;
-    const struct dc_load_args load = {
-        .strip = strip,
-        .strip_row = d->w * LANES,
-        .strip_pixel = LANES,
-        .channels = b->count,
-        .rows = rows,
-        .columns = d->w,
-        .src = job->src + image * f->src_map.image,
-        .src_block_channels = f->src_map.block_channels,
-        .src_block = f->src_map.block,
-        .src_channel = f->src_map.channel,
-        .src_row = f->src_map.row,
-        .src_pixel = f->src_map.pixel,
-        .src_first_channel = b->first,
-        .h = d->h,
-        .w = d->w,
-        .y0 = y0,
-        .step_x = 1,
-        .step_y = 1,
-        .copies = f->copies,
-    };
+    struct dc_load_args load = dc_load_from(&f->src_map, job->src + image * f->src_map.image,
+                                            b->first, b->count, d->h, d->w);
+    load.strip = strip;
+    load.strip_row = d->w * LANES;
+    load.strip_pixel = LANES;
+    load.rows = rows;
+    load.columns = d->w;
+    load.y0 = y0;
+    load.copies = f->copies;
     if (rows > 0) {
-        f->direct->load(&load);
+        f->gemm->direct.load(&load);
     }
 }
 
@@ -169,7 +145,7 @@ void dc_feature_make_z(const struct dc_feature *f, const float *factors, const f
         args.src = src + vectors[e % LANES / vector];
         args.weights = factors + e * f->taps;
         args.dst = z + e / lanes * z_block + e % lanes;
-        f->depthwise->grouped(&args);
+        f->depthwise->grouped.run(&args);
     }
 }
 
@@ -213,26 +189,13 @@ void dc_feature_pack_panel(const struct dc_feature_job *job, const struct dc_fea
 {
     const struct dc_feature *f = job->f;
     const struct dc_problem *p = &f->problem;
-    const int64_t tile = f->direct->tile_channels, inputs = b->count * f->d_mul,
+    const int64_t tile = f->gemm->tile_channels, inputs = b->count * f->d_mul,
                   row = p->group_cin * f->d_mul;
     const float *w = job->w + (b->group * p->group_cout + o) * row + b->number * LANES * f->d_mul;
     /* The kernel transposes whole squares; what is left over is little. */
     const int64_t channels = inputs / 8 * 8, outputs = count / 8 * 8;
     if (channels != 0 && outputs != 0) {
-        const struct dc_store_args args = {
-            .tile = w,
-            .tile_channels = row,
-            .pixels = outputs,
-            .channels = channels,
-            .stored = channels,
-            .dst = natural,
-            .dst_block_channels = PTRDIFF_MAX,
-            .dst_channel = tile,
-            .dst_pixel = 1,
-            .lo = -INFINITY,
-            .hi = INFINITY,
-        };
-        f->direct->store(&args);
+        dc_transpose(f->gemm, w, row, outputs, channels, natural, tile);
     }
     for (int64_t k = 0; k < inputs; k++) {
         for (int64_t t = k < channels ? outputs : 0; t < tile; t++) {

@@ -3,12 +3,21 @@
  * Feature composition with kernels, what is decided once: which kernels, how pixels and outputs are
  * cut into chunks, and the workspace that they need.
  */
+#include <stdio.h>
+#include <string.h>
+
 #include "base/arithmetic.h"
 #include "base/context.h"
 #include "base/cpu.h"
 #include "base/layout.h"
+#include "base/log.h"
+#include "base/registry.h"
+#include "compose/feature.h"
 #include "compose/feature_blocks.h"
+#include "compose/fold_cut.h"
+#include "geometry/strips.h"
 #include "kernel.h"
+#include "plan/plan.h"
 #include "plan/problem.h"
 #include "plan/solver.h"
 
@@ -35,60 +44,11 @@
 #define CHUNK_PIXELS 512
 #define CHUNK_FLOATS 98304
 
-static int64_t align_floats(int64_t floats)
-{
-    return divide_up(floats, 16) * 16;
-}
-
-/* The best usable direct kernel: the one that leaves the fewest lanes of `channels` empty. */
-static const struct dc_kernel *find_direct(const doconv_context *ctx, enum dc_isa isa,
-                                           int64_t channels)
-{
-    const struct dc_kernel *best = NULL;
-    int64_t best_lanes = 0;
-    for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
-        const struct dc_kernel *k = *row;
-        if (k->op != DC_OP_DIRECT || k->isa != isa) {
-            continue;
-        }
-        /* Lanes that are computed, with what a tile of few FMAs a broadcast loses. */
-        const int64_t vectors = divide_up(channels, k->vector), full = k->tile_channels / k->vector;
-        const int64_t lanes = vectors * k->vector * 16 + divide_up(vectors, full) * 16 +
-                              (k->tile_pixels * full < 12 ? vectors * k->vector * 8 : 0);
-        if (best == NULL || lanes < best_lanes) {
-            best = k;
-            best_lanes = lanes;
-        }
-    }
-    return best;
-}
-
-static const struct dc_kernel *find_depthwise(const doconv_context *ctx)
-{
-    const struct dc_kernel *best = NULL;
-    for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
-        if ((*row)->op == DC_OP_DEPTHWISE && dc_isa_usable((*row)->isa, ctx->isa) &&
-            LANES % (*row)->vector == 0 && (best == NULL || (*row)->isa > best->isa)) {
-            best = *row;
-        }
-    }
-    return best;
-}
-
-/* Can the kernel read every full block of input channels where it is? */
-static bool reads_in_place(const struct dc_feature *f, int64_t vector)
-{
-    const int64_t block = f->src_map.block_channels;
-    return f->src_map.channel == 1 && (block % vector == 0 || block == PTRDIFF_MAX) &&
-           f->group_cin >= LANES &&
-           (block == PTRDIFF_MAX || f->groups == 1 || f->group_cin % block == 0);
-}
-
 static void plan_forward(struct dc_feature *f)
 {
     const struct dc_problem *p = &f->problem;
     const doconv_conv_desc *d = &p->desc;
-    const int64_t pixels = p->hout * p->wout, tile = f->direct->tile_channels,
+    const int64_t pixels = p->hout * p->wout, tile = f->gemm->tile_channels,
                   inputs = f->steps * LANES;
     f->pass_blocks = least(f->blocks, divide_up(PASS_INPUTS, inputs));
     const int64_t most_pixels =
@@ -100,13 +60,13 @@ static void plan_forward(struct dc_feature *f)
     f->chunk_pixels = f->images * f->height * p->wout;
     f->out_blocks = divide_up(p->group_cout, tile);
     const int64_t units = divide_up(d->n, f->images) * f->chunks_image * d->groups;
-    f->out_chunk = dc_cut_outputs(f->ctx, units, f->out_blocks);
+    f->out_chunk = dc_cut_outputs(f->problem.threads, units, f->out_blocks);
     f->out_chunks = divide_up(f->out_blocks, f->out_chunk);
     const int64_t dst_block = dc_layout_block(d->dst_layout);
     f->direct_store =
         f->dst_map.channel == 1 && (d->dst_layout == DOCONV_NHWC ||
-                                    (dst_block % f->direct->vector == 0 &&
-                                     (d->groups == 1 || p->group_cout % f->direct->vector == 0)));
+                                    (dst_block % f->gemm->vector == 0 &&
+                                     (d->groups == 1 || p->group_cout % f->gemm->vector == 0)));
     const int64_t strip_rows =
         least(d->h, (f->height - 1) * d->stride_h + (d->kh - 1) * d->dilation_h + 1);
     const bool copies = !f->in_place || p->group_cin % LANES != 0;
@@ -119,13 +79,7 @@ static void plan_forward(struct dc_feature *f)
         f->pass_blocks * f->steps * (int64_t)sizeof(struct dc_segment), (int64_t)sizeof(float)));
     f->forward_floats = f->strip_floats + f->z_floats + f->partial_floats + f->panel_floats +
                         f->natural_floats + f->segment_floats + f->factors_floats;
-    f->forward_tasks = (int)least(f->ctx->threads, units * f->out_chunks);
-}
-
-/* Strides of 4 KiB put every plane into the same few cache sets. */
-static int64_t unalias(int64_t floats)
-{
-    return floats % 1024 == 0 ? floats + 16 : floats;
+    f->forward_tasks = (int)least(f->problem.threads, units * f->out_chunks);
 }
 
 static void plan_backward(struct dc_feature *f)
@@ -139,7 +93,7 @@ static void plan_backward(struct dc_feature *f)
     f->walk_images = f->walk_rows < p->hout ? 1 : most(1, least(d->n, WALK_PIXELS / pixels));
     f->walk_pixels = f->walk_images * f->walk_rows * p->wout;
     f->planes_in_place = d->dst_layout == DOCONV_NCHW && (pixels % 1024 != 0 || p->group_cout == 1);
-    f->plane = f->planes_in_place ? pixels : unalias(pixels);
+    f->plane = f->planes_in_place ? pixels : unalias_floats(pixels);
     f->planes_floats = f->planes_in_place ? 0 : align_floats(d->n * d->cout * f->plane);
     f->pixels_in_place = f->dst_map.channel == 1;
     f->pixels_floats = f->pixels_in_place ? 0 : d->n * divide_up(d->cout, LANES) * LANES * pixels;
@@ -157,47 +111,25 @@ static void plan_backward(struct dc_feature *f)
                          (f->natural ? f->steps * f->walk_pixels * LANES : 0) +
                          2 * f->weight_floats + 2 * f->factors_floats + f->map_floats +
                          f->group_segment_floats + images_floats;
-    f->backward_tasks = (int)least(f->ctx->threads, d->groups * f->blocks);
-}
-
-/* The direct kernel that takes the fewest cycles for `pixels` lanes. */
-static const struct dc_kernel *find_rows(const doconv_context *ctx, int64_t pixels)
-{
-    const struct dc_kernel *best = NULL;
-    double best_cost = 0.0;
-    for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
-        const struct dc_kernel *k = *row;
-        if (k->op != DC_OP_DIRECT || !dc_isa_usable(k->isa, ctx->isa)) {
-            continue;
-        }
-        const double rate = k->vector == 16 ? dc_cpu_probe()->fma512_per_cycle : 2.0;
-        /* Small tiles wait for their loads; of equals, the one that reads the panel least often. */
-        const double tile = (double)(k->tile_pixels * k->tile_channels / k->vector);
-        const double cost =
-            (double)divide_up(pixels, k->vector) / rate * (tile < 24.0 ? 1.25 : 1.0) +
-            0.1 / (double)k->tile_pixels;
-        if (best == NULL || cost < best_cost) {
-            best = k;
-            best_cost = cost;
-        }
-    }
-    return best;
+    f->backward_tasks = (int)least(f->problem.threads, d->groups * f->blocks);
 }
 
 /*
  * Packing W takes as long as multiplying it with a dozen pixels: layers of few pixels read it in
  * place, and turn Z round instead.
  */
+static bool rows_suit(const struct dc_feature *f)
+{
+    const int64_t pixels = f->problem.desc.n * f->problem.hout * f->problem.wout;
+    return f->copies == 1 && pixels <= ROWS_PIXELS && 2 * pixels <= f->problem.group_cout;
+}
+
 static void plan_rows(struct dc_feature *f)
 {
     const struct dc_problem *p = &f->problem;
     const doconv_conv_desc *d = &p->desc;
     const int64_t pixels = d->n * p->hout * p->wout, inputs = LANES * f->d_mul;
-    if (f->copies > 1 || pixels > ROWS_PIXELS || 2 * pixels > p->group_cout) {
-        return;
-    }
-    f->rows = find_rows(f->ctx, pixels);
-    const int64_t tile = f->rows->tile_channels;
+    const int64_t tile = f->gemm->tile_channels;
     f->panels = divide_up(pixels, tile);
     f->pass_blocks = least(f->blocks, divide_up(PANELS_FLOATS, f->panels * tile * inputs));
     f->panel_inputs = f->pass_blocks * inputs;
@@ -205,7 +137,7 @@ static void plan_rows(struct dc_feature *f)
     f->height = p->hout;
     f->chunk_pixels = pixels;
     f->out_blocks = divide_up(p->group_cout, LANES);
-    f->out_chunk = dc_cut_outputs(f->ctx, d->groups, f->out_blocks);
+    f->out_chunk = dc_cut_outputs(f->problem.threads, d->groups, f->out_blocks);
     f->out_chunks = divide_up(f->out_blocks, f->out_chunk);
     f->z_floats = (f->steps * pixels + DC_TILE_SLACK) * LANES;
     f->panels_floats = align_floats(f->panels * f->panel_inputs * tile);
@@ -214,7 +146,7 @@ static void plan_rows(struct dc_feature *f)
     f->strip_floats = copies ? d->h * d->w * LANES : 0;
     f->forward_floats =
         f->strip_floats + f->z_floats + f->panels_floats + f->sums_floats + f->factors_floats;
-    f->forward_tasks = (int)least(f->ctx->threads, d->groups * f->out_chunks);
+    f->forward_tasks = (int)least(f->problem.threads, d->groups * f->out_chunks);
 }
 
 /* A block's unit is a chunk of rows: its Z, and its sums, stay in L2. */
@@ -222,7 +154,7 @@ static void plan_depthwise(struct dc_feature *f)
 {
     const struct dc_problem *p = &f->problem;
     const doconv_conv_desc *d = &p->desc;
-    f->wide = f->direct;
+    f->wide = f->gemm;
     f->natural = true; /* Z by steps */
     f->walk_rows = f->height = most(1, least(p->hout, WALK_PIXELS / p->wout));
     f->blocks_together = d->src_layout == DOCONV_NHWC;
@@ -248,7 +180,7 @@ static void plan_depthwise(struct dc_feature *f)
     f->forward_floats =
         f->strip_floats + f->z_floats + f->partial_floats +
         (f->blocks_together ? f->blocks : 1) * (f->panel_floats + f->factors_floats);
-    f->forward_tasks = (int)least(f->ctx->threads, f->blocks * d->n * f->chunks_image);
+    f->forward_tasks = (int)least(f->problem.threads, f->blocks * d->n * f->chunks_image);
     f->planes_in_place = f->pixels_in_place = true; /* neither is needed */
     f->image_floats = copies ? (d->h * d->w + DC_TILE_SLACK) * LANES : 0;
     f->walk_floats = f->multiplier * f->walk_pixels * LANES; /* dst's gradient */
@@ -256,52 +188,290 @@ static void plan_depthwise(struct dc_feature *f)
     f->backward_floats = 2 * f->image_floats + 2 * f->walk_floats +
                          f->steps * f->walk_pixels * LANES + 2 * f->weight_floats +
                          2 * f->factors_floats;
-    f->backward_tasks = (int)least(f->ctx->threads, f->blocks);
+    f->backward_tasks = (int)least(f->problem.threads, f->blocks);
 }
 
-void dc_feature_plan_blocks(struct dc_feature *f)
+/* ---- what all plans share ---- */
+
+/*
+ * Few outputs a group fill no tiles; and in double, what would need absurd copies is left to the
+ * loops without any.
+ */
+static const char *refuse(const struct dc_problem *p, const struct dc_kernel *depthwise)
 {
-    const struct dc_problem *p = &f->problem;
+    const doconv_conv_desc *d = &p->desc;
+    const double d_mul = (double)p->fold.d_mul, strip = (double)d->h * (double)d->w * 64.0,
+                 z = (double)p->wout * d_mul * 64.0;
+    if (LANES % depthwise->vector != 0) {
+        return "its vectors do not fit 16 lanes";
+    }
+    if (p->group_cout < 4 && !(p->group_cin == 1 && d->groups > 1)) {
+        return "a group has too few outputs for tiles of them";
+    }
+    if (strip > 1e9 || z > 1e9 || d_mul * (double)d->kh * (double)d->kw * 64.0 > 1e9) {
+        return "its copies would be too large";
+    }
+    return NULL;
+}
+
+/* Layout, blocks of channels, the depthwise kernel's parameters. */
+static struct dc_feature create(doconv_context *ctx, const struct dc_problem *p,
+                                const struct dc_kernel *depthwise, const struct dc_kernel *direct)
+{
     const doconv_conv_desc *d = &p->desc;
     const bool depthwise_layer = p->group_cin == 1 && d->groups > 1;
-    /*
-     * Few outputs a group fill no tiles; and in double, what would need absurd copies is left to
-     * the loops without any.
-     */
-    const double strip = (double)d->h * (double)d->w * 64.0,
-                 z = (double)p->wout * (double)f->d_mul * 64.0;
-    if ((p->group_cout < 4 && !depthwise_layer) || strip > 1e9 || z > 1e9 ||
-        (double)f->d_mul * (double)f->taps * 64.0 > 1e9) {
-        return;
-    }
-    const struct dc_kernel *depthwise = find_depthwise(f->ctx);
-    const struct dc_kernel *direct =
-        depthwise != NULL ? find_direct(f->ctx, depthwise->isa, p->group_cout) : NULL;
-    if (direct == NULL) {
-        return;
-    }
-    f->depthwise = depthwise;
-    f->direct = direct;
-    f->multiplier = depthwise_layer && depthwise->taps_scatter != NULL ? p->group_cout : 0;
-    f->groups = f->multiplier != 0 ? 1 : d->groups;
-    f->group_cin = f->multiplier != 0 ? d->cin : p->group_cin;
-    f->copies = f->multiplier != 0 ? 1 : most(1, least(f->d_mul, LANES / p->group_cin));
-    f->steps = divide_up(f->d_mul, f->copies);
-    f->blocks = divide_up(f->group_cin, LANES);
+    struct dc_feature f = {
+        .ctx = ctx,
+        .problem = *p,
+        .src_map = dc_tensor_map(d->src_layout, d->cin, d->h, d->w),
+        .dst_map = dc_tensor_map(d->dst_layout, d->cout, p->hout, p->wout),
+        .d_mul = p->fold.d_mul,
+        .taps = d->kh * d->kw,
+        .repeated = dc_fold_repeated(&p->fold),
+        .depthwise = depthwise,
+        .gemm = direct,
+        .wide = direct,
+    };
+    f.multiplier = depthwise_layer && depthwise->grouped.taps_scatter != NULL ? p->group_cout : 0;
+    f.groups = f.multiplier != 0 ? 1 : d->groups;
+    f.group_cin = f.multiplier != 0 ? d->cin : p->group_cin;
+    f.copies = f.multiplier != 0 ? 1 : most(1, least(f.d_mul, LANES / p->group_cin));
+    f.steps = divide_up(f.d_mul, f.copies);
+    f.blocks = divide_up(f.group_cin, LANES);
     const int64_t right =
         (p->wout - 1) * d->stride_w - d->pad_left + (d->kw - 1) * d->dilation_w - (d->w - 1);
-    f->edge = most(d->pad_left, right);
-    f->chunk = d->dilation_w == 1 && d->stride_w <= 2 && f->edge <= DC_GROUPED_EDGE ? 3 : 1;
-    f->factors_floats = align_floats(f->steps * f->taps * LANES);
-    f->in_place = reads_in_place(f, depthwise->vector);
-    if (f->multiplier != 0) {
+    f.edge = most(d->pad_left, right);
+    f.chunk = d->dilation_w == 1 && d->stride_w <= 2 && f.edge <= DC_GROUPED_EDGE ? 3 : 1;
+    f.factors_floats = align_floats(f.steps * f.taps * LANES);
+    f.in_place = f.group_cin >= LANES &&
+                 dc_groups_in_place(&f.src_map, f.groups, f.group_cin, depthwise->vector);
+    return f;
+}
+
+/*
+ * Lanes of a direct kernel that are computed for `channels` of them, in sixteenths, with what a
+ * tile of few FMAs a broadcast loses.
+ */
+static int64_t lanes_taken(const struct dc_kernel *k, int64_t channels)
+{
+    const int64_t vectors = divide_up(channels, k->vector), full = k->tile_channels / k->vector;
+    return vectors * k->vector * 16 + divide_up(vectors, full) * 16 +
+           (k->tile_pixels * full < 12 ? vectors * k->vector * 8 : 0);
+}
+
+/* Cycles of `steps` steps of a reduction over as many lanes. */
+static double tile_cycles(const struct dc_kernel *k, double steps, int64_t lanes)
+{
+    const double rate = k->vector == 16 ? 16.0 * dc_cpu_probe()->fma512_per_cycle : 16.0;
+    /* Of equal rates, longer vectors need fewer loads. */
+    return steps * (double)lanes / 16.0 / rate * (k->vector == 16 ? 1.0 : 1.05);
+}
+
+/* Of the depthwise part: Z, or what its gradient hands back. */
+static double z_cycles(const struct dc_feature *f, double passes)
+{
+    const struct dc_problem *p = &f->problem;
+    const double rate = f->depthwise->vector == 16 ? 16.0 * dc_cpu_probe()->fma512_per_cycle : 16.0;
+    const double pixels = (double)(p->desc.n * p->hout * p->wout);
+    return passes * 1.5 * pixels * (double)(f->groups * f->blocks * f->steps * LANES) *
+           (double)f->taps / rate;
+}
+
+/* ---- forward ---- */
+
+static const char *const way_names[] = {[DC_FEATURE_PIXELS] = "pixels",
+                                        [DC_FEATURE_ROWS] = "rows",
+                                        [DC_FEATURE_DEPTHWISE] = "depthwise"};
+
+static void plan_way(struct dc_feature *f, enum dc_feature_way way)
+{
+    f->way = way;
+    if (way == DC_FEATURE_DEPTHWISE) {
         plan_depthwise(f);
-        return;
+    } else {
+        plan_forward(f);
     }
-    plan_forward(f);
-    plan_rows(f);
-    if (depthwise->taps_correlate != NULL && depthwise->taps_scatter != NULL) {
-        f->wide = find_direct(f->ctx, depthwise->isa, f->steps * LANES);
+    if (way == DC_FEATURE_ROWS) {
+        plan_rows(f);
+    }
+}
+
+static double forward_seconds(const struct dc_feature *f)
+{
+    const struct dc_problem *p = &f->problem;
+    const double pixels = (double)(p->desc.n * p->hout * p->wout),
+                 inputs = (double)(f->groups * f->blocks * f->steps * LANES);
+    double cycles = z_cycles(f, 1.0);
+    if (f->way == DC_FEATURE_PIXELS) {
+        /* Packing W costs what a dozen pixels do. */
+        cycles +=
+            tile_cycles(f->gemm, (pixels + 12.0) * inputs, lanes_taken(f->gemm, p->group_cout));
+    } else if (f->way == DC_FEATURE_ROWS) {
+        const double tile =
+            (double)(f->gemm->tile_pixels * f->gemm->tile_channels / f->gemm->vector);
+        /* W is not packed; small tiles wait for their loads, short ones read the panel often. */
+        const int64_t lanes = divide_up((int64_t)pixels, f->gemm->vector) * f->gemm->vector;
+        cycles +=
+            tile_cycles(f->gemm, (double)p->desc.cout * inputs / (double)f->groups, 16 * lanes) *
+            (0.7 * (tile < 24.0 ? 1.25 : 1.0) + 0.1 / (double)f->gemm->tile_pixels);
+    } else {
+        cycles += pixels * inputs * (double)f->multiplier / 8.0;
+    }
+    return cycles / 3e9 / f->forward_tasks;
+}
+
+static void offer_forward(const doconv_context *ctx, struct dc_feature *f, enum dc_feature_way way,
+                          struct dc_candidate_list *list)
+{
+    const struct dc_feature_parameters q = {.way = way};
+    plan_way(f, way);
+    struct dc_candidate c = {
+        .solver = &dc_solver_feature_forward,
+        .kernel = f->depthwise,
+        .second = f->gemm,
+        .order_of_sums = 1 + (int)way + 4 * (int)f->depthwise->isa,
+        .error_amplification = f->gemm->error_amplification,
+        .workspace_size = (size_t)(f->forward_tasks * f->forward_floats) * sizeof(float),
+        .estimated_seconds = forward_seconds(f),
+    };
+    dc_set_parameters(&c, &q);
+    dc_candidate_append(ctx, list, &c);
+}
+
+static void describe_forward(const struct dc_candidate *c, char *text, size_t size)
+{
+    struct dc_feature_parameters q;
+    dc_get_parameters(c, &q);
+    snprintf(text, size, ":way=%s", way_names[q.way]);
+}
+
+static const char *enumerate_forward(const doconv_context *ctx, const struct dc_problem *p,
+                                     const struct dc_kernel *depthwise,
+                                     struct dc_candidate_list *list)
+{
+    const char *refused = refuse(p, depthwise);
+    if (refused != NULL) {
+        return refused;
+    }
+    const struct dc_kernel *direct = NULL;
+    refused = "this ISA has no direct kernel";
+    while ((direct = dc_kernel_next(ctx, DC_FAMILY_DIRECT, depthwise->isa, direct)) != NULL) {
+        refused = NULL;
+        struct dc_feature f = create((doconv_context *)ctx, p, depthwise, direct);
+        if (f.multiplier != 0) {
+            offer_forward(ctx, &f, DC_FEATURE_DEPTHWISE, list);
+            break; /* its direct kernel only loads and stores */
+        }
+        offer_forward(ctx, &f, DC_FEATURE_PIXELS, list);
+        if (rows_suit(&f)) {
+            f = create((doconv_context *)ctx, p, depthwise, direct);
+            offer_forward(ctx, &f, DC_FEATURE_ROWS, list);
+        }
+    }
+    return refused;
+}
+
+static doconv_status keep(doconv_plan *plan, const struct dc_feature *f)
+{
+    struct dc_feature *state = dc_alloc(plan->ctx, sizeof *state);
+    if (state == NULL) {
+        return dc_fail(plan->ctx, DOCONV_OUT_OF_MEMORY, "training: out of memory");
+    }
+    plan->state = memcpy(state, f, sizeof *f);
+    return DOCONV_OK;
+}
+
+static doconv_status prepare_forward(doconv_plan *plan)
+{
+    struct dc_feature_parameters q;
+    dc_get_parameters(&plan->candidate, &q);
+    struct dc_feature f =
+        create(plan->ctx, &plan->problem, plan->candidate.kernel, plan->candidate.second);
+    plan_way(&f, (enum dc_feature_way)q.way);
+    return keep(plan, &f);
+}
+
+const struct dc_solver dc_solver_feature_forward = {
+    .name = "feature",
+    .operation = DC_FEATURE_FORWARD,
+    .family = DC_FAMILY_DEPTHWISE,
+    .enumerate = enumerate_forward,
+    .describe = describe_forward,
+    .prepare = prepare_forward,
+    .execute = dc_feature_forward_execute,
+};
+
+/* ---- backward ---- */
+
+static void plan_walk(struct dc_feature *f)
+{
+    if (f->multiplier != 0) {
+        f->way = DC_FEATURE_DEPTHWISE;
+        plan_depthwise(f);
+    } else {
         plan_backward(f);
     }
 }
+
+static size_t backward_bytes(const struct dc_feature *f)
+{
+    return (size_t)(f->backward_tasks * f->backward_floats + f->planes_floats + f->pixels_floats) *
+           sizeof(float);
+}
+
+static const char *enumerate_backward(const doconv_context *ctx, const struct dc_problem *p,
+                                      const struct dc_kernel *depthwise,
+                                      struct dc_candidate_list *list)
+{
+    const char *refused = refuse(p, depthwise);
+    if (refused != NULL) {
+        return refused;
+    }
+    if (depthwise->grouped.taps_correlate == NULL || depthwise->grouped.taps_scatter == NULL) {
+        return "it has no backward taps";
+    }
+    const struct dc_kernel *direct = NULL;
+    refused = "this ISA has no direct kernel";
+    while ((direct = dc_kernel_next(ctx, DC_FAMILY_DIRECT, depthwise->isa, direct)) != NULL) {
+        refused = NULL;
+        struct dc_feature f = create((doconv_context *)ctx, p, depthwise, direct);
+        plan_walk(&f);
+        const double pixels = (double)(p->desc.n * p->hout * p->wout);
+        const double cycles = z_cycles(&f, 3.0) + tile_cycles(direct,
+                                                              2.0 * pixels * (double)p->desc.cout *
+                                                                  (double)(f.groups * f.blocks) /
+                                                                  (double)p->desc.groups,
+                                                              lanes_taken(direct, f.steps * LANES));
+        struct dc_candidate c = {
+            .solver = &dc_solver_feature_backward,
+            .kernel = depthwise,
+            .second = direct,
+            .order_of_sums = 1 + 4 * (int)depthwise->isa,
+            .error_amplification = direct->error_amplification,
+            .workspace_size = backward_bytes(&f),
+            .estimated_seconds = cycles / 3e9 / f.backward_tasks,
+        };
+        dc_candidate_append(ctx, list, &c);
+        if (f.multiplier != 0) {
+            break; /* its direct kernel only loads and stores */
+        }
+    }
+    return refused;
+}
+
+static doconv_status prepare_backward(doconv_plan *plan)
+{
+    struct dc_feature f =
+        create(plan->ctx, &plan->problem, plan->candidate.kernel, plan->candidate.second);
+    plan_walk(&f);
+    return keep(plan, &f);
+}
+
+const struct dc_solver dc_solver_feature_backward = {
+    .name = "feature",
+    .operation = DC_FEATURE_BACKWARD,
+    .family = DC_FAMILY_DEPTHWISE,
+    .enumerate = enumerate_backward,
+    .prepare = prepare_backward,
+    .execute = dc_feature_backward_execute,
+};

@@ -3,13 +3,26 @@
  * What the files of feature composition share: feature.c, which has the portable loops,
  * feature_plan.c, which chooses kernels and block sizes, and those that call the kernels:
  * feature_forward.c, feature_backward.c, feature_depthwise.c for depthwise layers, and
- * feature_pack.c for all.
+ * feature_pack.c for all. For src/compose/feature*.
  */
 #ifndef DOCONV_FEATURE_STATE_H
 #define DOCONV_FEATURE_STATE_H
 
 #include "kernel.h"
+#include "plan/plan.h"
 #include "plan/problem.h"
+#include "plan/solver.h"
+
+/*
+ * How a forward pass goes: over pixels, with W packed; over W's rows, for few pixels; or a
+ * depthwise layer's own.
+ */
+enum dc_feature_way { DC_FEATURE_PIXELS, DC_FEATURE_ROWS, DC_FEATURE_DEPTHWISE };
+
+/* What a candidate of a forward pass chooses. */
+struct dc_feature_parameters {
+    int way; /* enum dc_feature_way */
+};
 
 /*
  * Kernels see blocks of 16 lanes: Z of a block is `steps` vectors a pixel, of which vector q's lane
@@ -18,6 +31,7 @@
  * empty.
  */
 struct dc_feature {
+    enum dc_feature_way way;
     doconv_context *ctx;
     struct dc_problem problem;
     struct dc_tensor_map src_map, dst_map;
@@ -26,8 +40,9 @@ struct dc_feature {
     int forward_tasks, backward_tasks;
     ptrdiff_t forward_floats, backward_floats; /* of the workspace, a task's */
     /* With kernels: */
-    const struct dc_kernel *depthwise, *direct; /* NULL: the portable loops */
-    int64_t copies, steps, blocks;              /* blocks: of a group */
+    const struct dc_kernel *depthwise; /* makes Z */
+    const struct dc_kernel *gemm;      /* contracts it with W: a direct kernel */
+    int64_t copies, steps, blocks;     /* blocks: of a group */
     /* of a depthwise layer, whose blocks are of all groups; 0: another layer */
     int64_t multiplier;
     /* that blocks are of: for a depthwise layer one, with all channels */
@@ -48,8 +63,7 @@ struct dc_feature {
     bool blocks_together;
     ptrdiff_t strip_floats, z_floats, partial_floats, panel_floats, natural_floats, segment_floats;
     /* Forward for few pixels: rows are those of W, where it is, and lanes are pixels. */
-    const struct dc_kernel *rows; /* NULL: not so */
-    int64_t panels;               /* of tile_channels pixels */
+    int64_t panels; /* of tile_channels pixels */
     ptrdiff_t panel_inputs, panels_floats, sums_floats;
     /* Backward: a task owns blocks, and walks all chunks of pixels. */
     const struct dc_kernel *wide; /* its lanes are those of all steps together */
@@ -67,11 +81,10 @@ struct dc_feature {
     ptrdiff_t planes_floats, pixels_floats; /* shared by the tasks */
 };
 
-void dc_feature_plan_blocks(struct dc_feature *feature);
-void dc_feature_forward_blocks(const struct dc_feature *feature, const float *w, const float *d,
-                               const float *bias, const float *src, float *dst, char *workspace);
-void dc_feature_backward_blocks(const struct dc_feature *feature, const float *w, const float *d,
-                                const float *src, const float *grad_dst, float *grad_src,
-                                float *grad_w, float *grad_d, char *workspace);
+/* The hooks of the solvers in feature_plan.c. */
+void dc_feature_forward_execute(const doconv_plan *plan, const struct dc_tensors *tensors,
+                                char *workspace);
+void dc_feature_backward_execute(const doconv_plan *plan, const struct dc_tensors *tensors,
+                                 char *workspace);
 
 #endif

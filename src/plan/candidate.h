@@ -1,54 +1,64 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A kernel with the parameters it would run with, and the list of them. For src/plan, solvers and
- * the tuner.
+ * A way to compute a problem: a solver, its kernels, its parameters; and the list of them. For
+ * src/plan, the solvers and the tuner.
  */
 #ifndef DOCONV_CANDIDATE_H
 #define DOCONV_CANDIDATE_H
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <string.h>
 
 #include <doconv/doconv.h>
 
 #include "base/context.h"
 #include "kernel.h"
 
-/* Where a direct run finds its input. */
-enum dc_source {
-    DC_SOURCE_INPLACE, /* src itself; padded taps are skipped by cutting rows into runs */
-    DC_SOURCE_ROWS,    /* strip of zero-bordered rows */
-    /* strip with a copy for each kernel column, so that pixels run on across rows */
-    DC_SOURCE_FLAT
-};
+struct dc_solver;
 
-/* What a direct plan goes over first. */
-enum dc_order {
-    DC_ORDER_PIXELS,  /* all weights for some pixels, then the next pixels */
-    DC_ORDER_WEIGHTS, /* all pixels for a block of weights, then the next block */
-    DC_ORDER_PACK     /* the same, where dc_fresh_run() makes each block just before its use */
-};
+/* Bytes that a solver may keep its own parameters in. */
+#define DC_PARAMETERS_SIZE 32
 
-/* A kernel with its parameters; text and struct are one to one. */
+/* Text and struct are one to one: SOLVER:KERNEL[+SECOND][:PARAMETERS]. */
 struct dc_candidate {
-    const struct dc_kernel *kernel;
-    enum dc_source source;
-    enum dc_order order;
-    int rows;    /* output rows of a task */
-    int k_block; /* input channels of a pass over the reduction; 0: all */
-    int pixels;  /* planes: output pixels of a unit */
+    const struct dc_solver *solver;
+    const struct dc_kernel *kernel; /* NULL: portable loops */
+    const struct dc_kernel *second; /* one that works with it (the tile of a GEMM), or NULL */
+    bool has_parameters;
+    unsigned char parameters[DC_PARAMETERS_SIZE]; /* the solver's own, by dc_set_parameters() */
+    /* Candidates of an operation that add in the same order, to the same bits, have one number. */
+    int order_of_sums;
+    float error_amplification; /* of the bound of a dot product's rounding; 1: direct */
     double estimated_seconds;
     size_t workspace_size, packed_size;
-    const char *refused; /* NULL: accepted; else the reason, a constant string */
-    char text[DC_VARIANT_SIZE];
+    const char *refused;        /* NULL: accepted; else the reason, a constant string */
+    char text[DC_VARIANT_SIZE]; /* "" until dc_candidate_describe() */
 };
+
+/* A solver's parameters, a struct without padding that it defines, into a candidate and back. */
+#define dc_set_parameters(candidate, value)                                                        \
+    do {                                                                                           \
+        _Static_assert(sizeof *(value) <= DC_PARAMETERS_SIZE, "parameters are too large");         \
+        memcpy((candidate)->parameters, value, sizeof *(value));                                   \
+        (candidate)->has_parameters = true;                                                        \
+    } while (0)
+#define dc_get_parameters(candidate, value) memcpy(value, (candidate)->parameters, sizeof *(value))
 
 struct dc_candidate_list {
     struct dc_candidate *items;
     int count, capacity;
+    int expected; /* how many, roughly; 0: a few */
     bool out_of_memory;
 };
 bool dc_candidate_append(const doconv_context *ctx, struct dc_candidate_list *list,
                          const struct dc_candidate *candidate);
+
+/*
+ * Writes the text of one candidate, or of all, that have none yet. Most candidates of a plan are
+ * never named, and texts take longer than estimates.
+ */
+void dc_candidate_describe(struct dc_candidate *candidate);
+void dc_candidates_describe(struct dc_candidate_list *list);
 
 #endif

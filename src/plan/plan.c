@@ -6,29 +6,31 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/arithmetic.h"
 #include "base/context.h"
 #include "base/log.h"
 #include "base/registry.h"
+#include "base/versioned.h"
 #include "kernel.h"
 #include "plan/candidate.h"
 #include "plan/plan.h"
 #include "plan/problem.h"
 #include "plan/solver.h"
 
-doconv_status dc_plan_options_check(doconv_context *ctx, const doconv_plan_options *options)
+doconv_status dc_plan_options_read(doconv_context *ctx, const doconv_plan_options *from,
+                                   doconv_plan_options *options)
 {
-    if (options == NULL) {
-        return DOCONV_OK;
-    }
-    if (options->size != sizeof *options) {
-        return dc_fail(
-            ctx, DOCONV_MISMATCH,
-            "options.size: %zu is not %zu, the size of doconv_plan_options in this version",
-            options->size, sizeof *options);
+    const doconv_status status = DC_READ_STRUCT(ctx, doconv_plan_options, from, options);
+    if (status != DOCONV_OK) {
+        return status;
     }
     if ((int)options->rigor < 0 || (int)options->rigor > DOCONV_RIGOR_MEASURE) {
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.rigor: %d is not in 0..%d",
                        (int)options->rigor, DOCONV_RIGOR_MEASURE);
+    }
+    if ((int)options->operation < 0 || (int)options->operation >= DC_OPERATIONS) {
+        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.operation: %d is not in 0..%d",
+                       (int)options->operation, DC_OPERATIONS - 1);
     }
     if (options->cold_weights != 0 && options->cold_weights != 1) {
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.cold_weights: %d is not in 0..1",
@@ -44,19 +46,25 @@ doconv_status dc_plan_options_check(doconv_context *ctx, const doconv_plan_optio
 void dc_plan_key(const doconv_context *ctx, const struct dc_problem *problem,
                  const doconv_plan_options *options, char *key, size_t size)
 {
-    dc_problem_format(problem, key, size);
+    struct dc_problem asked = *problem;
+    asked.empty = false; /* an empty batch is planned as one image */
+    dc_problem_format(&asked, key, size);
     const size_t used = strlen(key);
-    const bool cold = options != NULL && options->cold_weights != 0,
-               fresh = options != NULL && options->fresh_weights != 0;
-    snprintf(key + used, size - used, " threads=%d runner=%s workspace=%zu weights=%s%s",
-             ctx->threads, ctx->own_threads ? "caller" : "default",
+    const bool cold = options != NULL && options->cold_weights != 0;
+    const bool named = problem->operation != DC_CONVOLUTION;
+    /* Training keeps to one order of sums in any context. */
+    const bool keeps = ctx->deterministic && !named && !problem->fresh_weights;
+    snprintf(key + used, size - used, "%s%s threads=%d runner=%s workspace=%zu weights=%s%s%s",
+             named ? " operation=" : "", named ? dc_operation_name(problem->operation) : "",
+             problem->threads, ctx->own_threads ? "caller" : "default",
              options != NULL ? options->workspace_limit : 0, cold ? "cold" : "warm",
-             fresh ? ",fresh" : "");
+             problem->fresh_weights ? ",fresh" : "", keeps ? " order=kept" : "");
 }
 
 /* The accepted candidate of this text, or NULL. */
-static const struct dc_candidate *find(const struct dc_candidate_list *list, const char *text)
+static const struct dc_candidate *find(struct dc_candidate_list *list, const char *text)
 {
+    dc_candidates_describe(list);
     for (int i = 0; i < list->count; i++) {
         if (list->items[i].refused == NULL && strcmp(list->items[i].text, text) == 0) {
             return &list->items[i];
@@ -65,28 +73,38 @@ static const struct dc_candidate *find(const struct dc_candidate_list *list, con
     return NULL;
 }
 
+/* Why the variant that is asked for can't be had. */
+static doconv_status refuse_forced(doconv_context *ctx, const char *forced,
+                                   struct dc_candidate_list *list)
+{
+    dc_candidates_describe(list);
+    for (int i = 0; i < list->count; i++) {
+        const struct dc_candidate *c = &list->items[i];
+        const char *kernel = c->kernel != NULL ? c->kernel->name : "";
+        if (strcmp(kernel, forced) == 0 || strcmp(c->text, forced) == 0) {
+            return dc_fail(ctx, DOCONV_NOT_FOUND, "variant: \"%.100s\" can't take this problem: %s",
+                           forced, c->refused);
+        }
+    }
+    return dc_fail(ctx, DOCONV_NOT_FOUND, "variant: no candidate is called \"%.100s\"", forced);
+}
+
 static doconv_status choose(doconv_plan *plan, const doconv_plan_options *options,
-                            const struct dc_candidate_list *list)
+                            struct dc_candidate_list *list)
 {
     doconv_context *ctx = plan->ctx;
     const doconv_rigor rigor = options != NULL ? options->rigor : DOCONV_RIGOR_DEFAULT;
     const char *forced = options != NULL ? options->variant : NULL;
     if (list->count == 0 || list->items[0].refused != NULL) {
         if (forced != NULL) {
-            for (int i = 0; i < list->count; i++) {
-                const struct dc_candidate *c = &list->items[i];
-                if (strcmp(c->kernel->name, forced) == 0 || strcmp(c->text, forced) == 0) {
-                    return dc_fail(ctx, DOCONV_NOT_FOUND,
-                                   "variant: \"%.100s\" can't take this problem: %s", forced,
-                                   c->refused);
-                }
-            }
-            return dc_fail(ctx, DOCONV_NOT_FOUND, "variant: no candidate is called \"%.100s\"",
-                           forced);
+            return refuse_forced(ctx, forced, list);
         }
-        return dc_fail(ctx, DOCONV_UNSUPPORTED,
-                       "no kernel takes this problem within a workspace of %zu bytes",
-                       options != NULL ? options->workspace_limit : 0);
+        const size_t limit = options != NULL ? options->workspace_limit : 0;
+        return limit == 0
+                   ? dc_fail(ctx, DOCONV_UNSUPPORTED, "no kernel takes this problem")
+                   : dc_fail(ctx, DOCONV_UNSUPPORTED,
+                             "no kernel takes this problem within a workspace of %zu bytes%s",
+                             limit, ctx->deterministic ? ", with its order of sums kept" : "");
     }
     plan->candidate = list->items[0];
     plan->origin = forced != NULL ? "forced" : "estimate";
@@ -112,7 +130,7 @@ static doconv_status choose(doconv_plan *plan, const doconv_plan_options *option
     }
     const char *origin = "cache";
     if (found == NULL && measure && ctx->advisor.measure != NULL) {
-        const doconv_status status = ctx->advisor.measure(ctx->advisor.self, &plan->problem.desc,
+        const doconv_status status = ctx->advisor.measure(ctx->advisor.self, &plan->problem,
                                                           options, variant, sizeof variant);
         if (status != DOCONV_OK) {
             return status;
@@ -130,37 +148,119 @@ static doconv_status choose(doconv_plan *plan, const doconv_plan_options *option
     return DOCONV_OK;
 }
 
-static doconv_status fill(doconv_plan *plan, const doconv_conv_desc *desc,
-                          const doconv_plan_options *options)
+/* Does the layer have the operation? */
+static doconv_status check_operation(doconv_context *ctx, const struct dc_problem *layer,
+                                     enum dc_operation operation, bool fresh)
 {
-    doconv_context *ctx = plan->ctx;
-    doconv_status status = dc_problem_create(ctx, desc, &plan->problem);
-    if (status == DOCONV_OK) {
-        status = dc_plan_options_check(ctx, options);
+    const doconv_composition composition = layer->desc.composition;
+    const bool feature = operation == DC_FEATURE_FORWARD || operation == DC_FEATURE_BACKWARD;
+    if (operation == DC_CONVOLUTION && layer->fold.d_mul != 0 && !fresh) {
+        return dc_fail(ctx, DOCONV_UNSUPPORTED,
+                       "d_mul: %" PRId64
+                       ": plans are of plain convolutions; train with doconv_training_create(), or "
+                       "fold D and W into one weight first",
+                       layer->fold.d_mul);
     }
-    struct dc_candidate_list list = {0};
-    if (status == DOCONV_OK) {
-        status = dc_enumerate(ctx, &plan->problem, options, &list);
+    if (feature ? composition != DOCONV_COMPOSITION_FEATURE
+                : composition == DOCONV_COMPOSITION_FEATURE ||
+                      (composition == DOCONV_COMPOSITION_NONE &&
+                       (operation == DC_FOLD || operation == DC_FOLD_GRADIENT))) {
+        return dc_fail(ctx, DOCONV_INVALID_PROBLEM,
+                       "operation: %s is none of a layer with composition %d",
+                       dc_operation_name(operation), (int)composition);
     }
-    if (status != DOCONV_OK) {
-        return status;
+    if (feature && layer->desc.mapping != DOCONV_MAPPING_PAPER) {
+        return dc_fail(ctx, DOCONV_UNSUPPORTED,
+                       "mapping: feature composition is defined for the paper's only");
     }
-    status = choose(plan, options, &list);
-    dc_free(ctx, list.items);
-    if (status != DOCONV_OK) {
-        return status;
-    }
-    plan->solver = dc_solver_of(plan->candidate.kernel);
-    const struct dc_kernel *kernel = plan->candidate.kernel;
-    dc_problem_format(&plan->problem, plan->problem_text, sizeof plan->problem_text);
-    const doconv_conv_desc *d = &plan->problem.desc;
-    const int64_t layout[] = {
-        kernel->op, kernel->tile_channels, d->cin, d->cout, d->kh, d->kw, d->groups, d->has_bias};
-    plan->packed_layout = dc_hash(0, layout, sizeof layout);
-    return plan->solver->prepare(plan);
+    return DOCONV_OK;
 }
 
-doconv_status dc_plan_create(doconv_context *ctx, const doconv_conv_desc *desc,
+doconv_status dc_plan_problem(doconv_context *ctx, const doconv_conv_desc *desc,
+                              const doconv_plan_options *options, struct dc_problem *problem)
+{
+    struct dc_problem layer;
+    const enum dc_operation operation = (enum dc_operation)options->operation;
+    const bool fresh = options->fresh_weights != 0;
+    doconv_status status = dc_problem_create(ctx, desc, &layer);
+    if (status == DOCONV_OK) {
+        status = check_operation(ctx, &layer, operation, fresh);
+    }
+    if (status == DOCONV_OK) {
+        *problem = dc_problem_for(&layer, operation);
+        problem->fresh_weights = operation == DC_CONVOLUTION && fresh;
+    }
+    return status;
+}
+
+/*
+ * The fold before a convolution, or the gradient of the fold after that of its weight, if there is
+ * any. Before the choice of the plan's own candidate: those are measured with the fold that is
+ * measured already.
+ */
+static doconv_status plan_fold(doconv_plan *plan, const doconv_plan_options *options)
+{
+    const bool convolves = plan->problem.operation == DC_CONVOLUTION;
+    if (plan->problem.fold.d_mul == 0 ||
+        !(convolves || plan->problem.operation == DC_WEIGHT_GRADIENT)) {
+        return DOCONV_OK;
+    }
+    const enum dc_operation operation = convolves ? DC_FOLD : DC_FOLD_GRADIENT;
+    struct dc_problem problem = dc_problem_for(&plan->problem, operation);
+    problem.threads = plan->problem.threads;
+    doconv_plan_options own = {.size = sizeof own};
+    own.rigor = options != NULL ? options->rigor : DOCONV_RIGOR_DEFAULT;
+    return dc_plan_create(plan->ctx, &problem, &own, &plan->fold);
+}
+
+/* Bytes of a call: the solver's, and what is folded and packed beside it or before it. */
+static size_t call_workspace(const doconv_plan *plan)
+{
+    size_t run = plan->candidate.workspace_size;
+    if (plan->problem.fresh_weights && !plan->takes_fresh) {
+        run += align_bytes(plan->candidate.packed_size);
+    }
+    const size_t fold = plan->fold != NULL && !plan->folds_parts ? plan->fold->workspace_size : 0;
+    if (plan->problem.operation == DC_WEIGHT_GRADIENT && plan->fold != NULL && !plan->folds_parts) {
+        /* The gradient of the whole weight waits while its own is handed back. */
+        return align_bytes(plan->problem.weight_bytes) + most_bytes(run, fold);
+    }
+    return most_bytes(run, fold);
+}
+
+static doconv_status fix(doconv_plan *plan)
+{
+    const struct dc_solver *solver = plan->candidate.solver;
+    const struct dc_problem *p = &plan->problem;
+    if (p->operation == DC_CONVOLUTION) {
+        const struct dc_kernel *kernel = plan->candidate.kernel;
+        const doconv_conv_desc *d = &p->desc;
+        const int64_t layout[] = {
+            kernel->family, kernel->tile_channels, d->cin, d->cout, d->kh, d->kw, d->groups,
+            d->has_bias};
+        plan->packed_layout = dc_hash(0, layout, sizeof layout);
+        plan->packed_layout = dc_hash(plan->packed_layout, solver->name, strlen(solver->name));
+    }
+    const doconv_status status = solver->prepare != NULL ? solver->prepare(plan) : DOCONV_OK;
+    plan->workspace_size = align_bytes(call_workspace(plan));
+    return status;
+}
+
+static doconv_status choose_candidate(doconv_plan *plan, const doconv_plan_options *options)
+{
+    struct dc_candidate_list list;
+    doconv_status status = dc_enumerate_quickly(plan->ctx, &plan->problem, options, &list);
+    if (status == DOCONV_OK) {
+        status = choose(plan, options, &list);
+        if (status == DOCONV_OK) {
+            dc_candidate_describe(&plan->candidate);
+        }
+        dc_free(plan->ctx, list.items);
+    }
+    return status;
+}
+
+doconv_status dc_plan_create(doconv_context *ctx, const struct dc_problem *problem,
                              const doconv_plan_options *options, doconv_plan **plan)
 {
     *plan = NULL;
@@ -168,8 +268,14 @@ doconv_status dc_plan_create(doconv_context *ctx, const doconv_conv_desc *desc,
     if (result == NULL) {
         return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "plan: out of memory");
     }
-    *result = (doconv_plan){.ctx = ctx};
-    const doconv_status status = fill(result, desc, options);
+    *result = (doconv_plan){.ctx = ctx, .problem = *problem};
+    doconv_status status = plan_fold(result, options);
+    if (status == DOCONV_OK) {
+        status = choose_candidate(result, options);
+    }
+    if (status == DOCONV_OK) {
+        status = fix(result);
+    }
     if (status != DOCONV_OK) {
         doconv_plan_destroy(result);
         return status;
@@ -189,10 +295,25 @@ doconv_status doconv_plan_create(doconv_context *context, const doconv_conv_desc
                        context == NULL ? "context" : "plan");
     }
     const double start = dc_now();
-    const doconv_status status = dc_plan_create(context, desc, options, plan);
+    struct dc_problem problem;
+    doconv_plan_options own;
+    doconv_status status = dc_plan_options_read(context, options, &own);
+    if (status == DOCONV_OK && own.operation != DOCONV_OPERATION_CONVOLUTION) {
+        status = dc_fail(context, DOCONV_UNSUPPORTED,
+                         "options.operation: %s: programs plan convolutions only",
+                         doconv_operation_string(own.operation));
+    }
+    if (status == DOCONV_OK) {
+        status = dc_plan_problem(context, desc, &own, &problem);
+    }
+    if (status == DOCONV_OK) {
+        status = dc_plan_create(context, &problem, &own, plan);
+    }
     if (status == DOCONV_OK && context->verbose >= 1) {
+        char text[DOCONV_PROBLEM_TEXT_SIZE];
+        dc_problem_format(&problem, text, sizeof text);
         dc_log(context, DOCONV_LOG_VERBOSE, "plan,%s,%s,%s,%.3f ms", (*plan)->candidate.text,
-               (*plan)->origin, (*plan)->problem_text, 1e3 * (dc_now() - start));
+               (*plan)->origin, text, 1e3 * (dc_now() - start));
     }
     return status;
 }
@@ -200,6 +321,10 @@ doconv_status doconv_plan_create(doconv_context *context, const doconv_conv_desc
 void doconv_plan_destroy(doconv_plan *plan)
 {
     if (plan != NULL) {
+        if (plan->state != NULL && plan->candidate.solver->release != NULL) {
+            plan->candidate.solver->release(plan);
+        }
+        doconv_plan_destroy(plan->fold);
         dc_free(plan->ctx, plan->state);
         dc_free(plan->ctx, plan);
     }
@@ -217,7 +342,7 @@ const char *doconv_plan_origin(const doconv_plan *plan)
 
 size_t doconv_plan_workspace_size(const doconv_plan *plan)
 {
-    return plan != NULL ? plan->candidate.workspace_size : 0;
+    return plan != NULL && !plan->problem.empty ? plan->candidate.workspace_size : 0;
 }
 
 size_t doconv_plan_packed_size(const doconv_plan *plan)

@@ -16,17 +16,27 @@
 #include "plan/candidate.h"
 #include "plan/problem.h"
 
-struct dc_solver;
+struct dc_tensors;
 
+/* Immutable once made. */
 struct doconv_plan {
     doconv_context *ctx;
     struct dc_problem problem;
     struct dc_candidate candidate;
-    const struct dc_solver *solver;
     const char *origin;
-    char problem_text[DOCONV_PROBLEM_TEXT_SIZE];
-    uint64_t packed_layout; /* plans with the same one share weights */
-    void *state;            /* the solver's; one block from dc_alloc() */
+    uint64_t packed_layout; /* of a convolution: plans with the same one share weights */
+    /*
+     * Of the operation's whole call, fold and fresh weights included, from a 64-byte boundary on.
+     */
+    size_t workspace_size;
+    void *state; /* the solver's; one block from dc_alloc() */
+    /*
+     * Of a DO-Conv layer's convolution with fresh weights: the fold before it. Of its weight's
+     * gradient: the fold's gradient after it. Else NULL.
+     */
+    doconv_plan *fold;
+    /* What the solver does itself, by prepare(): takes tensors->fresh; runs plan->fold in parts. */
+    bool takes_fresh, folds_parts;
 };
 
 struct doconv_weights {
@@ -35,11 +45,33 @@ struct doconv_weights {
     float *data; /* 64-byte aligned */
 };
 
-/* doconv_plan_create() without its verbose line, for plans that nobody asked for: the tuner's. */
-doconv_status dc_plan_create(doconv_context *ctx, const doconv_conv_desc *desc,
+/* The plan of any operation, without a verbose line. On failure *plan is NULL. */
+doconv_status dc_plan_create(doconv_context *ctx, const struct dc_problem *problem,
                              const doconv_plan_options *options, doconv_plan **plan);
-/* NULL is fine */
-doconv_status dc_plan_options_check(doconv_context *ctx, const doconv_plan_options *options);
+
+/*
+ * One call. workspace: plan->workspace_size bytes, 64-byte aligned. Weights that are fresh are
+ * folded and packed here, unless the solver does it on the way.
+ */
+void dc_plan_run(const doconv_plan *plan, const struct dc_tensors *tensors, char *workspace);
+
+/* Plans a problem as the context says, runs it once in memory of its own, and forgets the plan. */
+doconv_status dc_plan_once(doconv_context *ctx, const struct dc_problem *problem,
+                           const struct dc_tensors *tensors);
+
+/* The first 64-byte boundary of a caller's workspace, which has 64 bytes more for it. */
+static inline char *dc_align_workspace(void *workspace)
+{
+    return (char *)workspace + (64 - (uintptr_t)workspace % 64) % 64;
+}
+
+/* The problem that a caller's descriptor and options name. options: checked, or NULL. */
+doconv_status dc_plan_problem(doconv_context *ctx, const doconv_conv_desc *desc,
+                              const doconv_plan_options *options, struct dc_problem *problem);
+
+/* A caller's options, or NULL for the defaults, as checked ones of this version. */
+doconv_status dc_plan_options_read(doconv_context *ctx, const doconv_plan_options *from,
+                                   doconv_plan_options *options);
 
 /*
  * The cache's key: the problem and everything else that the best choice depends on. size >=
@@ -50,10 +82,14 @@ void dc_plan_key(const doconv_context *ctx, const struct dc_problem *problem,
 
 /*
  * Every candidate, accepted ones first, best estimate first. The caller frees list->items with
- * dc_free(). With fresh_weights, those accepted have one order of sums, whatever the number of
- * threads: training promises the same bits.
+ * dc_free(). Where training promises the same bits (fresh weights, gradients, folds), those
+ * accepted have one order of sums, whatever the number of threads.
  */
 doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *problem,
                            const doconv_plan_options *options, struct dc_candidate_list *list);
+/* The same without texts, but where options name a variant: dc_candidate_describe() makes them. */
+doconv_status dc_enumerate_quickly(doconv_context *ctx, const struct dc_problem *problem,
+                                   const doconv_plan_options *options,
+                                   struct dc_candidate_list *list);
 
 #endif

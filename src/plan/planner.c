@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* Candidates of a problem: every solver x every kernel, their order, and the public list. */
-#include <stdio.h>
+/*
+ * Candidates of a problem: every solver of its operation x every kernel of the solver's family, in
+ * the order of their estimates.
+ */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,59 +17,39 @@
 #include "plan/problem.h"
 #include "plan/solver.h"
 
-const struct dc_solver *const dc_solvers[] = {&dc_solver_direct,    &dc_solver_depthwise,
-                                              &dc_solver_grouped,   &dc_solver_planes,
-                                              &dc_solver_reference, NULL};
-
-const struct dc_solver *dc_solver_of(const struct dc_kernel *kernel)
+/* Most error amplification that an accuracy class takes: direct kernels have 1. */
+static float most_amplification(doconv_accuracy accuracy)
 {
-    const struct dc_solver *const *solver = dc_solvers;
-    while (*solver != NULL && (*solver)->op != kernel->op) {
-        solver++;
+    switch (accuracy) {
+    case DOCONV_ACCURACY_STRICT:
+        return 1.0f;
+    case DOCONV_ACCURACY_FAST:
+        return INFINITY;
+    default:
+        return 4.0f;
     }
-    return *solver;
 }
 
 struct dc_weight_view dc_weight_view(const struct dc_problem *p, const float *weight)
 {
     const int64_t taps = p->desc.kh * p->desc.kw, filter = p->group_cin * taps;
-    return (struct dc_weight_view){.data = weight,
-                                   .group = p->group_cout * filter,
-                                   .out = filter,
-                                   .in = taps,
-                                   .row = p->desc.kw,
-                                   .column = 1};
+    return (struct dc_weight_view){
+        .data = weight,
+        .group = p->group_cout * filter,
+        .out = filter,
+        .in = taps,
+        .row = p->desc.kw,
+        .column = 1,
+    };
 }
 
-bool dc_candidate_append(const doconv_context *ctx, struct dc_candidate_list *list,
-                         const struct dc_candidate *candidate)
-{
-    if (list->count == list->capacity) {
-        const int capacity = list->capacity != 0 ? 2 * list->capacity : 32;
-        struct dc_candidate *items =
-            dc_alloc((doconv_context *)ctx, (size_t)capacity * sizeof *items);
-        if (items == NULL) {
-            list->out_of_memory = true;
-            return false;
-        }
-        if (list->count != 0) {
-            memcpy(items, list->items, (size_t)list->count * sizeof *items);
-        }
-        dc_free((doconv_context *)ctx, list->items);
-        list->items = items;
-        list->capacity = capacity;
-    }
-    list->items[list->count++] = *candidate;
-    return true;
-}
-
-int64_t dc_cut_outputs(const doconv_context *ctx, int64_t units, int64_t blocks)
+int64_t dc_cut_outputs(int threads, int64_t units, int64_t blocks)
 {
     int64_t best = 1;
     double best_balance = 0.0;
     for (int64_t cuts = 1; cuts <= blocks && best_balance < 0.9; cuts++) {
         const int64_t cut = units * divide_up(blocks, divide_up(blocks, cuts));
-        const double balance = (double)cut / (double)(divide_up(cut, ctx->threads) * ctx->threads);
+        const double balance = (double)cut / (double)(divide_up(cut, threads) * threads);
         if (balance > best_balance) {
             best_balance = balance;
             best = cuts;
@@ -75,12 +58,7 @@ int64_t dc_cut_outputs(const doconv_context *ctx, int64_t units, int64_t blocks)
     return divide_up(blocks, best);
 }
 
-/* Does a caller's variant, a full text or a kernel's name, name this? */
-static bool named(const char *variant, const struct dc_kernel *kernel, const char *text)
-{
-    return variant == NULL || strcmp(variant, kernel->name) == 0 ||
-           (text != NULL && strcmp(variant, text) == 0);
-}
+/* ---- order ---- */
 
 static int by_estimate(const void *a, const void *b)
 {
@@ -88,10 +66,17 @@ static int by_estimate(const void *a, const void *b)
     if ((x->refused != NULL) != (y->refused != NULL)) {
         return x->refused != NULL ? 1 : -1;
     }
+    if (x->refused != NULL && x->text[0] == '\0') {
+        return 0; /* nobody asks for texts: their order doesn't matter */
+    }
     if (x->refused == NULL && x->estimated_seconds != y->estimated_seconds) {
         return x->estimated_seconds < y->estimated_seconds ? -1 : 1;
     }
-    return strcmp(x->text, y->text); /* a total order: the same list on every C library */
+    /* A total order: the same list on every C library. */
+    struct dc_candidate a_described = *x, b_described = *y;
+    dc_candidate_describe(&a_described);
+    dc_candidate_describe(&b_described);
+    return strcmp(a_described.text, b_described.text);
 }
 
 static void sort(struct dc_candidate_list *list)
@@ -106,77 +91,194 @@ static bool any_accepted(const struct dc_candidate_list *list)
     return list->count != 0 && list->items[0].refused == NULL;
 }
 
-static void fill(const doconv_context *ctx, const struct dc_problem *problem,
-                 const doconv_plan_options *options, struct dc_candidate_list *list)
+/* ---- enumeration ---- */
+
+/* Does a caller's variant, a full text or a kernel's name, name this? */
+static bool named(const char *variant, struct dc_candidate *c)
+{
+    if (variant == NULL) {
+        return true;
+    }
+    dc_candidate_describe(c);
+    return strcmp(variant, c->text) == 0 ||
+           (c->kernel != NULL && strcmp(variant, c->kernel->name) == 0);
+}
+
+static void refuse(const struct dc_problem *problem, const doconv_plan_options *options,
+                   struct dc_candidate *c)
 {
     const char *variant = options != NULL ? options->variant : NULL;
     const size_t limit =
         options != NULL && options->workspace_limit != 0 ? options->workspace_limit : SIZE_MAX;
-    for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
-        const struct dc_kernel *kernel = *row;
-        const struct dc_solver *solver = dc_solver_of(kernel);
-        if (solver == NULL) {
-            continue; /* no convolution: a composing kernel */
+    if (c->refused != NULL) {
+        return;
+    }
+    if (c->error_amplification > most_amplification(problem->desc.accuracy)) {
+        c->refused = "its rounding is more than the accuracy class allows";
+    } else if (!named(variant, c)) {
+        c->refused = "another variant is asked for";
+    } else if (c->workspace_size > limit) {
+        c->refused = "it needs more workspace than the limit";
+    }
+}
+
+/* What a solver makes of a kernel, or (NULL) without one. */
+static void ask(const doconv_context *ctx, const struct dc_problem *problem,
+                const doconv_plan_options *options, const struct dc_solver *solver,
+                const struct dc_kernel *kernel, struct dc_candidate_list *list)
+{
+    const int first = list->count;
+    const char *refused = "this CPU or the ISA cap does not allow it";
+    if (kernel == NULL || dc_isa_usable(kernel->isa, ctx->isa)) {
+        refused = solver->enumerate(ctx, problem, kernel, list);
+    }
+    if (refused != NULL) {
+        struct dc_candidate none = {.solver = solver, .kernel = kernel, .refused = refused};
+        dc_candidate_append(ctx, list, &none);
+    }
+    for (int i = first; i < list->count; i++) {
+        list->items[i].solver = solver;
+        refuse(problem, options, &list->items[i]);
+    }
+}
+
+/*
+ * Scalar loops stand behind every vector kernel: their estimate leaves out what calls cost, which
+ * decides between small problems, and what tasks of a few sums gain from many threads is little.
+ * They stay near enough to be measured.
+ */
+static void put_reference_behind(struct dc_candidate_list *list)
+{
+    double best = INFINITY;
+    for (int i = 0; i < list->count; i++) {
+        const struct dc_candidate *c = &list->items[i];
+        if (c->refused == NULL && c->solver->family != DC_FAMILY_REFERENCE) {
+            best = fmin(best, c->estimated_seconds);
         }
-        const int first = list->count;
-        const char *refused = "this CPU or the ISA cap does not allow it";
-        if (dc_isa_usable(kernel->isa, ctx->isa)) {
-            refused = solver->enumerate(ctx, problem, kernel, list);
+    }
+    for (int i = 0; i < list->count && best != INFINITY; i++) {
+        struct dc_candidate *c = &list->items[i];
+        if (c->solver->family == DC_FAMILY_REFERENCE) {
+            c->estimated_seconds = fmax(c->estimated_seconds, 2.0 * best);
         }
-        if (refused != NULL) {
-            struct dc_candidate none = {.kernel = kernel, .refused = refused};
-            snprintf(none.text, sizeof none.text, "%s:%s", solver->name, kernel->name);
-            dc_candidate_append(ctx, list, &none);
+    }
+}
+
+static void fill(const doconv_context *ctx, const struct dc_problem *problem,
+                 const doconv_plan_options *options, struct dc_candidate_list *list)
+{
+    list->expected = problem->operation == DC_CONVOLUTION ? 64 : 4;
+    for (const struct dc_solver *const *next = ctx->solvers; *next != NULL; next++) {
+        const struct dc_solver *solver = *next;
+        if (solver->operation != problem->operation) {
+            continue;
         }
-        for (int i = first; i < list->count; i++) {
-            struct dc_candidate *c = &list->items[i];
-            if (c->refused == NULL && !named(variant, kernel, c->text)) {
-                c->refused = "another variant is asked for";
-            } else if (c->refused == NULL && c->workspace_size > limit) {
-                c->refused = "it needs more workspace than the limit";
+        if (solver->family == DC_FAMILY_NONE) {
+            ask(ctx, problem, options, solver, NULL, list);
+            continue;
+        }
+        for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
+            if ((*row)->family == solver->family) {
+                ask(ctx, problem, options, solver, *row, list);
             }
         }
     }
+    put_reference_behind(list);
     sort(list);
 }
 
-/* Refuses what adds in another order than the candidate that is the best on one thread. */
-static void keep_order(const doconv_context *ctx, const struct dc_problem *problem,
-                       const doconv_plan_options *options, struct dc_candidate_list *list)
+/* The order of sums of the best candidate on one thread, whatever workspace it needs. */
+static int order_of_one_thread(const doconv_context *ctx, const struct dc_problem *problem,
+                               const doconv_plan_options *options, struct dc_candidate_list *list)
 {
-    struct doconv_context alone = *ctx; /* enumerating uses no lock of it */
-    alone.threads = 1;
-    struct dc_candidate_list first = {0};
-    fill(&alone, problem, options, &first);
-    list->out_of_memory = list->out_of_memory || first.out_of_memory;
-    const int order =
-        any_accepted(&first) ? dc_solver_of(first.items[0].kernel)->order_of_sums : -1;
-    bool some = false;
-    for (int i = 0; i < list->count; i++) {
-        some = some || (list->items[i].refused == NULL &&
-                        dc_solver_of(list->items[i].kernel)->order_of_sums == order);
+    struct dc_problem alone = *problem;
+    doconv_plan_options unlimited = {.size = sizeof unlimited};
+    if (options != NULL) {
+        unlimited = *options;
     }
-    /* None of that order fits into the workspace's limit: any other is better than none. */
+    if (problem->threads == 1 && unlimited.workspace_limit == 0) {
+        return any_accepted(list) ? list->items[0].order_of_sums : -1;
+    }
+    struct dc_candidate_list first = {0};
+    alone.threads = 1;
+    unlimited.workspace_limit = SIZE_MAX;
+    fill(ctx, &alone, &unlimited, &first);
+    const int order = any_accepted(&first) ? first.items[0].order_of_sums : -1;
+    list->out_of_memory = list->out_of_memory || first.out_of_memory;
+    dc_free((doconv_context *)ctx, first.items);
+    return order;
+}
+
+/*
+ * Refuses what adds in another order than the candidate that is the best on one thread. strictly:
+ * if all are refused then, too; else, where the workspace has a limit, another order is better than
+ * none.
+ */
+static void keep_order(const doconv_context *ctx, const struct dc_problem *problem,
+                       const doconv_plan_options *options, bool strictly,
+                       struct dc_candidate_list *list)
+{
+    const int order = order_of_one_thread(ctx, problem, options, list);
+    bool some = strictly;
+    for (int i = 0; i < list->count; i++) {
+        some = some || (list->items[i].refused == NULL && list->items[i].order_of_sums == order);
+    }
     for (int i = 0; i < list->count && some; i++) {
         struct dc_candidate *c = &list->items[i];
-        if (c->refused == NULL && dc_solver_of(c->kernel)->order_of_sums != order) {
+        if (c->refused == NULL && c->order_of_sums != order) {
             c->refused = "its sums have another order than those of the family that suits the "
-                         "layer in training";
+                         "problem on one thread";
         }
     }
-    dc_free((doconv_context *)ctx, first.items);
     sort(list);
 }
 
-doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *asked,
-                           const doconv_plan_options *options, struct dc_candidate_list *list)
+/*
+ * The default limit of workspace, in bytes: a few times what caches hold, or what the most frugal
+ * kernel needs. Estimates find whole images in a strip as fast as a few rows, which is not worth
+ * gigabytes. It comes after the order of sums is known, which it must not change.
+ */
+static size_t default_limit(const struct dc_candidate_list *list)
+{
+    const size_t caches = 4 * (size_t)dc_cpu_probe()->l3_bytes;
+    size_t frugal = SIZE_MAX;
+    for (int i = 0; i < list->count; i++) {
+        const struct dc_candidate *c = &list->items[i];
+        const bool slow = c->kernel == NULL || c->kernel->family == DC_FAMILY_REFERENCE;
+        if (c->refused == NULL && !slow && c->workspace_size < frugal) {
+            frugal = c->workspace_size;
+        }
+    }
+    const size_t limit = most_bytes((size_t)64 << 20, caches);
+    return frugal == SIZE_MAX ? limit : most_bytes(limit, frugal);
+}
+
+static void keep_default_limit(struct dc_candidate_list *list)
+{
+    const size_t limit = default_limit(list);
+    for (int i = 0; i < list->count; i++) {
+        struct dc_candidate *c = &list->items[i];
+        if (c->refused == NULL && c->workspace_size > limit) {
+            c->refused = "it needs more workspace than the default limit";
+        }
+    }
+    sort(list);
+}
+
+doconv_status dc_enumerate_quickly(doconv_context *ctx, const struct dc_problem *problem,
+                                   const doconv_plan_options *options,
+                                   struct dc_candidate_list *list)
 {
     *list = (struct dc_candidate_list){0};
-    struct dc_problem problem = *asked;
-    problem.fresh_weights = options != NULL && options->fresh_weights != 0;
-    fill(ctx, &problem, options, list);
-    if (problem.fresh_weights && !list->out_of_memory) {
-        keep_order(ctx, &problem, options, list);
+    fill(ctx, problem, options, list);
+    const bool trains = problem->operation != DC_CONVOLUTION || problem->fresh_weights;
+    /* A variant that is asked for is the caller's choice. */
+    const bool keeps = ctx->deterministic && (options == NULL || options->variant == NULL);
+    if ((trains || keeps) && !list->out_of_memory) {
+        keep_order(ctx, problem, options, keeps, list);
+    }
+    if (options == NULL || options->workspace_limit == 0) {
+        keep_default_limit(list);
     }
     if (list->out_of_memory) {
         dc_free(ctx, list->items);
@@ -186,76 +288,13 @@ doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *asked,
     return DOCONV_OK;
 }
 
-/* ---- the public list ---- */
-
-struct doconv_candidates {
-    doconv_context *ctx;
-    struct dc_candidate_list list;
-};
-
-doconv_status doconv_candidates_create(doconv_context *context, const doconv_conv_desc *desc,
-                                       const doconv_plan_options *options, doconv_candidates **list)
+doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *problem,
+                           const doconv_plan_options *options, struct dc_candidate_list *list)
 {
-    if (list != NULL) {
-        *list = NULL;
-    }
-    if (context == NULL || list == NULL) {
-        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "%s: NULL",
-                       context == NULL ? "context" : "list");
-    }
-    struct dc_problem problem;
-    doconv_status status = dc_problem_create(context, desc, &problem);
+    const doconv_status status = dc_enumerate_quickly(ctx, problem, options, list);
     if (status == DOCONV_OK) {
-        status = dc_plan_options_check(context, options);
+        dc_candidates_describe(list);
+        sort(list); /* refused ones by their texts */
     }
-    if (status != DOCONV_OK) {
-        return status;
-    }
-    doconv_candidates *result = dc_alloc(context, sizeof *result);
-    if (result == NULL) {
-        return dc_fail(context, DOCONV_OUT_OF_MEMORY, "candidates: out of memory");
-    }
-    result->ctx = context;
-    status = dc_enumerate(context, &problem, options, &result->list);
-    if (status != DOCONV_OK) {
-        dc_free(context, result);
-        return status;
-    }
-    *list = result;
-    return DOCONV_OK;
-}
-
-void doconv_candidates_destroy(doconv_candidates *list)
-{
-    if (list != NULL) {
-        dc_free(list->ctx, list->list.items);
-        dc_free(list->ctx, list);
-    }
-}
-
-int doconv_candidates_count(const doconv_candidates *list)
-{
-    return list != NULL ? list->list.count : 0;
-}
-
-doconv_status doconv_candidates_get(const doconv_candidates *list, int index,
-                                    doconv_candidate_info *info)
-{
-    if (list == NULL || info == NULL || index < 0 || index >= list->list.count) {
-        return DOCONV_INVALID_ARGUMENT;
-    }
-    if (info->size != sizeof *info) {
-        return DOCONV_MISMATCH;
-    }
-    const struct dc_candidate *c = &list->list.items[index];
-    *info = (doconv_candidate_info){
-        .size = sizeof *info,
-        .variant = c->text,
-        .kernel = c->kernel->name,
-        .refused = c->refused,
-        .estimated_seconds = c->refused == NULL ? c->estimated_seconds : 0.0,
-        .workspace_size = c->workspace_size,
-        .packed_size = c->packed_size,
-    };
-    return DOCONV_OK;
+    return status;
 }

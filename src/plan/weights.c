@@ -6,10 +6,9 @@
 #include "base/arithmetic.h"
 #include "base/context.h"
 #include "base/log.h"
-#include "compose/fold.h"
 #include "plan/plan.h"
+#include "plan/problem.h"
 #include "plan/solver.h"
-#include "solvers/direct/direct.h"
 
 static doconv_status check_bias(const doconv_plan *plan, const float *bias)
 {
@@ -57,7 +56,7 @@ doconv_status doconv_weights_create(const doconv_plan *plan, const float *weight
     }
     if (status == DOCONV_OK) {
         const struct dc_weight_view view = dc_weight_view(&plan->problem, weight);
-        plan->solver->pack(plan, &view, bias, (*weights)->data);
+        plan->candidate.solver->pack(plan, &view, bias, (*weights)->data);
     }
     return status;
 }
@@ -83,50 +82,43 @@ static doconv_status check_fold(const doconv_plan *plan, const doconv_fold_desc 
     return DOCONV_OK;
 }
 
-/*
- * A layer for the direct kernels: an output block at a time, of which only the part in cache is
- * ever unpacked.
- */
+/* An output block at a time, of which only the part in cache is ever unpacked. */
 struct fold_job {
-    const doconv_plan *plan;
-    const doconv_fold_desc *fold;
+    const doconv_plan *plan, *fold;
     const float *w, *d, *bias;
     float *packed, *space; /* a task's folded block, then its scratch */
-    ptrdiff_t block_floats, task_floats;
+    int64_t blocks, block_floats, task_floats;
     int tasks;
 };
 
 static void fold_task(void *arg, int index)
 {
     const struct fold_job *job = arg;
-    const struct dc_direct_state *s = job->plan->state;
-    float *const space = job->space + index * job->task_floats;
-    for (int64_t block = s->out_blocks * index / job->tasks;
-         block < s->out_blocks * (index + 1) / job->tasks; block++) {
-        /* As if the block were in its place among all. */
-        float *const folded = space - block * job->block_floats;
-        const struct dc_weight_source source = {
-            .view = dc_weight_view(&job->plan->problem, folded),
-            .bias = job->bias,
-            .fold = job->fold,
-            .w = job->w,
-            .d = job->d,
-            .folded = folded,
-        };
-        dc_direct_make_block(job->plan, &source, block, job->packed + block * s->tile_channels,
-                             job->packed + s->bias_floats + block * s->block_floats,
-                             space + divide_up(job->block_floats, 16) * 16);
+    float *const folded = job->space + index * job->task_floats;
+    const struct dc_weight_source source = {
+        .view = dc_weight_view(&job->plan->problem, folded),
+        .bias = job->bias,
+        .fold = job->fold,
+        .w = job->w,
+        .d = job->d,
+        .folded = folded,
+    };
+    const struct dc_block_hooks *hooks = job->plan->candidate.solver->blocks;
+    for (int64_t block = job->blocks * index / job->tasks;
+         block < job->blocks * (index + 1) / job->tasks; block++) {
+        hooks->make(job->plan, &source, block, job->packed, folded + job->block_floats);
     }
 }
 
 static doconv_status fold_blocks(struct fold_job *job)
 {
     doconv_context *ctx = job->plan->ctx;
-    const struct dc_direct_state *s = job->plan->state;
-    job->tasks = (int)least(ctx->threads, s->out_blocks);
-    job->block_floats = s->tile_channels * s->cin * s->taps;
-    job->task_floats = divide_up(job->block_floats, 16) * 16 +
-                       divide_up((ptrdiff_t)dc_fold_part_floats(ctx, job->fold), 16) * 16;
+    const struct dc_block_hooks *hooks = job->plan->candidate.solver->blocks;
+    const size_t scratch = job->fold->candidate.solver->parts->scratch_floats(job->fold);
+    job->blocks = hooks->count(job->plan);
+    job->tasks = (int)least(job->plan->problem.threads, job->blocks);
+    job->block_floats = align_floats(hooks->weight_floats(job->plan));
+    job->task_floats = job->block_floats + align_floats((int64_t)scratch);
     job->space = dc_alloc(ctx, (size_t)job->tasks * (size_t)job->task_floats * sizeof *job->space);
     if (job->space == NULL) {
         return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "fold: out of memory");
@@ -139,17 +131,36 @@ static doconv_status fold_blocks(struct fold_job *job)
 static doconv_status fold_whole(const struct fold_job *job)
 {
     doconv_context *ctx = job->plan->ctx;
-    const size_t floats = (job->plan->problem.weight_bytes / sizeof(float) + 15) / 16 * 16;
-    float *const weight =
-        dc_alloc(ctx, floats * sizeof *weight + dc_fold_workspace_size(ctx, job->fold));
-    if (weight == NULL) {
+    const size_t bytes = align_bytes(job->plan->problem.weight_bytes);
+    char *const memory = dc_alloc(ctx, bytes + job->fold->workspace_size);
+    if (memory == NULL) {
         return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "fold: out of memory");
     }
-    dc_fold_run(ctx, job->fold, job->w, job->d, weight, (char *)(weight + floats));
+    float *const weight = (float *)memory;
+    const struct dc_tensors fold = {.w = job->w, .d = job->d, .weight = weight};
+    dc_plan_run(job->fold, &fold, memory + bytes);
     const struct dc_weight_view view = dc_weight_view(&job->plan->problem, weight);
-    job->plan->solver->pack(job->plan, &view, job->bias, job->packed);
-    dc_free(ctx, weight);
+    job->plan->candidate.solver->pack(job->plan, &view, job->bias, job->packed);
+    dc_free(ctx, memory);
     return DOCONV_OK;
+}
+
+/* Folds into weights that are allocated. */
+static doconv_status fold(const doconv_plan *plan, const struct dc_problem *problem, const float *w,
+                          const float *d, const float *bias, float *packed)
+{
+    doconv_plan *folding = NULL;
+    doconv_status status = dc_plan_create(plan->ctx, problem, NULL, &folding);
+    if (status != DOCONV_OK) {
+        return status;
+    }
+    struct fold_job job = {
+        .plan = plan, .fold = folding, .w = w, .d = d, .bias = bias, .packed = packed};
+    const struct dc_part_hooks *parts = folding->candidate.solver->parts;
+    const bool blockwise = plan->candidate.solver->blocks != NULL && parts->inputs(folding) != 0;
+    status = blockwise ? fold_blocks(&job) : fold_whole(&job);
+    doconv_plan_destroy(folding);
+    return status;
 }
 
 doconv_status doconv_weights_fold(const doconv_plan *plan, const doconv_fold_desc *desc,
@@ -167,9 +178,10 @@ doconv_status doconv_weights_fold(const doconv_plan *plan, const doconv_fold_des
     if (desc == NULL || w == NULL) {
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "fold: %s: NULL", desc == NULL ? "desc" : "w");
     }
-    doconv_status status = dc_fold_check(ctx, desc);
+    struct dc_problem problem;
+    doconv_status status = dc_problem_create_fold(ctx, desc, DC_FOLD, &problem);
     if (status == DOCONV_OK) {
-        status = check_fold(plan, desc);
+        status = check_fold(plan, &problem.fold);
     }
     if (status == DOCONV_OK) {
         status = check_bias(plan, bias);
@@ -178,7 +190,7 @@ doconv_status doconv_weights_fold(const doconv_plan *plan, const doconv_fold_des
         return status;
     }
     if (d == NULL) {
-        if (desc->kh * desc->kw != 1 || desc->d_mul != 1) {
+        if (problem.fold.kh * problem.fold.kw != 1 || problem.fold.d_mul != 1) {
             return dc_fail(ctx, DOCONV_INVALID_ARGUMENT,
                            "fold: d: NULL, but only a 1x1 kernel with d_mul 1 has no D");
         }
@@ -188,10 +200,7 @@ doconv_status doconv_weights_fold(const doconv_plan *plan, const doconv_fold_des
     if (status != DOCONV_OK) {
         return status;
     }
-    struct fold_job job = {
-        .plan = plan, .fold = desc, .w = w, .d = d, .bias = bias, .packed = (*weights)->data};
-    status = plan->solver == &dc_solver_direct && dc_direct_folds_blocks(desc) ? fold_blocks(&job)
-                                                                               : fold_whole(&job);
+    status = fold(plan, &problem, w, d, bias, (*weights)->data);
     if (status != DOCONV_OK) {
         doconv_weights_destroy(*weights);
         *weights = NULL;

@@ -14,17 +14,24 @@
 #include "base/layout.h"
 #include "base/log.h"
 #include "base/registry.h"
+#include "geometry/strips.h"
 #include "kernel.h"
 #include "plan/candidate.h"
 #include "plan/plan.h"
 #include "plan/problem.h"
 #include "plan/solver.h"
+#include "solvers/grouped.h"
 
 /*
  * Floats of a call's sums on their way into a layout that the kernel can't store itself: half of
  * the smallest L1.
  */
 #define SUMS_FLOATS 4096
+
+/* What a candidate chooses. */
+struct parameters {
+    int rows; /* output rows of a unit */
+};
 
 struct grouped_state {
     int64_t vectors, row_blocks, rows; /* rows: output rows of a unit */
@@ -36,38 +43,11 @@ struct grouped_state {
     struct dc_grouped_args args; /* what all calls share */
 };
 
-/*
- * The first input channel that the vector of outputs from `channel` on sees, and how many it sees
- * (none past the last).
- */
-static int64_t first_input(const struct dc_problem *p, int64_t channel)
-{
-    return channel / p->group_cout * p->group_cin;
-}
-
-static int64_t inputs_seen(const struct dc_problem *p, int64_t vector, int64_t channel)
-{
-    const int64_t groups = p->group_cout < vector ? vector / p->group_cout : 1;
-    return least(groups * p->group_cin, p->desc.cin - first_input(p, channel));
-}
-
-/* Can the kernel read the vector of input channels that starts at `first` where it is? */
-static bool reads_in_place(const struct dc_problem *p, const struct dc_tensor_map *map,
-                           int64_t vector, int64_t first)
-{
-    const bool blocked = dc_layout_block(p->desc.src_layout) > 1;
-    return map->channel == 1 &&
-           first % map->block_channels + vector <= (blocked ? map->block_channels : p->desc.cin);
-}
-
-/*
- * Channels of dst that the vector from `channel` on writes: the last one also writes the zeros of a
- * blocked layout's last block.
- */
+/* Channels of dst that the vector from `channel` on writes. */
 static int64_t channels_stored(const struct dc_problem *p, int64_t vector, int64_t channel)
 {
-    const int64_t block = dc_layout_block(p->desc.dst_layout), rest = p->desc.cout - channel;
-    return rest > vector ? vector : divide_up(p->desc.cout, block) * block - channel;
+    const int64_t channels = least(vector, p->desc.cout - channel);
+    return dc_channels_stored(dc_layout_block(p->desc.dst_layout), channel, channels, p->desc.cout);
 }
 
 static bool stores_directly(const struct dc_problem *p, const struct dc_tensor_map *map,
@@ -91,19 +71,18 @@ static void find_detours(const struct dc_problem *p, const struct grouped_state 
     for (int64_t i = 0; i <= DC_CHANNEL_BLOCK; i++) {
         const int64_t reads = i < DC_CHANNEL_BLOCK ? least(i * group, last) : last,
                       stores = i < DC_CHANNEL_BLOCK ? least(i, last) : last;
-        *copies =
-            *copies || !reads_in_place(p, &s->src_map, vector, first_input(p, reads * vector));
+        *copies = *copies || !dc_vector_in_place(&s->src_map, p->desc.cin, vector,
+                                                 dc_first_input(p, reads * vector));
         *buffers = *buffers || !stores_directly(p, &s->dst_map, vector, stores * vector);
     }
 }
 
 /* NULL, or why the kernel can't do the problem. */
-static const char *geometry(const doconv_context *ctx, const struct dc_problem *p,
-                            const struct dc_candidate *c, struct grouped_state *s)
+static const char *refuse(const struct dc_problem *p, const struct dc_kernel *kernel)
 {
     const doconv_conv_desc *d = &p->desc;
-    const int64_t vector = c->kernel->vector, taps = d->kh * d->kw;
-    if (c->kernel->op == DC_OP_DEPTHWISE) {
+    const int64_t vector = kernel->vector;
+    if (kernel->family == DC_FAMILY_DEPTHWISE) {
         if (p->group_cin != 1 || p->group_cout != 1) {
             return "it takes one input and one output channel a group";
         }
@@ -111,23 +90,32 @@ static const char *geometry(const doconv_context *ctx, const struct dc_problem *
         return "it takes more than one group";
     } else if (p->group_cin == 1 && p->group_cout == 1) {
         return "the depthwise kernel of this ISA does the same without permutations";
-    } else if (vector % p->group_cout != 0 && p->group_cout % vector != 0) {
-        return "a group's output channels end inside a vector";
-    } else if (p->group_cin > vector ||
-               (p->group_cout < vector && vector / p->group_cout * p->group_cin > vector)) {
-        return "a vector of output channels sees more than a vector of input channels";
+    } else if (!dc_groups_fit_vector(p, vector)) {
+        return "a group's output channels end inside a vector, or a vector of them sees more than "
+               "a "
+               "vector of input channels";
     }
     /* In double first: the largest problems would overflow the strides. */
     if ((double)d->h * (double)d->w * (double)vector > 1e15 ||
         (double)p->hout * (double)p->wout * (double)vector > 1e15 ||
-        (double)taps * (double)p->group_cin * (double)vector > 1e12) {
+        (double)d->kh * (double)d->kw * (double)p->group_cin * (double)vector > 1e12) {
         return "it needs too much memory";
     }
+    return NULL;
+}
+
+/* A problem that is not refused. */
+static void geometry(const struct dc_problem *p, const struct dc_kernel *kernel,
+                     const struct parameters *q, struct grouped_state *s)
+{
+    const doconv_conv_desc *d = &p->desc;
+    const struct dc_axis axis = dc_rows_axis(p);
+    const int64_t vector = kernel->vector, taps = d->kh * d->kw;
     const int64_t right =
         (p->wout - 1) * d->stride_w - d->pad_left + (d->kw - 1) * d->dilation_w - (d->w - 1);
     *s = (struct grouped_state){
         .vectors = divide_up(d->cout, vector),
-        .rows = least(c->rows, p->hout),
+        .rows = least(q->rows, p->hout),
         .src_map = dc_tensor_map(d->src_layout, d->cin, d->h, d->w),
         .dst_map = dc_tensor_map(d->dst_layout, d->cout, p->hout, p->wout),
         .args = {.w = d->w,
@@ -148,36 +136,28 @@ static const char *geometry(const doconv_context *ctx, const struct dc_problem *
     bool copies, buffers;
     find_detours(p, s, vector, &copies, &buffers);
     s->strip_row = d->w * vector;
-    s->strip_floats =
-        !copies ? 0
-                : least(d->h, (s->rows - 1) * d->stride_h + (d->kh - 1) * d->dilation_h + 1) *
-                      s->strip_row;
+    s->strip_floats = copies ? least(d->h, dc_inputs_spanned(&axis, s->rows)) * s->strip_row : 0;
     s->store_rows = least(s->rows, most(1, SUMS_FLOATS / (p->wout * vector)));
-    s->task_floats =
-        divide_up(s->strip_floats +
-                      (buffers ? (s->store_rows * p->wout + DC_TILE_SLACK) * vector : 0),
-                  16) *
-        16;
-    s->vector_floats = divide_up(taps * p->group_cin * vector, 16) * 16;
-    s->bias_floats = divide_up(s->vectors * vector, 16) * 16;
-    s->tasks = (int)least(ctx->threads, d->n * s->row_blocks * s->vectors);
-    return NULL;
+    s->task_floats = align_floats(
+        s->strip_floats + (buffers ? (s->store_rows * p->wout + DC_TILE_SLACK) * vector : 0));
+    s->vector_floats = align_floats(taps * p->group_cin * vector);
+    s->bias_floats = align_floats(s->vectors * vector);
+    s->tasks = (int)least(p->threads, d->n * s->row_blocks * s->vectors);
 }
 
 /* Seconds at a nominal 3 GHz. It only has to rank: what matters is measured. */
-static double estimate(const struct dc_problem *p, const struct dc_candidate *c,
+static double estimate(const struct dc_problem *p, const struct dc_kernel *kernel,
                        const struct grouped_state *s)
 {
     const struct dc_cpu *cpu = dc_cpu_probe();
-    const double vector = c->kernel->vector,
-                 taps = (double)(p->desc.kh * p->desc.kw * p->group_cin);
-    const double fma_rate = c->kernel->vector == 16 ? cpu->fma512_per_cycle : 2.0;
-    const double tiles = ceil((double)p->wout / c->kernel->tile_pixels),
+    const double taps = (double)(p->desc.kh * p->desc.kw * p->group_cin);
+    const double fma_rate = kernel->vector == 16 ? cpu->fma512_per_cycle : 2.0;
+    const double tiles = ceil((double)p->wout / kernel->tile_pixels),
                  lines = (double)(s->vectors * p->hout);
     double cycles =
-        lines *
-        ((double)p->wout * (taps / fma_rate * (c->kernel->op == DC_OP_GROUPED ? 1.2 : 1.0) + 3.0) +
-         tiles * 25.0);
+        lines * ((double)p->wout *
+                     (taps / fma_rate * (kernel->family == DC_FAMILY_GROUPED ? 1.2 : 1.0) + 3.0) +
+                 tiles * 25.0);
     cycles += (double)(s->vectors * s->row_blocks) * 60.0;
     const double in = 4.0 * (double)(p->desc.cin * p->desc.h * p->desc.w),
                  out = 4.0 * (double)(p->desc.cout * p->hout * p->wout);
@@ -197,61 +177,59 @@ static double estimate(const struct dc_problem *p, const struct dc_candidate *c,
     if (s->task_floats > s->strip_floats) {
         cycles += out / 6.0;
     }
-    (void)vector;
     return (double)p->desc.n * cycles / 3e9 / (double)s->tasks;
 }
 
 static const char *enumerate(const doconv_context *ctx, const struct dc_problem *p,
-                             const struct dc_kernel *kernel, const char *solver,
-                             struct dc_candidate_list *list)
+                             const struct dc_kernel *kernel, struct dc_candidate_list *list)
 {
     const struct dc_cpu *cpu = dc_cpu_probe();
-    struct grouped_state s;
-    struct dc_candidate c = {.kernel = kernel, .rows = 1};
-    const char *refused = geometry(ctx, p, &c, &s);
+    const bool depthwise = kernel->family == DC_FAMILY_DEPTHWISE;
+    const char *refused = refuse(p, kernel);
     if (refused != NULL) {
         return refused;
     }
+    struct parameters q = {.rows = 1};
+    struct grouped_state s;
+    geometry(p, kernel, &q, &s);
     /*
      * Rows whose inputs, of all channels, stay in a cache from one vector to the next; or whose
      * copy does.
      */
     const double row = 4.0 * (double)p->desc.w * (double)p->desc.stride_h *
                        (double)(s.strip_floats != 0 ? kernel->vector : p->desc.cin);
-    const int64_t targets[] = {p->hout, divide_up(p->hout, ctx->threads),
+    const int64_t targets[] = {p->hout, divide_up(p->hout, p->threads),
                                (int64_t)fmin(1e9, 0.5 * (double)cpu->l2_bytes / row),
                                (int64_t)fmin(1e9, 0.6 * (double)cpu->l1d_bytes / row)};
-    int last = 0;
-    for (size_t t = 0; t < sizeof targets / sizeof targets[0]; t++) {
+    enum { TARGETS = sizeof targets / sizeof targets[0] };
+    int offered[TARGETS], count = 0;
+    for (int t = 0; t < TARGETS; t++) {
         const int64_t blocks = divide_up(p->hout, most(1, least(p->hout, targets[t])));
-        c.rows = (int)divide_up(p->hout, blocks);
-        if (c.rows == last) {
+        q.rows = (int)divide_up(p->hout, blocks);
+        if (!is_new(q.rows, offered, &count)) {
             continue;
         }
-        last = c.rows;
-        geometry(ctx, p, &c, &s);
-        c.source =
-            s.strip_floats != 0 && s.src_map.channel != 1 ? DC_SOURCE_ROWS : DC_SOURCE_INPLACE;
-        c.workspace_size = (size_t)s.tasks * (size_t)s.task_floats * sizeof(float) + 64;
-        c.packed_size = (size_t)(s.bias_floats + s.vectors * s.vector_floats) * sizeof(float);
-        c.estimated_seconds = estimate(p, &c, &s);
-        snprintf(c.text, sizeof c.text, "%s:%s:rows=%d", solver, kernel->name, c.rows);
+        geometry(p, kernel, &q, &s);
+        struct dc_candidate c = {
+            .solver = depthwise ? &dc_solver_depthwise : &dc_solver_grouped,
+            .kernel = kernel,
+            .order_of_sums = depthwise ? DC_SUMS_DEPTHWISE : DC_SUMS_GROUPED,
+            .error_amplification = kernel->error_amplification,
+            .workspace_size = (size_t)s.tasks * (size_t)s.task_floats * sizeof(float) + 64,
+            .packed_size = (size_t)(s.bias_floats + s.vectors * s.vector_floats) * sizeof(float),
+            .estimated_seconds = estimate(p, kernel, &s),
+        };
+        dc_set_parameters(&c, &q);
         dc_candidate_append(ctx, list, &c);
     }
     return NULL;
 }
 
-static const char *enumerate_depthwise(const doconv_context *ctx, const struct dc_problem *p,
-                                       const struct dc_kernel *kernel,
-                                       struct dc_candidate_list *list)
+static void describe(const struct dc_candidate *c, char *text, size_t size)
 {
-    return enumerate(ctx, p, kernel, "depthwise", list);
-}
-
-static const char *enumerate_grouped(const doconv_context *ctx, const struct dc_problem *p,
-                                     const struct dc_kernel *kernel, struct dc_candidate_list *list)
-{
-    return enumerate(ctx, p, kernel, "grouped", list);
+    struct parameters q;
+    dc_get_parameters(c, &q);
+    snprintf(text, size, ":rows=%d", q.rows);
 }
 
 static doconv_status prepare(doconv_plan *plan)
@@ -263,14 +241,11 @@ static doconv_status prepare(doconv_plan *plan)
     if (s == NULL) {
         return dc_fail(plan->ctx, DOCONV_OUT_OF_MEMORY, "plan: out of memory");
     }
-    geometry(plan->ctx, p, &plan->candidate, s); /* can't fail: enumerate() did it before */
+    struct parameters q;
+    dc_get_parameters(&plan->candidate, &q);
+    geometry(p, plan->candidate.kernel, &q, s); /* enumerate() did it before */
     int32_t *lanes = (int32_t *)(s + 1);
-    for (int64_t i = 0; i < planes; i++) {
-        for (int64_t o = 0; o < vector; o++) {
-            lanes[i * vector + o] =
-                (int32_t)(p->group_cout < vector ? o / p->group_cout * planes + i : i);
-        }
-    }
+    dc_group_lanes(p, vector, lanes);
     s->args.lanes = lanes;
     s->args.src_pixel = s->src_map.pixel;
     s->args.dst_pixel = s->dst_map.pixel;
@@ -336,31 +311,20 @@ static void copy_rows(const struct job *job, struct dc_grouped_args *args, int64
     const struct dc_problem *p = &job->plan->problem;
     const doconv_conv_desc *d = &p->desc;
     const struct dc_kernel *kernel = job->plan->candidate.kernel;
-    const int64_t first = least(d->h, most(0, y0 * d->stride_h - d->pad_top));
-    const int64_t end = most(
-        first, least(d->h, (y1 - 1) * d->stride_h - d->pad_top + (d->kh - 1) * d->dilation_h + 1));
-    const struct dc_load_args load = {
-        .strip = strip,
-        .strip_row = s->strip_row,
-        .strip_pixel = kernel->vector,
-        .channels = inputs_seen(p, kernel->vector, channel),
-        .rows = end - first,
-        .columns = d->w,
-        .src = job->src + n * s->src_map.image,
-        .src_block_channels = s->src_map.block_channels,
-        .src_block = s->src_map.block,
-        .src_channel = s->src_map.channel,
-        .src_row = s->src_map.row,
-        .src_pixel = s->src_map.pixel,
-        .src_first_channel = first_input(p, channel),
-        .h = d->h,
-        .w = d->w,
-        .y0 = first,
-        .step_x = 1,
-        .step_y = 1,
-    };
+    const struct dc_axis axis = dc_rows_axis(p);
+    int64_t first, end;
+    dc_inputs_read(&axis, y0, y1, &first, &end);
+    struct dc_load_args load =
+        dc_load_from(&s->src_map, job->src + n * s->src_map.image, dc_first_input(p, channel),
+                     dc_inputs_seen(p, kernel->vector, channel), d->h, d->w);
+    load.strip = strip;
+    load.strip_row = s->strip_row;
+    load.strip_pixel = kernel->vector;
+    load.rows = end - first;
+    load.columns = d->w;
+    load.y0 = first;
     if (load.rows > 0) {
-        kernel->load(&load);
+        kernel->grouped.load(&load);
     }
     args->src = strip;
     args->src_row = s->strip_row;
@@ -369,25 +333,19 @@ static void copy_rows(const struct job *job, struct dc_grouped_args *args, int64
     args->pad_top = d->pad_top + first;
 }
 
-/* Floats from an image's start to a channel's first pixel. */
-static ptrdiff_t offset_of(const struct dc_tensor_map *map, int64_t channel)
-{
-    return channel / map->block_channels * map->block + channel % map->block_channels;
-}
-
 static void run_unit(const struct job *job, int64_t n, int64_t row_block, int64_t v, float *strip)
 {
     const struct grouped_state *s = job->plan->state;
     const struct dc_problem *p = &job->plan->problem;
     const struct dc_kernel *kernel = job->plan->candidate.kernel;
-    const int64_t vector = kernel->vector, channel = v * vector, first = first_input(p, channel);
+    const int64_t vector = kernel->vector, channel = v * vector, first = dc_first_input(p, channel);
     const int64_t y0 = row_block * s->rows, y1 = least(p->hout, y0 + s->rows);
     struct dc_grouped_args args = s->args;
     args.weights = job->packed + s->bias_floats + v * s->vector_floats;
     args.bias = job->packed + channel;
     args.channels = least(vector, p->desc.cout - channel);
-    if (reads_in_place(p, &s->src_map, vector, first)) {
-        args.src = job->src + n * s->src_map.image + offset_of(&s->src_map, first);
+    if (dc_vector_in_place(&s->src_map, p->desc.cin, vector, first)) {
+        args.src = job->src + n * s->src_map.image + channel_at(&s->src_map, first);
     } else {
         copy_rows(job, &args, n, channel, y0, y1, strip);
     }
@@ -395,13 +353,13 @@ static void run_unit(const struct job *job, int64_t n, int64_t row_block, int64_
     const float *const residual = job->residual != NULL ? job->residual + (dst - job->dst) : NULL;
     const int64_t stored = channels_stored(p, vector, channel);
     if (stores_directly(p, &s->dst_map, vector, channel)) {
-        const ptrdiff_t at = offset_of(&s->dst_map, channel);
+        const ptrdiff_t at = channel_at(&s->dst_map, channel);
         args.stored = stored;
         args.y0 = y0;
         args.y1 = y1;
         args.dst = dst + at;
         args.residual = residual != NULL ? residual + at : NULL;
-        kernel->grouped(&args);
+        kernel->grouped.run(&args);
         return;
     }
     float *const sums = strip + s->strip_floats;
@@ -411,26 +369,19 @@ static void run_unit(const struct job *job, int64_t n, int64_t row_block, int64_
     args.dst = sums;
     args.dst_pixel = vector;
     args.dst_row = p->wout * vector;
-    struct dc_store_args store = {
-        .tile = sums,
-        .tile_channels = vector,
-        .channels = least(vector, p->desc.cout - channel),
-        .stored = stored,
-        .dst_block_channels = s->dst_map.block_channels,
-        .dst_block = s->dst_map.block,
-        .dst_channel = s->dst_map.channel,
-        .dst_pixel = s->dst_map.pixel,
-        .dst_first_channel = channel,
-        .lo = p->lo,
-        .hi = p->hi,
-    };
+    struct dc_store_args store =
+        dc_store_to(&s->dst_map, channel, least(vector, p->desc.cout - channel), stored);
+    store.tile = sums;
+    store.tile_channels = vector;
+    store.lo = p->lo;
+    store.hi = p->hi;
     for (args.y0 = y0; args.y0 < y1; args.y0 = args.y1) {
         args.y1 = least(y1, args.y0 + s->store_rows);
-        kernel->grouped(&args);
+        kernel->grouped.run(&args);
         store.pixels = (args.y1 - args.y0) * p->wout;
         store.dst = dst + (args.y0 - y0) * s->dst_map.row;
         store.residual = residual != NULL ? residual + (args.y0 - y0) * s->dst_map.row : NULL;
-        kernel->store(&store);
+        kernel->grouped.store(&store);
     }
 }
 
@@ -455,16 +406,15 @@ static void run_task(void *arg, int index)
     }
 }
 
-static void execute(const doconv_plan *plan, const float *packed, const float *src,
-                    const float *residual, float *dst, char *workspace)
+static void execute(const doconv_plan *plan, const struct dc_tensors *tensors, char *workspace)
 {
     const struct grouped_state *s = plan->state;
     struct job job = {
         .plan = plan,
-        .packed = packed,
-        .src = src,
-        .residual = residual,
-        .dst = dst,
+        .packed = tensors->packed,
+        .src = tensors->src,
+        .residual = tensors->residual,
+        .dst = tensors->dst,
         .workspace = (float *)workspace,
     };
     dc_parallel(plan->ctx, s->tasks, run_task, &job);
@@ -472,20 +422,22 @@ static void execute(const doconv_plan *plan, const float *packed, const float *s
 
 const struct dc_solver dc_solver_depthwise = {
     .name = "depthwise",
-    .order_of_sums = 1,
-    .op = DC_OP_DEPTHWISE,
-    .enumerate = enumerate_depthwise,
+    .operation = DC_CONVOLUTION,
+    .family = DC_FAMILY_DEPTHWISE,
+    .enumerate = enumerate,
+    .describe = describe,
     .prepare = prepare,
-    .pack = pack,
     .execute = execute,
+    .pack = pack,
 };
 
 const struct dc_solver dc_solver_grouped = {
     .name = "grouped",
-    .order_of_sums = 2,
-    .op = DC_OP_GROUPED,
-    .enumerate = enumerate_grouped,
+    .operation = DC_CONVOLUTION,
+    .family = DC_FAMILY_GROUPED,
+    .enumerate = enumerate,
+    .describe = describe,
     .prepare = prepare,
-    .pack = pack,
     .execute = execute,
+    .pack = pack,
 };

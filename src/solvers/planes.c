@@ -18,6 +18,13 @@
 #include "plan/plan.h"
 #include "plan/problem.h"
 #include "plan/solver.h"
+#include "solvers/planes.h"
+
+/* What a candidate chooses. */
+struct parameters {
+    int panel;  /* 1: pixels come through a panel of tiles; 0: they are read in place */
+    int pixels; /* output pixels of a unit */
+};
 
 struct state {
     /* of an image; of a unit; units of an image and group */
@@ -42,20 +49,19 @@ static int64_t block_first(const struct dc_problem *p, const struct state *s, in
     return block * size + least(block, larger);
 }
 
-static const char *geometry(const doconv_context *ctx, const struct dc_problem *p,
-                            const struct dc_candidate *c, struct state *s)
+static const char *geometry(const struct dc_problem *p, const struct dc_kernel *kernel,
+                            const struct parameters *q, struct state *s)
 {
-    const struct dc_kernel *kernel = c->kernel;
     const int64_t tile = kernel->tile_pixels, nr = kernel->tile_channels;
     *s = (struct state){.pixels = p->hout * p->wout};
-    s->chunk = c->pixels < s->pixels ? c->pixels : s->pixels;
+    s->chunk = least(q->pixels, s->pixels);
     s->chunks = divide_up(s->pixels, s->chunk);
     s->out_blocks = divide_up(p->group_cout, nr);
     const int64_t base = p->desc.n * p->desc.groups * s->chunks;
-    s->out_chunk = dc_cut_outputs(ctx, base, s->out_blocks);
+    s->out_chunk = dc_cut_outputs(p->threads, base, s->out_blocks);
     s->out_chunks = divide_up(s->out_blocks, s->out_chunk);
-    s->tasks = (int)least(ctx->threads, base * s->out_chunks);
-    const bool in_place = c->source == DC_SOURCE_INPLACE;
+    s->tasks = (int)least(p->threads, base * s->out_chunks);
+    const bool in_place = !q->panel;
     s->whole = !in_place                         ? 0
                : s->pixels % kernel->vector == 0 ? s->pixels
                                                  : s->pixels / tile * tile;
@@ -74,11 +80,10 @@ static const char *geometry(const doconv_context *ctx, const struct dc_problem *
 }
 
 /* Seconds at a nominal 3 GHz, as the direct solver's estimate. */
-static double estimate(const struct dc_problem *p, const struct dc_candidate *c,
-                       const struct state *s)
+static double estimate(const struct dc_problem *p, const struct dc_kernel *kernel,
+                       const struct parameters *q, const struct state *s)
 {
     const struct dc_cpu *cpu = dc_cpu_probe();
-    const struct dc_kernel *kernel = c->kernel;
     const double k = (double)p->group_cin, rest = (double)(s->pixels % kernel->tile_pixels),
                  blocks = (double)s->out_blocks;
     const double vectors = (double)(kernel->tile_pixels / kernel->vector),
@@ -100,11 +105,53 @@ static double estimate(const struct dc_problem *p, const struct dc_candidate *c,
             (tail ? (v > 0.0 ? 1.0 : 0.0) : tiles) * blocks * (k * step + 30.0 + 2.0 * rows * v);
     }
     cycles += 0.5 * (double)s->chunks * weights / weight_rate;
-    if (c->source != DC_SOURCE_INPLACE) {
+    if (q->panel) {
         cycles += 4.0 * k * (double)s->pixels * (double)s->out_chunks /
                   (p->desc.stride_w == 1 ? 10.0 : 6.0);
     }
     return (double)p->desc.n * (double)p->desc.groups * cycles / 3e9 / (double)s->tasks;
+}
+
+static const char *offer(const doconv_context *ctx, const struct dc_problem *p,
+                         const struct dc_kernel *kernel, const struct parameters *q,
+                         struct dc_candidate_list *list)
+{
+    struct state s;
+    const char *refused = geometry(p, kernel, q, &s);
+    if (refused != NULL) {
+        return refused;
+    }
+    const size_t workspace = (size_t)s.tasks * (size_t)s.task_floats * sizeof(float);
+    struct dc_candidate c = {
+        .solver = &dc_solver_planes,
+        .kernel = kernel,
+        .order_of_sums = DC_SUMS_CHANNELS,
+        .error_amplification = kernel->error_amplification,
+        .workspace_size = workspace != 0 ? workspace + 64 : 0,
+        .packed_size = (size_t)(s.bias_floats + p->desc.groups * s.out_blocks * s.block_floats) *
+                       sizeof(float),
+        .estimated_seconds = estimate(p, kernel, q, &s),
+    };
+    dc_set_parameters(&c, q);
+    dc_candidate_append(ctx, list, &c);
+    return NULL;
+}
+
+static void describe(const struct dc_candidate *c, char *text, size_t size)
+{
+    struct parameters q;
+    dc_get_parameters(c, &q);
+    snprintf(text, size, ":src=%s,pixels=%d", q.panel ? "panel" : "inplace", q.pixels);
+}
+
+/* Whole tiles of pixels of a unit, in chunks of nearly equal size; `target`: pixels, or fewer. */
+static int64_t chunk_for(int64_t pixels, int64_t tile, double target)
+{
+    const int64_t all = divide_up(pixels, tile);
+    const int64_t tiles =
+        target >= (double)pixels ? all : most(1, least((int64_t)target / tile, all));
+    const int64_t chunks = divide_up(pixels, tiles * tile);
+    return divide_up(divide_up(pixels, chunks), tile) * tile;
 }
 
 static const char *enumerate(const doconv_context *ctx, const struct dc_problem *p,
@@ -119,51 +166,28 @@ static const char *enumerate(const doconv_context *ctx, const struct dc_problem 
         return "it takes 1x1 kernels without padding";
     }
     const struct dc_cpu *cpu = dc_cpu_probe();
-    const int64_t tile = kernel->tile_pixels, pixels = p->hout * p->wout;
-    const bool plain = d->stride_h == 1 && d->stride_w == 1;
+    const int64_t pixels = p->hout * p->wout;
+    const int before = list->count;
     const char *refused = NULL;
-    for (enum dc_source source = plain ? DC_SOURCE_INPLACE : DC_SOURCE_FLAT;
-         source <= DC_SOURCE_FLAT; source += DC_SOURCE_FLAT) {
+    for (int panel = d->stride_h != 1 || d->stride_w != 1; panel <= 1; panel++) {
         /* A tile, what L1 holds, parts of L2, all. */
         const double pixel = 4.0 * (double)p->group_cin;
         const double targets[] = {0.0, 0.5 * (double)cpu->l1d_bytes / pixel,
                                   0.12 * (double)cpu->l2_bytes / pixel,
                                   0.4 * (double)cpu->l2_bytes / pixel, (double)pixels};
-        int last = 0;
-        for (size_t i = 0; i < sizeof targets / sizeof targets[0]; i++) {
-            const int64_t tiles =
-                least((int64_t)fmin(targets[i], (double)pixels) / tile, divide_up(pixels, tile));
-            const int64_t most = tiles < 1 ? tile
-                                 : i + 1 == sizeof targets / sizeof targets[0]
-                                     ? divide_up(pixels, tile) * tile
-                                     : tiles * tile;
-            /* Chunks of nearly equal size. */
-            const int64_t chunks = divide_up(pixels, most),
-                          chunk = divide_up(divide_up(pixels, chunks), tile) * tile;
-            if (chunk > INT32_MAX || (int)chunk == last) {
+        enum { TARGETS = sizeof targets / sizeof targets[0] };
+        int offered[TARGETS], count = 0;
+        for (int i = 0; i < TARGETS; i++) {
+            const int64_t chunk = chunk_for(pixels, kernel->tile_pixels, targets[i]);
+            if (chunk > INT32_MAX || !is_new((int)chunk, offered, &count)) {
                 continue;
             }
-            last = (int)chunk;
-            struct dc_candidate c = {.kernel = kernel, .source = source, .pixels = last};
-            struct state s;
-            const char *reason = geometry(ctx, p, &c, &s);
-            if (reason != NULL) {
-                refused = reason;
-                continue;
-            }
-            c.workspace_size = s.task_floats != 0
-                                   ? (size_t)s.tasks * (size_t)s.task_floats * sizeof(float) + 64
-                                   : 0;
-            c.packed_size =
-                (size_t)(s.bias_floats + d->groups * s.out_blocks * s.block_floats) * sizeof(float);
-            c.estimated_seconds = estimate(p, &c, &s);
-            snprintf(c.text, sizeof c.text, "planes:%s:src=%s,pixels=%d", kernel->name,
-                     source == DC_SOURCE_INPLACE ? "inplace" : "panel", c.pixels);
-            dc_candidate_append(ctx, list, &c);
-            refused = NULL;
+            const struct parameters q = {.panel = panel, .pixels = (int)chunk};
+            const char *reason = offer(ctx, p, kernel, &q, list);
+            refused = reason != NULL ? reason : refused;
         }
     }
-    return refused;
+    return list->count > before ? NULL : refused;
 }
 
 static doconv_status prepare(doconv_plan *plan)
@@ -172,8 +196,9 @@ static doconv_status prepare(doconv_plan *plan)
     if (state == NULL) {
         return dc_fail(plan->ctx, DOCONV_OUT_OF_MEMORY, "plan: out of memory");
     }
-    /* can't fail: enumerate() did it before */
-    geometry(plan->ctx, &plan->problem, &plan->candidate, state);
+    struct parameters q;
+    dc_get_parameters(&plan->candidate, &q);
+    geometry(&plan->problem, plan->candidate.kernel, &q, state); /* enumerate() did it before */
     plan->state = state;
     return DOCONV_OK;
 }
@@ -216,88 +241,113 @@ struct job {
     int64_t units;
 };
 
+/* Pixels [begin, end) of an image and group; [begin, in_place) are read there, the rest a panel. */
+struct chunk {
+    int64_t image_group, group, begin, in_place, end;
+    const float *src; /* the group's first channel */
+};
+
+static void gather(const struct job *job, const struct chunk *c, float *line, float *panel)
+{
+    const struct state *s = job->plan->state;
+    const struct dc_problem *p = &job->plan->problem;
+    const doconv_conv_desc *d = &p->desc;
+    const struct dc_gather_args args = {
+        .panel = panel,
+        .panel_tile = s->panel_tile,
+        .line = line,
+        .src = c->src,
+        .src_channel = d->h * d->w,
+        .src_row = d->w * d->stride_h,
+        .step = d->stride_w,
+        .columns = p->wout,
+        .channels = p->group_cin,
+        .first = c->in_place,
+        .pixels = c->end - c->in_place,
+    };
+    job->plan->candidate.kernel->planes.gather(&args);
+}
+
+/* Output block b of a chunk. fetch: its pixels are read for the first time. */
+static void run_block(const struct job *job, const struct chunk *c, int64_t b, bool fetch,
+                      const float *panel)
+{
+    const struct state *s = job->plan->state;
+    const struct dc_problem *p = &job->plan->problem;
+    const struct dc_kernel *kernel = job->plan->candidate.kernel;
+    const int64_t channel = block_first(p, s, b), packed = c->group * s->out_blocks + b;
+    const int64_t dst = (c->image_group * p->group_cout + channel) * s->pixels;
+    struct dc_planes_args args = {
+        .channels = p->group_cin,
+        .dst_channel = s->pixels,
+        .outputs = block_first(p, s, b + 1) - channel,
+        .weights = job->packed + s->bias_floats + packed * s->block_floats,
+        .bias = job->packed + packed * kernel->tile_channels,
+        .lo = p->lo,
+        .hi = p->hi,
+    };
+    if (c->begin < c->in_place) {
+        args.src = c->src + c->begin;
+        args.src_channel = p->desc.h * p->desc.w;
+        args.src_tile = kernel->tile_pixels;
+        args.pixels = c->in_place - c->begin;
+        args.dst = job->dst + dst + c->begin;
+        args.residual = job->residual != NULL ? job->residual + dst + c->begin : NULL;
+        args.fetch_next = fetch;
+        kernel->planes.run(&args);
+    }
+    if (c->in_place < c->end) {
+        args.src = panel;
+        args.src_channel = kernel->tile_pixels;
+        args.src_tile = s->panel_tile;
+        args.pixels = c->end - c->in_place;
+        args.dst = job->dst + dst + c->in_place;
+        args.residual = job->residual != NULL ? job->residual + dst + c->in_place : NULL;
+        args.fetch_next = 0;
+        kernel->planes.run(&args);
+    }
+}
+
 static void run_task(void *arg, int index)
 {
     const struct job *job = arg;
     const struct state *s = job->plan->state;
     const struct dc_problem *p = &job->plan->problem;
-    const doconv_conv_desc *d = &p->desc;
-    const struct dc_kernel *kernel = job->plan->candidate.kernel;
-    const int64_t plane = d->h * d->w;
-    float *const line = (float *)job->workspace + index * s->task_floats, *const panel =
-                                                                              line + s->line_floats;
+    const int64_t plane = p->desc.h * p->desc.w;
+    float *const line = (float *)job->workspace + index * s->task_floats;
+    float *const panel = line + s->line_floats;
     int64_t loaded = -1; /* the panel's place */
     for (int64_t i = job->units * index / s->tasks; i < job->units * (index + 1) / s->tasks; i++) {
-        const int64_t out_chunk = i % s->out_chunks, place = i / s->out_chunks;
-        const int64_t chunk = place % s->chunks, image_group = place / s->chunks,
-                      group = image_group % d->groups;
-        const int64_t begin = chunk * s->chunk, end = least(begin + s->chunk, s->pixels);
-        /* [begin, in_place), then the panel's */
-        const int64_t in_place = begin < s->whole ? least(end, s->whole) : begin;
-        const float *const src = job->src + image_group * p->group_cin * plane;
-        if (in_place < end && loaded != place) {
-            kernel->gather(&(struct dc_gather_args){
-                .panel = panel,
-                .panel_tile = s->panel_tile,
-                .line = line,
-                .src = src,
-                .src_channel = plane,
-                .src_row = d->w * d->stride_h,
-                .step = d->stride_w,
-                .columns = p->wout,
-                .channels = p->group_cin,
-                .first = in_place,
-                .pixels = end - in_place,
-            });
+        const int64_t out_chunk = i % s->out_chunks, place = i / s->out_chunks,
+                      image_group = place / s->chunks;
+        struct chunk c = {
+            .image_group = image_group,
+            .group = image_group % p->desc.groups,
+            .begin = place % s->chunks * s->chunk,
+            .src = job->src + image_group * p->group_cin * plane,
+        };
+        c.end = least(c.begin + s->chunk, s->pixels);
+        c.in_place = c.begin < s->whole ? least(c.end, s->whole) : c.begin;
+        if (c.in_place < c.end && loaded != place) {
+            gather(job, &c, line, panel);
             loaded = place;
         }
-        struct dc_planes_args args = {
-            .channels = p->group_cin,
-            .dst_channel = s->pixels,
-            .lo = p->lo,
-            .hi = p->hi,
-        };
-        const int64_t first_block = out_chunk * s->out_chunk;
-        for (int64_t b = first_block; b < least(first_block + s->out_chunk, s->out_blocks); b++) {
-            const int64_t channel = block_first(p, s, b), packed = group * s->out_blocks + b;
-            const int64_t dst = (image_group * p->group_cout + channel) * s->pixels;
-            args.outputs = block_first(p, s, b + 1) - channel;
-            args.weights = job->packed + s->bias_floats + packed * s->block_floats;
-            args.bias = job->packed + packed * kernel->tile_channels;
-            if (begin < in_place) {
-                args.src = src + begin;
-                args.src_channel = plane;
-                args.src_tile = kernel->tile_pixels;
-                args.pixels = in_place - begin;
-                args.dst = job->dst + dst + begin;
-                args.residual = job->residual != NULL ? job->residual + dst + begin : NULL;
-                args.fetch_next = b == first_block;
-                kernel->planes(&args);
-            }
-            if (in_place < end) {
-                args.src = panel;
-                args.src_channel = kernel->tile_pixels;
-                args.src_tile = s->panel_tile;
-                args.pixels = end - in_place;
-                args.dst = job->dst + dst + in_place;
-                args.residual = job->residual != NULL ? job->residual + dst + in_place : NULL;
-                args.fetch_next = 0;
-                kernel->planes(&args);
-            }
+        const int64_t first = out_chunk * s->out_chunk;
+        for (int64_t b = first; b < least(first + s->out_chunk, s->out_blocks); b++) {
+            run_block(job, &c, b, b == first, panel);
         }
     }
 }
 
-static void execute(const doconv_plan *plan, const float *packed, const float *src,
-                    const float *residual, float *dst, char *workspace)
+static void execute(const doconv_plan *plan, const struct dc_tensors *tensors, char *workspace)
 {
     const struct state *s = plan->state;
     struct job job = {
         .plan = plan,
-        .packed = packed,
-        .src = src,
-        .residual = residual,
-        .dst = dst,
+        .packed = tensors->packed,
+        .src = tensors->src,
+        .residual = tensors->residual,
+        .dst = tensors->dst,
         .workspace = workspace,
         .units = plan->problem.desc.n * plan->problem.desc.groups * s->chunks * s->out_chunks,
     };
@@ -306,9 +356,11 @@ static void execute(const doconv_plan *plan, const float *packed, const float *s
 
 const struct dc_solver dc_solver_planes = {
     .name = "planes",
-    .op = DC_OP_PLANES,
+    .operation = DC_CONVOLUTION,
+    .family = DC_FAMILY_PLANES,
     .enumerate = enumerate,
+    .describe = describe,
     .prepare = prepare,
-    .pack = pack,
     .execute = execute,
+    .pack = pack,
 };

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Any valid problem through the scalar reference: one task an image and output channel. */
-#include <stdio.h>
 #include <string.h>
 
+#include "base/arithmetic.h"
 #include "base/context.h"
 #include "base/layout.h"
 #include "kernel.h"
@@ -10,25 +10,29 @@
 #include "plan/plan.h"
 #include "plan/problem.h"
 #include "plan/solver.h"
+#include "solvers/reference.h"
+
+/* A task has whole (image, output channel) pairs. */
+static int tasks_of(const struct dc_problem *p)
+{
+    const int64_t block = dc_layout_block(p->desc.dst_layout);
+    return (int)least(p->threads, p->desc.n * divide_up(p->desc.cout, block) * block);
+}
 
 static const char *enumerate(const doconv_context *ctx, const struct dc_problem *problem,
                              const struct dc_kernel *kernel, struct dc_candidate_list *list)
 {
     struct dc_candidate c = {
+        .solver = &dc_solver_reference,
         .kernel = kernel,
-        .estimated_seconds = problem->macs / 1e9 / ctx->threads,
+        .order_of_sums = DC_SUMS_REFERENCE,
+        .error_amplification = kernel->error_amplification,
+        .estimated_seconds = problem->macs / 1e9 / (double)tasks_of(problem),
         .packed_size = problem->weight_bytes +
                        (problem->desc.has_bias ? (size_t)problem->desc.cout * sizeof(float) : 0),
     };
-    snprintf(c.text, sizeof c.text, "reference:%s", kernel->name);
     dc_candidate_append(ctx, list, &c);
     return NULL;
-}
-
-static doconv_status prepare(doconv_plan *plan)
-{
-    (void)plan;
-    return DOCONV_OK;
 }
 
 static void pack(const doconv_plan *plan, const struct dc_weight_view *weight, const float *bias,
@@ -69,7 +73,7 @@ static void run_task(void *arg, int index)
          unit < job->channels * (index + 1) / job->tasks; unit++) {
         args.n = unit / stored;
         args.out_channel = unit % stored;
-        job->plan->candidate.kernel->reference(&args);
+        job->plan->candidate.kernel->reference.run(&args);
     }
 }
 
@@ -106,28 +110,27 @@ struct dc_reference_args dc_reference_args(const struct dc_problem *p, const flo
     };
 }
 
-static void execute(const doconv_plan *plan, const float *packed, const float *src,
-                    const float *residual, float *dst, char *workspace)
+static void execute(const doconv_plan *plan, const struct dc_tensors *tensors, char *workspace)
 {
     (void)workspace;
     const struct dc_problem *p = &plan->problem;
     const int64_t block = dc_layout_block(p->desc.dst_layout);
-    const float *bias = p->desc.has_bias ? packed + p->weight_bytes / sizeof(float) : NULL;
+    const float *bias = p->desc.has_bias ? tensors->packed + p->weight_bytes / sizeof(float) : NULL;
     struct job job = {
         .plan = plan,
-        .args = dc_reference_args(p, src, packed, bias, residual, dst),
-        .channels = p->desc.n * ((p->desc.cout + block - 1) / block * block),
+        .args = dc_reference_args(p, tensors->src, tensors->packed, bias, tensors->residual,
+                                  tensors->dst),
+        .channels = p->desc.n * divide_up(p->desc.cout, block) * block,
+        .tasks = tasks_of(p),
     };
-    job.tasks = plan->ctx->threads < job.channels ? plan->ctx->threads : (int)job.channels;
     dc_parallel(plan->ctx, job.tasks, run_task, &job);
 }
 
 const struct dc_solver dc_solver_reference = {
     .name = "reference",
-    .order_of_sums = 3,
-    .op = DC_OP_REFERENCE,
+    .operation = DC_CONVOLUTION,
+    .family = DC_FAMILY_REFERENCE,
     .enumerate = enumerate,
-    .prepare = prepare,
-    .pack = pack,
     .execute = execute,
+    .pack = pack,
 };

@@ -16,6 +16,8 @@ struct dc_input_gradient;
 doconv_status dc_input_gradient_create(doconv_context *ctx, const struct dc_problem *problem,
                                        const doconv_plan_options *options,
                                        struct dc_input_gradient **gradient);
+/* The index-th convolution that it is made of; NULL past the last. */
+const doconv_plan *dc_input_gradient_plan(const struct dc_input_gradient *gradient, int index);
 void dc_input_gradient_destroy(struct dc_input_gradient *gradient);
 size_t dc_input_gradient_workspace_size(const struct dc_input_gradient *gradient);
 /*

@@ -3,88 +3,37 @@
  * A training step of a layer. Plain and by kernel composition it is three convolutions (forward;
  * the input's gradient; the weight's) around the weight as it is now, which a DO-Conv layer folds
  * from W and D first and hands its gradient back through; by feature composition it is
- * src/feature.c's.
+ * two operations of its own.
  */
-#include <inttypes.h>
+#include <string.h>
 
 #include <doconv/doconv_train.h>
 
+#include "base/arithmetic.h"
 #include "base/context.h"
 #include "base/log.h"
-#include "compose/feature.h"
-#include "compose/fold.h"
-#include "plan/fresh.h"
+#include "base/overlap.h"
+#include "base/versioned.h"
 #include "plan/plan.h"
 #include "plan/problem.h"
 #include "plan/solver.h"
+#include "train/bias_gradient.h"
 #include "train/input_gradient.h"
-#include "train/weight_gradient.h"
 
 struct doconv_training {
     doconv_context *ctx;
-    struct dc_problem problem;  /* the plain convolution */
-    doconv_fold_desc fold;      /* d_mul 0: the layer is a plain one */
-    struct dc_feature *feature; /* feature composition; then forward and input are NULL */
-    doconv_plan *forward;
+    struct dc_problem layer; /* its convolution; of a DO-Conv layer, with the fold */
+    doconv_plan *forward;    /* DC_CONVOLUTION with fresh weights, or DC_FEATURE_FORWARD */
+    doconv_plan *backward;   /* DC_FEATURE_BACKWARD; or, NULL, these two: */
     struct dc_input_gradient *input;
-    struct dc_weight_gradient *weight;
-    size_t weight_size; /* of the folded weight in the workspace: 0 for a plain layer */
-    /* parts_size 0: the gradient of the folded weight isn't handed back in parts */
-    size_t fold_size, parts_size;
+    doconv_plan *weight;   /* DC_WEIGHT_GRADIENT */
+    size_t weight_size;    /* of the folded weight in the workspace: 0 for a plain layer */
     size_t workspace_size; /* without the bytes that align it */
 };
 
-static size_t aligned(size_t bytes)
+/* Is the problem one of a layer in training? */
+static doconv_status check(doconv_context *ctx, const doconv_conv_desc *desc)
 {
-    return (bytes + 63) / 64 * 64;
-}
-
-static size_t larger(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
-/* Does every filter meet the channels of D that it reads? Feature composition knows no others. */
-static bool is_paper(const doconv_fold_desc *f)
-{
-    const int64_t group_cin = f->cin / f->groups, group_cout = f->cout / f->groups;
-    for (int64_t o = 0; o < f->cout && f->mapping != DOCONV_MAPPING_PAPER && f->groups != 1; o++) {
-        for (int64_t i = 0; i < group_cin; i++) {
-            const int64_t channel = f->mapping == DOCONV_MAPPING_PYTORCH
-                                        ? (o * group_cin + i) % f->cin
-                                        : (i * f->cout + o) / group_cout;
-            if (channel != o / group_cout * group_cin + i) {
-                return false;
-            }
-        }
-    }
-    return true;
-}
-
-static doconv_status check(doconv_context *ctx, const doconv_conv_desc *desc,
-                           const doconv_training_options *options)
-{
-    if (options != NULL && options->size != sizeof *options) {
-        return dc_fail(
-            ctx, DOCONV_MISMATCH,
-            "options.size: %zu is not %zu, the size of doconv_training_options in this version",
-            options->size, sizeof *options);
-    }
-    if (desc == NULL) {
-        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "desc: NULL");
-    }
-    if (desc->size != sizeof *desc) {
-        return dc_fail(ctx, DOCONV_MISMATCH,
-                       "desc.size: %zu is not %zu, the size of doconv_conv_desc in this version",
-                       desc->size, sizeof *desc);
-    }
-    const int composition = (int)desc->composition;
-    if (desc->d_mul < 0 || composition < 0 || composition > DOCONV_COMPOSITION_FEATURE ||
-        (desc->d_mul > 0) != (composition != DOCONV_COMPOSITION_NONE)) {
-        return dc_fail(ctx, DOCONV_INVALID_PROBLEM,
-                       "composition: %d does not go with d_mul = %" PRId64, composition,
-                       desc->d_mul);
-    }
     const struct {
         const char *name;
         int value;
@@ -97,90 +46,77 @@ static doconv_status check(doconv_context *ctx, const doconv_conv_desc *desc,
                            post_operations[i].name);
         }
     }
+    if (desc->composition == DOCONV_COMPOSITION_FEATURE && desc->mapping != DOCONV_MAPPING_PAPER) {
+        return dc_fail(ctx, DOCONV_UNSUPPORTED,
+                       "mapping: feature composition is defined for the paper's only, and %s "
+                       "differs from it for this layer",
+                       desc->mapping == DOCONV_MAPPING_PYTORCH ? "pytorch" : "tensorflow");
+    }
     return DOCONV_OK;
 }
 
-/* The convolutions of a plain layer, and of kernel composition. */
-static doconv_status create_convolutions(doconv_training *t, const doconv_plan_options *options)
+/* The plan of an operation on the layer. */
+static doconv_status plan_operation(doconv_training *t, enum dc_operation operation,
+                                    const doconv_plan_options *options, doconv_plan **plan)
 {
-    doconv_context *ctx = t->ctx;
-    doconv_status status = dc_plan_create(ctx, &t->problem.desc, options, &t->forward);
+    struct dc_problem problem = dc_problem_for(&t->layer, operation);
+    problem.fresh_weights = operation == DC_CONVOLUTION;
+    return dc_plan_create(t->ctx, &problem, options, plan);
+}
+
+/* The convolutions of a plain layer, and of kernel composition. */
+static doconv_status plan_convolutions(doconv_training *t, const doconv_plan_options *options)
+{
+    doconv_status status = plan_operation(t, DC_CONVOLUTION, options, &t->forward);
     if (status == DOCONV_OK) {
-        status = dc_input_gradient_create(ctx, &t->problem, options, &t->input);
+        status = dc_input_gradient_create(t->ctx, &t->layer, options, &t->input);
+    }
+    if (status == DOCONV_OK) {
+        status = plan_operation(t, DC_WEIGHT_GRADIENT, options, &t->weight);
     }
     if (status != DOCONV_OK) {
         return status;
     }
-    const bool composed = t->fold.d_mul != 0;
-    if (composed) {
-        t->weight_size = aligned(t->problem.weight_bytes);
-        t->fold_size = aligned(dc_fold_workspace_size(ctx, &t->fold));
-    }
-    const size_t forward = dc_fresh_workspace_size(t->forward, composed ? &t->fold : NULL);
-    if (composed) {
-        t->parts_size = aligned(dc_weight_gradient_fold_workspace_size(t->weight, &t->fold));
-    }
-    const size_t weight =
-        larger(aligned(dc_weight_gradient_workspace_size(t->weight)), t->parts_size);
-    const size_t backward = larger(dc_input_gradient_workspace_size(t->input), weight);
-    /*
-     * Folding, and handing its gradient back, are over before (or begin after) the others need
-     * room; only the weight or its gradient stays.
-     */
-    t->workspace_size = t->weight_size + larger(larger(forward, backward), t->fold_size);
+    const bool composed = t->layer.fold.d_mul != 0;
+    t->weight_size = composed ? align_bytes(t->layer.weight_bytes) : 0;
+    const size_t fold = composed ? t->forward->fold->workspace_size : 0;
+    const size_t backward =
+        most_bytes(dc_input_gradient_workspace_size(t->input), t->weight->workspace_size);
+    /* Folding is over before the others need room; only the weight stays. */
+    t->workspace_size =
+        t->weight_size + most_bytes(most_bytes(t->forward->workspace_size, backward), fold);
     return DOCONV_OK;
+}
+
+static doconv_status plan_feature(doconv_training *t, const doconv_plan_options *options)
+{
+    doconv_status status = plan_operation(t, DC_FEATURE_FORWARD, options, &t->forward);
+    if (status == DOCONV_OK) {
+        status = plan_operation(t, DC_FEATURE_BACKWARD, options, &t->backward);
+    }
+    if (status == DOCONV_OK) {
+        t->workspace_size = most_bytes(t->forward->workspace_size, t->backward->workspace_size);
+    }
+    return status;
 }
 
 static doconv_status create(doconv_training *t, const doconv_conv_desc *desc,
                             const doconv_training_options *options)
 {
-    doconv_context *ctx = t->ctx;
-    doconv_conv_desc plain = *desc;
-    plain.d_mul = 0;
-    plain.composition = DOCONV_COMPOSITION_NONE;
-    doconv_status status = dc_problem_create(ctx, &plain, &t->problem);
-    if (status != DOCONV_OK) {
-        return status;
+    const doconv_plan_options plans = {.size = sizeof plans, .rigor = options->rigor};
+    doconv_plan_options checked;
+    doconv_status status = dc_problem_create(t->ctx, desc, &t->layer);
+    if (status == DOCONV_OK) {
+        status = check(t->ctx, &t->layer.desc);
     }
-    const doconv_plan_options plans = {
-        .size = sizeof plans,
-        .rigor = options != NULL ? options->rigor : DOCONV_RIGOR_DEFAULT,
-        .fresh_weights = 1,
-    };
-    status = dc_plan_options_check(ctx, &plans);
-    if (status == DOCONV_OK && desc->d_mul > 0) {
-        t->fold = (doconv_fold_desc){
-            .size = sizeof t->fold,
-            .cout = desc->cout,
-            .cin = desc->cin,
-            .kh = desc->kh,
-            .kw = desc->kw,
-            .groups = desc->groups,
-            .d_mul = desc->d_mul,
-            .mapping = options != NULL ? options->mapping : DOCONV_MAPPING_PAPER,
-            .add_identity = options != NULL ? options->add_identity : 0,
-        };
-        status = dc_fold_check(ctx, &t->fold);
+    if (status == DOCONV_OK) {
+        status = dc_plan_options_read(t->ctx, &plans, &checked);
     }
     if (status != DOCONV_OK) {
         return status;
     }
-    status = dc_weight_gradient_create(ctx, &t->problem, &t->weight);
-    if (status != DOCONV_OK) {
-        return status;
-    }
-    if (desc->composition != DOCONV_COMPOSITION_FEATURE) {
-        return create_convolutions(t, &plans);
-    }
-    if (!is_paper(&t->fold)) {
-        return dc_fail(ctx, DOCONV_UNSUPPORTED,
-                       "mapping: feature composition is defined for the paper's only, and %s "
-                       "differs from it for this layer",
-                       t->fold.mapping == DOCONV_MAPPING_PYTORCH ? "pytorch" : "tensorflow");
-    }
-    status = dc_feature_create(ctx, &t->problem, t->fold.d_mul, t->fold.add_identity, &t->feature);
-    t->workspace_size = status == DOCONV_OK ? dc_feature_workspace_size(t->feature) : 0;
-    return status;
+    return t->layer.desc.composition == DOCONV_COMPOSITION_FEATURE ? plan_feature(t, &checked)
+                                                                   : plan_convolutions(t, &checked);
 }
 
 doconv_status doconv_training_create(doconv_context *context, const doconv_conv_desc *desc,
@@ -194,7 +130,8 @@ doconv_status doconv_training_create(doconv_context *context, const doconv_conv_
         return dc_fail(context, DOCONV_INVALID_ARGUMENT, "%s: NULL",
                        context == NULL ? "context" : "training");
     }
-    doconv_status status = check(context, desc, options);
+    doconv_training_options own;
+    doconv_status status = DC_READ_STRUCT(context, doconv_training_options, options, &own);
     if (status != DOCONV_OK) {
         return status;
     }
@@ -203,7 +140,7 @@ doconv_status doconv_training_create(doconv_context *context, const doconv_conv_
         return dc_fail(context, DOCONV_OUT_OF_MEMORY, "training: out of memory");
     }
     *result = (doconv_training){.ctx = context};
-    status = create(result, desc, options);
+    status = create(result, desc, &own);
     if (status != DOCONV_OK) {
         doconv_training_destroy(result);
         return status;
@@ -215,39 +152,104 @@ doconv_status doconv_training_create(doconv_context *context, const doconv_conv_
 void doconv_training_destroy(doconv_training *training)
 {
     if (training != NULL) {
-        dc_feature_destroy(training->feature);
         doconv_plan_destroy(training->forward);
+        doconv_plan_destroy(training->backward);
         dc_input_gradient_destroy(training->input);
-        dc_weight_gradient_destroy(training->weight);
+        doconv_plan_destroy(training->weight);
         dc_free(training->ctx, training);
     }
 }
 
 size_t doconv_training_workspace_size(const doconv_training *training)
 {
-    return training == NULL || training->workspace_size == 0 ? 0 : training->workspace_size + 64;
+    return training == NULL || training->workspace_size == 0 || training->layer.empty
+               ? 0
+               : training->workspace_size + 64;
 }
 
 size_t doconv_training_saved_size(const doconv_training *training)
 {
-    return training != NULL && training->weight_size != 0 ? training->problem.weight_bytes : 0;
+    return training != NULL && training->weight_size != 0 && !training->layer.empty
+               ? training->layer.weight_bytes
+               : 0;
 }
 
-/* What both passes check; *aligned_workspace: the workspace from its first 64-byte boundary on. */
-static doconv_status check_call(const doconv_training *t, const doconv_parameters *parameters,
-                                void *workspace, size_t workspace_size, char **aligned_workspace)
+/* The index-th operation and what it is for, or NULL past the last. */
+static const doconv_plan *operation_at(const doconv_training *t, int index, const char **role)
+{
+    const bool composed = t->backward == NULL && t->forward->fold != NULL;
+    const struct {
+        const char *role;
+        const doconv_plan *plan;
+    } fixed[] = {
+        {"forward", t->forward},
+        {"backward", t->backward},
+        {"fold", composed ? t->forward->fold : NULL},
+        {"gradient of weight", t->weight},
+        {"gradient of fold", composed ? t->weight->fold : NULL},
+    };
+    int rest = index;
+    for (size_t i = 0; i < sizeof fixed / sizeof fixed[0]; i++) {
+        if (fixed[i].plan != NULL && rest-- == 0) {
+            *role = fixed[i].role;
+            return fixed[i].plan;
+        }
+    }
+    *role = "gradient of src";
+    return t->input != NULL && rest >= 0 ? dc_input_gradient_plan(t->input, rest) : NULL;
+}
+
+int doconv_training_operation_count(const doconv_training *training)
+{
+    const char *role;
+    int count = 0;
+    while (training != NULL && operation_at(training, count, &role) != NULL) {
+        count++;
+    }
+    return count;
+}
+
+doconv_status doconv_training_operation_get(const doconv_training *training, int index,
+                                            doconv_training_operation *operation)
+{
+    if (training == NULL) {
+        return DOCONV_INVALID_ARGUMENT;
+    }
+    const char *role;
+    const doconv_plan *plan = index >= 0 ? operation_at(training, index, &role) : NULL;
+    if (operation == NULL || plan == NULL) {
+        return dc_fail(training->ctx, DOCONV_INVALID_ARGUMENT,
+                       "operation: NULL, or index: %d is none", index);
+    }
+    const doconv_training_operation result = {
+        .size = sizeof result,
+        .role = role,
+        .operation = (doconv_operation)plan->problem.operation,
+        .desc = &plan->problem.desc,
+        .fresh_weights = plan->problem.fresh_weights,
+        .variant = doconv_plan_variant(plan),
+        .origin = doconv_plan_origin(plan),
+    };
+    return DC_WRITE_STRUCT(training->ctx, doconv_training_operation, &result, operation);
+}
+
+/*
+ * What both passes check. *parameters: the caller's, as ones of this version. *aligned_workspace:
+ * the workspace from its first 64-byte boundary on.
+ */
+static doconv_status check_call(const doconv_training *t, const doconv_parameters *from,
+                                void *workspace, size_t workspace_size,
+                                doconv_parameters *parameters, char **aligned_workspace)
 {
     doconv_context *ctx = t->ctx;
-    if (parameters == NULL) {
+    if (from == NULL) {
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "parameters: NULL");
     }
-    if (parameters->size != sizeof *parameters) {
-        return dc_fail(
-            ctx, DOCONV_MISMATCH,
-            "parameters.size: %zu is not %zu, the size of doconv_parameters in this version",
-            parameters->size, sizeof *parameters);
+    const doconv_status status = DC_READ_STRUCT(ctx, doconv_parameters, from, parameters);
+    if (status != DOCONV_OK) {
+        return status;
     }
-    const bool has_d = t->fold.d_mul != 0, has_bias = t->problem.desc.has_bias != 0;
+    const bool has_d = t->layer.fold.d_mul != 0, has_bias = t->layer.desc.has_bias != 0;
     if (parameters->weight == NULL || (parameters->d != NULL) != has_d ||
         (parameters->bias != NULL) != has_bias) {
         return dc_fail(
@@ -268,6 +270,65 @@ static doconv_status check_call(const doconv_training *t, const doconv_parameter
     return DOCONV_OK;
 }
 
+/* Bytes of the parameters and of their gradients. */
+static size_t weight_bytes(const doconv_training *t)
+{
+    const size_t taps = (size_t)(t->layer.desc.kh * t->layer.desc.kw);
+    return t->layer.fold.d_mul != 0 ? t->layer.weight_bytes / taps * (size_t)t->layer.fold.d_mul
+                                    : t->layer.weight_bytes;
+}
+
+static size_t d_bytes(const doconv_training *t)
+{
+    const doconv_conv_desc *d = &t->layer.desc;
+    return (size_t)(d->cin * d->kh * d->kw * t->layer.fold.d_mul) * sizeof(float);
+}
+
+static size_t bias_bytes(const doconv_training *t)
+{
+    return (size_t)t->layer.desc.cout * sizeof(float);
+}
+
+/* The sums over an empty batch. */
+static void clear_gradients(const doconv_training *t, const doconv_gradients *gradients)
+{
+    if (gradients->weight != NULL) {
+        memset(gradients->weight, 0, weight_bytes(t));
+    }
+    if (gradients->d != NULL) {
+        memset(gradients->d, 0, d_bytes(t));
+    }
+    if (gradients->bias != NULL) {
+        memset(gradients->bias, 0, bias_bytes(t));
+    }
+}
+
+/* dst or the gradients, what is saved, and the workspace are written; all else is read. */
+static doconv_status check_memory(const doconv_training *t, const doconv_parameters *parameters,
+                                  const float *src, const float *grad_dst, float *dst,
+                                  const doconv_gradients *gradients, const void *saved,
+                                  void *workspace)
+{
+    const doconv_gradients none = {.size = sizeof none}, *g = gradients != NULL ? gradients : &none;
+    const size_t src_bytes = t->layer.empty ? 0 : t->layer.src_bytes,
+                 dst_bytes = t->layer.empty ? 0 : t->layer.dst_bytes;
+    const struct dc_range ranges[] = {
+        {"src", src, src_bytes, false},
+        {"grad_dst", grad_dst, dst_bytes, false},
+        {"parameters.weight", parameters->weight, weight_bytes(t), false},
+        {"parameters.d", parameters->d, d_bytes(t), false},
+        {"parameters.bias", parameters->bias, bias_bytes(t), false},
+        {"dst", dst, dst_bytes, true},
+        {"gradients.src", g->src, src_bytes, true},
+        {"gradients.weight", g->weight, weight_bytes(t), true},
+        {"gradients.d", g->d, d_bytes(t), true},
+        {"gradients.bias", g->bias, bias_bytes(t), true},
+        {"saved", saved, doconv_training_saved_size(t), dst != NULL},
+        {"workspace", workspace, doconv_training_workspace_size(t), true},
+    };
+    return dc_check_overlaps(t->ctx, ranges, sizeof ranges / sizeof ranges[0]);
+}
+
 doconv_status doconv_training_forward(const doconv_training *t, const doconv_parameters *parameters,
                                       const float *src, float *dst, void *saved, void *workspace,
                                       size_t workspace_size)
@@ -276,29 +337,79 @@ doconv_status doconv_training_forward(const doconv_training *t, const doconv_par
         return DOCONV_INVALID_ARGUMENT;
     }
     char *space = NULL;
-    const doconv_status status = check_call(t, parameters, workspace, workspace_size, &space);
-    if (status != DOCONV_OK) {
+    doconv_parameters own;
+    doconv_status status = check_call(t, parameters, workspace, workspace_size, &own, &space);
+    if (status != DOCONV_OK || t->layer.empty) {
         return status;
     }
+    parameters = &own;
     if (src == NULL || dst == NULL) {
         return dc_fail(t->ctx, DOCONV_INVALID_ARGUMENT, "%s: NULL", src == NULL ? "src" : "dst");
     }
-    if (t->feature != NULL) {
-        dc_feature_forward(t->feature, parameters->weight, parameters->d, parameters->bias, src,
-                           dst, space);
+    status = check_memory(t, parameters, src, NULL, dst, NULL, saved, workspace);
+    if (status != DOCONV_OK) {
+        return status;
+    }
+    struct dc_tensors tensors = {
+        .src = src,
+        .w = parameters->weight,
+        .d = parameters->d,
+        .bias = parameters->bias,
+        .dst = dst,
+    };
+    if (t->backward != NULL) {
+        dc_plan_run(t->forward, &tensors, space);
         return DOCONV_OK;
     }
-    struct dc_weight_source source = {.bias = parameters->bias};
-    if (t->fold.d_mul != 0) {
-        source.fold = &t->fold;
+    struct dc_weight_source source = {.bias = parameters->bias, .fold = t->forward->fold};
+    if (source.fold != NULL) {
         source.w = parameters->weight;
         source.d = parameters->d;
         source.folded = saved != NULL ? saved : (float *)space;
     }
     source.view =
-        dc_weight_view(&t->problem, source.fold != NULL ? source.folded : parameters->weight);
-    dc_fresh_run(t->forward, &source, src, NULL, dst, space + t->weight_size);
+        dc_weight_view(&t->layer, source.fold != NULL ? source.folded : parameters->weight);
+    tensors.fresh = &source;
+    dc_plan_run(t->forward, &tensors, space + t->weight_size);
     return DOCONV_OK;
+}
+
+/* All gradients but the bias's. */
+static void run_backward(const doconv_training *t, const doconv_parameters *parameters,
+                         const float *src, const float *grad_dst, const void *saved,
+                         const doconv_gradients *gradients, char *space)
+{
+    const bool composed = t->layer.fold.d_mul != 0;
+    struct dc_tensors tensors = {
+        .src = src,
+        .w = parameters->weight,
+        .d = parameters->d,
+        .grad_dst = grad_dst,
+        .grad_src = gradients->src,
+        .grad_w = composed ? gradients->weight : NULL,
+        .grad_weight = composed ? NULL : gradients->weight,
+        .grad_d = gradients->d,
+    };
+    const bool wants_weight = gradients->weight != NULL || gradients->d != NULL;
+    if (t->backward != NULL) {
+        if (gradients->src != NULL || wants_weight) {
+            dc_plan_run(t->backward, &tensors, space);
+        }
+        return;
+    }
+    char *const rest = space + t->weight_size;
+    if (gradients->src != NULL) {
+        const float *weight = composed ? saved : parameters->weight;
+        if (weight == NULL) {
+            tensors.weight = (float *)space;
+            dc_plan_run(t->forward->fold, &tensors, rest);
+            weight = tensors.weight;
+        }
+        dc_input_gradient_run(t->input, weight, grad_dst, gradients->src, rest);
+    }
+    if (wants_weight) {
+        dc_plan_run(t->weight, &tensors, rest);
+    }
 }
 
 doconv_status doconv_training_backward(const doconv_training *t,
@@ -311,65 +422,43 @@ doconv_status doconv_training_backward(const doconv_training *t,
         return DOCONV_INVALID_ARGUMENT;
     }
     char *space = NULL;
-    const doconv_status status = check_call(t, parameters, workspace, workspace_size, &space);
+    doconv_parameters own;
+    doconv_status status = check_call(t, parameters, workspace, workspace_size, &own, &space);
     if (status != DOCONV_OK) {
         return status;
     }
-    if (src == NULL || grad_dst == NULL || gradients == NULL) {
+    parameters = &own;
+    const bool no_tensors = (src == NULL || grad_dst == NULL) && !t->layer.empty;
+    if (no_tensors || gradients == NULL) {
         return dc_fail(t->ctx, DOCONV_INVALID_ARGUMENT, "%s: NULL",
-                       src == NULL        ? "src"
-                       : grad_dst == NULL ? "grad_dst"
-                                          : "gradients");
+                       !no_tensors   ? "gradients"
+                       : src == NULL ? "src"
+                                     : "grad_dst");
     }
-    if (gradients->size != sizeof *gradients) {
-        return dc_fail(
-            t->ctx, DOCONV_MISMATCH,
-            "gradients.size: %zu is not %zu, the size of doconv_gradients in this version",
-            gradients->size, sizeof *gradients);
+    doconv_gradients own_gradients;
+    status = DC_READ_STRUCT(t->ctx, doconv_gradients, gradients, &own_gradients);
+    if (status != DOCONV_OK) {
+        return status;
     }
-    const bool composed = t->fold.d_mul != 0;
+    gradients = &own_gradients;
+    const bool composed = t->layer.fold.d_mul != 0;
     if ((gradients->d != NULL && !composed) ||
-        (gradients->bias != NULL && !t->problem.desc.has_bias)) {
+        (gradients->bias != NULL && !t->layer.desc.has_bias)) {
         return dc_fail(t->ctx, DOCONV_INVALID_ARGUMENT,
                        "gradients.%s: given, but the layer has none",
                        gradients->d != NULL && !composed ? "d" : "bias");
     }
-    if (t->feature != NULL) {
-        if (gradients->bias != NULL) {
-            dc_weight_gradient_run(t->weight, src, grad_dst, NULL, gradients->bias, NULL);
-        }
-        dc_feature_backward(t->feature, parameters->weight, parameters->d, src, grad_dst,
-                            gradients->src, gradients->weight, gradients->d, space);
+    status = check_memory(t, parameters, src, grad_dst, NULL, gradients, saved, workspace);
+    if (status != DOCONV_OK) {
+        return status;
+    }
+    if (t->layer.empty) {
+        clear_gradients(t, gradients);
         return DOCONV_OK;
     }
-    char *const rest = space + t->weight_size;
-    if (gradients->src != NULL) {
-        const float *weight = parameters->weight;
-        if (composed && saved != NULL) {
-            weight = saved;
-        } else if (composed) {
-            dc_fold_run(t->ctx, &t->fold, weight, parameters->d, (float *)space, rest);
-            weight = (const float *)space;
-        }
-        dc_input_gradient_run(t->input, weight, grad_dst, gradients->src, rest);
+    if (gradients->bias != NULL) {
+        dc_bias_gradient(t->ctx, &t->layer, grad_dst, gradients->bias);
     }
-    const bool wants_weight = gradients->weight != NULL || gradients->d != NULL;
-    if (!wants_weight && gradients->bias == NULL) {
-        return DOCONV_OK;
-    }
-    if (t->parts_size != 0 && wants_weight) {
-        dc_weight_gradient_run(t->weight, src, grad_dst, NULL, gradients->bias, rest);
-        dc_weight_gradient_fold(t->weight, &t->fold, parameters->weight, parameters->d, src,
-                                grad_dst, gradients->weight, gradients->d, rest);
-        return DOCONV_OK;
-    }
-    /* the gradient of the weight that convolves */
-    float *const folded = composed ? (float *)space : gradients->weight;
-    dc_weight_gradient_run(t->weight, src, grad_dst, wants_weight ? folded : NULL, gradients->bias,
-                           rest);
-    if (composed && wants_weight) {
-        dc_fold_gradient_run(t->ctx, &t->fold, parameters->weight, parameters->d, folded,
-                             gradients->weight, gradients->d, rest);
-    }
+    run_backward(t, parameters, src, grad_dst, saved, gradients, space);
     return DOCONV_OK;
 }

@@ -53,96 +53,118 @@ static double run_cycles(const struct dc_cpu *cpu, const struct dc_kernel *kerne
                     30.0 * (double)s->k_blocks);
 }
 
+/* What a run costs: all output blocks of a group over `pixels` pixels in a line. */
+struct block_costs {
+    const struct dc_cpu *cpu;
+    const struct dc_kernel *kernel;
+    const struct dc_direct_state *s;
+    double full;                  /* output blocks of whole tiles */
+    double vectors, last_vectors; /* of a whole tile; of the last block's */
+    double panel_rate;            /* bytes a cycle that weights stream at */
+};
+
+static double line_cycles(const struct block_costs *c, double pixels, double k)
+{
+    return c->full * run_cycles(c->cpu, c->kernel, c->s, pixels, c->vectors, k, c->panel_rate) +
+           run_cycles(c->cpu, c->kernel, c->s, pixels, c->last_vectors, k, c->panel_rate);
+}
+
+/*
+ * An image's pixels, of a group: rectangles that share their taps, each along rows or down columns;
+ * what lies in the padding is skipped.
+ */
+static double image_cycles(const struct dc_problem *p, const struct block_costs *c)
+{
+    const struct dc_direct_state *s = c->s;
+    const double taps = (double)s->taps, k = (double)s->cin * taps,
+                 row_blocks = (double)s->row_blocks;
+    if (s->flat) {
+        return row_blocks * line_cycles(c, (double)s->hout * (double)p->wout / row_blocks, k);
+    }
+    const struct dc_axis rows_axis = dc_rows_axis(p), columns_axis = dc_columns_axis(p);
+    struct dc_tap_range ys[MOST_RANGES] = {{0, p->hout, 0, p->desc.kh}},
+                        xs[MOST_RANGES] = {{0, p->wout, 0, p->desc.kw}};
+    int64_t rows = 1, columns = 1;
+    if (s->y_count <= MOST_RANGES) {
+        rows = dc_tap_ranges(&rows_axis, ys, MOST_RANGES);
+    }
+    if (s->source == DC_SOURCE_INPLACE && s->x_count <= MOST_RANGES) {
+        columns = dc_tap_ranges(&columns_axis, xs, MOST_RANGES);
+    }
+    double cycles = 0.0;
+    for (int64_t y = 0; y < rows; y++) {
+        for (int64_t x = 0; x < columns; x++) {
+            const double width = (double)(xs[x].end - xs[x].begin),
+                         all_rows = (double)(ys[y].end - ys[y].begin);
+            const double cuts = ceil(all_rows / (double)s->rows), height = all_rows / cuts;
+            const double part =
+                k * (double)(xs[x].tap1 - xs[x].tap0) * (double)(ys[y].tap1 - ys[y].tap0) / taps;
+            const double along = height * ceil(width / c->kernel->tile_pixels),
+                         down = width * ceil(height / c->kernel->tile_pixels);
+            const double lines = cuts * (down < along ? width : height),
+                         length = down < along ? height : width;
+            cycles += lines * line_cycles(c, length, part);
+        }
+    }
+    return cycles;
+}
+
+/* An image's copies: strips, sums between passes, stores through a buffer. */
+static double copy_cycles(const struct dc_problem *p, const struct dc_direct_state *s)
+{
+    const double out = 4.0 * (double)s->hout * (double)p->wout * (double)p->desc.cout;
+    double cycles = ((double)s->k_blocks - 1.0) * 2.0 * out / 32.0;
+    if (s->strip_floats != 0) {
+        const double bytes = 4.0 * (double)s->strip_floats * (double)s->row_blocks *
+                             (double)s->k_blocks * (double)(s->groups * s->out_chunks);
+        cycles += bytes / (s->src_map.channel == 1 ? 12.0 : 5.0);
+    }
+    return s->direct_store ? cycles : cycles + out / 6.0;
+}
+
 /*
  * Seconds at a nominal 3 GHz: the bounds of the tiles, then the copies. It only has to rank: what
  * matters is measured.
  */
-static double estimate(const struct dc_problem *p, const struct dc_candidate *c,
+static double estimate(const struct dc_problem *p, const struct dc_kernel *kernel,
                        const struct dc_direct_state *s)
 {
     const struct dc_cpu *cpu = dc_cpu_probe();
-    const struct dc_kernel *kernel = c->kernel;
-    const double taps = (double)s->taps, row_blocks = (double)s->row_blocks,
-                 pixels = (double)s->hout * (double)p->wout;
-    const double k = (double)s->cin * taps, k_blocks = (double)s->k_blocks;
-    const double panel = 4.0 * (double)s->k_block * taps * (double)s->tile_channels;
+    const double row_blocks = (double)s->row_blocks, images = (double)s->images;
+    const double panel = 4.0 * (double)(s->k_block * s->taps * s->tile_channels);
     const double input = 4.0 * (s->strip_floats != 0 ? (double)s->strip_floats
-                                                     : (double)s->k_block * pixels / row_blocks);
-    const double panel_rate = rate(cpu, panel + input);
-    const double full = (double)(s->out_blocks - 1),
-                 last = (double)(s->cout - (s->out_blocks - 1) * s->tile_channels);
-    const double vectors = (double)(s->tile_channels / kernel->vector),
-                 last_vectors = ceil(last / kernel->vector);
-    double cycles = 0.0;
-    if (s->flat) {
-        const double run = pixels / row_blocks;
-        cycles = row_blocks * (full * run_cycles(cpu, kernel, s, run, vectors, k, panel_rate) +
-                               run_cycles(cpu, kernel, s, run, last_vectors, k, panel_rate));
-    } else {
-        /*
-         * Rectangles that share their taps, each along rows or down columns; what lies in the
-         * padding is skipped.
-         */
-        struct dc_direct_range ys[MOST_RANGES] = {{0, p->hout, 0, p->desc.kh}},
-                               xs[MOST_RANGES] = {{0, p->wout, 0, p->desc.kw}};
-        int64_t rows = 1, columns = 1;
-        if (s->y_count <= MOST_RANGES) {
-            rows = dc_direct_ranges(p->desc.h, p->desc.pad_top, p->desc.stride_h,
-                                    p->desc.dilation_h, p->desc.kh, p->hout, ys);
-        }
-        if (c->source == DC_SOURCE_INPLACE && s->x_count <= MOST_RANGES) {
-            columns = dc_direct_ranges(p->desc.w, p->desc.pad_left, p->desc.stride_w,
-                                       p->desc.dilation_w, p->desc.kw, p->wout, xs);
-        }
-        for (int64_t y = 0; y < rows; y++) {
-            for (int64_t x = 0; x < columns; x++) {
-                const double width = (double)(xs[x].end - xs[x].begin),
-                             all_rows = (double)(ys[y].end - ys[y].begin);
-                const double cuts = ceil(all_rows / (double)s->rows), height = all_rows / cuts;
-                const double part = k * (double)(xs[x].tap1 - xs[x].tap0) *
-                                    (double)(ys[y].tap1 - ys[y].tap0) / taps;
-                const double along = height * ceil(width / kernel->tile_pixels),
-                             down = width * ceil(height / kernel->tile_pixels);
-                const double lines = cuts * (down < along ? width : height),
-                             length = down < along ? height : width;
-                cycles +=
-                    lines * (full * run_cycles(cpu, kernel, s, length, vectors, part, panel_rate) +
-                             run_cycles(cpu, kernel, s, length, last_vectors, part, panel_rate));
-            }
-        }
-    }
-    cycles *= (double)s->groups;
-    /*
-     * All panels come in once a row block, the input once a panel; loads ahead hide half of that.
-     */
-    const double weights =
-        4.0 * (double)s->block_floats * (double)s->groups * (double)s->out_blocks;
-    const double places = row_blocks * (double)s->images,
-                 pixels_first = c->order == DC_ORDER_PIXELS ? 1.0 : 0.0;
-    cycles += 0.3 * (pixels_first != 0.0 ? row_blocks : 1.0 / (double)s->images) * weights /
-              rate(cpu, weights + input);
-    cycles += 0.3 * (double)(s->groups * s->out_blocks) * k_blocks * row_blocks * input /
-              rate(cpu, (pixels_first != 0.0 ? 1.0 : places) * input + panel);
+                                                     : (double)s->k_block * (double)s->hout *
+                                                           (double)p->wout / row_blocks);
+    const double last = (double)(s->cout - (s->out_blocks - 1) * s->tile_channels);
+    const struct block_costs costs = {
+        .cpu = cpu,
+        .kernel = kernel,
+        .s = s,
+        .full = (double)(s->out_blocks - 1),
+        .vectors = (double)(s->tile_channels / kernel->vector),
+        .last_vectors = ceil(last / kernel->vector),
+        .panel_rate = rate(cpu, panel + input),
+    };
+    double cycles = (double)s->groups * image_cycles(p, &costs);
+    /* Panels come in once a row block, inputs once a panel; loads ahead hide half of that. */
+    const double blocks = (double)(s->groups * s->out_blocks),
+                 weights = 4.0 * (double)s->weights.block_floats * blocks;
+    const bool pixels_first = s->order == DC_ORDER_PIXELS;
+    cycles +=
+        0.3 * (pixels_first ? row_blocks : 1.0 / images) * weights / rate(cpu, weights + input);
+    cycles += 0.3 * blocks * (double)s->k_blocks * row_blocks * input /
+              rate(cpu, (pixels_first ? 1.0 : row_blocks * images) * input + panel);
     if (p->fresh_weights) {
         /* Packing reads them once; what isn't used at once goes through memory, and back. */
-        cycles += weights / rate(cpu, 2.0 * weights) * (c->order == DC_ORDER_PACK ? 1.0 : 2.5) /
-                  (double)s->images;
+        cycles +=
+            weights / rate(cpu, 2.0 * weights) * (s->order == DC_ORDER_PACK ? 1.0 : 2.5) / images;
     }
-    if (s->strip_floats != 0) {
-        const double bytes = 4.0 * (double)s->strip_floats * row_blocks * k_blocks *
-                             (double)(s->groups * s->out_chunks);
-        cycles += bytes / (s->src_map.channel == 1 ? 12.0 : 5.0);
-    }
-    const double out = 4.0 * pixels * (double)p->desc.cout;
-    cycles += (k_blocks - 1.0) * 2.0 * out / 32.0;
-    if (!s->direct_store) {
-        cycles += out / 6.0;
-    }
+    cycles += copy_cycles(p, s);
     /* Pixels 4 KiB apart share cache sets: a tile's inputs evict each other. */
-    if (c->source == DC_SOURCE_INPLACE && 4 * s->src_map.pixel * p->desc.stride_w % 4096 == 0) {
+    if (s->source == DC_SOURCE_INPLACE && 4 * s->src_map.pixel * p->desc.stride_w % 4096 == 0) {
         cycles *= 1.1;
     }
-    return (double)s->images * cycles / 3e9 / (double)s->tasks;
+    return images * cycles / 3e9 / (double)s->tasks;
 }
 
 /* Rows whose part of the strip (or of src) takes about these bytes. */
@@ -163,83 +185,90 @@ static int even_rows(int64_t hout, int64_t rows)
 }
 
 static const char *offer(const doconv_context *ctx, const struct dc_problem *p,
-                         struct dc_candidate *c, const char *solver, struct dc_candidate_list *list)
+                         const struct dc_kernel *kernel, const struct dc_direct_parameters *q,
+                         struct dc_candidate_list *list)
 {
     struct dc_direct_state s;
-    const char *refused = dc_direct_geometry(ctx, p, c, &s);
+    const char *refused = dc_direct_geometry(p, kernel, q, &s);
     if (refused != NULL) {
         return refused;
     }
-    c->workspace_size = (size_t)s.tasks * (size_t)s.task_floats * sizeof(float) + 64;
-    c->packed_size =
-        (size_t)(s.bias_floats + s.groups * s.out_blocks * s.block_floats) * sizeof(float);
-    c->estimated_seconds = estimate(p, c, &s);
-    int used = snprintf(c->text, sizeof c->text, "%s:%s:src=%s,rows=%d", solver, c->kernel->name,
-                        source_names[c->source], c->rows);
-    if (c->k_block != 0) {
-        used += snprintf(c->text + used, sizeof c->text - (size_t)used, ",kc=%d", c->k_block);
-    }
-    snprintf(c->text + used, sizeof c->text - (size_t)used, "%s", order_texts[c->order]);
-    dc_candidate_append(ctx, list, c);
+    struct dc_candidate c = {
+        .solver = &dc_solver_direct,
+        .kernel = kernel,
+        .order_of_sums = DC_SUMS_CHANNELS,
+        .error_amplification = kernel->error_amplification,
+        .workspace_size = (size_t)s.tasks * (size_t)s.task_floats * sizeof(float) + 64,
+        .packed_size = dc_packed_bytes(&s.weights),
+        .estimated_seconds = estimate(p, kernel, &s),
+    };
+    dc_set_parameters(&c, q);
+    dc_candidate_append(ctx, list, &c);
     return NULL;
 }
 
-static const char *enumerate(const doconv_context *ctx, const struct dc_problem *p,
-                             const struct dc_kernel *kernel, const char *solver, int64_t channels,
-                             struct dc_candidate_list *list)
+static void describe(const struct dc_candidate *c, char *text, size_t size)
 {
-    static const int k_blocks[] = {0, 512, 256, 128, 64};
+    struct dc_direct_parameters q;
+    char passes[24] = "";
+    dc_get_parameters(c, &q);
+    if (q.k_block != 0) {
+        snprintf(passes, sizeof passes, ",kc=%d", q.k_block);
+    }
+    snprintf(text, size, ":src=%s,rows=%d%s%s", source_names[q.source], q.rows, passes,
+             order_texts[q.order]);
+}
+
+/* May the order go with passes over `k_block` channels (0: all), `rows` rows a unit? */
+static bool order_fits(const struct dc_problem *p, enum dc_order order, int k_block, int64_t rows,
+                       int64_t hout)
+{
+    /*
+     * Going over all pixels for each block of weights pays where these leave L2 between pixels, or
+     * are made for it.
+     */
+    const bool large = (double)p->weight_bytes > 0.5 * (double)dc_cpu_probe()->l2_bytes;
+    const bool many = p->desc.n > 1 || rows < hout;
+    switch (order) {
+    case DC_ORDER_PIXELS:
+        return true;
+    case DC_ORDER_WEIGHTS:
+        return k_block == 0 && large && many && !p->fresh_weights;
+    default:
+        return k_block == 0 && p->fresh_weights;
+    }
+}
+
+/* The candidates of a source and a size of passes, by the rows of a unit and the order. */
+static const char *offer_rows(const doconv_context *ctx, const struct dc_problem *p,
+                              const struct dc_kernel *kernel, enum dc_source source, int k_block,
+                              struct dc_candidate_list *list)
+{
     const struct dc_cpu *cpu = dc_cpu_probe();
-    const doconv_conv_desc *d = &p->desc;
-    const bool pointwise = d->kh == 1 && d->kw == 1 && d->pad_left == 0 && d->pad_right == 0 &&
-                           d->pad_top == 0 && d->pad_bottom == 0;
+    const int64_t joined = dc_direct_joined_rows(p, source), hout = joined != 0 ? joined : p->hout;
+    const int64_t k = k_block != 0 ? k_block : p->group_cin;
+    const double copies = source == DC_SOURCE_FLAT ? (double)p->desc.kw : 1.0;
+    const int64_t targets[] = {
+        hout,
+        (hout + p->threads - 1) / p->threads,
+        rows_for(p, hout, k, 0.5 * (double)cpu->l2_bytes / copies),
+        rows_for(p, hout, k, 0.2 * (double)cpu->l2_bytes / copies),
+        rows_for(p, hout, k, 0.6 * (double)cpu->l1d_bytes / copies),
+    };
+    enum { TARGETS = sizeof targets / sizeof targets[0] };
     const char *refused = NULL;
-    for (enum dc_source source = DC_SOURCE_INPLACE; source <= DC_SOURCE_FLAT; source++) {
-        if (source == DC_SOURCE_ROWS && pointwise) {
-            continue; /* no borders: the flat strip is the same with fewer pixels */
+    int offered[TARGETS], count = 0;
+    for (int t = 0; t < TARGETS; t++) {
+        const int rows = even_rows(hout, targets[t]);
+        if (!is_new(rows, offered, &count)) {
+            continue;
         }
-        if (source == DC_SOURCE_FLAT && d->kw > 1 && p->wout > 8 * kernel->tile_pixels) {
-            continue; /* rows are long enough: copies for each kernel column would buy nothing */
-        }
-        const int64_t joined = dc_direct_joined_rows(p, source),
-                      hout = joined != 0 ? joined : p->hout;
-        for (size_t i = 0; i < sizeof k_blocks / sizeof k_blocks[0]; i++) {
-            const int64_t k = k_blocks[i] != 0 ? k_blocks[i] : channels;
-            if (k_blocks[i] >= channels) {
-                continue;
-            }
-            const double copies = source == DC_SOURCE_FLAT ? (double)d->kw : 1.0;
-            const int64_t targets[] = {hout, (hout + ctx->threads - 1) / ctx->threads,
-                                       rows_for(p, hout, k, 0.5 * (double)cpu->l2_bytes / copies),
-                                       rows_for(p, hout, k, 0.2 * (double)cpu->l2_bytes / copies),
-                                       rows_for(p, hout, k, 0.6 * (double)cpu->l1d_bytes / copies)};
-            int last = 0;
-            for (size_t t = 0; t < sizeof targets / sizeof targets[0]; t++) {
-                const int rows = even_rows(hout, targets[t]);
-                if (rows == last) {
-                    continue;
-                }
-                last = rows;
-                for (enum dc_order order = DC_ORDER_PIXELS; order <= DC_ORDER_PACK; order++) {
-                    /*
-                     * Going over all pixels for each block of weights pays where these leave L2
-                     * between pixels, or are made for it.
-                     */
-                    const bool large = (double)p->weight_bytes > 0.5 * (double)cpu->l2_bytes,
-                               many = d->n > 1 || rows < hout;
-                    if ((order != DC_ORDER_PIXELS && k_blocks[i] != 0) ||
-                        (order == DC_ORDER_WEIGHTS && !(large && many && !p->fresh_weights)) ||
-                        (order == DC_ORDER_PACK && !p->fresh_weights)) {
-                        continue;
-                    }
-                    struct dc_candidate c = {.kernel = kernel,
-                                             .source = source,
-                                             .order = order,
-                                             .rows = rows,
-                                             .k_block = k_blocks[i]};
-                    const char *reason = offer(ctx, p, &c, solver, list);
-                    refused = reason != NULL ? reason : refused;
-                }
+        for (enum dc_order order = DC_ORDER_PIXELS; order <= DC_ORDER_PACK; order++) {
+            if (order_fits(p, order, k_block, rows, hout)) {
+                const struct dc_direct_parameters q = {
+                    .source = source, .order = order, .rows = rows, .k_block = k_block};
+                const char *reason = offer(ctx, p, kernel, &q, list);
+                refused = reason != NULL ? reason : refused;
             }
         }
     }
@@ -247,21 +276,40 @@ static const char *enumerate(const doconv_context *ctx, const struct dc_problem 
 }
 
 /* A kernel is refused only if none of its parameter sets works. */
-static const char *enumerate_direct(const doconv_context *ctx, const struct dc_problem *p,
-                                    const struct dc_kernel *kernel, struct dc_candidate_list *list)
+static const char *enumerate(const doconv_context *ctx, const struct dc_problem *p,
+                             const struct dc_kernel *kernel, struct dc_candidate_list *list)
 {
+    static const int k_blocks[] = {0, 512, 256, 128, 64};
+    const doconv_conv_desc *d = &p->desc;
+    const bool pointwise = d->kh == 1 && d->kw == 1 && d->pad_left == 0 && d->pad_right == 0 &&
+                           d->pad_top == 0 && d->pad_bottom == 0;
     const int before = list->count;
-    const char *refused = enumerate(ctx, p, kernel, "direct", p->group_cin, list);
+    const char *refused = NULL;
+    for (enum dc_source source = DC_SOURCE_INPLACE; source <= DC_SOURCE_FLAT; source++) {
+        if (source == DC_SOURCE_ROWS && pointwise) {
+            continue; /* no borders: the flat strip is the same with fewer pixels */
+        }
+        if (source == DC_SOURCE_FLAT && d->kw > 1 && p->wout > 8 * kernel->tile_pixels) {
+            continue; /* rows are long enough: copies for each column would buy nothing */
+        }
+        for (size_t i = 0; i < sizeof k_blocks / sizeof k_blocks[0]; i++) {
+            if (k_blocks[i] < p->group_cin) {
+                const char *reason = offer_rows(ctx, p, kernel, source, k_blocks[i], list);
+                refused = reason != NULL ? reason : refused;
+            }
+        }
+    }
     return list->count > before ? NULL : refused;
 }
 
 const struct dc_solver dc_solver_direct = {
     .name = "direct",
-    .op = DC_OP_DIRECT,
-    .enumerate = enumerate_direct,
+    .operation = DC_CONVOLUTION,
+    .family = DC_FAMILY_DIRECT,
+    .enumerate = enumerate,
+    .describe = describe,
     .prepare = dc_direct_prepare,
-    .pack = dc_direct_pack,
     .execute = dc_direct_execute,
-    .execute_fresh = dc_direct_execute_fresh,
-    .fresh_workspace_size = dc_direct_fresh_workspace_size,
+    .pack = dc_direct_pack,
+    .blocks = &dc_direct_blocks,
 };

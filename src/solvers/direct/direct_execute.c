@@ -9,9 +9,9 @@
 #include "base/arithmetic.h"
 #include "base/context.h"
 #include "base/layout.h"
-#include "compose/fold.h"
 #include "kernel.h"
 #include "plan/candidate.h"
+#include "geometry/strips.h"
 #include "plan/plan.h"
 #include "plan/problem.h"
 #include "plan/solver.h"
@@ -27,10 +27,8 @@ struct job {
     float *dst;
     char *workspace;
     int64_t units;
-    /* Weights that are made on the way: */
-    const struct dc_weight_source *source; /* NULL: they are packed */
-    /* of a task: its packed block, and that with the rest of its part of the workspace */
-    ptrdiff_t block_floats, task_floats;
+    const struct dc_weight_source *fresh; /* weights that are made on the way; NULL: packed */
+    ptrdiff_t task_floats;                /* a task's part of the workspace */
 };
 
 struct unit {
@@ -47,31 +45,19 @@ static void load_strip(const struct job *job, const struct unit *u)
     const struct dc_problem *p = &job->plan->problem;
     const doconv_conv_desc *d = &p->desc;
     const int64_t first = u->group * s->cin + u->channel0;
-    struct dc_load_args args = {
-        .strip = u->strip,
-        .strip_block = s->strip_block,
-        .strip_row = s->strip_row,
-        .strip_pixel = s->strip_pixel,
-        .channels = least(u->channels, d->cin - first),
-        .columns = s->strip_columns,
-        .src = job->src + u->n * s->src_map.image,
-        .src_block_channels = s->src_map.block_channels,
-        .src_block = s->src_map.block,
-        .src_channel = s->src_map.channel,
-        .src_row = s->src_map.row,
-        .src_pixel = s->src_map.pixel,
-        .src_first_channel = first,
-        .h = d->h,
-        .w = d->w,
-        .step_x = 1,
-        .step_y = 1,
-    };
+    struct dc_load_args args = dc_load_from(&s->src_map, job->src + u->n * s->src_map.image, first,
+                                            least(u->channels, d->cin - first), d->h, d->w);
+    args.strip = u->strip;
+    args.strip_block = s->strip_block;
+    args.strip_row = s->strip_row;
+    args.strip_pixel = s->strip_pixel;
+    args.columns = s->strip_columns;
     const int64_t row = u->row0 * d->stride_h - d->pad_top;
     if (!s->flat) {
         args.rows = (u->rows - 1) * d->stride_h + (d->kh - 1) * d->dilation_h + 1;
         args.y0 = row;
         args.x0 = -d->pad_left;
-        job->plan->candidate.kernel->load(&args);
+        job->plan->candidate.kernel->direct.load(&args);
         return;
     }
     args.step_x = d->stride_w;
@@ -82,7 +68,7 @@ static void load_strip(const struct job *job, const struct unit *u)
             args.strip = u->strip + x * s->strip_plane + phase * s->strip_phase;
             args.y0 = row + phase;
             args.x0 = x * d->dilation_w - d->pad_left;
-            job->plan->candidate.kernel->load(&args);
+            job->plan->candidate.kernel->direct.load(&args);
         }
     }
 }
@@ -91,7 +77,7 @@ static void load_strip(const struct job *job, const struct unit *u)
 struct block {
     struct dc_run_args args;
     struct dc_store_args store;
-    bool through_buffer; /* sums go to the buffer, then kernel->store() */
+    bool through_buffer; /* sums go to the buffer, then store() */
     /* sums of the unit's pixels between passes; else a buffer of tile_pixels */
     float *partial;
     bool first, last;
@@ -129,7 +115,7 @@ static void run_lines(const struct job *job, const struct block *b, int64_t slot
         float *sums = b->partial + (s->k_blocks > 1 ? slot * s->tile_channels : 0);
         args.partial_in = b->first ? NULL : sums;
         args.partial_out = !b->last || b->through_buffer ? sums : NULL;
-        kernel->run(&args);
+        kernel->direct.run(&args);
         if (!b->through_buffer || !b->last) {
             return;
         }
@@ -154,11 +140,11 @@ static void run_lines(const struct job *job, const struct block *b, int64_t slot
                 args.src = b->args.src + line * args.src_line + done * args.src_pixel;
                 args.partial_out = b->partial;
                 share_next(b, &args, slot + line * b->args.pixels + done, store.pixels);
-                kernel->run(&args);
+                kernel->direct.run(&args);
             }
             store.dst = b->args.dst + dst;
             store.residual = b->args.residual != NULL ? b->args.residual + dst : NULL;
-            kernel->store(&store);
+            kernel->direct.store(&store);
         }
     }
 }
@@ -221,105 +207,122 @@ static bool find_unit(const struct job *job, int64_t number, struct unit *u)
 static const float *block_weights(const struct job *job, int64_t group, int64_t ob, int64_t pass)
 {
     const struct dc_direct_state *s = job->s;
-    return job->packed + s->bias_floats + (group * s->out_blocks + ob) * s->block_floats +
+    return job->packed + s->weights.bias_floats +
+           (group * s->out_blocks + ob) * s->weights.block_floats +
            pass * s->k_block * s->taps * s->tile_channels;
+}
+
+/* Where the unit's part of output block ob goes, and how its runs end. */
+static struct block create_block(const struct job *job, const struct unit *u, int64_t ob)
+{
+    const struct dc_direct_state *s = job->s;
+    const struct dc_problem *p = &job->plan->problem;
+    const doconv_conv_desc *d = &p->desc;
+    const int64_t nr = s->tile_channels, in_group = ob * nr,
+                  channel = u->group * s->cout + in_group;
+    struct block b = {
+        .first = u->pass == 0,
+        .last = u->pass == s->k_blocks - 1,
+        .pixels = u->pixels,
+        .partial = u->partial +
+                   (s->k_blocks > 1 ? (ob - u->chunk * s->out_chunk) * s->rows * p->wout * nr : 0),
+    };
+    struct dc_run_args *args = &b.args;
+    args->channels = least(least(nr, s->cout - in_group), d->cout - channel);
+    args->stored =
+        dc_channels_stored(dc_layout_block(d->dst_layout), channel, args->channels, d->cout);
+    args->lo = p->lo;
+    args->hi = p->hi;
+    args->dst_pixel = s->dst_map.pixel;
+    args->dst = job->dst + u->n * s->dst_map.image + u->row0 * s->dst_map.row;
+    args->residual = job->residual != NULL ? job->residual + (args->dst - job->dst) : NULL;
+    b.through_buffer = !s->direct_store || args->stored > nr;
+    if (b.through_buffer) {
+        b.store = dc_store_to(&s->dst_map, channel, args->channels, args->stored);
+        b.store.tile_channels = nr;
+        b.store.dst = args->dst;
+        b.store.residual = args->residual;
+        b.store.lo = p->lo;
+        b.store.hi = p->hi;
+    }
+    const int64_t vector = job->plan->candidate.kernel->vector;
+    for (int64_t v = 0; v * vector < nr; v++) {
+        const int64_t c = channel + v * vector;
+        args->dst_vector[v] =
+            c / s->dst_map.block_channels * s->dst_map.block + c % s->dst_map.block_channels;
+    }
+    return b;
+}
+
+/* All of a unit's pixels in one line: they follow each other, and so do what they read. */
+static void run_flat(const struct job *job, const struct unit *u, struct block *b, const float *src)
+{
+    const struct dc_direct_state *s = job->s;
+    const struct dc_direct_segments *list = s->segments + (b->last ? 1 : 0);
+    b->args.src = s->source == DC_SOURCE_INPLACE ? src + u->row0 * s->src_map.row : u->strip;
+    b->args.segments = list->items;
+    b->args.segment_count = list->count;
+    b->args.lines = 1;
+    b->args.pixels = u->pixels;
+    run_lines(job, b, 0);
+}
+
+/* Rectangles of pixels that meet the same taps. */
+static void run_ranges(const struct job *job, const struct unit *u, struct block *b,
+                       const float *src)
+{
+    const struct dc_direct_state *s = job->s;
+    const doconv_conv_desc *d = &job->plan->problem.desc;
+    const bool in_place = s->source == DC_SOURCE_INPLACE;
+    const struct dc_direct_segments *lists = s->segments + (b->last ? s->y_count * s->x_count : 0);
+    const ptrdiff_t src_row = d->stride_h * (in_place ? s->src_map.row : s->strip_row);
+    int64_t slot = 0;
+    for (int64_t yr = 0; yr < s->y_count; yr++) {
+        const struct dc_tap_range *y = &s->y_ranges[yr];
+        const int64_t y0 = most(y->begin, u->row0), y1 = least(y->end, u->row0 + u->rows);
+        for (int64_t xr = 0; xr < s->x_count && y0 < y1; xr++) {
+            const struct dc_tap_range *x = &s->x_ranges[xr];
+            const struct dc_direct_segments *list = &lists[yr * s->x_count + xr];
+            const float *from = in_place ? src : u->strip;
+            const int64_t row =
+                (in_place ? y0 * d->stride_h - d->pad_top : (y0 - u->row0) * d->stride_h) +
+                y->tap0 * d->dilation_h;
+            if (list->count != 0 && in_place) {
+                from += row * s->src_map.row +
+                        (x->begin * d->stride_w - d->pad_left + x->tap0 * d->dilation_w) *
+                            s->src_map.pixel;
+            } else if (list->count != 0) {
+                from += row * s->strip_row;
+            }
+            b->args.segments = list->items;
+            b->args.segment_count = list->count;
+            run_rectangle(job, u, b, from, src_row, slot, y0, y1, x->begin, x->end);
+            slot += (y1 - y0) * (x->end - x->begin);
+        }
+    }
 }
 
 static void run_block(const struct job *job, const struct unit *u, int64_t ob, const float *weights,
                       const float *bias, const float *next, ptrdiff_t next_floats)
 {
     const struct dc_direct_state *s = job->s;
-    const struct dc_problem *p = &job->plan->problem;
-    const doconv_conv_desc *d = &p->desc;
-    const struct dc_kernel *kernel = job->plan->candidate.kernel;
-    const int64_t nr = s->tile_channels, in_group = ob * nr,
-                  channel = u->group * s->cout + in_group;
-    struct block b = {.first = u->pass == 0, .last = u->pass == s->k_blocks - 1};
-    struct dc_run_args *args = &b.args;
-    args->weights = weights;
-    b.pixels = u->pixels;
+    const int64_t stride_w = job->plan->problem.desc.stride_w;
+    const int64_t channel = u->group * s->cin + u->channel0;
+    struct block b = create_block(job, u, ob);
+    b.args.weights = weights;
+    b.args.bias = bias;
     b.next = next;
     b.next_floats = next_floats;
-    args->bias = bias;
-    args->channels = least(least(nr, s->cout - in_group), d->cout - channel);
-    /* The block that ends the tensor also writes the zeros of a blocked layout's last block. */
-    const int64_t layout_block = dc_layout_block(d->dst_layout);
-    const bool ends = channel + args->channels == d->cout;
-    args->stored = ends ? (d->cout + layout_block - 1) / layout_block * layout_block - channel
-                        : args->channels;
-    args->lo = p->lo;
-    args->hi = p->hi;
-    args->dst_pixel = s->dst_map.pixel;
-    float *const dst = job->dst + u->n * s->dst_map.image + u->row0 * s->dst_map.row;
-    const float *const residual = job->residual != NULL ? job->residual + (dst - job->dst) : NULL;
-    b.through_buffer = !s->direct_store || args->stored > nr;
-    if (b.through_buffer) {
-        b.store = (struct dc_store_args){
-            .tile_channels = nr,
-            .channels = args->channels,
-            .stored = args->stored,
-            .dst = dst,
-            .residual = residual,
-            .dst_block_channels = s->dst_map.block_channels,
-            .dst_block = s->dst_map.block,
-            .dst_channel = s->dst_map.channel,
-            .dst_pixel = s->dst_map.pixel,
-            .dst_first_channel = channel,
-            .lo = p->lo,
-            .hi = p->hi,
-        };
-    }
-    for (int64_t v = 0; v * kernel->vector < nr; v++) {
-        const int64_t c = channel + v * kernel->vector;
-        args->dst_vector[v] =
-            c / s->dst_map.block_channels * s->dst_map.block + c % s->dst_map.block_channels;
-    }
-    args->dst = dst;
-    args->residual = residual;
-    b.partial = u->partial +
-                (s->k_blocks > 1 ? (ob - u->chunk * s->out_chunk) * s->rows * p->wout * nr : 0);
-    const struct dc_direct_segments *lists = s->segments + (b.last ? s->y_count * s->x_count : 0);
-    const bool in_place = job->plan->candidate.source == DC_SOURCE_INPLACE;
-    const int64_t first = u->group * s->cin + u->channel0;
-    const float *src = job->src + u->n * s->src_map.image +
-                       first / s->src_map.block_channels * s->src_map.block +
-                       first % s->src_map.block_channels;
-    args->src_pixel = in_place  ? s->src_map.pixel * d->stride_w
-                      : s->flat ? s->strip_pixel
-                                : s->strip_pixel * d->stride_w;
+    b.args.src_pixel = s->source == DC_SOURCE_INPLACE ? s->src_map.pixel * stride_w
+                       : s->flat                      ? s->strip_pixel
+                                                      : s->strip_pixel * stride_w;
+    const float *const src = job->src + u->n * s->src_map.image +
+                             channel / s->src_map.block_channels * s->src_map.block +
+                             channel % s->src_map.block_channels;
     if (s->flat) {
-        args->src = in_place ? src + u->row0 * s->src_map.row : u->strip;
-        args->segments = lists->items;
-        args->segment_count = lists->count;
-        args->lines = 1;
-        args->pixels = u->pixels;
-        run_lines(job, &b, 0);
-        return;
-    }
-    const ptrdiff_t src_row = d->stride_h * (in_place ? s->src_map.row : s->strip_row);
-    int64_t slot = 0;
-    for (int64_t yr = 0; yr < s->y_count; yr++) {
-        const struct dc_direct_range *y = &s->y_ranges[yr];
-        const int64_t y0 = y->begin > u->row0 ? y->begin : u->row0,
-                      y1 = least(y->end, u->row0 + u->rows);
-        for (int64_t xr = 0; xr < s->x_count && y0 < y1; xr++) {
-            const struct dc_direct_range *x = &s->x_ranges[xr];
-            const struct dc_direct_segments *list = &lists[yr * s->x_count + xr];
-            args->segments = list->items;
-            args->segment_count = list->count;
-            const float *from = in_place ? src : u->strip;
-            if (list->count != 0) {
-                from +=
-                    in_place
-                        ? (y0 * d->stride_h - d->pad_top + y->tap0 * d->dilation_h) *
-                                  s->src_map.row +
-                              (x->begin * d->stride_w - d->pad_left + x->tap0 * d->dilation_w) *
-                                  s->src_map.pixel
-                        : ((y0 - u->row0) * d->stride_h + y->tap0 * d->dilation_h) * s->strip_row;
-            }
-            run_rectangle(job, u, &b, from, src_row, slot, y0, y1, x->begin, x->end);
-            slot += (y1 - y0) * (x->end - x->begin);
-        }
+        run_flat(job, u, &b, src);
+    } else {
+        run_ranges(job, u, &b, src);
     }
 }
 
@@ -330,7 +333,8 @@ static void run_packed(const struct job *job, struct unit *u, const struct unit 
     const struct dc_direct_state *s = job->s;
     const int64_t begin = u->chunk * s->out_chunk, end = least(s->out_blocks, begin + s->out_chunk);
     /* After its first unit a task finds weights as small as these in L2. */
-    const bool small = *loaded >= 0 && s->groups * s->out_blocks * s->block_floats <= SMALL_WEIGHTS;
+    const bool small =
+        *loaded >= 0 && s->groups * s->out_blocks * s->weights.block_floats <= SMALL_WEIGHTS;
     for (u->pass = 0; u->pass < s->k_blocks; u->pass++) {
         u->channel0 = u->pass * s->k_block;
         u->channels = least(s->k_block, s->cin - u->channel0);
@@ -374,24 +378,6 @@ static void run_task(void *arg, int index)
     }
 }
 
-void dc_direct_execute(const doconv_plan *plan, const float *packed, const float *src,
-                       const float *residual, float *dst, char *workspace)
-{
-    const struct dc_direct_state *s = plan->state;
-    struct job job = {
-        .plan = plan,
-        .s = s,
-        .packed = packed,
-        .src = src,
-        .residual = residual,
-        .dst = dst,
-        .workspace = workspace,
-        .units = s->images * s->groups * s->row_blocks * s->out_chunks,
-        .task_floats = s->task_floats,
-    };
-    dc_parallel(plan->ctx, s->tasks, run_task, &job);
-}
-
 /* ---- weights that are made on the way ---- */
 
 /* One pass, one output block a unit: dc_direct_geometry() sees to that. */
@@ -402,13 +388,13 @@ static void fresh_task(void *arg, int index)
     float *const strip = (float *)job->workspace + index * job->task_floats, *const block =
                                                                                  strip +
                                                                                  s->task_floats;
-    float *const bias = block + s->block_floats, *const scratch = block + job->block_floats;
+    float *const bias = block + s->weights.block_floats, *const scratch = block + s->made_floats;
     struct unit u = {.strip = strip, .partial = strip + s->strip_floats, .channels = s->cin};
     /*
      * A block that is folded is one task's: the others must not read what it is writing. One that
      * is only packed, each task packs for itself.
      */
-    const int64_t together = job->source->fold != NULL ? s->images * s->row_blocks : 1,
+    const int64_t together = job->fresh->fold != NULL ? s->images * s->row_blocks : 1,
                   shares = job->units / together;
     int64_t loaded = -1, packed = -1;
     for (int64_t i = shares * index / s->tasks * together;
@@ -416,7 +402,7 @@ static void fresh_task(void *arg, int index)
         find_unit(job, i, &u);
         if (packed != u.group * s->out_blocks + u.chunk) {
             packed = u.group * s->out_blocks + u.chunk;
-            dc_direct_make_block(job->plan, job->source, packed, bias, block, scratch);
+            dc_direct_make_block(job->plan, job->fresh, packed, true, bias, block, scratch);
         }
         if (s->strip_floats != 0 && loaded != u.place) {
             load_strip(job, &u);
@@ -426,40 +412,21 @@ static void fresh_task(void *arg, int index)
     }
 }
 
-/* Floats of a packed block with its bias. */
-static ptrdiff_t fresh_block_floats(const struct dc_direct_state *s)
-{
-    return s->block_floats + divide_up(s->tile_channels, 16) * 16;
-}
-
-static ptrdiff_t fresh_task_floats(const doconv_plan *plan, const doconv_fold_desc *fold)
+void dc_direct_execute(const doconv_plan *plan, const struct dc_tensors *tensors, char *workspace)
 {
     const struct dc_direct_state *s = plan->state;
-    return s->task_floats + fresh_block_floats(s) +
-           (fold != NULL ? (ptrdiff_t)dc_fold_part_floats(plan->ctx, fold) : 0);
-}
-
-size_t dc_direct_fresh_workspace_size(const doconv_plan *plan, const doconv_fold_desc *fold)
-{
-    const struct dc_direct_state *s = plan->state;
-    return (size_t)s->tasks * (size_t)fresh_task_floats(plan, fold) * sizeof(float);
-}
-
-void dc_direct_execute_fresh(const doconv_plan *plan, const struct dc_weight_source *source,
-                             const float *src, const float *residual, float *dst, char *workspace)
-{
-    const struct dc_direct_state *s = plan->state;
+    const bool makes = tensors->packed == NULL;
     struct job job = {
         .plan = plan,
         .s = s,
-        .source = source,
-        .src = src,
-        .residual = residual,
-        .dst = dst,
+        .packed = tensors->packed,
+        .fresh = makes ? tensors->fresh : NULL,
+        .src = tensors->src,
+        .residual = tensors->residual,
+        .dst = tensors->dst,
         .workspace = workspace,
         .units = s->images * s->groups * s->row_blocks * s->out_chunks,
-        .block_floats = fresh_block_floats(s),
-        .task_floats = fresh_task_floats(plan, source->fold),
+        .task_floats = s->task_floats + (makes ? s->fresh_floats : 0),
     };
-    dc_parallel(plan->ctx, s->tasks, fresh_task, &job);
+    dc_parallel(plan->ctx, s->tasks, makes ? fresh_task : run_task, &job);
 }

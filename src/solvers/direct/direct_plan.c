@@ -15,49 +15,10 @@
 #include "plan/solver.h"
 #include "solvers/direct/direct.h"
 
-int64_t dc_direct_ranges(int64_t size, int64_t pad, int64_t stride, int64_t dilation,
-                         int64_t kernel, int64_t out, struct dc_direct_range *ranges)
-{
-    int64_t count = 0, begin = 0, last0 = 0, last1 = 0;
-    for (int64_t i = 0; i <= out; i++) {
-        const int64_t start = i * stride - pad;
-        int64_t tap1 = start > size - 1 ? 0 : least(kernel, (size - 1 - start) / dilation + 1);
-        int64_t tap0 = start >= 0 ? 0 : least(kernel, divide_up(-start, dilation));
-        if (tap1 <= tap0) {
-            tap0 = tap1 = 0;
-        }
-        if (i > 0 && (i == out || tap0 != last0 || tap1 != last1)) {
-            if (ranges != NULL) {
-                ranges[count] = (struct dc_direct_range){begin, i, last0, last1};
-            }
-            count++;
-            begin = i;
-        }
-        last0 = tap0;
-        last1 = tap1;
-        /* Long stretches are stepped over: the inside, and outputs that see nothing but padding. */
-        int64_t same = i;
-        if (tap0 == 0 && tap1 == kernel) {
-            same = (size - 1 - (kernel - 1) * dilation + pad) / stride;
-        } else if (tap1 == 0) {
-            same = start > size - 1 ? out - 1
-                   : start + (kernel - 1) * dilation < 0
-                       ? (pad - (kernel - 1) * dilation - 1) / stride
-                       : i;
-        }
-        i = most(i, least(same, out - 1));
-    }
-    return count;
-}
+/* Segments of a plan: they are made in a few milliseconds, and take 10 MB. */
+#define MOST_SEGMENTS 3e5
 
-/* Strides of 4 KiB put every row into the same few cache sets. */
-static ptrdiff_t unalias(ptrdiff_t floats)
-{
-    return floats % 1024 == 0 ? floats + 16 : floats;
-}
-
-static void strip_geometry(const struct dc_problem *p, const struct dc_candidate *candidate,
-                           struct dc_direct_state *s)
+static void strip_geometry(const struct dc_problem *p, struct dc_direct_state *s)
 {
     const doconv_conv_desc *d = &p->desc;
     /*
@@ -66,11 +27,11 @@ static void strip_geometry(const struct dc_problem *p, const struct dc_candidate
      */
     s->strip_pixel = least(s->cin, DC_CHANNEL_BLOCK);
     const int64_t blocks = divide_up(s->k_block, DC_CHANNEL_BLOCK);
-    if (candidate->source == DC_SOURCE_ROWS) {
+    if (s->source == DC_SOURCE_ROWS) {
         s->strip_rows = (s->rows - 1) * d->stride_h + (d->kh - 1) * d->dilation_h + 1;
         s->strip_columns = (p->wout - 1) * d->stride_w + (d->kw - 1) * d->dilation_w + 1;
-        s->strip_row = unalias(s->strip_columns * s->strip_pixel);
-        s->strip_block = unalias(s->strip_rows * s->strip_row);
+        s->strip_row = unalias_floats(s->strip_columns * s->strip_pixel);
+        s->strip_block = unalias_floats(s->strip_rows * s->strip_row);
         s->phases = 1;
     } else {
         s->strip_rows = s->rows + (d->kh - 1) * d->dilation_h / d->stride_h;
@@ -79,12 +40,12 @@ static void strip_geometry(const struct dc_problem *p, const struct dc_candidate
         s->strip_phase = s->strip_rows * s->strip_row;
         s->phases = least(d->stride_h, (d->kh - 1) * d->dilation_h + 1);
         s->strip_plane = s->phases * s->strip_phase;
-        s->strip_block = unalias(d->kw * s->strip_plane);
+        s->strip_block = unalias_floats(d->kw * s->strip_plane);
     }
-    s->strip_floats = unalias(divide_up(blocks * s->strip_block, 16) * 16);
+    s->strip_floats = unalias_floats(divide_up(blocks * s->strip_block, 16) * 16);
 }
 
-/* Is a pixel 1x1, with no borders? */
+/* Does each output pixel read one input pixel, and each input pixel serve one output? */
 static bool is_pointwise(const doconv_conv_desc *d)
 {
     return d->kh == 1 && d->kw == 1 && d->stride_h == 1 && d->stride_w == 1 && d->pad_top == 0 &&
@@ -106,51 +67,78 @@ int64_t dc_direct_joined_rows(const struct dc_problem *p, enum dc_source source)
     return can && (double)d->n * (double)p->hout < (double)INT_MAX ? d->n * p->hout : 0;
 }
 
-const char *dc_direct_geometry(const doconv_context *ctx, const struct dc_problem *p,
-                               const struct dc_candidate *candidate, struct dc_direct_state *s)
+/* How channels, images and rows are cut, whatever the input is read from. */
+static void cut(const struct dc_problem *p, const struct dc_kernel *kernel,
+                const struct dc_direct_parameters *q, struct dc_direct_state *s)
 {
     const doconv_conv_desc *d = &p->desc;
-    const struct dc_kernel *kernel = candidate->kernel;
-    const int64_t nr = kernel->tile_channels;
     *s = (struct dc_direct_state){
-        .tile_channels = nr,
+        .source = (enum dc_source)q->source,
+        .order = (enum dc_order)q->order,
+        .groups = d->groups,
+        .cin = p->group_cin,
+        .cout = p->group_cout,
+        .tile_channels = kernel->tile_channels,
         .taps = d->kh * d->kw,
         .src_map = dc_tensor_map(d->src_layout, d->cin, d->h, d->w),
         .dst_map = dc_tensor_map(d->dst_layout, d->cout, p->hout, p->wout),
+        .weights = dc_packed_weights(d->groups, p->group_cin, p->group_cout, d->kh, d->kw,
+                                     kernel->tile_channels),
     };
-    s->groups = d->groups;
-    s->cin = p->group_cin;
-    s->cout = p->group_cout;
-    s->out_blocks = divide_up(s->cout, nr);
-    s->k_block =
-        candidate->k_block > 0 && candidate->k_block < s->cin ? candidate->k_block : s->cin;
+    s->out_blocks = s->weights.out_blocks;
+    s->k_block = q->k_block > 0 && q->k_block < s->cin ? q->k_block : s->cin;
     s->k_blocks = divide_up(s->cin, s->k_block);
-    const int64_t joined = dc_direct_joined_rows(p, candidate->source);
+    const int64_t joined = dc_direct_joined_rows(p, s->source);
     s->images = joined != 0 ? 1 : d->n;
     s->hout = joined != 0 ? joined : p->hout;
     if (joined != 0 && d->h * d->w == 1) {
         s->src_map.row = s->src_map.pixel = s->src_map.image;
         s->dst_map.row = s->dst_map.pixel = s->dst_map.image;
     }
-    s->rows = least(candidate->rows, s->hout);
+    s->rows = least(q->rows, s->hout);
     s->row_blocks = divide_up(s->hout, s->rows);
+    s->weights_first = s->order != DC_ORDER_PIXELS;
     const int64_t dst_block = dc_layout_block(d->dst_layout);
     s->direct_store =
         s->dst_map.channel == 1 &&
         (d->dst_layout == DOCONV_NHWC ||
          (dst_block % kernel->vector == 0 && (s->groups == 1 || s->cout % kernel->vector == 0)));
-    if (candidate->source == DC_SOURCE_INPLACE) {
-        const int64_t block = dc_layout_block(d->src_layout);
+}
+
+/*
+ * Counts ranges of equal taps, and through them the segments: two kinds of passes (full, last) x
+ * ranges x taps x blocks (8 channels each at least). NULL, or why the candidate can't be.
+ */
+static const char *count_ranges(const struct dc_problem *p, struct dc_direct_state *s)
+{
+    const struct dc_axis rows = dc_rows_axis(p), columns = dc_columns_axis(p);
+    const double list = 2.0 * (double)s->taps * (double)(s->k_block / 8 + 2);
+    int64_t limit = (int64_t)(MOST_SEGMENTS / list);
+    s->y_count = s->x_count = 1;
+    if (!s->flat && limit > 0) {
+        s->y_count = dc_tap_ranges(&rows, NULL, limit);
+        limit /= s->y_count;
+    }
+    if (!s->flat && limit > 0 && s->source == DC_SOURCE_INPLACE) {
+        s->x_count = dc_tap_ranges(&columns, NULL, limit);
+        limit /= s->x_count;
+    }
+    return limit > 0 ? NULL : "the kernel has too many taps";
+}
+
+/* The strip, or none, and ranges of equal taps. NULL, or why the candidate can't be. */
+static const char *plan_input(const struct dc_problem *p, struct dc_direct_state *s)
+{
+    const doconv_conv_desc *d = &p->desc;
+    if (s->source == DC_SOURCE_INPLACE) {
         if (s->src_map.channel != 1) {
             return "its channels are not contiguous in memory";
         }
-        if (d->src_layout != DOCONV_NHWC && s->groups > 1 && s->cin % block != 0) {
+        if (d->src_layout != DOCONV_NHWC && s->groups > 1 &&
+            s->cin % dc_layout_block(d->src_layout) != 0) {
             return "a group starts inside a channel block";
         }
         s->flat = is_pointwise(d);
-        s->x_count = s->flat ? 1
-                             : dc_direct_ranges(d->w, d->pad_left, d->stride_w, d->dilation_w,
-                                                d->kw, p->wout, NULL);
     } else {
         /* In double first: the largest problems would overflow the strides. */
         const double area =
@@ -160,22 +148,28 @@ const char *dc_direct_geometry(const doconv_context *ctx, const struct dc_proble
         if (area * (double)(s->k_block + DC_CHANNEL_BLOCK) > 1e15) {
             return "it needs too much workspace";
         }
-        strip_geometry(p, candidate, s);
-        s->flat = candidate->source == DC_SOURCE_FLAT;
-        s->x_count = 1;
+        strip_geometry(p, s);
+        s->flat = s->source == DC_SOURCE_FLAT;
     }
-    s->y_count = s->flat ? 1
-                         : dc_direct_ranges(d->h, d->pad_top, d->stride_h, d->dilation_h, d->kh,
-                                            p->hout, NULL);
-    const int64_t units = s->images * s->groups * s->row_blocks;
-    s->weights_first = candidate->order != DC_ORDER_PIXELS;
     if (s->weights_first &&
         (s->k_blocks > 1 || (s->strip_floats != 0 && s->images * s->row_blocks > 1))) {
         return "with weights first, a pass has all channels, and pixels are read in place";
     }
-    s->out_chunk = s->weights_first ? 1 : dc_cut_outputs(ctx, units, s->out_blocks);
+    return count_ranges(p, s);
+}
+
+const char *dc_direct_geometry(const struct dc_problem *p, const struct dc_kernel *kernel,
+                               const struct dc_direct_parameters *q, struct dc_direct_state *s)
+{
+    cut(p, kernel, q, s);
+    const char *refused = plan_input(p, s);
+    if (refused != NULL) {
+        return refused;
+    }
+    const int64_t units = s->images * s->groups * s->row_blocks, nr = s->tile_channels;
+    s->out_chunk = s->weights_first ? 1 : dc_cut_outputs(p->threads, units, s->out_blocks);
     s->out_chunks = divide_up(s->out_blocks, s->out_chunk);
-    s->tasks = (int)least(ctx->threads, units * s->out_chunks);
+    s->tasks = (int)least(p->threads, units * s->out_chunks);
     if ((double)s->rows * (double)p->wout * (double)(s->out_chunk * nr) > 1e15) {
         return "it needs too much workspace";
     }
@@ -187,15 +181,7 @@ const char *dc_direct_geometry(const doconv_context *ctx, const struct dc_proble
      */
     s->partial_floats =
         (s->k_blocks > 1 ? s->out_chunk * pixels * nr : s->tile_pixels * nr) + DC_TILE_SLACK * nr;
-    s->task_floats = divide_up(s->strip_floats + s->partial_floats, 16) * 16;
-    s->block_floats = divide_up(s->cin * s->taps * nr, 16) * 16;
-    s->bias_floats = divide_up(s->groups * s->out_blocks * nr, 16) * 16;
-    /* Two kinds of passes (full, last) x ranges x taps x blocks (8 channels each at least). */
-    const double segments = 2.0 * (double)s->y_count * (double)s->x_count * (double)s->taps *
-                            (double)(s->k_block / 8 + 2);
-    if (segments > 4e6) {
-        return "the kernel has too many taps";
-    }
+    s->task_floats = align_floats(s->strip_floats + s->partial_floats);
     return NULL;
 }
 
@@ -204,7 +190,6 @@ const char *dc_direct_geometry(const doconv_context *ctx, const struct dc_proble
 struct builder {
     const struct dc_problem *p;
     const struct dc_direct_state *s;
-    const struct dc_candidate *candidate;
     struct dc_segment *next, *first; /* first: of the current list's current 16 channels */
 };
 
@@ -231,7 +216,7 @@ static ptrdiff_t source_offset(const struct builder *b, int64_t c, int64_t y, in
 {
     const struct dc_direct_state *s = b->s;
     const doconv_conv_desc *d = &b->p->desc;
-    switch (b->candidate->source) {
+    switch (b->s->source) {
     case DC_SOURCE_INPLACE:
         return c / s->src_map.block_channels * s->src_map.block + c % s->src_map.block_channels +
                (y - y0) * d->dilation_h * s->src_map.row +
@@ -246,13 +231,13 @@ static ptrdiff_t source_offset(const struct builder *b, int64_t c, int64_t y, in
     }
 }
 
-static void build_list(struct builder *b, int64_t channels, const struct dc_direct_range *yr,
-                       const struct dc_direct_range *xr, struct dc_direct_segments *list)
+static void build_list(struct builder *b, int64_t channels, const struct dc_tap_range *yr,
+                       const struct dc_tap_range *xr, struct dc_direct_segments *list)
 {
     const struct dc_direct_state *s = b->s;
     const int64_t kw = b->p->desc.kw, nr = s->tile_channels;
     /* Pieces that are contiguous in every source. */
-    const int64_t piece = b->candidate->source == DC_SOURCE_INPLACE
+    const int64_t piece = b->s->source == DC_SOURCE_INPLACE
                               ? least(s->src_map.block_channels, DC_CHANNEL_BLOCK)
                               : DC_CHANNEL_BLOCK;
     struct dc_segment *const items = b->next;
@@ -279,13 +264,57 @@ static void build_list(struct builder *b, int64_t channels, const struct dc_dire
     *list = (struct dc_direct_segments){items, b->next - items};
 }
 
+/* The segments of every pass and range, into what was allocated for them. */
+static void build_lists(const struct dc_problem *p, struct dc_direct_state *s,
+                        struct dc_segment *segments)
+{
+    struct builder b = {.p = p, .s = s, .next = segments};
+    for (int last = 0; last < 2; last++) {
+        const int64_t channels = last ? s->cin - (s->k_blocks - 1) * s->k_block : s->k_block;
+        for (int64_t y = 0; y < s->y_count; y++) {
+            for (int64_t x = 0; x < s->x_count; x++) {
+                build_list(&b, channels, &s->y_ranges[y], &s->x_ranges[x],
+                           &s->segments[(last * s->y_count + y) * s->x_count + x]);
+            }
+        }
+    }
+}
+
+/*
+ * Do the blocks keep the tasks busy, where each is made (folded and packed) by one task alone? Then
+ * a layer of one group is folded block by block.
+ */
+static bool shares_blocks(const struct dc_direct_state *s)
+{
+    const int64_t blocks = s->groups * s->out_chunks;
+    return 4 * blocks >= 3 * divide_up(blocks, s->tasks) * s->tasks;
+}
+
+/* What a task needs to make weights on the way. */
+static void plan_fresh(doconv_plan *plan, struct dc_direct_state *s)
+{
+    const doconv_plan *fold = plan->fold;
+    plan->takes_fresh = plan->problem.fresh_weights && s->order == DC_ORDER_PACK;
+    if (!plan->takes_fresh) {
+        return;
+    }
+    const struct dc_part_hooks *parts = fold != NULL ? fold->candidate.solver->parts : NULL;
+    plan->folds_parts = fold != NULL && parts->inputs(fold) != 0 && shares_blocks(s);
+    s->made_floats = s->weights.block_floats + align_floats(s->tile_channels);
+    s->fresh_floats = s->made_floats;
+    if (plan->folds_parts) {
+        s->fresh_floats += align_floats((int64_t)parts->scratch_floats(fold));
+    }
+    plan->candidate.workspace_size += (size_t)s->tasks * (size_t)s->fresh_floats * sizeof(float);
+}
+
 doconv_status dc_direct_prepare(doconv_plan *plan)
 {
     const struct dc_problem *p = &plan->problem;
-    const doconv_conv_desc *d = &p->desc;
+    struct dc_direct_parameters q;
     struct dc_direct_state s;
-    /* can't fail: enumerate() did it before */
-    dc_direct_geometry(plan->ctx, p, &plan->candidate, &s);
+    dc_get_parameters(&plan->candidate, &q);
+    dc_direct_geometry(p, plan->candidate.kernel, &q, &s); /* enumerate() did it before */
     const size_t lists = (size_t)(2 * s.y_count * s.x_count);
     const size_t segments = lists * (size_t)s.taps * (size_t)(s.k_block / 8 + 2);
     const size_t ranges = (size_t)(s.y_count + s.x_count);
@@ -296,34 +325,20 @@ doconv_status dc_direct_prepare(doconv_plan *plan)
         return dc_fail(plan->ctx, DOCONV_OUT_OF_MEMORY, "plan: no memory for %zu segments",
                        segments);
     }
-    struct dc_direct_state *state = (struct dc_direct_state *)block;
-    s.y_ranges = (struct dc_direct_range *)(block + sizeof s);
+    s.y_ranges = (struct dc_tap_range *)(block + sizeof s);
     s.x_ranges = s.y_ranges + s.y_count;
     s.segments = (struct dc_direct_segments *)(s.x_ranges + s.x_count);
-    if (s.flat) {
-        s.y_ranges[0] = (struct dc_direct_range){0, s.hout, 0, d->kh};
-    } else {
-        dc_direct_ranges(d->h, d->pad_top, d->stride_h, d->dilation_h, d->kh, p->hout, s.y_ranges);
+    const struct dc_axis rows = dc_rows_axis(p), columns = dc_columns_axis(p);
+    s.y_ranges[0] = (struct dc_tap_range){0, s.hout, 0, p->desc.kh};
+    s.x_ranges[0] = (struct dc_tap_range){0, p->wout, 0, p->desc.kw};
+    if (!s.flat) {
+        dc_tap_ranges(&rows, s.y_ranges, s.y_count);
     }
-    if (s.flat || plan->candidate.source == DC_SOURCE_ROWS) {
-        s.x_ranges[0] = (struct dc_direct_range){0, p->wout, 0, d->kw};
-    } else {
-        dc_direct_ranges(d->w, d->pad_left, d->stride_w, d->dilation_w, d->kw, p->wout, s.x_ranges);
+    if (!s.flat && s.source == DC_SOURCE_INPLACE) {
+        dc_tap_ranges(&columns, s.x_ranges, s.x_count);
     }
-    struct builder b = {.p = p,
-                        .s = &s,
-                        .candidate = &plan->candidate,
-                        .next = (struct dc_segment *)(s.segments + lists)};
-    for (int last = 0; last < 2; last++) {
-        const int64_t channels = last ? s.cin - (s.k_blocks - 1) * s.k_block : s.k_block;
-        for (int64_t y = 0; y < s.y_count; y++) {
-            for (int64_t x = 0; x < s.x_count; x++) {
-                build_list(&b, channels, &s.y_ranges[y], &s.x_ranges[x],
-                           &s.segments[(last * s.y_count + y) * s.x_count + x]);
-            }
-        }
-    }
-    *state = s;
-    plan->state = state;
+    build_lists(p, &s, (struct dc_segment *)(s.segments + lists));
+    plan_fresh(plan, &s);
+    plan->state = memcpy(block, &s, sizeof s);
     return DOCONV_OK;
 }

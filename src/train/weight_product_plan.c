@@ -1,17 +1,23 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The gradient of a convolution's weight, what is decided once: the way, its kernel, how taps,
- * lanes and pixels are cut, and the segments.
+ * The gradient of a convolution's weight by products, what is decided once: how taps, lanes and
+ * pixels are cut, and the segments.
  */
+#include <math.h>
+#include <stdio.h>
+
 #include "base/arithmetic.h"
 #include "base/context.h"
 #include "base/cpu.h"
 #include "base/layout.h"
 #include "base/log.h"
+#include "geometry/tap_ranges.h"
 #include "kernel.h"
+#include "plan/plan.h"
 #include "plan/problem.h"
+#include "plan/solver.h"
 #include "train/weight_gradient.h"
-#include "train/weight_gradient_plan.h"
+#include "train/weight_product.h"
 
 /*
  * Pixels between a tile's loading and storing its sums: few enough for its rows, and the lanes, to
@@ -19,37 +25,13 @@
  */
 #define CHUNK_PIXELS 256
 
-/* ---- geometry ---- */
-
-/* The best usable kernel. */
-static const struct dc_kernel *find_kernel(const doconv_context *ctx, int64_t channels)
-{
-    const struct dc_kernel *best = NULL;
-    for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
-        const struct dc_kernel *k = *row;
-        if (k->op != DC_OP_PRODUCT || !dc_isa_usable(k->isa, ctx->isa)) {
-            continue;
-        }
-        /*
-         * Where 512-bit FMAs are no faster, two short vectors share each broadcast that one long
-         * one would need for itself.
-         */
-        const bool better = best != NULL && best->vector == 16 && k->vector == 8 &&
-                            channels <= 16 && dc_cpu_probe()->fma512_per_cycle < 1.5;
-        if (best == NULL || better) {
-            best = k;
-        }
-    }
-    return best;
-}
-
 /*
  * Segments of outer tap m over rows [row0, row1) of image `image` of a chunk; segments may be NULL
  * to count them. Offsets are those from the first row of output or src, whatever the panel's rows
  * are.
  */
-static ptrdiff_t list_tap(const struct dc_weight_gradient *g, int64_t m, int64_t image,
-                          int64_t row0, int64_t row1, struct dc_segment *segments, ptrdiff_t count)
+static ptrdiff_t list_tap(const struct dc_weight_product *g, int64_t m, int64_t image, int64_t row0,
+                          int64_t row1, struct dc_segment *segments, ptrdiff_t count)
 {
     const struct dc_problem *p = &g->problem;
     const doconv_conv_desc *d = &p->desc;
@@ -58,10 +40,10 @@ static ptrdiff_t list_tap(const struct dc_weight_gradient *g, int64_t m, int64_t
     const int64_t dy = ky * d->dilation_h - r->pad_top, dx = kx * d->dilation_w - r->pad_left;
     int64_t x0 = 0, x1 = p->wout, y0 = 0, y1 = p->hout;
     if (g->inner == 1) {
-        valid_range(r->w, r->stride_w, dx, p->wout, &x0, &x1);
+        dc_outputs_inside(r->w, r->stride_w, dx, p->wout, &x0, &x1);
     }
     if (g->inner != g->taps || g->taps == 1) {
-        valid_range(r->h, r->stride_h, dy, p->hout, &y0, &y1);
+        dc_outputs_inside(r->h, r->stride_h, dy, p->hout, &y0, &y1);
     }
     if (x1 <= x0) {
         return count;
@@ -92,7 +74,7 @@ static ptrdiff_t list_tap(const struct dc_weight_gradient *g, int64_t m, int64_t
     return count;
 }
 
-static doconv_status list_taps(struct dc_weight_gradient *g)
+static doconv_status list_taps(struct dc_weight_product *g)
 {
     const struct dc_problem *p = &g->problem;
     const int64_t left_over = p->desc.n % g->chunk_images;
@@ -126,7 +108,7 @@ static doconv_status list_taps(struct dc_weight_gradient *g)
 }
 
 /* Everything but the segments for a way to share out the taps. */
-static void plan_taps(struct dc_weight_gradient *g, int64_t inner)
+static void plan_taps(struct dc_weight_product *g, int64_t inner)
 {
     const struct dc_problem *p = &g->problem;
     const doconv_conv_desc *d = &p->desc;
@@ -169,22 +151,19 @@ static void plan_taps(struct dc_weight_gradient *g, int64_t inner)
         g->panel_chunks = most(1, least(g->chunks, floats / row_floats / g->chunk_rows));
     }
     if (!g->in_place) {
-        int64_t rows = 0;
-        for (int64_t chunk = 0; chunk < g->chunks; chunk += g->panel_chunks) {
-            rows =
-                most(rows, panel_rows(g, chunk * g->chunk_rows,
-                                      least(p->hout, (chunk + g->panel_chunks) * g->chunk_rows)));
-        }
-        g->panel_image = rows * g->panel_row;
-        g->panel_floats = divide_up(g->chunk_images * g->panel_image, 16) * 16;
+        const struct dc_axis axis = dc_rows_axis(p);
+        const int64_t rows = least(p->hout, g->panel_chunks * g->chunk_rows);
+        g->panel_image =
+            (g->by_output ? rows : least(r->h, dc_inputs_spanned(&axis, rows))) * g->panel_row;
+        g->panel_floats = align_floats(g->chunk_images * g->panel_image);
     }
 }
 
 /* Which tasks there are, and what each needs. */
-static void plan_tasks(struct dc_weight_gradient *g)
+static void plan_tasks(struct dc_weight_product *g)
 {
     const struct dc_problem *p = &g->problem;
-    const int64_t splits = divide_up(g->ctx->threads, p->desc.groups);
+    const int64_t splits = divide_up(p->threads, p->desc.groups);
     double best = 0.0;
     for (int64_t parts = 1; parts <= least(splits, g->blocks); parts++) {
         /* A panel costs about as much as some rows. */
@@ -199,17 +178,17 @@ static void plan_tasks(struct dc_weight_gradient *g)
     }
     g->part_blocks = divide_up(g->blocks, g->block_parts);
     g->part_rows = divide_up(g->left.channels, g->row_parts);
-    g->tasks = (int)least(g->ctx->threads, p->desc.groups * g->block_parts * g->row_parts);
+    g->tasks = (int)least(p->threads, p->desc.groups * g->block_parts * g->row_parts);
     const bool waits = g->chunks > 1 || g->chunk_images < p->desc.n; /* sums between chunks */
     const int64_t blocks = waits ? g->part_blocks : 1,
                   rows = waits ? g->part_rows : least(g->part_rows, g->kernel->tile_pixels);
     g->sums_floats =
         blocks * rows * g->outer * g->tile + DC_TILE_SLACK * g->kernel->tile_pixels * g->tile;
-    g->task_floats = divide_up(g->panel_floats + g->sums_floats, 16) * 16 + 16;
+    g->task_floats = align_floats(g->panel_floats + g->sums_floats) + 16;
 }
 
 /* Whose channels are lanes. */
-static void plan_operands(struct dc_weight_gradient *g)
+static void plan_operands(struct dc_weight_product *g)
 {
     const struct dc_problem *p = &g->problem;
     const doconv_conv_desc *d = &p->desc;
@@ -241,145 +220,190 @@ static void plan_operands(struct dc_weight_gradient *g)
     g->right = g->swapped ? grad : src;
 }
 
-/*
- * Cycles an output pixel and group, roughly, with `inner` taps in a lane: what is multiplied, and
- * what is copied.
- */
-static double estimate(const struct dc_weight_gradient *g, int64_t inner)
+/* Cycles an output pixel and group, roughly: what is multiplied, and what is copied. */
+static double pixel_cycles(const struct dc_weight_product *g)
 {
     const struct dc_problem *p = &g->problem;
     const double rate = g->kernel->vector == 16 ? dc_cpu_probe()->fma512_per_cycle : 2.0;
-    const double vectors = (double)divide_up(p->group_cin * inner, g->kernel->vector),
-                 lists = (double)(g->taps / inner);
-    const double copy = inner == 1 ? 0.5 : g->src_map.pixel == 1 ? 0.7 : 1.3;
-    return lists * vectors * (double)p->group_cout / rate + copy * (double)(p->group_cin * inner);
+    const double vectors = (double)divide_up(p->group_cin * g->inner, g->kernel->vector),
+                 lists = (double)g->outer;
+    const double copy = g->inner == 1 ? 0.5 : g->src_map.pixel == 1 ? 0.7 : 1.3;
+    return lists * vectors * (double)p->group_cout / rate +
+           copy * (double)(p->group_cin * g->inner);
 }
 
-/* ---- narrow groups: geometry ---- */
+/* ---- for folded weights ---- */
 
-/* The kernel for groups that are too narrow for lanes of input channels, or NULL. */
-static const struct dc_kernel *find_correlate(const doconv_context *ctx, const struct dc_problem *p)
+/* How parts are cut, where their inputs may be `inputs`; false: not for this layer. */
+static bool plan_parts(struct dc_weight_product *g, int64_t inputs)
 {
-    const int deals = p->group_cin != 1 || p->group_cout != 1;
-    for (const struct dc_kernel *const *row = ctx->kernels; *row != NULL; row++) {
-        const int64_t vector = (*row)->vector;
-        if ((*row)->op != DC_OP_CORRELATE || !dc_isa_usable((*row)->isa, ctx->isa) ||
-            (*row)->deals != deals) {
-            continue;
+    const int threads = g->problem.threads;
+    /* Lanes are inputs, and inputs of a part begin where the fold's blocks do. */
+    if (g->problem.desc.groups != 1 || g->inner != 1 || g->swapped || inputs == 0 ||
+        inputs % g->tile != 0) {
+        return false;
+    }
+    /* Parts as wide as the fold likes, or narrower where threads would be idle. */
+    g->fold_blocks = inputs / g->tile;
+    while (g->fold_blocks > 1 && divide_up(g->blocks, g->fold_blocks) % threads != 0) {
+        g->fold_blocks--;
+    }
+    g->fold_parts = divide_up(g->blocks, g->fold_blocks);
+    g->fold_tasks = (int)least(threads, g->fold_parts);
+    if (2 * g->fold_tasks <= least(threads, g->tasks)) {
+        return false; /* too few parts: output channels have to be shared out */
+    }
+    const int64_t rows = least(DC_PART_ROWS, g->left.channels);
+    g->fold_sums = align_floats(g->fold_blocks * rows * g->outer * g->tile +
+                                DC_TILE_SLACK * g->kernel->tile_pixels * g->tile);
+    g->fold_out = align_floats(rows * g->fold_blocks * g->tile * g->taps);
+    return true;
+}
+
+/* Inputs of a part of the fold's gradient, as its plan will have them, if it takes parts at all. */
+static int64_t expected_inputs(const struct dc_problem *p, const struct dc_kernel *kernel)
+{
+    const doconv_fold_desc *f = &p->fold;
+    return f->groups == 1 && f->kh * f->kw * f->d_mul <= 256
+               ? DC_COMPOSE_GRADIENT_BLOCKS * kernel->vector
+               : 0;
+}
+
+/* ---- candidates ---- */
+
+static struct dc_weight_product create_state(doconv_context *ctx, const struct dc_problem *p,
+                                             const struct dc_kernel *kernel, int64_t inner)
+{
+    const doconv_conv_desc *d = &p->desc;
+    struct dc_weight_product g = {
+        .ctx = ctx,
+        .problem = *p,
+        .kernel = kernel,
+        .src_map = dc_tensor_map(d->src_layout, d->cin, d->h, d->w),
+        .dst_map = dc_tensor_map(d->dst_layout, d->cout, p->hout, p->wout),
+        .taps = d->kh * d->kw,
+    };
+    plan_operands(&g);
+    plan_taps(&g, inner);
+    plan_tasks(&g);
+    return g;
+}
+
+static double estimate(const struct dc_weight_product *g)
+{
+    const struct dc_problem *p = &g->problem;
+    const bool slow512 = dc_cpu_probe()->fma512_per_cycle < 1.5;
+    /*
+     * Where 512-bit FMAs are no faster, two short vectors share each broadcast that one long one
+     * would need for itself; else long ones need fewer loads.
+     */
+    const bool short_is_better = p->group_cin * (p->group_cin < 16 ? g->taps : 1) <= 16 && slow512;
+    const double penalty = (g->kernel->vector == 16) == short_is_better ? 1.1 : 1.0;
+    return penalty * pixel_cycles(g) * (double)(p->desc.n * p->hout * p->wout) *
+           (double)p->desc.groups / 3e9 / g->tasks;
+}
+
+static void offer(const doconv_context *ctx, struct dc_weight_product *g, bool parts,
+                  struct dc_candidate_list *list)
+{
+    const struct dc_product_parameters q = {
+        .inner = (int)g->inner,
+        .parts = parts,
+        .folds = g->problem.fold.d_mul != 0,
+    };
+    struct dc_candidate c = {
+        .solver = &dc_solver_weight_product,
+        .kernel = g->kernel,
+        .order_of_sums = g->inner == 1 ? DC_SUMS_PIXELS : DC_SUMS_PIXELS_BY_TAP,
+        .error_amplification = g->kernel->error_amplification,
+        .workspace_size = (size_t)g->tasks * (size_t)g->task_floats * sizeof(float),
+        .estimated_seconds = estimate(g) * (parts ? 0.98 : 1.0),
+    };
+    dc_set_parameters(&c, &q);
+    dc_candidate_append(ctx, list, &c);
+}
+
+static void describe(const struct dc_candidate *c, char *text, size_t size)
+{
+    struct dc_product_parameters q;
+    dc_get_parameters(c, &q);
+    snprintf(text, size, ":taps=%s%s", q.inner == 1 ? "outer" : "inner",
+             !q.folds  ? ""
+             : q.parts ? ",fold=parts"
+                       : ",fold=whole");
+}
+
+static const char *enumerate(const doconv_context *ctx, const struct dc_problem *p,
+                             const struct dc_kernel *kernel, struct dc_candidate_list *list)
+{
+    const int64_t taps = p->desc.kh * p->desc.kw;
+    if (!dc_weight_gradient_is_small(p)) {
+        return "its copies and lists of segments would be too large";
+    }
+    if (p->group_cin * taps < kernel->vector / 2) {
+        return "a group's inputs and taps fill less than half a vector";
+    }
+    for (int64_t inner = 1; inner <= taps; inner += taps - 1) {
+        struct dc_weight_product g = create_state((doconv_context *)ctx, p, kernel, inner);
+        offer(ctx, &g, false, list);
+        if (p->fold.d_mul != 0 && plan_parts(&g, expected_inputs(p, kernel))) {
+            offer(ctx, &g, true, list);
         }
-        const bool ends_inside = vector % p->group_cout != 0 && p->group_cout % vector != 0;
-        const int64_t seen =
-            p->group_cout < vector ? vector / p->group_cout * p->group_cin : p->group_cin;
-        return p->desc.groups == 1 || p->group_cin >= DC_CHANNEL_BLOCK || ends_inside ||
-                       seen > vector
-                   ? NULL
-                   : *row;
+        if (taps == 1) {
+            break;
+        }
     }
     return NULL;
 }
 
-static doconv_status plan_narrow(struct dc_weight_gradient *g)
+/* ---- the plan ---- */
+
+/* Where the fold takes no parts after all, it follows as a whole. */
+static void prepare_parts(doconv_plan *plan, struct dc_weight_product *g)
 {
-    const struct dc_problem *p = &g->problem;
-    const doconv_conv_desc *d = &p->desc;
-    const int64_t vector = g->kernel->vector, planes = p->group_cin;
-    g->vectors = divide_up(d->cout, vector);
-    bool src_copies = false, grad_copies = false;
-    for (int64_t v = 0; v < g->vectors; v++) {
-        src_copies = src_copies ||
-                     !reads_in_place(p, &g->src_map, vector, first_input(p, v * vector), d->cin);
-        grad_copies = grad_copies || !reads_in_place(p, &g->dst_map, vector, v * vector, d->cout);
+    const doconv_plan *fold = plan->fold;
+    const struct dc_part_hooks *parts = fold->candidate.solver->parts;
+    if (parts == NULL || !plan_parts(g, parts->inputs(fold))) {
+        return;
     }
-    /* Rows that are read once are read at once; else a few, that stay near from pass to pass. */
-    const bool once = planes == 1 && d->kh <= 3 && d->kw <= 3 && !src_copies && !grad_copies;
-    g->call_rows = once ? p->hout : most(1, least(p->hout, 2 * CHUNK_PIXELS / p->wout));
-    g->src_strip =
-        src_copies
-            ? least(d->h, (g->call_rows - 1) * d->stride_h + (d->kh - 1) * d->dilation_h + 1) *
-                  d->w * vector
-            : 0;
-    g->grad_strip = grad_copies ? g->call_rows * p->wout * vector : 0;
-    g->src_strip = divide_up(g->src_strip, 16) * 16;
-    g->grad_strip = divide_up(g->grad_strip, 16) * 16;
-    g->sums_floats = planes * g->taps * vector;
-    g->task_floats = divide_up(g->src_strip + g->grad_strip + g->sums_floats, 16) * 16 + 16;
-    g->tasks = (int)least(g->ctx->threads, g->vectors);
-    if (!g->kernel->deals) {
-        return DOCONV_OK;
-    }
-    g->lanes = dc_alloc(g->ctx, (size_t)(planes * vector) * sizeof *g->lanes);
-    if (g->lanes == NULL) {
-        return dc_fail(g->ctx, DOCONV_OUT_OF_MEMORY, "training: out of memory");
-    }
-    for (int64_t i = 0; i < planes; i++) {
-        for (int64_t o = 0; o < vector; o++) {
-            g->lanes[i * vector + o] =
-                (int32_t)(p->group_cout < vector ? o / p->group_cout * planes + i : i);
-        }
-    }
-    return DOCONV_OK;
+    g->fold_scratch = align_floats((int64_t)parts->scratch_floats(fold));
+    g->fold_floats = align_floats(g->panel_floats) + g->fold_sums + g->fold_out + g->fold_scratch;
+    plan->folds_parts = true;
+    const size_t bytes = (size_t)(g->fold_tasks * g->fold_floats) * sizeof(float);
+    plan->candidate.workspace_size = most_bytes(plan->candidate.workspace_size, bytes);
 }
 
-doconv_status dc_weight_gradient_create(doconv_context *ctx, const struct dc_problem *problem,
-                                        struct dc_weight_gradient **gradient)
+static void release(doconv_plan *plan)
 {
-    const doconv_conv_desc *d = &problem->desc;
-    *gradient = NULL;
-    struct dc_weight_gradient *g = dc_alloc(ctx, sizeof *g);
+    struct dc_weight_product *g = plan->state;
+    dc_free(plan->ctx, g->counts);
+    dc_free(plan->ctx, g->first);
+    dc_free(plan->ctx, g->segments);
+}
+
+static doconv_status prepare(doconv_plan *plan)
+{
+    struct dc_weight_product *g = dc_alloc(plan->ctx, sizeof *g);
     if (g == NULL) {
-        return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "training: out of memory");
+        return dc_fail(plan->ctx, DOCONV_OUT_OF_MEMORY, "training: out of memory");
     }
-    *g = (struct dc_weight_gradient){
-        .ctx = ctx,
-        .problem = *problem,
-        .src_map = dc_tensor_map(d->src_layout, d->cin, d->h, d->w),
-        .dst_map = dc_tensor_map(d->dst_layout, d->cout, problem->hout, problem->wout),
-        .taps = d->kh * d->kw,
-        .kernel =
-            find_kernel(ctx, problem->group_cin * (problem->group_cin < 16 ? d->kh * d->kw : 1)),
-        .tasks = (int)least(ctx->threads, d->cout),
-    };
-    /* In double: what would overflow, or need absurd copies, is left to the loop without any. */
-    const double taps = (double)d->kh * (double)d->kw,
-                 row = ((double)d->w + (double)problem->wout) * 64.0;
-    const double extent =
-        (double)d->kh * (double)d->dilation_h + (double)d->stride_h * 2.0 * CHUNK_PIXELS;
-    const bool small = row * extent < 1e10 && taps * (double)(problem->hout + CHUNK_PIXELS) < 1e7 &&
-                       taps * (double)d->cin * (double)d->cout < 1e10;
-    doconv_status status = DOCONV_OK;
-    const struct dc_kernel *narrow = find_correlate(ctx, problem);
-    if (narrow != NULL && small) {
-        g->way = CORRELATE;
-        g->kernel = narrow;
-        status = plan_narrow(g);
-    } else if (g->kernel != NULL && small &&
-               problem->group_cin * g->taps >= g->kernel->vector / 2) {
-        g->way = PRODUCT;
-        plan_operands(g);
-        plan_taps(g, estimate(g, g->taps) < estimate(g, 1) ? g->taps : 1);
-        plan_tasks(g);
-        status = list_taps(g);
+    struct dc_product_parameters q;
+    dc_get_parameters(&plan->candidate, &q);
+    *g = create_state(plan->ctx, &plan->problem, plan->candidate.kernel, q.inner);
+    plan->state = g;
+    if (q.parts && plan->fold != NULL) {
+        prepare_parts(plan, g);
     }
-    if (status != DOCONV_OK) {
-        dc_weight_gradient_destroy(g);
-        return status;
-    }
-    *gradient = g;
-    return DOCONV_OK;
+    return list_taps(g);
 }
 
-void dc_weight_gradient_destroy(struct dc_weight_gradient *gradient)
-{
-    if (gradient != NULL) {
-        dc_free(gradient->ctx, gradient->counts);
-        dc_free(gradient->ctx, gradient->first);
-        dc_free(gradient->ctx, gradient->segments);
-        dc_free(gradient->ctx, gradient->lanes);
-        dc_free(gradient->ctx, gradient);
-    }
-}
-
-size_t dc_weight_gradient_workspace_size(const struct dc_weight_gradient *g)
-{
-    return g->way == PORTABLE ? 0 : (size_t)g->tasks * (size_t)g->task_floats * sizeof(float);
-}
+const struct dc_solver dc_solver_weight_product = {
+    .name = "product",
+    .operation = DC_WEIGHT_GRADIENT,
+    .family = DC_FAMILY_PRODUCT,
+    .enumerate = enumerate,
+    .describe = describe,
+    .prepare = prepare,
+    .release = release,
+    .execute = dc_weight_product_execute,
+};

@@ -1,30 +1,40 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The gradient of a convolution's weight and bias. It is a matrix product whose reduction runs over
- * the pixels of all images: rows are output channels, whose gradients are broadcast from where they
- * lie, lanes are inputs that meet them, side by side for each pixel. A lane is an input channel and
- * a tap of `inner` taps; the other taps, `outer` ones, are lists of segments that shift the lanes
- * against the rows. There are two ways to share the taps out:
+ * The gradient of a convolution's weight by products. For src/train/weight_product*.c.
+ *
+ * It is a matrix product whose reduction runs over the pixels of all images: rows are output
+ * channels, whose gradients are broadcast from where they lie, lanes are inputs that meet them,
+ * side by side for each pixel. A lane is an input channel and a tap of `inner` taps; the other
+ * taps, `outer` ones, are lists of segments that shift the lanes against the rows. There are two
+ * ways to share the taps out:
  *
  * - inner = 1: lanes are channels, taken in place or copied; all taps share them, and those in the
  *   padding are left out.
  * - inner = all taps (im2col): full lanes for few channels, one segment, and sums that lie as the
  *   gradient does.
  *
- * Depthwise convolutions and narrow groups have kernels of their own, whose lanes are output
- * channels and whose sums are taps.
- *
  * The order of an output's additions depends on the problem and the kernel alone: pixels in order,
  * in each lane.
  */
-#ifndef DOCONV_WEIGHT_GRADIENT_PLAN_H
-#define DOCONV_WEIGHT_GRADIENT_PLAN_H
+#ifndef DOCONV_WEIGHT_PRODUCT_H
+#define DOCONV_WEIGHT_PRODUCT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
 #include "base/arithmetic.h"
 #include "kernel.h"
+#include "plan/plan.h"
 #include "plan/problem.h"
+#include "plan/solver.h"
 
-enum way { PORTABLE, PRODUCT, CORRELATE };
+/* What a candidate chooses. */
+struct dc_product_parameters {
+    int inner; /* taps that lanes share: 1 or all of them */
+    int parts; /* 1: the gradient of a fold follows part by part */
+    int folds; /* 1: one follows at all */
+};
 
 /*
  * A tensor of a product: output pixel (y, x) and tap (ky, kx) meet its row y * stride_h + ky *
@@ -36,10 +46,9 @@ struct operand {
     int64_t h, w, stride_h, stride_w, pad_top, pad_left;
 };
 
-struct dc_weight_gradient {
+struct dc_weight_product {
     doconv_context *ctx;
     struct dc_problem problem;
-    enum way way;
     const struct dc_kernel *kernel;
     struct dc_tensor_map src_map, dst_map;
     /*
@@ -72,32 +81,21 @@ struct dc_weight_gradient {
     int tasks, block_parts, row_parts;
     int64_t part_blocks, part_rows; /* most of them */
     ptrdiff_t sums_floats, task_floats;
-    /*
-     * Narrow groups: vectors of output channels; copies of the rows of a call, where a vector isn't
-     * contiguous.
-     */
-    int64_t vectors, call_rows;
-    ptrdiff_t src_strip, grad_strip;
-    int32_t *lanes;
+    /* For a fold whose gradient follows part by part: */
+    int64_t fold_blocks, fold_parts; /* blocks of lanes of a part; parts of all */
+    int fold_tasks;
+    ptrdiff_t fold_sums, fold_out, fold_scratch, fold_floats; /* fold_floats: a task's in all */
 };
 
-/* Where x * stride + offset lies in [0, size): [*begin, *end). */
-static inline void valid_range(int64_t size, int64_t stride, int64_t offset, int64_t out,
-                               int64_t *begin, int64_t *end)
-{
-    *begin = offset >= 0 ? 0 : least(out, divide_up(-offset, stride));
-    *end = offset > size - 1 ? *begin : most(*begin, least(out, (size - 1 - offset) / stride + 1));
-}
-
 /* The source row of the panel's first row, if the panel's first output row is y. */
-static inline int64_t panel_origin(const struct dc_weight_gradient *g, int64_t y)
+static inline int64_t panel_origin(const struct dc_weight_product *g, int64_t y)
 {
     const int64_t row = y * g->right.stride_h - g->right.pad_top;
     return g->by_output ? row : least(g->right.h, most(0, row));
 }
 
 /* Rows of the panel of output rows [y0, y1). */
-static inline int64_t panel_rows(const struct dc_weight_gradient *g, int64_t y0, int64_t y1)
+static inline int64_t panel_rows(const struct dc_weight_product *g, int64_t y0, int64_t y1)
 {
     const doconv_conv_desc *d = &g->problem.desc;
     const struct operand *r = &g->right;
@@ -107,32 +105,11 @@ static inline int64_t panel_rows(const struct dc_weight_gradient *g, int64_t y0,
     return g->by_output ? y1 - y0 : most(0, end - first);
 }
 
-/*
- * The first input channel that the vector of outputs from `channel` on sees, and how many it sees
- * (none past the last).
- */
-static inline int64_t first_input(const struct dc_problem *p, int64_t channel)
-{
-    return channel / p->group_cout * p->group_cin;
-}
+/* Output channels of a part of a fold's gradient: DC_COMPOSE_CHUNK or a multiple. */
+#define DC_PART_ROWS (2 * DC_COMPOSE_CHUNK)
 
-static inline int64_t inputs_seen(const struct dc_problem *p, int64_t vector, int64_t channel)
-{
-    const int64_t groups = p->group_cout < vector ? vector / p->group_cout : 1;
-    return least(groups * p->group_cin, p->desc.cin - first_input(p, channel));
-}
-
-/*
- * Can the kernel read a vector of a tensor's channels, from `first` on, where it is? Should it:
- * channels of a group are passes over the pixels, which pixels far apart push out of L1.
- */
-static inline bool reads_in_place(const struct dc_problem *p, const struct dc_tensor_map *map,
-                                  int64_t vector, int64_t first, int64_t channels)
-{
-    const bool near = p->group_cin < 4 || map->pixel < 128;
-    return near && map->channel == 1 &&
-           first % map->block_channels + vector <=
-               (map->block != 0 ? map->block_channels : channels);
-}
+/* The hook of dc_solver_weight_product in weight_product.c. */
+void dc_weight_product_execute(const doconv_plan *plan, const struct dc_tensors *tensors,
+                               char *workspace);
 
 #endif

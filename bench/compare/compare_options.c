@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: MIT */
+#include "compare.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char default_networks[] = "resnet50,mobilenet_v2,resnext50_32x4d";
+/* Small, middle and large weights beside their images. */
+static const char *const default_steps[] = {"mb8_ic64ih56oc64kh3ph1", "mb8_ic256ih14oc256kh3ph1",
+                                            "mb1_ic512ih7oc512kh3ph1"};
+
+struct choice {
+    const char *name;
+    int value;
+};
+
+static const struct choice isas[] = {{"none", DOCONV_ISA_NONE},
+                                     {"avx2", DOCONV_ISA_AVX2},
+                                     {"avx512", DOCONV_ISA_AVX512},
+                                     {"neon", DOCONV_ISA_NEON},
+                                     {NULL, 0}};
+static const struct choice layouts[] = {{"nchw", DOCONV_NCHW},
+                                        {"nhwc", DOCONV_NHWC},
+                                        {"nChw8c", DOCONV_NCHW8C},
+                                        {"nChw16c", DOCONV_NCHW16C},
+                                        {NULL, 0}};
+
+void print_help(void)
+{
+    printf(
+        "usage: doconv-compare REV_LIBRARY THIS_LIBRARY [OPTION ...]\n"
+        "       ./run compare [REV] [OPTION ...]\n"
+        "\n"
+        "Is this tree faster or slower than commit REV? Both builds of the library run the same\n"
+        "problems in turns, on one core: layers of networks, and training steps (forward and\n"
+        "backward, plain and by kernel composition with D_mul = KH*KW). Ratios are REV's time\n"
+        "over this tree's: above 1, this tree is faster. Speed never fails.\n"
+        "\n"
+        "  --networks=NAME,...  networks by name or TSV files by path, or none (default:\n"
+        "                       %s)\n"
+        "  --steps=PROBLEM      a training step of this problem; for more, give it again; or\n"
+        "                       none (default: three)\n"
+        "  --layout=NAME        nchw, nhwc (default), nChw8c, nChw16c; a step that names its\n"
+        "                       layouts keeps them\n"
+        "  --isa=NAME           cap: none, avx2, avx512, neon (default: the best of this CPU)\n"
+        "  --estimate           REV's estimate chooses the variants of both (default)\n"
+        "  --tuned              REV's tuner chooses; steps are tuned in both\n"
+        "  --cache=DIR          the tuner's cache, a part for each library\n"
+        "  --seconds=S          of a problem's samples, where they scatter (default: 0.4)\n"
+        "  --tsv=FILE           a row a problem\n"
+        "  --name=TEXT          what the report calls REV\n"
+        "  --list               the problems; nothing is measured, libraries are not needed\n"
+        "\n"
+        "exit status: 0 measured; 1 something failed or results differ; 2 bad usage\n",
+        default_networks);
+}
+
+static int refuse(const char *flag, const char *value, const char *what)
+{
+    fprintf(stderr, "doconv-compare: %s: \"%s\" %s\n", flag, value, what);
+    return -1;
+}
+
+static int choose(const char *flag, const char *value, const struct choice *choices, int *chosen)
+{
+    char names[128] = "is not one of ";
+    for (const struct choice *c = choices; c->name != NULL; c++) {
+        if (strcmp(value, c->name) == 0) {
+            *chosen = c->value;
+            return 0;
+        }
+        strcat(strcat(names, c == choices ? "" : ", "), c->name);
+    }
+    return refuse(flag, value, names);
+}
+
+static int read_networks(struct options *o, const char *value)
+{
+    o->network_count = 0;
+    free(o->network_text);
+    o->network_text = NULL;
+    if (strcmp(value, "none") == 0) {
+        return 0;
+    }
+    o->network_text = malloc(strlen(value) + 1);
+    if (o->network_text == NULL) {
+        fprintf(stderr, "doconv-compare: out of memory\n");
+        return -1;
+    }
+    strcpy(o->network_text, value);
+    for (char *at = o->network_text; at != NULL;) {
+        char *comma = strchr(at, ',');
+        if (comma != NULL) {
+            *comma = '\0';
+        }
+        if (*at == '\0') {
+            return refuse("--networks", value, "has an empty entry");
+        }
+        if (o->network_count == MOST_NETWORKS) {
+            return refuse("--networks", at, "is one too many");
+        }
+        o->networks[o->network_count++] = at;
+        at = comma != NULL ? comma + 1 : NULL;
+    }
+    return 0;
+}
+
+static int read_step(struct options *o, const char *value, bool *given)
+{
+    if (!*given || strcmp(value, "none") == 0) {
+        o->step_count = 0;
+    }
+    *given = true;
+    if (strcmp(value, "none") == 0) {
+        return 0;
+    }
+    if (o->step_count == MOST_STEPS) {
+        return refuse("--steps", value, "is one too many");
+    }
+    o->steps[o->step_count++] = value;
+    return 0;
+}
+
+static int read_seconds(struct options *o, const char *value)
+{
+    char *end = NULL;
+    const double number = strtod(value, &end);
+    if (*end != '\0' || !isfinite(number) || number <= 0 || number > 3600) {
+        return refuse("--seconds", value, "is not a number of seconds up to 3600");
+    }
+    o->seconds = number;
+    return 0;
+}
+
+static int read_value(struct options *o, const char *flag, const char *value, bool *steps_given)
+{
+    int chosen = 0, result = 0;
+    if (strcmp(flag, "--networks") == 0) {
+        return read_networks(o, value);
+    } else if (strcmp(flag, "--steps") == 0) {
+        return read_step(o, value, steps_given);
+    } else if (strcmp(flag, "--layout") == 0) {
+        result = choose(flag, value, layouts, &chosen);
+        o->layout = (doconv_layout)chosen;
+    } else if (strcmp(flag, "--isa") == 0) {
+        result = choose(flag, value, isas, &chosen);
+        o->isa = (doconv_isa)chosen;
+    } else if (strcmp(flag, "--cache") == 0) {
+        o->cache = value;
+    } else if (strcmp(flag, "--seconds") == 0) {
+        return read_seconds(o, value);
+    } else if (strcmp(flag, "--tsv") == 0) {
+        o->tsv = value;
+    } else if (strcmp(flag, "--name") == 0) {
+        o->name = value;
+    }
+    return result;
+}
+
+/* Options without a value. */
+static bool read_switch(struct options *o, const char *argument)
+{
+    if (strcmp(argument, "--help") == 0 || strcmp(argument, "-h") == 0) {
+        o->help = true;
+    } else if (strcmp(argument, "--list") == 0) {
+        o->list = true;
+    } else if (strcmp(argument, "--estimate") == 0) {
+        o->tuned = false;
+    } else if (strcmp(argument, "--tuned") == 0) {
+        o->tuned = true;
+    } else {
+        return false;
+    }
+    return true;
+}
+
+static int read_argument(struct options *o, const char *argument, bool *steps_given)
+{
+    static const char *const takers[] = {"--networks", "--steps",   "--layout", "--isa",
+                                         "--cache",    "--seconds", "--tsv",    "--name"};
+    const size_t length = strcspn(argument, "=");
+    for (size_t t = 0; t < sizeof takers / sizeof takers[0]; t++) {
+        if (strlen(takers[t]) != length || strncmp(argument, takers[t], length) != 0) {
+            continue;
+        }
+        if (argument[length] == '\0' || argument[length + 1] == '\0') {
+            fprintf(stderr, "doconv-compare: %s: a value is missing, as in %s=VALUE (see --help)\n",
+                    takers[t], takers[t]);
+            return -1;
+        }
+        return read_value(o, takers[t], argument + length + 1, steps_given);
+    }
+    fprintf(stderr, "doconv-compare: unknown option \"%s\" (see --help)\n", argument);
+    return -1;
+}
+
+int read_options(int argc, char **argv, struct options *o)
+{
+    *o = (struct options){.name = "REV",
+                          .step_count = sizeof default_steps / sizeof default_steps[0],
+                          .layout = DOCONV_NHWC,
+                          .seconds = 0.4};
+    memcpy(o->steps, default_steps, sizeof default_steps);
+    bool steps_given = false;
+    int libraries = 0;
+    if (read_networks(o, default_networks) != 0) {
+        return -1;
+    }
+    for (int i = 1; i < argc && !o->help; i++) {
+        if (read_switch(o, argv[i])) {
+            continue;
+        }
+        if (argv[i][0] != '-' && libraries < SIDES) {
+            o->library[libraries++] = argv[i];
+        } else if (read_argument(o, argv[i], &steps_given) != 0) {
+            return -1;
+        }
+    }
+    if (o->help) {
+        return 0;
+    }
+    if (libraries < SIDES && !o->list) {
+        fprintf(stderr, "doconv-compare: two libraries are needed (see --help)\n");
+        return -1;
+    }
+    if (o->tuned && o->cache == NULL && !o->list) {
+        fprintf(stderr, "doconv-compare: --tuned needs --cache=DIR (see --help)\n");
+        return -1;
+    }
+    if (o->network_count == 0 && o->step_count == 0) {
+        fprintf(stderr, "doconv-compare: no network and no step: nothing to compare\n");
+        return -1;
+    }
+    return 0;
+}
+
+void free_options(struct options *o)
+{
+    free(o->network_text);
+}

@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Candidates of Winograd's transforms: the direct tile that multiplies, tiles of a block, output
+ * blocks that are multiplied together; and what each should cost.
+ */
+#include <math.h>
+#include <stdio.h>
+
+#include "base/arithmetic.h"
+#include "base/context.h"
+#include "base/cpu.h"
+#include "base/registry.h"
+#include "kernel.h"
+#include "plan/candidate.h"
+#include "plan/problem.h"
+#include "plan/solver.h"
+#include "solvers/winograd/winograd.h"
+
+/*
+ * Bytes a cycle that a core gets from where a working set of this size lives. Rates of current x86
+ * cores, a little under their best.
+ */
+static double rate(const struct dc_cpu *cpu, double working_set)
+{
+    return working_set <= 0.5 * (double)cpu->l1d_bytes   ? 96.0
+           : working_set <= 0.75 * (double)cpu->l2_bytes ? 40.0
+           : working_set <= 0.75 * (double)cpu->l3_bytes ? 14.0
+                                                         : 5.0;
+}
+
+/* Cycles of the products of `tiles` tiles and one output block, for one point. */
+static double product_cycles(const struct dc_winograd_state *s, double tiles, double vectors,
+                             double weight_rate)
+{
+    const struct dc_cpu *cpu = dc_cpu_probe();
+    const struct dc_kernel *gemm = s->gemm;
+    const double fma_rate = gemm->vector == 16 ? cpu->fma512_per_cycle : 2.0;
+    const double runs = ceil(tiles / gemm->tile_pixels), pixels = tiles / runs;
+    /* A lone vector loads an input for each FMA. */
+    const double fma = pixels * vectors / fma_rate * (vectors < 2.0 ? 1.25 : 1.0),
+                 loads = (pixels + vectors) / 2.0, weights = 4.0 * vectors * gemm->vector;
+    const double first = fmax(fmax(fma, loads), fmax(4.0, weights / weight_rate)),
+                 rest = fmax(fmax(fma, loads), fmax(4.0, weights / 40.0));
+    return (double)(s->taps * s->cin) * (first + (runs - 1.0) * rest) + 40.0 * runs + 40.0;
+}
+
+/* Cycles of an operation of 256 bits that one of the kernel's vectors takes. */
+static double width(const struct dc_winograd_state *s)
+{
+    return s->kernel->vector == 16 ? 2.0 / dc_cpu_probe()->fma512_per_cycle : 1.0;
+}
+
+/* Cycles of the transforms of a tile's vector of channels, in and out. */
+static void transform_cycles(const struct dc_winograd_state *s, double *in, double *out)
+{
+    const double points = s->kernel->winograd.points, outputs = (double)s->outputs;
+    const bool tiled = s->row_blocks == 0;
+    /* Two operations a point and step of the tile's size; a store a cycle, of 256 bits. */
+    const double line_in = 2.0 * points, line_out = 1.8 * points;
+    const double lines_in = tiled ? 2.0 * points : 1.0, lines_out = tiled ? points + outputs : 1.0;
+    *in = width(s) * lines_in * (0.5 * line_in + points);
+    *out = width(s) * lines_out * (0.5 * line_out + outputs);
+}
+
+/*
+ * Seconds at a nominal 3 GHz: the products, then the transforms and the copies beside them. It only
+ * has to rank, and to know where direct kernels are better: what matters is measured.
+ */
+static double estimate(const struct dc_problem *p, const struct dc_winograd_state *s)
+{
+    const struct dc_cpu *cpu = dc_cpu_probe();
+    const double places = (double)s->places, blocks = (double)s->out_blocks,
+                 vector = s->kernel->vector;
+    const double tiles = (double)s->tiles / (double)s->blocks;
+    const double inputs =
+        s->row_blocks == 0 ? tiles : tiles + (double)((s->taps - 1) * s->tile_columns);
+    const double points = 4.0 * (double)s->points * inputs * (double)s->points_tile,
+                 products = 4.0 * (double)s->points * tiles * (double)(s->outs * s->tile_channels),
+                 weights = 4.0 * (double)s->weights.block_floats * blocks;
+    const double all_weights = weights * (double)s->groups, used = points + products;
+    const double vectors = (double)(s->tile_channels / s->kernel->vector);
+    const double tail = (double)s->cout - (blocks - 1.0) * (double)s->tile_channels;
+    /* An output block's weights are one stream; going from block to block is many short ones. */
+    const double weight_rate =
+        (s->chunk != 0 ? 40.0 : rate(cpu, all_weights + used)) *
+        (s->outs > 1 && all_weights > 0.75 * (double)cpu->l2_bytes ? 0.8 : 1.0);
+    double cycles =
+        (double)s->points * ((blocks - 1.0) * product_cycles(s, tiles, vectors, weight_rate) +
+                             product_cycles(s, tiles, ceil(tail / vector), weight_rate));
+    double in, out;
+    transform_cycles(s, &in, &out);
+    cycles +=
+        in * inputs * ceil((double)s->cin / vector) + out * tiles * ceil((double)s->cout / vector);
+    /* What the buffers move beyond L2, and the products in it. */
+    cycles += 0.5 * (2.0 * points + 2.0 * products * blocks / (double)s->outs) / rate(cpu, used);
+    cycles += s->in_place ? 0.0 : 0.25 * points / (s->src_map.channel == 1 ? 12.0 : 5.0);
+    cycles +=
+        s->direct_store ? 0.0 : 4.0 * tiles * (double)(s->tile_height * s->outputs * s->cout) / 6.0;
+    if (s->chunk != 0) {
+        /* Every block transforms all filters, and its sums come and go for each chunk. */
+        const double chunks = ceil((double)s->cin / (double)s->chunk);
+        cycles += 2.5 * width(s) * (double)(s->points * s->taps) * (double)s->cin *
+                  ceil((double)s->cout / vector);
+        cycles += (chunks - 1.0) * 2.0 * products * blocks / 40.0;
+        cycles += 0.5 * weights / rate(cpu, all_weights + used);
+    }
+    if (p->fresh_weights && s->chunk != 0) {
+        cycles += 2.5 * all_weights / rate(cpu, 2.0 * all_weights) / places;
+    } else if (p->fresh_weights) {
+        /* Packing transforms each filter in double precision. */
+        cycles += 7.0 * (double)(s->points * s->taps) * (double)(s->cin * s->cout) / places *
+                  (double)s->groups;
+    }
+    return places * cycles / 3e9 / (double)s->tasks;
+}
+
+static const char *offer(const doconv_context *ctx, const struct dc_problem *p,
+                         const struct dc_kernel *kernel, const struct dc_kernel *gemm,
+                         const struct dc_winograd_parameters *q, struct dc_candidate_list *list)
+{
+    struct dc_winograd_state s;
+    const char *refused = dc_winograd_geometry(p, kernel, gemm, q, &s);
+    if (refused != NULL) {
+        return refused;
+    }
+    const struct dc_winograd_kernel *w = &kernel->winograd;
+    const size_t floats = (size_t)s.tasks * (size_t)s.task_floats +
+                          (s.shared ? (size_t)s.places * (size_t)s.points_floats : 0);
+    struct dc_candidate c = {
+        .solver = &dc_solver_winograd,
+        .kernel = kernel,
+        .second = gemm,
+        .order_of_sums = DC_SUMS_WINOGRAD + 4 * w->outputs + 2 * w->axes + (q->chunk != 0),
+        .error_amplification = kernel->error_amplification,
+        .workspace_size = floats * sizeof(float) + 64,
+        .packed_size = dc_packed_bytes(&s.weights),
+        .estimated_seconds = estimate(p, &s),
+    };
+    dc_set_parameters(&c, q);
+    dc_candidate_append(ctx, list, &c);
+    return NULL;
+}
+
+static void describe(const struct dc_candidate *c, char *text, size_t size)
+{
+    struct dc_winograd_parameters q;
+    dc_get_parameters(c, &q);
+    const char *const blocks = c->kernel->winograd.axes == 2 ? "tiles" : "rows";
+    if (q.chunk != 0) {
+        snprintf(text, size, ":%s=%d,raw=%d", blocks, q.block, q.chunk);
+    } else {
+        snprintf(text, size, ":%s=%d,outputs=%s", blocks, q.block, q.outs == 0 ? "all" : "each");
+    }
+}
+
+/* Blocks of nearly equal size: 49 by 28 are 25 + 24. */
+static int even(int64_t all, int64_t block)
+{
+    const int64_t blocks = divide_up(all, least(all, block));
+    return (int)divide_up(all, blocks);
+}
+
+/* Input channels whose transformed filters take a third of L2. */
+static int chunk_for(const struct dc_problem *p, const struct dc_kernel *kernel,
+                     const struct dc_kernel *gemm)
+{
+    const struct dc_winograd_kernel *w = &kernel->winograd;
+    const int64_t points = w->axes == 2 ? w->points * w->points : w->points * p->desc.kh,
+                  channel = 4 * points * gemm->tile_channels;
+    const int64_t blocks = dc_cpu_probe()->l2_bytes / 3 / channel / DC_CHANNEL_BLOCK;
+    return (int)(least(most(blocks, 1), 8) * DC_CHANNEL_BLOCK);
+}
+
+/* The candidates of a direct tile, by the size of blocks. */
+static const char *offer_blocks(const doconv_context *ctx, const struct dc_problem *p,
+                                const struct dc_kernel *kernel, const struct dc_kernel *gemm,
+                                struct dc_candidate_list *list)
+{
+    const struct dc_winograd_kernel *w = &kernel->winograd;
+    const int64_t columns = divide_up(p->wout, w->outputs),
+                  tiles = divide_up(p->hout, w->outputs) * columns * p->desc.n;
+    /* Tiles of blocks: as many as a few direct tiles; or rows that have about as many. */
+    static const int64_t targets[] = {14, 28, 56, 112};
+    const bool several = p->group_cout > gemm->tile_channels;
+    const char *refused = NULL;
+    int last = 0;
+    for (size_t i = 0; i < sizeof targets / sizeof targets[0]; i++) {
+        const int block =
+            w->axes == 2 ? even(tiles, targets[i]) : even(p->hout, most(1, targets[i] / columns));
+        for (int outs = 0; outs <= (several ? 1 : 0) && block != last; outs++) {
+            const struct dc_winograd_parameters q = {.block = block, .outs = outs};
+            const char *reason = offer(ctx, p, kernel, gemm, &q, list);
+            refused = reason != NULL ? reason : refused;
+        }
+        const struct dc_winograd_parameters raw = {
+            .block = block, .outs = 1, .chunk = chunk_for(p, kernel, gemm)};
+        if (block != last) {
+            const char *reason = offer(ctx, p, kernel, gemm, &raw, list);
+            refused = reason != NULL ? reason : refused;
+        }
+        last = block;
+    }
+    return refused;
+}
+
+static const char *refuse(const struct dc_problem *p, const struct dc_kernel *kernel)
+{
+    const doconv_conv_desc *d = &p->desc;
+    if (d->kw != 3 || (kernel->winograd.axes == 2 && d->kh != 3)) {
+        return "it computes kernels of 3 taps along an axis that is transformed";
+    }
+    if (d->kh > DC_WINOGRAD_TAPS) {
+        return "the kernel has too many rows";
+    }
+    if (d->stride_h != 1 || d->stride_w != 1 || d->dilation_h != 1 || d->dilation_w != 1) {
+        return "it computes no strides and no dilations";
+    }
+    if (p->group_cin < kernel->vector || p->group_cout < kernel->vector) {
+        return "a group has fewer channels than a vector";
+    }
+    return NULL;
+}
+
+static const char *enumerate(const doconv_context *ctx, const struct dc_problem *p,
+                             const struct dc_kernel *kernel, struct dc_candidate_list *list)
+{
+    const char *refused = refuse(p, kernel);
+    if (refused != NULL) {
+        return refused;
+    }
+    refused = "no direct kernel of its ISA is there to multiply";
+    const int before = list->count;
+    const struct dc_kernel *gemm = NULL;
+    while ((gemm = dc_kernel_next(ctx, DC_FAMILY_DIRECT, kernel->isa, gemm)) != NULL) {
+        const char *reason = offer_blocks(ctx, p, kernel, gemm, list);
+        refused = reason != NULL ? reason : refused;
+    }
+    return list->count > before ? NULL : refused;
+}
+
+const struct dc_solver dc_solver_winograd = {
+    .name = "winograd",
+    .operation = DC_CONVOLUTION,
+    .family = DC_FAMILY_WINOGRAD,
+    .enumerate = enumerate,
+    .describe = describe,
+    .prepare = dc_winograd_prepare,
+    .execute = dc_winograd_execute,
+    .pack = dc_winograd_pack,
+    .blocks = &dc_winograd_blocks,
+};

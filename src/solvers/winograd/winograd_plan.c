@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: MIT */
+/* Geometry of a Winograd plan: tiles, blocks, buffers, tasks. */
+#include <string.h>
+
+#include "base/arithmetic.h"
+#include "base/context.h"
+#include "base/layout.h"
+#include "base/log.h"
+#include "base/registry.h"
+#include "geometry/strips.h"
+#include "kernel.h"
+#include "plan/candidate.h"
+#include "plan/plan.h"
+#include "plan/problem.h"
+#include "plan/solver.h"
+#include "solvers/winograd/winograd.h"
+
+/* Tiles, channels and blocks, whatever the workspace. */
+static void cut(const struct dc_problem *p, const struct dc_winograd_parameters *q,
+                struct dc_winograd_state *s)
+{
+    const doconv_conv_desc *d = &p->desc;
+    const struct dc_winograd_kernel *w = &s->kernel->winograd;
+    const bool tiled = w->axes == 2;
+    s->outputs = w->outputs;
+    s->tile_height = tiled ? w->outputs : 1;
+    s->points = tiled ? w->points * w->points : w->points;
+    s->taps = tiled ? 1 : d->kh;
+    s->groups = d->groups;
+    s->cin = p->group_cin;
+    s->cout = p->group_cout;
+    s->tile_channels = s->gemm->tile_channels;
+    s->chunk = q->chunk;
+    const bool raw = q->chunk != 0;
+    s->weights = dc_packed_weights(d->groups, s->cin, s->cout, raw ? d->kh : s->points,
+                                   raw ? d->kw : s->taps, s->gemm->tile_channels);
+    s->out_blocks = s->weights.out_blocks;
+    s->tile_rows = divide_up(p->hout, s->tile_height);
+    s->tile_columns = divide_up(p->wout, s->outputs);
+    s->tiles = d->n * s->tile_rows * s->tile_columns;
+    if (tiled) {
+        s->block = least(q->block, s->tiles);
+        s->blocks = divide_up(s->tiles, s->block);
+    } else {
+        const int64_t rows = least(q->block, p->hout);
+        s->row_blocks = divide_up(p->hout, rows);
+        s->block = rows * s->tile_columns;
+        s->blocks = d->n * s->row_blocks;
+    }
+    s->places = s->blocks * s->groups;
+}
+
+/* What is read and written in place. */
+static void find_layouts(const struct dc_problem *p, struct dc_winograd_state *s)
+{
+    const doconv_conv_desc *d = &p->desc;
+    const int64_t vector = s->kernel->vector;
+    s->src_map = dc_tensor_map(d->src_layout, d->cin, d->h, d->w);
+    s->dst_map = dc_tensor_map(d->dst_layout, d->cout, p->hout, p->wout);
+    s->in_place =
+        s->cin % vector == 0 && dc_groups_in_place(&s->src_map, s->groups, s->cin, vector);
+    s->direct_store = dc_groups_in_place(&s->dst_map, s->groups, s->cout, vector);
+}
+
+static void lay_out_buffers(const struct dc_problem *p, struct dc_winograd_state *s)
+{
+    const bool tiled = s->row_blocks == 0;
+    /* Input rows of a block are more than its outputs' by the kernel's height. */
+    const int64_t slots =
+        tiled ? s->block : (s->block / s->tile_columns + p->desc.kh - 1) * s->tile_columns;
+    s->points_tile = align_floats(s->cin);
+    s->points_tile += s->points_tile % 512 == 0 ? 16 : 0;
+    s->points_point = odd_lines_floats(slots * s->points_tile);
+    s->points_floats = s->points * s->points_point;
+    s->products_point = odd_lines_floats(s->block * s->tile_channels);
+    s->products_floats = s->outs * s->points * s->products_point;
+    if (!s->in_place) {
+        const int64_t columns = DC_WINOGRAD_STRIP_TILES * s->outputs + 2;
+        s->strip_row = columns * DC_CHANNEL_BLOCK;
+        s->strip_floats = (tiled ? s->kernel->winograd.points : 1) * s->strip_row;
+    }
+    if (s->chunk != 0) {
+        s->filters_tap = least(s->chunk, s->cin) * s->tile_channels;
+        s->filters_point = odd_lines_floats(s->taps * s->filters_tap);
+        s->filters_floats = s->points * s->filters_point;
+    }
+    const int64_t row = DC_WINOGRAD_STORE_TILES * s->outputs;
+    s->rows_floats = (s->tile_height * row + DC_TILE_SLACK) * s->tile_channels;
+    s->task_floats = align_floats((s->shared ? 0 : s->points_floats) + s->products_floats +
+                                  s->strip_floats + s->rows_floats + s->filters_floats);
+}
+
+const char *dc_winograd_geometry(const struct dc_problem *p, const struct dc_kernel *kernel,
+                                 const struct dc_kernel *gemm,
+                                 const struct dc_winograd_parameters *q,
+                                 struct dc_winograd_state *s)
+{
+    *s = (struct dc_winograd_state){.kernel = kernel, .gemm = gemm};
+    cut(p, q, s);
+    find_layouts(p, s);
+    /* Outputs are cut only if there are fewer places than threads. */
+    s->out_chunk = dc_cut_outputs(p->threads, s->places, s->out_blocks);
+    s->out_chunks = divide_up(s->out_blocks, s->out_chunk);
+    s->outs = q->outs == 0 ? s->out_chunk : least(q->outs, s->out_chunk);
+    s->shared = s->out_chunks > 1;
+    s->tasks = (int)least(p->threads, s->places * s->out_chunks);
+    const double channels = (double)(s->cin + (s->outs + 1) * s->tile_channels),
+                 tiles = (double)s->block + (double)(s->taps * s->tile_columns);
+    if ((double)s->points * tiles * channels * (double)(s->shared ? s->places + 1 : 1) > 1e12) {
+        return "it needs too much workspace";
+    }
+    lay_out_buffers(p, s);
+    return NULL;
+}
+
+doconv_status dc_winograd_prepare(doconv_plan *plan)
+{
+    struct dc_winograd_parameters q;
+    struct dc_winograd_state *s = dc_alloc(plan->ctx, sizeof *s);
+    if (s == NULL) {
+        return dc_fail(plan->ctx, DOCONV_OUT_OF_MEMORY, "plan: out of memory");
+    }
+    const struct dc_candidate *c = &plan->candidate;
+    dc_get_parameters(c, &q);
+    dc_winograd_geometry(&plan->problem, c->kernel, c->second, &q,
+                         s); /* enumerate() did it before */
+    plan->state = s;
+    const int64_t layout[] = {s->points, s->taps, s->outputs, s->tile_channels, s->chunk != 0};
+    plan->packed_layout = dc_hash(plan->packed_layout, layout, sizeof layout);
+    return DOCONV_OK;
+}

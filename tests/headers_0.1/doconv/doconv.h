@@ -1,0 +1,593 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file doconv.h @brief Convolution on CPUs, and DO-Conv (depthwise over-parameterized
+ * convolution).
+ *
+ * The flow is one way: descriptor -> plan -> packed weights -> execute.
+ *
+ *   doconv_context_create()   threads, allocator, log, ISA cap, tuner's cache
+ *   doconv_plan_create()      validates a descriptor, chooses a variant; only this fails on shapes
+ *   doconv_weights_create()   packs OIHW weights for a plan
+ *   doconv_execute()          runs: re-entrant, allocates nothing, locks nothing
+ *
+ * Conventions of every function here:
+ * - It returns a doconv_status; outputs are written on DOCONV_OK only (a handle output is set to
+ *   NULL on failure).
+ * - It never aborts, exits or prints; text goes to the context's log callback (see
+ *   doconv_context_options).
+ * - A struct that begins with its size may grow at its end from version to version; the caller sets
+ *   size to its sizeof, which says what header it was compiled against, and zeroes the rest before
+ *   it sets fields. Input: fields that an older header doesn't have are taken as zero, which means
+ *   what their absence did; bytes of a newer header's struct that this library doesn't know must be
+ *   zero, else DOCONV_MISMATCH. Output: size bytes are written, those that this library doesn't
+ *   know as zeros; size stays. A struct that a callback is given ends where its size says. A size
+ *   that no version has is a DOCONV_MISMATCH whose detail names the struct.
+ * - Tensors are float (fp32), contiguous in the stated layout, 4-byte aligned at least (64 is
+ *   faster), never written past their end and never read past it.
+ * - Thread safety: contexts, plans and weights may be shared by any number of threads; creating and
+ *   destroying one object is the business of one thread. A context must outlive the plans and
+ *   weights made with it.
+ */
+#ifndef DOCONV_DOCONV_H
+#define DOCONV_DOCONV_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define DOCONV_VERSION_MAJOR 0
+#define DOCONV_VERSION_MINOR 1
+#define DOCONV_VERSION_PATCH 0
+
+#if defined(__GNUC__)
+#define DOCONV_API __attribute__((visibility("default")))
+#else
+#define DOCONV_API
+#endif
+
+/** Outcome of a call. Values are unique and stable. */
+typedef enum doconv_status {
+    DOCONV_OK = 0,
+    DOCONV_INVALID_ARGUMENT = 1, /**< a pointer, size or option that no problem could make right */
+    /** a descriptor that describes no convolution (zero stride, empty output, ...) */
+    DOCONV_INVALID_PROBLEM = 2,
+    /** valid, but this build, CPU or option set has no variant for it */
+    DOCONV_UNSUPPORTED = 3,
+    /** a size that does not fit: tensors of more than 2^62 bytes, dimensions over 2^31-1 */
+    DOCONV_OVERFLOW = 4,
+    DOCONV_OUT_OF_MEMORY = 5, /**< the allocator returned NULL */
+    /** a variant name that no candidate has; no cache entry in mode "only" */
+    DOCONV_NOT_FOUND = 6,
+    /** weights packed for another plan; a struct of another version's header that can't be taken */
+    DOCONV_MISMATCH = 7,
+    DOCONV_WORKSPACE_TOO_SMALL = 8,
+    /** a cache directory or file that can't be used (tuner functions only) */
+    DOCONV_IO_ERROR = 9,
+    /** bytes that are not what their format says, or tensors in them that do not fit together */
+    DOCONV_INVALID_FILE = 10
+} doconv_status;
+
+/** A constant English phrase for a status; "unknown status" for other values. Never NULL. */
+DOCONV_API const char *doconv_status_string(doconv_status status);
+
+/** "MAJOR.MINOR.PATCH" of the library that is linked (the macros are those of this header). */
+DOCONV_API const char *doconv_version_string(void);
+
+/** MAJOR * 10000 + MINOR * 100 + PATCH of the library that is linked. */
+DOCONV_API unsigned doconv_version_number(void);
+
+/* -------------------------------------------------------------------------------------- context */
+
+typedef struct doconv_context doconv_context;
+typedef struct doconv_plan doconv_plan;
+typedef struct doconv_weights doconv_weights;
+typedef struct doconv_candidates doconv_candidates;
+
+/** Instruction-set bundles, in rising order on one architecture. NEON stands alone (aarch64). */
+typedef enum doconv_isa {
+    DOCONV_ISA_DEFAULT = 0, /**< as a cap: no cap */
+    DOCONV_ISA_NONE = 1,    /**< portable C only */
+    DOCONV_ISA_AVX2 = 2,    /**< AVX2 + FMA */
+    DOCONV_ISA_AVX512 = 3,  /**< AVX-512 F, BW, DQ, VL, and an OS that saves zmm registers */
+    DOCONV_ISA_NEON = 4
+} doconv_isa;
+
+/** What a plan may do with the tuner's cache. */
+typedef enum doconv_tune_mode {
+    DOCONV_TUNE_DEFAULT = 0, /**< READ, unless DOCONV_TUNE says otherwise */
+    DOCONV_TUNE_OFF = 1,     /**< neither read nor measure: the analytic estimate chooses */
+    DOCONV_TUNE_READ = 2,    /**< use a cached choice; estimate where there is none */
+    DOCONV_TUNE_TUNE = 3,    /**< use a cached choice; measure and store where there is none */
+    DOCONV_TUNE_FORCE = 4,   /**< measure and store always */
+    /** use a cached choice; fail with DOCONV_NOT_FOUND where there is none */
+    DOCONV_TUNE_ONLY = 5
+} doconv_tune_mode;
+
+typedef enum doconv_log_level {
+    DOCONV_LOG_ERROR = 0,
+    DOCONV_LOG_WARNING = 1,
+    DOCONV_LOG_VERBOSE = 2
+} doconv_log_level;
+
+/** One line of text without a newline. May be called from several threads at once. */
+typedef void (*doconv_log_fn)(void *user, doconv_log_level level, const char *line);
+
+/**
+ * Runs task(arg, i) once for each i in [0, count), in any order, on any threads, and returns when
+ * all are done.
+ */
+typedef void (*doconv_parallel_for_fn)(void *user, int count, void (*task)(void *arg, int index),
+                                       void *arg);
+
+/** Returns size bytes aligned to alignment (a power of two), or NULL. */
+typedef void *(*doconv_allocate_fn)(void *user, size_t size, size_t alignment);
+typedef void (*doconv_release_fn)(void *user, void *memory);
+
+/**
+ * Options of a context. Set size and zero the rest for the defaults. Environment variables are read
+ * once, at creation, and only where the field here is zero or NULL: DOCONV_MAX_ISA (none, avx2,
+ * avx512, neon), DOCONV_TUNE (off, read, tune, force, only), DOCONV_CACHE (a directory),
+ * DOCONV_SYSTEM_CACHE (a directory that is looked up after the cache and never written),
+ * DOCONV_VERBOSE (0, 1 = a line for each plan, 2 = and one for each execute). A value that none of
+ * these allow is ignored with a warning.
+ */
+typedef struct doconv_context_options {
+    size_t size;
+    /** tasks an execute is cut into; 0: parallel_for ? 1 : OpenMP's default */
+    int threads;
+    /** NULL: OpenMP (or the calling thread in a build without it) */
+    doconv_parallel_for_fn parallel_for;
+    void *parallel_for_user;
+    doconv_allocate_fn allocate; /**< NULL: aligned_alloc; set both or neither */
+    doconv_release_fn release;
+    void *allocate_user;
+    doconv_log_fn log; /**< NULL: stderr, and only if DOCONV_VERBOSE is set */
+    void *log_user;
+    int verbose;        /**< as DOCONV_VERBOSE, 1 or 2; 0: the variable decides */
+    doconv_isa max_isa; /**< cap; a bundle of another architecture is an invalid argument */
+    doconv_tune_mode tune;
+    /** NULL: DOCONV_CACHE, else XDG_CACHE_HOME/doconv, else HOME/.cache/doconv; copied */
+    const char *cache_directory;
+} doconv_context_options;
+
+/**
+ * Creates a context. options may be NULL (all defaults). The caller owns it:
+ * doconv_context_destroy().
+ */
+DOCONV_API doconv_status doconv_context_create(const doconv_context_options *options,
+                                               doconv_context **context);
+
+/** Destroys a context; NULL is allowed. */
+DOCONV_API void doconv_context_destroy(doconv_context *context);
+
+/**
+ * Copies the detail of the calling thread's last failed call ("stride_h: 0 is not in
+ * 1..2147483647") into text, cut to size bytes with its NUL. A call counts that was made with a
+ * context, or with what was made with one, other than this function; calls that succeed, and those
+ * of other threads, change nothing. Each thread keeps one detail for all contexts: the text is
+ * empty if nothing failed on the thread yet, or if its last failed call was on another context.
+ */
+DOCONV_API doconv_status doconv_context_last_error(const doconv_context *context, char *text,
+                                                   size_t size);
+
+/** What a context found and decided. Strings live as long as the context. */
+typedef struct doconv_context_info {
+    size_t size;        /**< in: sizeof(doconv_context_info) */
+    const char *cpu;    /**< the CPU's name as it gives it */
+    doconv_isa cpu_isa; /**< best bundle of the CPU and OS */
+    doconv_isa isa;     /**< best bundle that plans may use (cpu_isa under the cap) */
+    int threads;
+    int64_t l1d_bytes, l2_bytes, l3_bytes; /**< of one core (L3: as seen); 0 if unknown */
+    const char *cache_directory;           /**< "" if there is none */
+    doconv_tune_mode tune;
+    /** fingerprint of the set of kernels, names and revisions: 16 hex digits */
+    const char *registry;
+} doconv_context_info;
+
+DOCONV_API doconv_status doconv_context_get_info(const doconv_context *context,
+                                                 doconv_context_info *info);
+
+/**
+ * Lower-case name: "none", "avx2", "avx512", "neon"; "default" for DOCONV_ISA_DEFAULT, "unknown"
+ * otherwise.
+ */
+DOCONV_API const char *doconv_isa_string(doconv_isa isa);
+
+/** One kernel of the build. Strings are constant. */
+typedef struct doconv_kernel_info {
+    size_t size;      /**< in: sizeof(doconv_kernel_info) */
+    const char *name; /**< unique, e.g. "direct_f32_14x32@avx512" */
+    /**
+     * "direct", "depthwise", "grouped", "reference"; "compose", "product", "correlate": no
+     * candidates of a plan
+     */
+    const char *operation;
+    doconv_isa isa;
+    unsigned revision;
+    int tile_pixels, tile_channels;
+    int usable; /**< 1 if the context's CPU and cap allow it */
+} doconv_kernel_info;
+
+/** Number of kernels in the build, usable or not; 0 for NULL. */
+DOCONV_API int doconv_kernel_count(const doconv_context *context);
+DOCONV_API doconv_status doconv_kernel_get(const doconv_context *context, int index,
+                                           doconv_kernel_info *info);
+
+/* ----------------------------------------------------------------------------------- descriptor */
+
+/**
+ * Memory order of an activation tensor of logical shape N x C x H x W, slowest first. Blocked:
+ * [N][ceil(C/B)][H][W][B]; the library writes zeros into the channels past C and never lets what it
+ * reads there reach a result.
+ */
+typedef enum doconv_layout {
+    DOCONV_NCHW = 0,
+    DOCONV_NHWC = 1,
+    DOCONV_NCHW8C = 2, /**< B = 8 */
+    DOCONV_NCHW16C = 3 /**< B = 16 */
+} doconv_layout;
+
+/** How far a variant's rounding may be from a direct convolution's in fp32. */
+typedef enum doconv_accuracy {
+    DOCONV_ACCURACY_DEFAULT = 0, /**< direct, or algorithms with a few times its error */
+    DOCONV_ACCURACY_STRICT = 1,  /**< direct only */
+    DOCONV_ACCURACY_FAST = 2     /**< algorithms with about ten times its error too */
+} doconv_accuracy;
+
+/** How a DO-Conv layer (d_mul > 0) is computed. */
+typedef enum doconv_composition {
+    DOCONV_COMPOSITION_NONE = 0,   /**< a plain convolution: d_mul must be 0 */
+    DOCONV_COMPOSITION_KERNEL = 1, /**< fold D and W, then convolve (doconv_train.h) */
+    DOCONV_COMPOSITION_FEATURE = 2 /**< depthwise by D, then contract with W (doconv_train.h) */
+} doconv_composition;
+
+/**
+ * Which channel of D the in-group input i of output o meets (Cig = Cin/groups, Cog = Cout/groups).
+ * All the same for groups = 1.
+ */
+typedef enum doconv_mapping {
+    /** o / Cog * Cig + i: the channel that the filter reads, the formula of the paper */
+    DOCONV_MAPPING_PAPER = 0,
+    /** (o * Cig + i) % Cin: the official PyTorch and Gluon modules */
+    DOCONV_MAPPING_PYTORCH = 1,
+    DOCONV_MAPPING_TENSORFLOW = 2 /**< (i * Cout + o) / Cog: the official TensorFlow layer */
+} doconv_mapping;
+
+/**
+ * A convolution: dst[n][o][p][q] = post(bias[o] + sum over i, y, x of
+ *     src[n][g*Cin/groups + i][p*stride_h + y*dilation_h - pad_top]
+ *        [q*stride_w + x*dilation_w - pad_left] * weight[o][i][y][x])
+ * with g = o / (Cout/groups), zeros outside src (cross-correlation, as every framework), and
+ * post(v) = clamp(relu(v + residual)), each part only if asked for, in that order. Hout = (H +
+ * pad_top + pad_bottom - ((KH-1)*dilation_h + 1)) / stride_h + 1, rounded down; Wout likewise.
+ */
+typedef struct doconv_conv_desc {
+    size_t size; /**< sizeof(doconv_conv_desc) */
+    int64_t n, cin, h, w;
+    int64_t cout, kh, kw;
+    int64_t stride_h, stride_w;
+    int64_t pad_top, pad_left, pad_bottom, pad_right;
+    int64_t dilation_h, dilation_w; /**< 1: none */
+    int64_t groups;                 /**< divides cin and cout */
+    doconv_layout src_layout, dst_layout;
+    int has_bias;             /**< 0 or 1, as every flag here */
+    int residual;             /**< add a tensor of dst's shape and layout */
+    int relu;                 /**< max(v, 0) */
+    int clamp;                /**< min(max(v, clamp_lo), clamp_hi) */
+    float clamp_lo, clamp_hi; /**< not NaN, clamp_lo <= clamp_hi; ignored if clamp is 0 */
+    doconv_accuracy accuracy;
+    int64_t d_mul; /**< 0: a plain convolution; else a DO-Conv layer of W and D */
+    doconv_composition composition;
+    doconv_mapping mapping; /**< of a DO-Conv layer; PAPER for a plain convolution */
+    int add_identity;       /**< of a DO-Conv layer, as in doconv_fold_desc; else 0 */
+} doconv_conv_desc;
+
+/**
+ * Sets size and defaults: every dimension, stride, dilation and groups 1, paddings 0, NCHW, no
+ * bias, no post-op. desc: size bytes, as the caller's header has it.
+ */
+DOCONV_API doconv_status doconv_conv_desc_init_sized(doconv_conv_desc *desc, size_t size);
+static inline doconv_status doconv_conv_desc_init(doconv_conv_desc *desc)
+{
+    return doconv_conv_desc_init_sized(desc, sizeof *desc);
+}
+
+/**
+ * Reads a problem as benchdnn writes it, then attributes after a colon, separated by commas:
+ *   [g#][mb#]ic#ih#[iw#]oc#[oh#][ow#][kh#][kw#][sh#][sw#][ph#][pw#][dh#][dw#][n"name"]
+ * with optional '_' between fields; dh/dw count the skipped inputs (0: none); a missing w field
+ * takes the h field's value; oh/ow, if given, decide the bottom and right padding, else padding is
+ * symmetric. Attributes: src=LAYOUT, dst=LAYOUT (nchw, nhwc, nChw8c, nChw16c), bias, residual,
+ * relu, clamp=LO/HI, accuracy=strict|default|fast; of a DO-Conv layer dmul=#,
+ * composition=kernel|feature (kernel if it is left out), mapping=paper|pytorch|tensorflow, identity
+ * (add_identity). Examples: "mb1_ic64ih56oc64kh3ph1:dmul=9,mapping=pytorch,identity" and
+ * "mb1_ic64ih56oc64kh3ph1:src=nhwc,dst=nhwc,bias,relu". On failure DOCONV_INVALID_ARGUMENT or what
+ * validation says; the detail names the field. context may be NULL (no detail). desc: size bytes,
+ * as the caller's header has it; its size is set.
+ */
+DOCONV_API doconv_status doconv_conv_desc_parse_sized(doconv_context *context, const char *text,
+                                                      doconv_conv_desc *desc, size_t size);
+static inline doconv_status doconv_conv_desc_parse(doconv_context *context, const char *text,
+                                                   doconv_conv_desc *desc)
+{
+    return doconv_conv_desc_parse_sized(context, text, desc, sizeof *desc);
+}
+
+/** The longest text that doconv_conv_desc_format() writes, with its NUL. */
+#define DOCONV_PROBLEM_TEXT_SIZE 512
+
+/**
+ * Writes a descriptor in the form that doconv_conv_desc_parse() reads, canonically: equal problems
+ * give equal text (padding that no output reads is left out, and so are a mapping that is the
+ * paper's for this layer and an identity that d_mul < KH*KW has no room for). It is the cache's
+ * key, the verbose line's and the benchmark's name. Validates first.
+ */
+DOCONV_API doconv_status doconv_conv_desc_format(doconv_context *context,
+                                                 const doconv_conv_desc *desc, char *text,
+                                                 size_t size);
+
+/**
+ * Validates a descriptor and gives dst's logical shape N, Cout, Hout, Wout. context may be NULL (no
+ * detail).
+ */
+DOCONV_API doconv_status doconv_conv_dst_shape(doconv_context *context,
+                                               const doconv_conv_desc *desc, int64_t shape[4]);
+
+/** Bytes of a tensor of logical shape N x C x H x W, padding of blocked layouts included. */
+DOCONV_API doconv_status doconv_tensor_bytes(doconv_layout layout, int64_t n, int64_t c, int64_t h,
+                                             int64_t w, size_t *bytes);
+
+/**
+ * Copies a tensor from one layout to another (zeros into the channels past C of a blocked dst). src
+ * and dst must not overlap.
+ */
+DOCONV_API doconv_status doconv_reorder(doconv_layout src_layout, doconv_layout dst_layout,
+                                        int64_t n, int64_t c, int64_t h, int64_t w,
+                                        const float *src, float *dst);
+
+/** "nchw", "nhwc", "nChw8c", "nChw16c"; "unknown" otherwise. */
+DOCONV_API const char *doconv_layout_string(doconv_layout layout);
+
+/* ----------------------------------------------------------------------------------------- plan */
+
+/** How much work choosing a variant may be. */
+typedef enum doconv_rigor {
+    DOCONV_RIGOR_DEFAULT = 0,  /**< as the context's tune mode says */
+    DOCONV_RIGOR_ESTIMATE = 1, /**< the analytic estimate alone */
+    DOCONV_RIGOR_READ = 2,     /**< the cache, else the estimate */
+    DOCONV_RIGOR_MEASURE = 3   /**< the cache, else measure (takes up to a second) and store */
+} doconv_rigor;
+
+/** Set size and zero the rest for the defaults. */
+typedef struct doconv_plan_options {
+    size_t size;
+    doconv_rigor rigor;
+    /** a full variant text, or a kernel's name: only such candidates; NULL: all */
+    const char *variant;
+    size_t workspace_limit; /**< bytes; candidates that need more are refused; 0: no limit */
+    int cold_weights;       /**< 1: tune for weights that are not in cache when execute starts */
+    /**
+     * 1: tune for weights that change with each call, so that packing them counts;
+     * doconv_training_create() does
+     */
+    int fresh_weights;
+} doconv_plan_options;
+
+/** The longest variant text, with its NUL. */
+#define DOCONV_VARIANT_TEXT_SIZE 128
+
+/**
+ * Validates desc, chooses a variant and fixes everything that execute needs. options may be NULL.
+ * Immutable afterwards; may be shared by threads. The caller owns the plan: doconv_plan_destroy().
+ * Errors: INVALID_*, OVERFLOW, UNSUPPORTED, NOT_FOUND, OUT_OF_MEMORY.
+ */
+DOCONV_API doconv_status doconv_plan_create(doconv_context *context, const doconv_conv_desc *desc,
+                                            const doconv_plan_options *options, doconv_plan **plan);
+DOCONV_API void doconv_plan_destroy(doconv_plan *plan);
+
+/**
+ * The chosen variant, e.g. "direct:direct_f32_14x32@avx512:src=rows,rows=14,kc=128"; lives as long
+ * as the plan; "" for NULL.
+ */
+DOCONV_API const char *doconv_plan_variant(const doconv_plan *plan);
+
+/**
+ * Who chose it: "forced", "cache", "measured", "estimate"; lives as long as the plan; "" for NULL.
+ */
+DOCONV_API const char *doconv_plan_origin(const doconv_plan *plan);
+
+/** Bytes that doconv_execute() needs as workspace; it may be 0. */
+DOCONV_API size_t doconv_plan_workspace_size(const doconv_plan *plan);
+
+/** Bytes that doconv_weights_create() allocates for the packed weights. */
+DOCONV_API size_t doconv_plan_packed_size(const doconv_plan *plan);
+
+/** One candidate of a problem. Strings live as long as the list. */
+typedef struct doconv_candidate_info {
+    size_t size;              /**< in: sizeof(doconv_candidate_info) */
+    const char *variant;      /**< for a refused kernel: its solver and name without parameters */
+    const char *kernel;       /**< the kernel's name */
+    const char *refused;      /**< NULL: accepted; else the reason */
+    double estimated_seconds; /**< analytic; 0 if refused */
+    size_t workspace_size, packed_size;
+} doconv_candidate_info;
+
+/**
+ * Lists every candidate of a problem: each kernel of the build at least once, refused ones with the
+ * reason, accepted ones with each of their parameter sets, best estimate first. options as in
+ * doconv_plan_create(). The caller owns the list.
+ */
+DOCONV_API doconv_status doconv_candidates_create(doconv_context *context,
+                                                  const doconv_conv_desc *desc,
+                                                  const doconv_plan_options *options,
+                                                  doconv_candidates **list);
+DOCONV_API void doconv_candidates_destroy(doconv_candidates *list);
+DOCONV_API int doconv_candidates_count(const doconv_candidates *list);
+DOCONV_API doconv_status doconv_candidates_get(const doconv_candidates *list, int index,
+                                               doconv_candidate_info *info);
+
+/* ------------------------------------------------------------------------ weights and execution */
+
+/**
+ * Packs weights for a plan. weight: Cout x Cin/groups x KH x KW (OIHW), contiguous; bias: Cout
+ * floats if the descriptor has_bias, else NULL. Both are copied. The result is read-only, may be
+ * shared by threads, and serves every plan of the same problem shape and packed layout (execute
+ * refuses others with DOCONV_MISMATCH). The caller owns it.
+ */
+DOCONV_API doconv_status doconv_weights_create(const doconv_plan *plan, const float *weight,
+                                               const float *bias, doconv_weights **weights);
+DOCONV_API void doconv_weights_destroy(doconv_weights *weights);
+
+/**
+ * Runs a plan. src: N x Cin x H x W in src_layout; residual: dst's shape and layout if the
+ * descriptor asks for one, else NULL (it may be dst itself); dst: N x Cout x Hout x Wout in
+ * dst_layout, written whole; it must not overlap src. workspace: at least
+ * doconv_plan_workspace_size() bytes of any alignment, used by one execute at a time; NULL if that
+ * is 0. Re-entrant. The result is bitwise the same for any number of threads. Errors are argument
+ * errors only: INVALID_ARGUMENT, MISMATCH, WORKSPACE_TOO_SMALL; dst is untouched then.
+ */
+DOCONV_API doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weights,
+                                        const float *src, const float *residual, float *dst,
+                                        void *workspace, size_t workspace_size);
+
+/* -------------------------------------------------------------------------------------- DO-Conv */
+
+/**
+ * The kernel of a DO-Conv layer (arXiv 2006.12030), DO-DConv (groups = Cin) and DO-GConv included.
+ */
+typedef struct doconv_fold_desc {
+    size_t size; /**< sizeof(doconv_fold_desc) */
+    int64_t cout, cin, kh, kw;
+    int64_t groups; /**< divides cin and cout */
+    int64_t d_mul;  /**< >= 1; the reference's default is KH*KW */
+    doconv_mapping mapping;
+    /**
+     * 1: compose with D + I, I being the KH*KW identity repeated d_mul / (KH*KW) times along D_mul,
+     * zero in the remainder
+     */
+    int add_identity;
+} doconv_fold_desc;
+
+/**
+ * Composes the kernel of a DO-Conv layer: weight[o][i][m] = sum over s < D_mul of D[channel(o,
+ * i)][m][s] * W[o][i][s]. w: Cout x Cin/groups x D_mul; d: Cin x (KH*KW) x D_mul, or NULL where
+ * KH*KW = D_mul = 1 (the layer has no D then: weight is w); weight: Cout x Cin/groups x KH x KW, as
+ * doconv_weights_create() takes it; all contiguous, weight overlaps neither of the others. Runs on
+ * the context's threads; the result does not depend on them. Errors: INVALID_ARGUMENT,
+ * INVALID_PROBLEM, OVERFLOW, OUT_OF_MEMORY, MISMATCH (size).
+ */
+DOCONV_API doconv_status doconv_fold(doconv_context *context, const doconv_fold_desc *desc,
+                                     const float *w, const float *d, float *weight);
+
+/**
+ * Hands the gradient of a loss back through doconv_fold(): from grad_weight, its gradient by weight
+ * (Cout x Cin/groups x KH x KW), to those by W and D,
+ *   grad_w[o][i][s] = sum over m of (D + I)[channel(o, i)][m][s] * grad_weight[o][i][m]
+ *   grad_d[channel][m][s] = sum over the (o, i) that meet it of W[o][i][s] * grad_weight[o][i][m]
+ * I only if desc->add_identity. Shapes and errors are doconv_fold()'s; a layer without D (d NULL)
+ * has no grad_d, and grad_w is grad_weight. grad_w, grad_d: NULL where not wanted; they overlap
+ * nothing else. The result does not depend on threads.
+ */
+DOCONV_API doconv_status doconv_fold_gradient(doconv_context *context, const doconv_fold_desc *desc,
+                                              const float *w, const float *d,
+                                              const float *grad_weight, float *grad_w,
+                                              float *grad_d);
+
+/**
+ * doconv_fold() straight into the packed weights of a plan, whose convolution desc's shape must be
+ * (MISMATCH otherwise): the same bits as doconv_weights_create() makes of the folded weight, which
+ * is never whole in memory where one block of output channels after the other will do. bias as for
+ * doconv_weights_create(), other errors as for doconv_fold(). The caller owns the result:
+ * doconv_weights_destroy().
+ */
+DOCONV_API doconv_status doconv_weights_fold(const doconv_plan *plan, const doconv_fold_desc *desc,
+                                             const float *w, const float *d, const float *bias,
+                                             doconv_weights **weights);
+
+/** A layer of a checkpoint as it is folded. */
+typedef struct doconv_folded_layer {
+    size_t size; /**< of what the library has */
+    /**
+     * NAME of NAME.weight, as the file has it (UTF-8, may have control characters); "" for a module
+     * saved by itself
+     */
+    const char *name;
+    const doconv_fold_desc *desc; /**< add_identity: 1 where the option adds it */
+    /**
+     * 0: a 1x1 layer, whose weight is W; the file does not tell its groups: *desc has 1, and cin is
+     * Cin/groups
+     */
+    int has_d;
+    int has_identity;    /**< 1: the file has the layer's identity, which is added to D */
+    size_t bytes_before; /**< of W, D and the identity */
+    size_t bytes_after;  /**< of the weight */
+} doconv_folded_layer;
+
+/**
+ * Told of each layer, in the file's order, on the calling thread, once the whole file is known to
+ * be valid. layer and what it points to live for this call only.
+ */
+typedef void (*doconv_fold_report_fn)(void *user, const doconv_folded_layer *layer);
+
+/** The spatial size of one layer of a checkpoint. */
+typedef struct doconv_fold_kernel {
+    const char *name; /**< as doconv_folded_layer's */
+    int64_t kh, kw;
+} doconv_fold_kernel;
+
+/** Set size and zero the rest for the defaults. */
+typedef struct doconv_fold_checkpoint_options {
+    size_t size;
+    /** NULL: DOCONV_MAPPING_PYTORCH, as checkpoints of the official PyTorch module need it */
+    const doconv_mapping *mapping;
+    /** 1: a D whose identity the file does not have is composed as D + I */
+    int add_identity;
+    /** layers that are not square (a D of KH*KW rows does not tell them), in any order */
+    const doconv_fold_kernel *kernels;
+    size_t kernel_count;
+    /** 1: check, report, and tell the result's size, but make none */
+    int dry_run;
+    doconv_fold_report_fn report; /**< NULL: none */
+    void *report_user;
+} doconv_fold_checkpoint_options;
+
+/**
+ * Folds the DO-Conv layers of a checkpoint: a PyTorch state_dict in safetensors format, whole in
+ * memory. Of each layer, the tensors
+ *     NAME.W       Cout x Cin/groups x D_mul, F32
+ *     NAME.D       Cin x (KH*KW) x D_mul, F32; a 1x1 layer (D_mul = 1) has none
+ *     NAME.d_diag  D's shape, F32: the identity, which the official module keeps (earlier:
+ *                  D_diag); added to D; may be missing
+ * become NAME.weight, Cout x Cin/groups x KH x KW. KH and KW are the root of D's KH*KW unless
+ * options->kernels names the layer. Every other tensor, of any type, keeps its bytes, and
+ * __metadata__ its texts; the tensors keep their order. (Where folding would leave one at an offset
+ * that is no multiple of its elements' size, wider elements come first.) A tensor called W, or D
+ * without W, that is no three- dimensional one is none of a DO-Conv layer and is kept.
+ *
+ * file: size bytes of any alignment, which nobody may change during the call; nothing in them is
+ * trusted. options may be NULL. *result, *result_size: the folded checkpoint, from the context's
+ * allocator; the caller owns it: doconv_checkpoint_free(). With dry_run *result is NULL. The call
+ * needs about the size of the result and of the largest layer; the file's header is parsed by
+ * Jansson, whose memory, some twenty times the header, is malloc's. The layers run on the context's
+ * threads; calls on one context may run at the same time. Errors: INVALID_FILE (malformed,
+ * truncated; tensors of a layer that do not fit together or have no counterpart; a NAME.weight that
+ * is there already), UNSUPPORTED (a build without Jansson; W or D of another type than F32),
+ * NOT_FOUND (no DO-Conv layer in it), INVALID_ARGUMENT (also KH and KW that are needed but not
+ * given, or do not fit), OVERFLOW, OUT_OF_MEMORY, MISMATCH (size). The detail names the tensor.
+ */
+DOCONV_API doconv_status doconv_fold_checkpoint(doconv_context *context, const void *file,
+                                                size_t size,
+                                                const doconv_fold_checkpoint_options *options,
+                                                void **result, size_t *result_size);
+
+/** Frees what doconv_fold_checkpoint() made with this context; NULL is allowed. */
+DOCONV_API void doconv_checkpoint_free(doconv_context *context, void *result);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file doconv_train.h @brief Training a layer: the forward pass and the gradients of a plain
+ * convolution or of a DO-Conv layer (arXiv 2006.12030).
+ *
+ *   doconv_training_create()    validates a descriptor, chooses the kernels of every pass
+ *   doconv_training_forward()   dst from src and the parameters as they are now
+ *   doconv_training_backward()  gradients of src, the parameters and the bias from that of dst
+ *
+ * Parameters change with each step, so they are passed raw and nothing of them is kept between
+ * calls. The conventions are those of doconv.h. Results are bitwise the same for any number of
+ * threads.
+ */
+#ifndef DOCONV_DOCONV_TRAIN_H
+#define DOCONV_DOCONV_TRAIN_H
+
+#include <doconv/doconv.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct doconv_training doconv_training;
+
+/** Set size and zero the rest for the defaults. */
+typedef struct doconv_training_options {
+    size_t size;
+    /** of choosing the kernels of the convolutions in it, as in doconv_plan_options */
+    doconv_rigor rigor;
+} doconv_training_options;
+
+/**
+ * A layer to train. desc: a plain convolution or, with d_mul > 0, a DO-Conv layer, composed as
+ * desc->composition says: DOCONV_COMPOSITION_KERNEL folds W and D, then convolves;
+ * DOCONV_COMPOSITION_FEATURE convolves src depthwise by D and contracts that with W (mapping PAPER,
+ * or one that is the same for this layer); both compute the same up to rounding. A 1x1 layer with d_mul 1 and no D is a plain convolution. src and its
+ * gradient have src_layout, dst and its gradient dst_layout. Post-operations are other layers'
+ * business when training: desc with any is refused. options may be NULL. The caller owns the
+ * result: doconv_training_destroy(). Immutable; may be shared by threads. Errors: INVALID_*,
+ * OVERFLOW, UNSUPPORTED (post-operations, feature composition with another mapping), OUT_OF_MEMORY,
+ * MISMATCH (size).
+ */
+DOCONV_API doconv_status doconv_training_create(doconv_context *context,
+                                                const doconv_conv_desc *desc,
+                                                const doconv_training_options *options,
+                                                doconv_training **training);
+DOCONV_API void doconv_training_destroy(doconv_training *training);
+
+/** Bytes of workspace that each of the calls below needs; it may be 0. */
+DOCONV_API size_t doconv_training_workspace_size(const doconv_training *training);
+
+/** Bytes that a forward pass may save for the backward pass of its step; it may be 0. */
+DOCONV_API size_t doconv_training_saved_size(const doconv_training *training);
+
+/** The parameters of a layer, contiguous, read only. */
+typedef struct doconv_parameters {
+    size_t size; /**< sizeof(doconv_parameters) */
+    /** plain: Cout x Cin/groups x KH x KW; DO-Conv: W, Cout x Cin/groups x D_mul */
+    const float *weight;
+    const float *d;    /**< DO-Conv: D, Cin x (KH*KW) x D_mul; plain: NULL */
+    const float *bias; /**< Cout, if the descriptor has_bias; else NULL */
+} doconv_parameters;
+
+/**
+ * Where gradients go; NULL: not wanted. Each is written whole, not added to; shapes and layouts are
+ * those of what it is the gradient of.
+ */
+typedef struct doconv_gradients {
+    size_t size; /**< sizeof(doconv_gradients) */
+    float *src, *weight, *d, *bias;
+} doconv_gradients;
+
+/**
+ * dst of src. saved: NULL, or doconv_training_saved_size() bytes aligned to 4 that are written for
+ * the backward pass with the same parameters, which they spare work. workspace:
+ * doconv_training_workspace_size() bytes of any alignment, used by one call at a time; NULL if that
+ * is 0. Re-entrant. Errors are argument errors only: INVALID_ARGUMENT, WORKSPACE_TOO_SMALL,
+ * MISMATCH (size); dst is untouched then.
+ */
+DOCONV_API doconv_status doconv_training_forward(const doconv_training *training,
+                                                 const doconv_parameters *parameters,
+                                                 const float *src, float *dst, void *saved,
+                                                 void *workspace, size_t workspace_size);
+
+/**
+ * The gradients of a loss from grad_dst, its gradient by dst. src, parameters: those of the forward
+ * pass. saved: what that pass saved, or NULL. gradients: none overlaps another or an input. Errors
+ * as for the forward pass; gradients->d or ->bias of a layer without D or bias is an
+ * INVALID_ARGUMENT.
+ */
+DOCONV_API doconv_status doconv_training_backward(const doconv_training *training,
+                                                  const doconv_parameters *parameters,
+                                                  const float *src, const float *grad_dst,
+                                                  const void *saved,
+                                                  const doconv_gradients *gradients,
+                                                  void *workspace, size_t workspace_size);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
