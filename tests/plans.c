@@ -2,6 +2,7 @@
 #include "plans.h"
 
 #include "api_support.h"
+#include "harness.h"
 
 doconv_plan *plan_of(doconv_context *ctx, const struct dc_problem *problem, const char *variant)
 {
@@ -15,11 +16,13 @@ doconv_plan *plan_of(doconv_context *ctx, const struct dc_problem *problem, cons
     return plan;
 }
 
-struct dc_candidate_list forcible(doconv_context *ctx, const struct dc_problem *problem)
+/* Of the candidates the first, number `begin`, and every step-th from there. */
+static struct dc_candidate_list forcible_of(doconv_context *ctx, const struct dc_problem *problem,
+                                            int begin, int step)
 {
     struct dc_candidate_list all, list = {0};
     expect_ok(dc_enumerate(ctx, problem, NULL, &all));
-    for (int i = 0; i < all.count; i++) {
+    for (int i = 0; i < all.count; i += i == 0 && begin > 0 ? begin : step) {
         const doconv_plan_options options = {.size = sizeof options, .variant = all.items[i].text};
         struct dc_candidate_list forced;
         expect_ok(dc_enumerate(ctx, problem, &options, &forced));
@@ -35,6 +38,18 @@ struct dc_candidate_list forcible(doconv_context *ctx, const struct dc_problem *
     dc_free(ctx, all.items);
     assert_true(list.count > 0);
     return list;
+}
+
+struct dc_candidate_list forcible(doconv_context *ctx, const struct dc_problem *problem)
+{
+    return forcible_of(ctx, problem, 0, 1);
+}
+
+struct dc_candidate_list forcible_share(doconv_context *ctx, const struct dc_problem *problem)
+{
+    static int calls;
+    const int percent = harness_scaled(100, 1), step = percent < 100 ? 100 / percent : 1;
+    return forcible_of(ctx, problem, calls++ % step, step);
 }
 
 bool of_cap(const doconv_context *ctx, const struct dc_candidate *c)

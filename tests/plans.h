@@ -24,6 +24,9 @@ doconv_plan *plan_of(doconv_context *ctx, const struct dc_problem *problem, cons
  */
 struct dc_candidate_list forcible(doconv_context *ctx, const struct dc_problem *problem);
 
+/* With DOCONV_TEST_SCALE that share of them: the best by estimate, and others each time. */
+struct dc_candidate_list forcible_share(doconv_context *ctx, const struct dc_problem *problem);
+
 /* Is the candidate of the ISA of the context's cap? Those of others are tried under their own. */
 bool of_cap(const doconv_context *ctx, const struct dc_candidate *candidate);
 

@@ -217,7 +217,7 @@ static void every_candidate(void **state)
         fresh.fresh_weights = true;
         run_fresh(&rig, NULL, false);
         run_fresh(&rig, NULL, true);
-        struct dc_candidate_list list = forcible(rig.context, &fresh);
+        struct dc_candidate_list list = forcible_share(rig.context, &fresh);
         for (int c = 0; c < list.count; c++) {
             run_fresh(&rig, list.items[c].text, false);
             run_fresh(&rig, list.items[c].text, true);
@@ -245,7 +245,7 @@ static void many_groups(void **state)
         struct task_order order = {.kind = TASKS_SHUFFLED, .seed = i};
         struct rig rig;
         rig_create(&rig, texts[i % TEXTS], caps[i / TEXTS], 2, &order);
-        struct dc_candidate_list list = forcible(rig.context, &rig.problem);
+        struct dc_candidate_list list = forcible_share(rig.context, &rig.problem);
         for (int c = 0; c < list.count; c++) {
             run_packed(&rig, &rig.problem, list.items[c].text);
         }

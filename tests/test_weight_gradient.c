@@ -271,7 +271,7 @@ static void check_candidates(const struct subject *s, doconv_isa cap)
         struct dc_problem layer;
         expect_ok(dc_problem_create(context, s->desc, &layer));
         const struct dc_problem p = dc_problem_for(&layer, DC_WEIGHT_GRADIENT);
-        struct dc_candidate_list list = forcible(context, &p);
+        struct dc_candidate_list list = forcible_share(context, &p);
         for (int c = way; c < list.count; c += WAYS) {
             if (!of_cap(context, &list.items[c])) {
                 continue;
