@@ -751,7 +751,7 @@ fi
 
 # ---- tables fit the output, and lose nothing there
 attributes=src=nchw,dst=nChw16c,bias,residual,clamp=0/6,accuracy=strict
-long=mb1ic64ih112iw112oc128kh3kw3sh2sw2ph1pw1:$attributes
+long=mb1ic16ih11iw112oc16kh3kw3sh2sw2ph1pw1:$attributes
 # Those of standard input, sorted: the same for the same text, however it is broken into lines.
 characters() {
     tr -d ' \r\n' | fold -w 1 | LC_ALL=C sort | uniq -c
