@@ -212,14 +212,14 @@ static int order_of_one_thread(const doconv_context *ctx, const struct dc_proble
 /*
  * Refuses what adds in another order than the candidate that is the best on one thread. strictly:
  * if all are refused then, too; else, where the workspace has a limit, another order is better than
- * none.
+ * none. Returns whether it refused any, and leaves them where they are in the list.
  */
-static void keep_order(const doconv_context *ctx, const struct dc_problem *problem,
+static bool keep_order(const doconv_context *ctx, const struct dc_problem *problem,
                        const doconv_plan_options *options, bool strictly,
                        struct dc_candidate_list *list)
 {
     const int order = order_of_one_thread(ctx, problem, options, list);
-    bool some = strictly;
+    bool some = strictly, refused = false;
     for (int i = 0; i < list->count; i++) {
         some = some || (list->items[i].refused == NULL && list->items[i].order_of_sums == order);
     }
@@ -228,9 +228,10 @@ static void keep_order(const doconv_context *ctx, const struct dc_problem *probl
         if (c->refused == NULL && c->order_of_sums != order) {
             c->refused = "its sums have another order than those of the family that suits the "
                          "problem on one thread";
+            refused = true;
         }
     }
-    sort(list);
+    return refused;
 }
 
 /*
@@ -253,16 +254,19 @@ static size_t default_limit(const struct dc_candidate_list *list)
     return frugal == SIZE_MAX ? limit : most_bytes(limit, frugal);
 }
 
-static void keep_default_limit(struct dc_candidate_list *list)
+/* Likewise. */
+static bool keep_default_limit(struct dc_candidate_list *list)
 {
     const size_t limit = default_limit(list);
+    bool refused = false;
     for (int i = 0; i < list->count; i++) {
         struct dc_candidate *c = &list->items[i];
         if (c->refused == NULL && c->workspace_size > limit) {
             c->refused = "it needs more workspace than the default limit";
+            refused = true;
         }
     }
-    sort(list);
+    return refused;
 }
 
 doconv_status dc_enumerate_quickly(doconv_context *ctx, const struct dc_problem *problem,
@@ -274,11 +278,15 @@ doconv_status dc_enumerate_quickly(doconv_context *ctx, const struct dc_problem 
     const bool trains = problem->operation != DC_CONVOLUTION || problem->fresh_weights;
     /* A variant that is asked for is the caller's choice. */
     const bool keeps = ctx->deterministic && (options == NULL || options->variant == NULL);
+    bool refused = false;
     if ((trains || keeps) && !list->out_of_memory) {
-        keep_order(ctx, problem, options, keeps, list);
+        refused = keep_order(ctx, problem, options, keeps, list);
     }
     if (options == NULL || options->workspace_limit == 0) {
-        keep_default_limit(list);
+        refused = keep_default_limit(list) || refused;
+    }
+    if (refused) {
+        sort(list);
     }
     if (list->out_of_memory) {
         dc_free(ctx, list->items);
