@@ -56,6 +56,15 @@
         DIRECT_FETCH_WEIGHTS(i)                                                                    \
     }
 
+/* Four of them; a kernel that has another way to take four inputs defines its own. */
+#ifndef DIRECT_FOUR_STEPS
+#define DIRECT_FOUR_STEPS(P, NV)                                                                   \
+    DIRECT_STEP(P, NV, 0)                                                                          \
+    DIRECT_STEP(P, NV, 1)                                                                          \
+    DIRECT_STEP(P, NV, 2)                                                                          \
+    DIRECT_STEP(P, NV, 3)
+#endif
+
 /*
  * Tiles of P pixels x NV vectors: `count` of them from pixel `first` of the line on. Tiles follow
  * each other without a call between: the sums of one are being stored while the next multiplies,
@@ -86,10 +95,7 @@ typedef void tile_row_fn(const struct dc_run_args *args, ptrdiff_t first, ptrdif
                     } while (--j % 4 != 0);                                                        \
                 }                                                                                  \
                 while (j != 0) {                                                                   \
-                    DIRECT_STEP(P, NV, 0)                                                          \
-                    DIRECT_STEP(P, NV, 1)                                                          \
-                    DIRECT_STEP(P, NV, 2)                                                          \
-                    DIRECT_STEP(P, NV, 3)                                                          \
+                    DIRECT_FOUR_STEPS(P, NV)                                                       \
                     j -= 4;                                                                        \
                 }                                                                                  \
                 (void)r7, (void)s3, (void)s5;                                                      \
