@@ -18,8 +18,11 @@
         L(DIRECT_FMA, p)                                                                           \
     }
 
-/* One prefetch of weights every other step: what a tile has time for. */
-#define STEPS_PER_FETCH 2
+/*
+ * Weights are fetched as fast as a tile has time for: a cache line every so many steps; beside FMAs
+ * of 512 bits one in each, or two in a run of one tile, which no other tile helps.
+ */
+#define STEPS_PER_FETCH (V_LENGTH == 16 ? 1 : 2)
 
 /*
  * Prefetches. The inputs of the segment or tile that follows go to L1, all at once where the plan
@@ -30,7 +33,7 @@
     const uintptr_t after =                                                                        \
         first + (P) < args->pixels ? (uintptr_t)src + (uintptr_t)((P)*s) : args->src_next;         \
     if (soon >= soon_end) {                                                                        \
-        soon = (uintptr_t)args->weights, soon_step = 0;                                            \
+        soon = (uintptr_t)args->weights, pace = 0;                                                 \
     }
 #define DIRECT_FETCH_PIXEL(L, p)                                                                   \
     __builtin_prefetch((const void *)next, 0, 3);                                                  \
@@ -43,9 +46,12 @@
         PIXELS_##P(DIRECT_FETCH_PIXEL, 0)                                                          \
     }
 #define DIRECT_FETCH_WEIGHTS(i)                                                                    \
-    if ((i) % STEPS_PER_FETCH == 1) {                                                              \
+    if ((i) % STEPS_PER_FETCH == STEPS_PER_FETCH - 1) {                                            \
         __builtin_prefetch((const void *)soon, 0, 2);                                              \
-        soon += soon_step;                                                                         \
+        if (STEPS_PER_FETCH == 1) {                                                                \
+            __builtin_prefetch((const void *)(soon + pace / 2), 0, 2);                             \
+        }                                                                                          \
+        soon += pace;                                                                              \
     }
 
 /* Step i of four. */
@@ -66,17 +72,19 @@
 #endif
 
 /*
- * Tiles of P pixels x NV vectors: `count` of them from pixel `first` of the line on. Tiles follow
+ * Tiles of P pixels x NV vectors: `count` of them from pixel `first` of the line on; pace: bytes of
+ * weights that are fetched at a time, a line or two. Tiles follow
  * each other without a call between: the sums of one are being stored while the next multiplies,
  * and a core that has more to do between them runs out of FMAs.
  */
-typedef void tile_row_fn(const struct dc_run_args *args, ptrdiff_t first, ptrdiff_t count);
+typedef void tile_row_fn(const struct dc_run_args *args, ptrdiff_t first, ptrdiff_t count,
+                         uintptr_t pace);
 #define DIRECT_TILE(P, NV)                                                                         \
     static void direct_tile_##P##_##NV(const struct dc_run_args *args, ptrdiff_t first,            \
-                                       ptrdiff_t count)                                            \
+                                       ptrdiff_t count, uintptr_t pace)                            \
     {                                                                                              \
         const ptrdiff_t s = args->src_pixel * (ptrdiff_t)sizeof(float), s3 = 3 * s, s5 = 5 * s;    \
-        uintptr_t soon = (uintptr_t)args->soon, soon_step = 64;                                    \
+        uintptr_t soon = (uintptr_t)args->soon;                                                    \
         const uintptr_t soon_end = soon + (uintptr_t)args->soon_floats * sizeof(float);            \
         for (; count > 0; count--, first += (P)) {                                                 \
             const float *const src = args->src + first * args->src_pixel;                          \
@@ -117,20 +125,21 @@ static inline void run_direct_tiles(const struct dc_run_args *args,
     const ptrdiff_t tiles = (args->pixels + TILE_PIXELS - 1) / TILE_PIXELS;
     const ptrdiff_t size = args->pixels / tiles, larger = args->pixels % tiles;
     /* Each tile fetches a part of the weights that follow, until there are no more. */
+    const uintptr_t pace = STEPS_PER_FETCH == 1 && tiles * args->lines == 1 ? 128 : 64;
     ptrdiff_t part = 0;
     for (ptrdiff_t i = 0; i < args->segment_count && args->soon_floats != 0; i++) {
-        part += args->segments[i].length / STEPS_PER_FETCH * 16;
+        part += args->segments[i].length / STEPS_PER_FETCH * (ptrdiff_t)(pace / sizeof(float));
     }
     for (ptrdiff_t left = args->lines;; left--) {
         line.src_next =
             (uintptr_t)line.src + (left > 1 ? (uintptr_t)args->src_line * sizeof(float) : 0);
         if (larger != 0) {
-            row[size](&line, 0, larger);
+            row[size](&line, 0, larger, pace);
             const ptrdiff_t done =
                 part * larger < line.soon_floats ? part * larger : line.soon_floats;
             line.soon += done, line.soon_floats -= done;
         }
-        row[size - 1](&line, larger * (size + 1), tiles - larger);
+        row[size - 1](&line, larger * (size + 1), tiles - larger, pace);
         if (left == 1) {
             break; /* no pointer is formed past the last line */
         }

@@ -121,6 +121,39 @@ static void test_candidates(void **state)
     doconv_context_destroy(context);
 }
 
+/* Weights from memory take time: none is estimated faster, and large ones are slower. */
+static void test_cold_estimates(void **state)
+{
+    (void)state;
+    doconv_context *context = open_context();
+    const doconv_conv_desc desc = problem("mb1_ic512ih7oc512kh3ph1:src=nhwc,dst=nhwc");
+    doconv_plan_options options = plan_options();
+    doconv_candidates *warm, *cold;
+    expect_ok(doconv_candidates_create(context, &desc, &options, &warm));
+    options.cold_weights = 1;
+    expect_ok(doconv_candidates_create(context, &desc, &options, &cold));
+    const int count = doconv_candidates_count(warm);
+    assert_int_equal(doconv_candidates_count(cold), count);
+    for (int i = 0; i < count; i++) {
+        doconv_candidate_info a = {.size = sizeof a}, b = {.size = sizeof b};
+        expect_ok(doconv_candidates_get(warm, i, &a));
+        for (int j = 0; j < count; j++) {
+            expect_ok(doconv_candidates_get(cold, j, &b));
+            if (strcmp(a.variant, b.variant) == 0) {
+                break;
+            }
+        }
+        assert_string_equal(a.variant, b.variant);
+        assert_true(b.estimated_seconds >= a.estimated_seconds);
+        if (a.refused == NULL && strstr(a.variant, "reference") == NULL) {
+            assert_true(b.estimated_seconds > a.estimated_seconds);
+        }
+    }
+    doconv_candidates_destroy(cold);
+    doconv_candidates_destroy(warm);
+    doconv_context_destroy(context);
+}
+
 static void test_unknown_variant(void **state)
 {
     (void)state;
@@ -577,15 +610,11 @@ static void test_failing_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bad_options),
-        cmocka_unit_test(test_candidates),
-        cmocka_unit_test(test_unknown_variant),
-        cmocka_unit_test(test_workspace_limit),
-        cmocka_unit_test(test_default_workspace_limit),
-        cmocka_unit_test(test_reference_is_last),
-        cmocka_unit_test(test_execute_arguments),
-        cmocka_unit_test(test_foreign_weights),
-        cmocka_unit_test(test_reentrant),
+        cmocka_unit_test(test_bad_options),       cmocka_unit_test(test_candidates),
+        cmocka_unit_test(test_cold_estimates),    cmocka_unit_test(test_unknown_variant),
+        cmocka_unit_test(test_workspace_limit),   cmocka_unit_test(test_default_workspace_limit),
+        cmocka_unit_test(test_reference_is_last), cmocka_unit_test(test_execute_arguments),
+        cmocka_unit_test(test_foreign_weights),   cmocka_unit_test(test_reentrant),
         cmocka_unit_test(test_failing_memory),
     };
     return cmocka_run_group_tests_name("plan", tests, NULL, NULL) != 0;

@@ -456,7 +456,7 @@ typedef struct doconv_plan_options {
      * (training layers have this limit too)
      */
     size_t workspace_limit;
-    int cold_weights; /**< 1: tune for weights that are not in cache when execute starts */
+    int cold_weights; /**< 1: choose for weights that no cache holds when execute starts */
     /**
      * 1: tune for weights that change with each call, so that packing them counts, and folding
      * them, for a descriptor with d_mul > 0; doconv_training_create() does

@@ -8,6 +8,7 @@
 
 #include "base/arithmetic.h"
 #include "base/context.h"
+#include "base/costs.h"
 #include "base/cpu.h"
 #include "base/layout.h"
 #include "base/log.h"
@@ -317,7 +318,7 @@ static double forward_seconds(const struct dc_feature *f)
     } else {
         cycles += pixels * inputs * (double)f->multiplier / 8.0;
     }
-    return cycles / 3e9 / f->forward_tasks;
+    return cycles / DC_NOMINAL_HERTZ / f->forward_tasks;
 }
 
 static void offer_forward(const doconv_context *ctx, struct dc_feature *f, enum dc_feature_way way,
@@ -449,7 +450,7 @@ static const char *enumerate_backward(const doconv_context *ctx, const struct dc
             .order_of_sums = 1 + 4 * (int)depthwise->isa,
             .error_amplification = direct->error_amplification,
             .workspace_size = backward_bytes(&f),
-            .estimated_seconds = cycles / 3e9 / f.backward_tasks,
+            .estimated_seconds = cycles / DC_NOMINAL_HERTZ / f.backward_tasks,
         };
         dc_candidate_append(ctx, list, &c);
         if (f.multiplier != 0) {

@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "base/arithmetic.h"
+#include "base/costs.h"
 #include "base/cpu.h"
 #include "base/overlap.h"
 #include "kernel.h"
@@ -127,7 +128,8 @@ double dc_fold_estimate(const struct dc_problem *p, const struct dc_kernel *kern
     const double bytes_a_cycle = dc_fold_rows_are_in_memory(f) ? 6.0
                                  : dc_fold_rows_are_far(f)     ? 12.0
                                                                : 40.0;
-    return (fmax(cycles, bytes_of_rows(f) / bytes_a_cycle) + 0.2 * cycles) / 3e9 / tasks;
+    return (fmax(cycles, bytes_of_rows(f) / bytes_a_cycle) + 0.2 * cycles) / DC_NOMINAL_HERTZ /
+           tasks;
 }
 
 doconv_status dc_fold_check_memory(doconv_context *ctx, const doconv_fold_desc *desc,

@@ -95,7 +95,7 @@ struct dc_problem dc_problem_for(const struct dc_problem *layer, enum dc_operati
     d->has_bias = operation == DC_FEATURE_FORWARD ? d->has_bias : 0;
     p.lo = -INFINITY;
     p.hi = INFINITY;
-    p.fresh_weights = false;
+    p.fresh_weights = p.cold_weights = false;
     if (operation == DC_FOLD || operation == DC_FOLD_GRADIENT) {
         *d = smallest_layer(&layer->fold);
         p.hout = p.wout = 1;

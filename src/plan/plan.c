@@ -189,6 +189,7 @@ doconv_status dc_plan_problem(doconv_context *ctx, const doconv_conv_desc *desc,
     if (status == DOCONV_OK) {
         *problem = dc_problem_for(&layer, operation);
         problem->fresh_weights = operation == DC_CONVOLUTION && fresh;
+        problem->cold_weights = operation == DC_CONVOLUTION && !fresh && options->cold_weights != 0;
     }
     return status;
 }

@@ -36,8 +36,9 @@ enum dc_operation {
  */
 struct dc_problem {
     enum dc_operation operation;
-    int threads;        /* that the work is cut for */
-    bool fresh_weights; /* of a convolution: they change in each call, so packing them counts */
+    int threads; /* that the work is cut for */
+    /* Of a convolution: they change in each call, so packing them counts; or no cache has them. */
+    bool fresh_weights, cold_weights;
     doconv_conv_desc desc;
     doconv_fold_desc fold; /* what W and D of a DO-Conv layer fold to; d_mul 0: a plain layer */
     bool empty;            /* the descriptor's n is 0; desc's is 1 then */

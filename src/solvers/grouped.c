@@ -10,6 +10,7 @@
 
 #include "base/arithmetic.h"
 #include "base/context.h"
+#include "base/costs.h"
 #include "base/cpu.h"
 #include "base/layout.h"
 #include "base/log.h"
@@ -177,7 +178,7 @@ static double estimate(const struct dc_problem *p, const struct dc_kernel *kerne
     if (s->task_floats > s->strip_floats) {
         cycles += out / 6.0;
     }
-    return (double)p->desc.n * cycles / 3e9 / (double)s->tasks;
+    return (double)p->desc.n * cycles / DC_NOMINAL_HERTZ / (double)s->tasks;
 }
 
 static const char *enumerate(const doconv_context *ctx, const struct dc_problem *p,

@@ -11,6 +11,7 @@
 
 #include "base/arithmetic.h"
 #include "base/context.h"
+#include "base/costs.h"
 #include "base/cpu.h"
 #include "base/log.h"
 #include "kernel.h"
@@ -109,7 +110,8 @@ static double estimate(const struct dc_problem *p, const struct dc_kernel *kerne
         cycles += 4.0 * k * (double)s->pixels * (double)s->out_chunks /
                   (p->desc.stride_w == 1 ? 10.0 : 6.0);
     }
-    return (double)p->desc.n * (double)p->desc.groups * cycles / 3e9 / (double)s->tasks;
+    return (double)p->desc.n * (double)p->desc.groups * cycles / DC_NOMINAL_HERTZ /
+           (double)s->tasks;
 }
 
 static const char *offer(const doconv_context *ctx, const struct dc_problem *p,

@@ -8,6 +8,7 @@
 
 #include "base/arithmetic.h"
 #include "base/context.h"
+#include "base/costs.h"
 #include "base/cpu.h"
 #include "base/layout.h"
 #include "base/log.h"
@@ -118,8 +119,8 @@ static const char *enumerate(const doconv_context *ctx, const struct dc_problem 
         .error_amplification = kernel->error_amplification,
         .workspace_size = (size_t)s.tasks * (size_t)s.task_floats * sizeof(float),
         /* Short vectors need more calls. */
-        .estimated_seconds =
-            products * (double)s.vectors * (1.5 / rate + 1.0 / kernel->vector) / 3e9 / s.tasks,
+        .estimated_seconds = products * (double)s.vectors * (1.5 / rate + 1.0 / kernel->vector) /
+                             DC_NOMINAL_HERTZ / s.tasks,
     };
     dc_candidate_append(ctx, list, &c);
     return NULL;

@@ -8,6 +8,7 @@
 
 #include "base/arithmetic.h"
 #include "base/context.h"
+#include "base/costs.h"
 #include "base/cpu.h"
 #include "base/layout.h"
 #include "base/log.h"
@@ -300,7 +301,7 @@ static double estimate(const struct dc_weight_product *g)
     const bool short_is_better = p->group_cin * (p->group_cin < 16 ? g->taps : 1) <= 16 && slow512;
     const double penalty = (g->kernel->vector == 16) == short_is_better ? 1.1 : 1.0;
     return penalty * pixel_cycles(g) * (double)(p->desc.n * p->hout * p->wout) *
-           (double)p->desc.groups / 3e9 / g->tasks;
+           (double)p->desc.groups / DC_NOMINAL_HERTZ / g->tasks;
 }
 
 static void offer(const doconv_context *ctx, struct dc_weight_product *g, bool parts,

@@ -7,6 +7,7 @@
 #include <stdio.h>
 
 #include "base/context.h"
+#include "base/costs.h"
 #include "base/cpu.h"
 #include "kernel.h"
 #include "plan/candidate.h"
@@ -22,17 +23,6 @@ static const char *const source_names[] = {
 
 static const char *const order_texts[] = {
     [DC_ORDER_PIXELS] = "", [DC_ORDER_WEIGHTS] = ",order=weights", [DC_ORDER_PACK] = ",order=pack"};
-
-/*
- * Bytes a cycle that a core gets from where a working set of this size lives. Rates of current x86
- * cores, a little under their best.
- */
-static double rate(const struct dc_cpu *cpu, double working_set)
-{
-    return working_set <= 0.5 * (double)cpu->l1d_bytes   ? 96.0
-           : working_set <= 0.75 * (double)cpu->l2_bytes ? 40.0
-                                                         : 14.0;
-}
 
 /* Cycles of one run of pixels against a block of weights, for a pass over all of the reduction. */
 static double run_cycles(const struct dc_cpu *cpu, const struct dc_kernel *kernel,
@@ -123,7 +113,7 @@ static double copy_cycles(const struct dc_problem *p, const struct dc_direct_sta
 }
 
 /*
- * Seconds at a nominal 3 GHz: the bounds of the tiles, then the copies. It only has to rank: what
+ * Seconds: the bounds of the tiles, then the copies. It only has to rank: what
  * matters is measured.
  */
 static double estimate(const struct dc_problem *p, const struct dc_kernel *kernel,
@@ -143,28 +133,30 @@ static double estimate(const struct dc_problem *p, const struct dc_kernel *kerne
         .full = (double)(s->out_blocks - 1),
         .vectors = (double)(s->tile_channels / kernel->vector),
         .last_vectors = ceil(last / kernel->vector),
-        .panel_rate = rate(cpu, panel + input),
+        .panel_rate = dc_rate(panel + input),
     };
     double cycles = (double)s->groups * image_cycles(p, &costs);
     /* Panels come in once a row block, inputs once a panel; loads ahead hide half of that. */
     const double blocks = (double)(s->groups * s->out_blocks),
                  weights = 4.0 * (double)s->weights.block_floats * blocks;
     const bool pixels_first = s->order == DC_ORDER_PIXELS;
-    cycles +=
-        0.3 * (pixels_first ? row_blocks : 1.0 / images) * weights / rate(cpu, weights + input);
+    cycles += 0.3 * (pixels_first ? row_blocks : 1.0 / images) * weights / dc_rate(weights + input);
     cycles += 0.3 * blocks * (double)s->k_blocks * row_blocks * input /
-              rate(cpu, (pixels_first ? 1.0 : row_blocks * images) * input + panel);
+              dc_rate((pixels_first ? 1.0 : row_blocks * images) * input + panel);
+    if (p->cold_weights) {
+        cycles += 0.5 * weights / DC_MEMORY_RATE / images;
+    }
     if (p->fresh_weights) {
         /* Packing reads them once; what isn't used at once goes through memory, and back. */
         cycles +=
-            weights / rate(cpu, 2.0 * weights) * (s->order == DC_ORDER_PACK ? 1.0 : 2.5) / images;
+            weights / dc_rate(2.0 * weights) * (s->order == DC_ORDER_PACK ? 1.0 : 2.5) / images;
     }
     cycles += copy_cycles(p, s);
     /* Pixels 4 KiB apart share cache sets: a tile's inputs evict each other. */
     if (s->source == DC_SOURCE_INPLACE && 4 * s->src_map.pixel * p->desc.stride_w % 4096 == 0) {
         cycles *= 1.1;
     }
-    return images * cycles / 3e9 / (double)s->tasks;
+    return images * cycles / DC_NOMINAL_HERTZ / (double)s->tasks;
 }
 
 /* Rows whose part of the strip (or of src) takes about these bytes. */

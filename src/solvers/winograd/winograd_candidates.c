@@ -8,6 +8,7 @@
 
 #include "base/arithmetic.h"
 #include "base/context.h"
+#include "base/costs.h"
 #include "base/cpu.h"
 #include "base/registry.h"
 #include "kernel.h"
@@ -17,31 +18,32 @@
 #include "solvers/winograd/winograd.h"
 
 /*
- * Bytes a cycle that a core gets from where a working set of this size lives. Rates of current x86
- * cores, a little under their best.
+ * Cycles of the products of `tiles` tiles and one output block, for one point. The next products'
+ * weights come in meanwhile, but not quite hidden.
  */
-static double rate(const struct dc_cpu *cpu, double working_set)
-{
-    return working_set <= 0.5 * (double)cpu->l1d_bytes   ? 96.0
-           : working_set <= 0.75 * (double)cpu->l2_bytes ? 40.0
-           : working_set <= 0.75 * (double)cpu->l3_bytes ? 14.0
-                                                         : 5.0;
-}
-
-/* Cycles of the products of `tiles` tiles and one output block, for one point. */
 static double product_cycles(const struct dc_winograd_state *s, double tiles, double vectors,
                              double weight_rate)
 {
-    const struct dc_cpu *cpu = dc_cpu_probe();
     const struct dc_kernel *gemm = s->gemm;
-    const double fma_rate = gemm->vector == 16 ? cpu->fma512_per_cycle : 2.0;
+    const double fma_rate = gemm->vector == 16 ? dc_cpu_probe()->fma512_per_cycle : 2.0;
     const double runs = ceil(tiles / gemm->tile_pixels), pixels = tiles / runs;
     /* A lone vector loads an input for each FMA. */
     const double fma = pixels * vectors / fma_rate * (vectors < 2.0 ? 1.25 : 1.0),
-                 loads = (pixels + vectors) / 2.0, weights = 4.0 * vectors * gemm->vector;
-    const double first = fmax(fmax(fma, loads), fmax(4.0, weights / weight_rate)),
-                 rest = fmax(fmax(fma, loads), fmax(4.0, weights / 40.0));
-    return (double)(s->taps * s->cin) * (first + (runs - 1.0) * rest) + 40.0 * runs + 40.0;
+                 loads = (pixels + vectors) / 2.0;
+    const double inputs = (double)(s->taps * s->cin);
+    const double tile = inputs * runs * fmax(fmax(fma, loads), 4.0),
+                 weights = inputs * 4.0 * vectors * gemm->vector / weight_rate;
+    return fmax(tile, weights) + 0.15 * fmin(tile, weights) + 40.0 * runs + 40.0;
+}
+
+/* Cycles of all products of a block of one group. */
+static double place_cycles(const struct dc_winograd_state *s, double tiles, double weight_rate)
+{
+    const double vectors = (double)(s->tile_channels / s->kernel->vector),
+                 tail = (double)(s->cout - (s->out_blocks - 1) * s->tile_channels);
+    return (double)s->points *
+           ((double)(s->out_blocks - 1) * product_cycles(s, tiles, vectors, weight_rate) +
+            product_cycles(s, tiles, ceil(tail / s->kernel->vector), weight_rate));
 }
 
 /* Cycles of an operation of 256 bits that one of the kernel's vectors takes. */
@@ -62,13 +64,29 @@ static void transform_cycles(const struct dc_winograd_state *s, double *in, doub
     *out = width(s) * lines_out * (0.5 * line_out + outputs);
 }
 
+/* Cycles of a place that transforms its filters: each does, and its sums come and go by chunks. */
+static double raw_cycles(const struct dc_winograd_state *s, double products)
+{
+    const double chunks = ceil((double)s->cin / (double)s->chunk);
+    return 2.5 * width(s) * (double)(s->points * s->taps) * (double)s->cin *
+               ceil((double)s->cout / s->kernel->vector) +
+           (chunks - 1.0) * 2.0 * products * (double)s->out_blocks / 40.0;
+}
+
+/* Cycles of making the weights of a call, all groups': read, and packed or kept as they are. */
+static double fresh_cycles(const struct dc_winograd_state *s, double all_weights)
+{
+    return s->chunk != 0 ? 2.5 * all_weights / dc_rate(2.0 * all_weights)
+                         : 7.0 * (double)(s->points * s->taps * s->groups) *
+                               (double)(s->cin * s->cout); /* in double precision */
+}
+
 /*
- * Seconds at a nominal 3 GHz: the products, then the transforms and the copies beside them. It only
- * has to rank, and to know where direct kernels are better: what matters is measured.
+ * Seconds: the products, then the transforms and the copies beside them. It only has to rank, and
+ * to know where direct kernels are better: what matters is measured.
  */
 static double estimate(const struct dc_problem *p, const struct dc_winograd_state *s)
 {
-    const struct dc_cpu *cpu = dc_cpu_probe();
     const double places = (double)s->places, blocks = (double)s->out_blocks,
                  vector = s->kernel->vector;
     const double tiles = (double)s->tiles / (double)s->blocks;
@@ -78,40 +96,32 @@ static double estimate(const struct dc_problem *p, const struct dc_winograd_stat
                  products = 4.0 * (double)s->points * tiles * (double)(s->outs * s->tile_channels),
                  weights = 4.0 * (double)s->weights.block_floats * blocks;
     const double all_weights = weights * (double)s->groups, used = points + products;
-    const double vectors = (double)(s->tile_channels / s->kernel->vector);
-    const double tail = (double)s->cout - (blocks - 1.0) * (double)s->tile_channels;
+    const bool raw = s->chunk != 0;
     /* An output block's weights are one stream; going from block to block is many short ones. */
-    const double weight_rate =
-        (s->chunk != 0 ? 40.0 : rate(cpu, all_weights + used)) *
-        (s->outs > 1 && all_weights > 0.75 * (double)cpu->l2_bytes ? 0.8 : 1.0);
-    double cycles =
-        (double)s->points * ((blocks - 1.0) * product_cycles(s, tiles, vectors, weight_rate) +
-                             product_cycles(s, tiles, ceil(tail / vector), weight_rate));
+    const double streams =
+        s->outs > 1 && all_weights > 0.75 * (double)dc_cpu_probe()->l2_bytes ? 0.8 : 1.0;
+    const double weight_rate = dc_rate(all_weights + used);
+    double cycles = place_cycles(s, tiles, raw ? 40.0 : streams * weight_rate);
+    /* What a group's first block takes longer for weights that come from memory. */
+    double cold = 0.0;
+    if (p->cold_weights) {
+        cold = 0.1 * weights / DC_MEMORY_RATE;
+        cold += raw ? 0.3 * weights / DC_MEMORY_RATE
+                    : place_cycles(s, tiles, streams * DC_MEMORY_RATE) - cycles;
+    }
     double in, out;
     transform_cycles(s, &in, &out);
     cycles +=
         in * inputs * ceil((double)s->cin / vector) + out * tiles * ceil((double)s->cout / vector);
     /* What the buffers move beyond L2, and the products in it. */
-    cycles += 0.5 * (2.0 * points + 2.0 * products * blocks / (double)s->outs) / rate(cpu, used);
-    cycles += s->in_place ? 0.0 : 0.25 * points / (s->src_map.channel == 1 ? 12.0 : 5.0);
+    cycles += 0.5 * (2.0 * points + 2.0 * products * blocks / (double)s->outs) / dc_rate(used);
+    const bool vectors = s->src_map.channel == 1 && s->src_map.block_channels >= vector;
+    cycles += s->in_place ? 0.0 : 0.25 * points / (vectors ? 12.0 : 5.0);
     cycles +=
         s->direct_store ? 0.0 : 4.0 * tiles * (double)(s->tile_height * s->outputs * s->cout) / 6.0;
-    if (s->chunk != 0) {
-        /* Every block transforms all filters, and its sums come and go for each chunk. */
-        const double chunks = ceil((double)s->cin / (double)s->chunk);
-        cycles += 2.5 * width(s) * (double)(s->points * s->taps) * (double)s->cin *
-                  ceil((double)s->cout / vector);
-        cycles += (chunks - 1.0) * 2.0 * products * blocks / 40.0;
-        cycles += 0.5 * weights / rate(cpu, all_weights + used);
-    }
-    if (p->fresh_weights && s->chunk != 0) {
-        cycles += 2.5 * all_weights / rate(cpu, 2.0 * all_weights) / places;
-    } else if (p->fresh_weights) {
-        /* Packing transforms each filter in double precision. */
-        cycles += 7.0 * (double)(s->points * s->taps) * (double)(s->cin * s->cout) / places *
-                  (double)s->groups;
-    }
-    return places * cycles / 3e9 / (double)s->tasks;
+    cycles += raw ? raw_cycles(s, products) + 0.5 * weights / weight_rate : 0.0;
+    cycles = cycles * places + (p->fresh_weights ? fresh_cycles(s, all_weights) : 0.0);
+    return (cycles + cold * (double)s->groups) / DC_NOMINAL_HERTZ / (double)s->tasks;
 }
 
 static const char *offer(const doconv_context *ctx, const struct dc_problem *p,
