@@ -22,8 +22,8 @@
 enum property {
     /*
      * small integers, where every order of additions is exact: bitwise equal to the oracle,
-     * residual = dst included. Kernels that compute tiles (Winograd's) have factors that aren't
-     * integers: they must be as close as for reals.
+     * residual = dst included. Kernels whose transforms round even these (Winograd's, but for
+     * F(2,3)) must be as close as for reals.
      */
     PROPERTY_EXACT,
     /*

@@ -82,7 +82,7 @@ bool rig_check_exact(const struct rig *rig, char *failure, size_t size);
  * these is no finite number, only outputs that are NaN in the oracle's answer must be so.
  */
 bool rig_check_close(const struct rig *rig, double amplification, char *failure, size_t size);
-/* ... as the plan's kernel promises it for integers: bitwise, or (of tiles) close. */
+/* ... as the plan's kernel promises it for integers: bitwise, or (if it rounds them) close. */
 bool rig_check_value(const struct rig *rig, char *failure, size_t size);
 
 /* Inputs: rows [y0, y1) and columns [x0, x1) of an image. */
