@@ -81,6 +81,13 @@ static double fresh_cycles(const struct dc_winograd_state *s, double all_weights
                                (double)(s->cin * s->cout); /* in double precision */
 }
 
+/* The part of all work that the task with the most of it has. */
+static double largest_share(const struct dc_winograd_state *s)
+{
+    const double units = ceil((double)(s->places * s->out_chunks) / (double)s->tasks);
+    return units * (double)s->out_chunk / ((double)s->places * (double)s->out_blocks);
+}
+
 /*
  * Seconds: the products, then the transforms and the copies beside them. It only has to rank, and
  * to know where direct kernels are better: what matters is measured.
@@ -113,15 +120,16 @@ static double estimate(const struct dc_problem *p, const struct dc_winograd_stat
     transform_cycles(s, &in, &out);
     cycles +=
         in * inputs * ceil((double)s->cin / vector) + out * tiles * ceil((double)s->cout / vector);
-    /* What the buffers move beyond L2, and the products in it. */
-    cycles += 0.5 * (2.0 * points + 2.0 * products * blocks / (double)s->outs) / dc_rate(used);
+    /* What the buffers move: in L2, if they leave room there for tensors and weights in passing. */
+    const double fill = used / (double)dc_cpu_probe()->l2_bytes;
+    cycles += (1.0 + fill) * (points + products * blocks / (double)s->outs) / dc_rate(1.15 * used);
     const bool vectors = s->src_map.channel == 1 && s->src_map.block_channels >= vector;
     cycles += s->in_place ? 0.0 : 0.25 * points / (vectors ? 12.0 : 5.0);
     cycles +=
         s->direct_store ? 0.0 : 4.0 * tiles * (double)(s->tile_height * s->outputs * s->cout) / 6.0;
     cycles += raw ? raw_cycles(s, products) + 0.5 * weights / weight_rate : 0.0;
     cycles = cycles * places + (p->fresh_weights ? fresh_cycles(s, all_weights) : 0.0);
-    return (cycles + cold * (double)s->groups) / DC_NOMINAL_HERTZ / (double)s->tasks;
+    return (cycles + cold * (double)s->groups) / DC_NOMINAL_HERTZ * largest_share(s);
 }
 
 static const char *offer(const doconv_context *ctx, const struct dc_problem *p,
