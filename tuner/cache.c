@@ -327,6 +327,11 @@ doconv_context *dc_cache_context(const struct cache *cache)
     return cache->ctx;
 }
 
+const char *dc_cache_manifest(const struct cache *cache)
+{
+    return cache->environment;
+}
+
 /* What memory knows of a key; false if nothing, not even that it is missing. */
 static bool recall(struct cache *cache, uint64_t hash, const char *key, struct cache_entry *entry,
                    enum cache_state *state)
@@ -388,6 +393,27 @@ int dc_cache_clean(struct cache *cache, bool all, doconv_cache_report_fn report,
 {
     return cache->user[0] != '\0' ? collect(cache, all ? COLLECT_ALL : COLLECT_OLD, report, user)
                                   : 0;
+}
+
+void dc_cache_drop(struct cache *cache, const char *key)
+{
+    struct node nothing = {0};
+    pthread_mutex_lock(&cache->lock);
+    exchange(cache, dc_hash(0, key, strlen(key)), key, &nothing);
+    pthread_mutex_unlock(&cache->lock);
+    release_node(cache, &nothing);
+}
+
+bool dc_cache_memory_get(struct cache *cache, int index, struct cache_entry *entry)
+{
+    pthread_mutex_lock(&cache->lock);
+    const struct node *node = &cache->nodes[index];
+    const bool found = node->used != 0 && node->state == CACHE_MEMORY;
+    if (found) {
+        *entry = *node->entry;
+    }
+    pthread_mutex_unlock(&cache->lock);
+    return found;
 }
 
 int dc_cache_memory_count(struct cache *cache)
