@@ -39,7 +39,7 @@ static int cache_clean(struct cache_command *c)
 /* ---- the verb ---- */
 
 /* Options that an action may have. */
-enum { WITH_ALL = 1, WITH_ENVIRONMENT = 2, WITH_OUTPUT = 4 };
+enum { WITH_ALL = 1, WITH_ENVIRONMENT = 2, WITH_OUTPUT = 4, WITH_NAME = 8 };
 
 static const struct action {
     const char *name, *argument; /* NULL: none; ends in "...": any number from one on */
@@ -53,9 +53,10 @@ static const struct action {
     {"merge", "FILE ...", WITH_ENVIRONMENT | WITH_OUTPUT, cache_merge},
     {"forget", "PROBLEM or pattern", WITH_ENVIRONMENT, cache_forget},
     {"clean", NULL, WITH_ALL, cache_clean},
+    {"to-c", "FILE.c ...", WITH_ENVIRONMENT | WITH_NAME, cache_to_c},
 };
 #define ACTIONS (sizeof actions / sizeof actions[0])
-#define ACTION_NAMES "list, show, export, import, merge, forget, clean"
+#define ACTION_NAMES "list, show, export, import, merge, forget, clean, to-c"
 
 static int check_words(const struct cache_command *c, const struct action *action)
 {
@@ -79,7 +80,8 @@ static int check_options(const struct cache_command *c, const struct action *act
         int option;
     } options[] = {{"all", c->all, WITH_ALL},
                    {"environment", c->environment != NULL, WITH_ENVIRONMENT},
-                   {"output", c->output != NULL, WITH_OUTPUT}};
+                   {"output", c->output != NULL, WITH_OUTPUT},
+                   {"name", c->name != NULL, WITH_NAME}};
     for (size_t i = 0; i < sizeof options / sizeof options[0]; i++) {
         if (options[i].given && (action->options & options[i].option) == 0) {
             return command_usage_error("cache", "%s has no option --%s", action->name,
@@ -120,6 +122,7 @@ static int run_cache(int count, char **words)
         {"all", COMMAND_OPTION_FLAG, &c.all, 0, 0},
         {"environment", COMMAND_OPTION_TEXT, &c.environment, 0, 0},
         {"output", COMMAND_OPTION_TEXT, &c.output, 0, 0},
+        {"name", COMMAND_OPTION_TEXT, &c.name, 0, 0},
         {NULL, COMMAND_OPTION_FLAG, NULL, 0, 0}};
     count = command_parse_options(&command_cache, count, words, options);
     if (count < 0) {
@@ -149,6 +152,7 @@ const struct command_verb command_cache = {
         "       doconv cache merge FILE ... [--output=FILE]\n"
         "       doconv cache forget PROBLEM|PATTERN\n"
         "       doconv cache clean [--all]\n"
+        "       doconv cache to-c FILE.c [FILE ...] [--name=NAME]\n"
         "\n"
         "The cache has an entry for each problem that was tuned, in an environment for each CPU, "
         "instruction set and\n"
@@ -167,12 +171,18 @@ const struct command_verb command_cache = {
         "  clean    removes what nothing uses any more, and prints what it removes: temporary "
         "files that a killed\n"
         "           process left, and environments that were not used for a week\n"
+        "  to-c     writes the choices as a table in C that a program hands to its context, for "
+        "the "
+        "same plans\n"
+        "           everywhere without a cache: of this CPU and build in the cache, or all of the "
+        "exports named\n"
         "\n"
         "PATTERN is one of the shell, for the whole problem: 'mb1_ic64*' (mind the quotes).\n"
         "\n"
         "  --environment=NAME  own (that of this CPU and build), all, or 16 digits that list "
         "prints (default: all)\n"
         "  --output=FILE       of merge; -: standard output, the default\n"
+        "  --name=NAME         the table's name in C (default: tuned_table)\n"
         "  --all               of clean: removes all winners, whatever their age\n",
     .run = run_cache,
 };

@@ -11,7 +11,7 @@ struct cache_command {
     char **words; /* after what to do */
     int count;
     bool all;
-    const char *environment, *output; /* NULL: not given */
+    const char *environment, *output, *name; /* NULL: not given */
     doconv_context *context;
     doconv_entries *entries; /* empty at first */
 };
@@ -27,6 +27,7 @@ int cache_forget(struct cache_command *c);
 int cache_export(struct cache_command *c);
 int cache_import(struct cache_command *c);
 int cache_merge(struct cache_command *c);
+int cache_to_c(struct cache_command *c);
 
 /* Adds what the cache has of the environments asked for. */
 int cache_read(struct cache_command *c);

@@ -119,10 +119,24 @@ static void print_count(const struct cache_command *c, const char *what, const c
     }
 }
 
-static int write_export(const struct cache_command *c, const char *path, const char *what)
+typedef doconv_status (*write_entries_fn)(const struct cache_command *c, struct text *text);
+
+static doconv_status export_entries(const struct cache_command *c, struct text *text)
+{
+    return doconv_entries_write(c->entries, add_text, text);
+}
+
+static doconv_status write_table(const struct cache_command *c, struct text *text)
+{
+    return doconv_entries_write_table(c->entries, c->name, add_text, text);
+}
+
+/* Writes a text of the entries to a file; what: was done to them. */
+static int write_entries(const struct cache_command *c, write_entries_fn write, const char *path,
+                         const char *what)
 {
     struct text text = {0};
-    const doconv_status status = doconv_entries_write(c->entries, add_text, &text);
+    const doconv_status status = write(c, &text);
     int result = COMMAND_OK;
     if (status != DOCONV_OK) {
         result = command_library_error(c->context, status, "cache: %s", path);
@@ -141,14 +155,15 @@ static int write_export(const struct cache_command *c, const char *path, const c
 int cache_export(struct cache_command *c)
 {
     const int result = cache_read(c);
-    return result == COMMAND_OK ? write_export(c, c->words[0], "exported") : result;
+    return result == COMMAND_OK ? write_entries(c, export_entries, c->words[0], "exported")
+                                : result;
 }
 
 int cache_merge(struct cache_command *c)
 {
     const int result = cache_parse(c);
-    return result == COMMAND_OK ? write_export(c, c->output != NULL ? c->output : "-", "merged")
-                                : result;
+    const char *path = c->output != NULL ? c->output : "-";
+    return result == COMMAND_OK ? write_entries(c, export_entries, path, "merged") : result;
 }
 
 int cache_import(struct cache_command *c)
@@ -166,4 +181,17 @@ int cache_import(struct cache_command *c)
            doconv_entries_count(c->entries));
     return status == DOCONV_OK ? COMMAND_OK
                                : command_library_error(c->context, status, "storing the entries");
+}
+
+int cache_to_c(struct cache_command *c)
+{
+    const char *path = c->words[0];
+    c->words++;
+    c->count--;
+    if (c->count == 0 && c->environment == NULL) {
+        c->environment = "own"; /* the choices of an older build are not this one's */
+    }
+    const int result = c->count > 0 ? cache_parse(c) : cache_read(c);
+    return result == COMMAND_OK ? write_entries(c, write_table, path, "written as a table")
+                                : result;
 }

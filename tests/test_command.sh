@@ -810,6 +810,7 @@ usage 'show: PROBLEM or pattern is missing' cache show
 usage 'export: FILE is missing' cache export
 usage 'merge: FILE ... is missing' cache merge
 usage 'import: one word too many: "b"' cache import a b
+usage 'merge has no option --name' cache merge a --name=x
 usage '"conv" is no problem, nor a pattern' cache forget conv
 usage '"mine" is not own, all or 16 digits' cache list --environment=mine
 run 0 cache clean
@@ -861,6 +862,16 @@ run 0 cache merge "$work/two.txt" "$work/one.txt" --output="$work/merged.txt"
 if cmp -s "$work/merged.txt" "$work/one.txt"; then pass; else fail 'a merged file differs'; fi
 run 0 cache merge "$work/one.txt" --environment=0123456789abcdef
 no_out 'environment'
+run 0 cache to-c "$work/table.c"
+out 'table.c: 2 entries of 1 environment written as a table'
+run 0 cache to-c - "$work/one.txt" "$work/two.txt" --name=mine
+out 'const doconv_table mine = '
+sed 's/mine/tuned_table/' "$work/out" | cmp -s - "$work/table.c"
+if [ $? -eq 0 ]; then pass; else fail 'tables of cache and export differ'; fi
+run 1 cache to-c - "$work/one.txt" --name=9
+err 'no identifier'
+run 1 cache to-c - "$work/one.txt" --environment=0123456789abcdef
+err 'no entries'
 sed 's/^workspace ./workspace 7/' "$work/one.txt" >"$work/damaged.txt"
 run 0 cache clean --all
 run 2 cache import "$work/damaged.txt"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Entries as sets and as exports: out of a cache, into another, and what may be wrong on the way. */
+/* Entries as sets and as exports: out of a cache, into another, and what may go wrong. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>

@@ -130,6 +130,16 @@ doconv_status doconv_entries_write(const doconv_entries *entries, doconv_write_f
     return DOCONV_UNSUPPORTED;
 }
 
+doconv_status doconv_entries_write_table(const doconv_entries *entries, const char *name,
+                                         doconv_write_fn write, void *user)
+{
+    (void)entries;
+    (void)name;
+    (void)write;
+    (void)user;
+    return DOCONV_UNSUPPORTED;
+}
+
 doconv_status doconv_entries_store(const doconv_entries *entries, int *stored)
 {
     (void)entries;

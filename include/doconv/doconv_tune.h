@@ -196,6 +196,17 @@ DOCONV_API doconv_status doconv_entries_write(const doconv_entries *entries, doc
                                               void *user);
 
 /**
+ * Writes the set's choices as C: a constant doconv_table (doconv_context_options.table) called name
+ * (an identifier of at most 63 characters; NULL: "tuned_table"), with external linkage, in C11 or
+ * C++. A key has a row for each ISA that it was tuned for. Where machines with one ISA have
+ * different winners, that one is taken by which all of them together lose least, as far as they
+ * measured it. Errors: NOT_FOUND (the set is empty), INVALID_ARGUMENT, IO_ERROR (write asked to
+ * end), OUT_OF_MEMORY.
+ */
+DOCONV_API doconv_status doconv_entries_write_table(const doconv_entries *entries, const char *name,
+                                                    doconv_write_fn write, void *user);
+
+/**
  * Stores the set in the context's cache as winners are stored: in its directory, each entry with
  * its environment, other machines' too, atomically, one after the other; where the context has no
  * directory, in its memory, entries of its own environment alone. An entry that is there already

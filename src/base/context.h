@@ -64,6 +64,7 @@ struct doconv_context {
     char *cache_directory; /* "" if none */
     bool memory_only;      /* the caller wants no directory */
     bool deterministic;    /* plans keep to one order of sums */
+    doconv_table table;    /* the caller's choices; without rows if there are none */
     char fingerprint[17];
     struct dc_advisor advisor;              /* lookup is NULL in a build without tuner */
     const struct dc_kernel *const *kernels; /* of dc_parts; tests put their own list here */

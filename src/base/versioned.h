@@ -31,6 +31,7 @@ struct dc_struct {
      alignof(type))
 enum {
     dc_smallest_doconv_context_options = DC_SIZE_THROUGH(doconv_context_options, cache_directory),
+    dc_smallest_doconv_table = DC_SIZE_THROUGH(doconv_table, count),
     dc_smallest_doconv_context_info = DC_SIZE_THROUGH(doconv_context_info, registry),
     dc_smallest_doconv_kernel_info = DC_SIZE_THROUGH(doconv_kernel_info, usable),
     dc_smallest_doconv_conv_desc = DC_SIZE_THROUGH(doconv_conv_desc, add_identity),
