@@ -53,10 +53,11 @@ static const struct action {
     {"merge", "FILE ...", WITH_ENVIRONMENT | WITH_OUTPUT, cache_merge},
     {"forget", "PROBLEM or pattern", WITH_ENVIRONMENT, cache_forget},
     {"clean", NULL, WITH_ALL, cache_clean},
+    {"regret", "FILE ...", WITH_ENVIRONMENT, cache_regret},
     {"to-c", "FILE.c ...", WITH_ENVIRONMENT | WITH_NAME, cache_to_c},
 };
 #define ACTIONS (sizeof actions / sizeof actions[0])
-#define ACTION_NAMES "list, show, export, import, merge, forget, clean, to-c"
+#define ACTION_NAMES "list, show, export, import, merge, forget, clean, regret, to-c"
 
 static int check_words(const struct cache_command *c, const struct action *action)
 {
@@ -152,6 +153,7 @@ const struct command_verb command_cache = {
         "       doconv cache merge FILE ... [--output=FILE]\n"
         "       doconv cache forget PROBLEM|PATTERN\n"
         "       doconv cache clean [--all]\n"
+        "       doconv cache regret FILE ...\n"
         "       doconv cache to-c FILE.c [FILE ...] [--name=NAME]\n"
         "\n"
         "The cache has an entry for each problem that was tuned, in an environment for each CPU, "
@@ -171,6 +173,9 @@ const struct command_verb command_cache = {
         "  clean    removes what nothing uses any more, and prints what it removes: temporary "
         "files that a killed\n"
         "           process left, and environments that were not used for a week\n"
+        "  regret   what share of the speed the choices of each environment lose on each other one "
+        "of the exports, by\n"
+        "           what was measured there, and what to-c's table of all of them loses\n"
         "  to-c     writes the choices as a table in C that a program hands to its context, for "
         "the "
         "same plans\n"

@@ -22,6 +22,13 @@ int cache_list(struct cache_command *c);
 int cache_show(struct cache_command *c);
 int cache_forget(struct cache_command *c);
 
+/* "environment NAME: CPU, ISA, ...", a line. */
+void cache_print_environment(const doconv_entry_info *info);
+
+/* ---- command_cache_regret.c ---- */
+
+int cache_regret(struct cache_command *c);
+
 /* ---- command_cache_files.c ---- */
 
 int cache_export(struct cache_command *c);
@@ -36,11 +43,5 @@ int cache_parse(struct cache_command *c);
 
 /* The number of environments among the entries. */
 int cache_environments(const struct cache_command *c);
-
-/*
- * The value of a line "NAME VALUE" of a manifest, and its length; "?" where there is none. For
- * printf's "%.*s".
- */
-const char *cache_manifest_value(const char *manifest, const char *name, int *length);
 
 #endif

@@ -5,7 +5,8 @@
 
 #include "command_cache.h"
 
-const char *cache_manifest_value(const char *manifest, const char *name, int *length)
+/* The value of a line "NAME VALUE", and its length, for "%.*s"; "?" where there is none. */
+static const char *manifest_value(const char *manifest, const char *name, int *length)
 {
     const size_t size = strlen(name);
     for (const char *line = manifest; *line != '\0'; line += strcspn(line, "\n") + 1) {
@@ -25,13 +26,13 @@ static doconv_entry_info get(const struct cache_command *c, int index)
     return info;
 }
 
-static void print_environment(const doconv_entry_info *info)
+void cache_print_environment(const doconv_entry_info *info)
 {
     static const char *const names[] = {"cpu", "isa", "library", "kernels"};
     printf("environment %s%s:", info->environment, info->own ? " (own)" : "");
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         int length;
-        const char *value = cache_manifest_value(info->manifest, names[i], &length);
+        const char *value = manifest_value(info->manifest, names[i], &length);
         printf("%s %s%s%.*s", i > 0 ? "," : "", i > 0 ? names[i] : "", i > 0 ? " " : "", length,
                value);
     }
@@ -96,7 +97,7 @@ int cache_list(struct cache_command *c)
                 command_table_print(&table, 0);
                 printf("\n");
             }
-            print_environment(&info);
+            cache_print_environment(&info);
             start_table(&table);
             last = info.environment;
         }
@@ -185,7 +186,7 @@ int cache_show(struct cache_command *c)
         const doconv_entry_info info = get(c, i);
         printf("%sproblem   %.*s\n", i > 0 ? "\n" : "", (int)strcspn(info.key, " "), info.key);
         printf("for      %s\n", info.key + strcspn(info.key, " "));
-        print_environment(&info);
+        cache_print_environment(&info);
         printf("variant   %s\n", info.variant);
         printf("measured  %.4f ms, error %.2g of max|y|, workspace %.1f KiB\n\n",
                1e3 * info.seconds, info.max_rel_error, (double)info.workspace_bytes / 1024);

@@ -868,6 +868,16 @@ run 0 cache to-c - "$work/one.txt" "$work/two.txt" --name=mine
 out 'const doconv_table mine = '
 sed 's/mine/tuned_table/' "$work/out" | cmp -s - "$work/table.c"
 if [ $? -eq 0 ]; then pass; else fail 'tables of cache and export differ'; fi
+run 1 cache regret "$work/one.txt"
+err 'two environments, not of 1'
+cached '1 problem' $small --threads=1 --budget=0.02 --isa=none
+run 0 cache export "$work/both.txt"
+out '3 entries of 2 environments'
+run 0 cache regret "$work/both.txt" "$work/one.txt"
+out 'choices of  on  problems  measured  loss'
+out 'all'
+run 0 cache forget '*' --environment=own
+run 0 cache import "$work/one.txt"
 run 1 cache to-c - "$work/one.txt" --name=9
 err 'no identifier'
 run 1 cache to-c - "$work/one.txt" --environment=0123456789abcdef

@@ -1,5 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* Choices that a program brings along: whom they are for in each mode, and the table as C. */
+/*
+ * Choices that a program brings along: whom they are for in each mode, the table as C, and what
+ * choices lose on another machine.
+ */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -474,6 +478,92 @@ static void test_names_in_c(void **state)
     doconv_context_destroy(ctx);
 }
 
+/* ---- what choices lose elsewhere ---- */
+
+/* The name of the environment of add_entry(). */
+static void set_name(const char *cpu, const char *isa, char name[ENTRIES_NAME])
+{
+    char manifest[256];
+    snprintf(manifest, sizeof manifest, "doconv-cache %d\ncpu %s\nisa %s\n", CACHEFILE_VERSION, cpu,
+             isa);
+    dc_entries_name(manifest, strlen(manifest), name);
+}
+
+static void test_regret(void **state)
+{
+    struct fixture *f = *state;
+    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_OFF);
+    doconv_entries *entries;
+    assert_int_equal(doconv_entries_create(ctx, &entries), DOCONV_OK);
+    static const char *const cpus[] = {"1", "2", "3"}, *const isas[] = {"avx2", "avx2", "avx512"};
+    char names[3][ENTRIES_NAME];
+    for (int i = 0; i < 3; i++) {
+        set_name(cpus[i], isas[i], names[i]);
+    }
+    /* a: the same winner; b: half the speed; c: 0.8 of it, or 0.9 the other way; d: not measured;
+     * e: behind by less than the margin; f: faster, but wrong there; g: on one machine alone. */
+    static const struct {
+        int machine;
+        const char *key, *winner;
+        int64_t time;
+        const char *second;
+        int64_t second_time;
+    } rows[] = {
+        {0, "a", "x:1", 10, "x:2", 20},  {1, "a", "x:1", 70, "x:2", 80},
+        {0, "b", "x:1", 10, "x:2", 11},  {1, "b", "x:2", 50, "x:1", 100},
+        {0, "c", "x:1", 90, "x:2", 100}, {1, "c", "x:2", 80, "x:1", 100},
+        {0, "d", "x:1", 10, "x:2", 20},  {1, "d", "x:3", 10, "x:4", 20},
+        {0, "e", "x:1", 10, "x:2", 11},  {1, "e", "x:2", 100, "x:1", 99},
+        {0, "f", "x:1", 10, "x:2", 11},  {1, "f", "x:2", 100, "x:1", 50},
+        {0, "g", "x:1", 10, "x:2", 20},  {2, "a", "x:1", 10, "x:2", 20},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct cache_entry e = make_entry(rows[i].key, rows[i].winner, rows[i].time, rows[i].second,
+                                          rows[i].second_time);
+        e.measured[1].dropped = rows[i].key[0] == 'f';
+        add_entry(entries, cpus[rows[i].machine], isas[rows[i].machine], e);
+    }
+    static const struct {
+        int from, on, problems, known; /* from: -1 for the table of all */
+        double share;                  /* the product of what is left of the speed */
+        double worst;
+        const char *worst_key;
+    } cases[] = {
+        {0, 0, 7, 7, 1.0, 0.0, "a"},
+        {0, 1, 6, 4, 0.5 * 0.8, 0.5, "b"},
+        {1, 0, 6, 5, 10.0 / 11 * 0.9 * 10 / 11 * 10 / 11, 0.1, "c"},
+        {0, 2, 1, 1, 1.0, 0.0, "a"},
+        {2, 0, 1, 0, 1.0, 0.0, ""}, /* a row of AVX-512 is none for AVX2 */
+        {2, 1, 1, 0, 1.0, 0.0, ""},
+        {-1, 2, 1, 1, 1.0, 0.0, "a"},
+        /* b: 2, which costs the first a tenth; c: 2, likewise; d: 1 of equals; e: 1; f: 2 */
+        {-1, 0, 7, 7, 10.0 / 11 * 0.9 * 10 / 11, 0.1, "c"},
+        {-1, 1, 6, 5, 1.0, 0.0, "a"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        doconv_regret r = {.size = sizeof r};
+        assert_int_equal(doconv_entries_regret(entries,
+                                               cases[i].from < 0 ? NULL : names[cases[i].from],
+                                               names[cases[i].on], &r),
+                         DOCONV_OK);
+        assert_int_equal(r.problems, cases[i].problems);
+        assert_int_equal(r.known, cases[i].known);
+        assert_true(fabs(pow(1.0 - r.loss, r.known) - cases[i].share) < 1e-9);
+        assert_true(fabs(r.worst - cases[i].worst) < 1e-9);
+        assert_string_equal(r.worst_key, cases[i].worst_key);
+    }
+    doconv_regret r = {.size = sizeof r - 8};
+    assert_int_equal(doconv_entries_regret(entries, names[0], names[1], &r), DOCONV_MISMATCH);
+    r.size = sizeof r;
+    assert_int_equal(doconv_entries_regret(NULL, names[0], names[1], &r), DOCONV_INVALID_ARGUMENT);
+    assert_int_equal(doconv_entries_regret(entries, "", names[1], &r), DOCONV_INVALID_ARGUMENT);
+    assert_int_equal(doconv_entries_regret(entries, names[0], NULL, &r), DOCONV_INVALID_ARGUMENT);
+    assert_int_equal(doconv_entries_regret(entries, names[0], names[1], NULL),
+                     DOCONV_INVALID_ARGUMENT);
+    doconv_entries_destroy(entries);
+    doconv_context_destroy(ctx);
+}
+
 static void test_out_of_memory(void **state)
 {
     struct fixture *f = *state;
@@ -513,6 +603,7 @@ int main(void)
         WITH_FIXTURE(test_wrong_tables),
         WITH_FIXTURE(test_rows_in_c),
         WITH_FIXTURE(test_names_in_c),
+        WITH_FIXTURE(test_regret),
         WITH_FIXTURE(test_out_of_memory),
     };
     return cmocka_run_group_tests_name("table", tests, NULL, NULL);

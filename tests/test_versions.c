@@ -32,6 +32,7 @@ static const struct {
     KNOWN(doconv_gradients),        KNOWN(doconv_tune_options),
     KNOWN(doconv_tune_summary),     KNOWN(doconv_tune_entry),
     KNOWN(doconv_entry_info),       KNOWN(doconv_table),
+    KNOWN(doconv_regret),
 };
 #undef KNOWN
 #define STRUCTS (sizeof every_struct / sizeof every_struct[0])

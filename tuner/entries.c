@@ -108,6 +108,14 @@ static int find_key(const struct entries_environment *environment, const char *k
     return from;
 }
 
+const struct cache_entry *dc_entries_find(const struct entries_environment *environment,
+                                          const char *key)
+{
+    bool found;
+    const int place = find_key(environment, key, &found);
+    return found ? environment->items[place] : NULL;
+}
+
 static struct entries_environment *get_environment(struct doconv_entries *entries,
                                                    const char *manifest, size_t length)
 {

@@ -42,4 +42,8 @@ bool dc_entries_keeps(const struct cache_entry *a, const struct cache_entry *b);
 doconv_status dc_entries_add(struct doconv_entries *entries, const char *manifest, size_t length,
                              const struct cache_entry *entry);
 
+/* The entry of a key; NULL: there is none. */
+const struct cache_entry *dc_entries_find(const struct entries_environment *environment,
+                                          const char *key);
+
 #endif

@@ -8,92 +8,34 @@
 #include <string.h>
 
 #include "base/log.h"
-#include "entries.h"
+#include "entries_choice.h"
 
 #define NAME_SIZE 64 /* most bytes of the table's name, its NUL included */
 #define TEXT_SIZE (4 * (DC_KEY_SIZE + DC_VARIANT_SIZE) + ENTRIES_MANIFEST)
 
-/* An entry, by what it is sorted by. */
-struct choice {
-    const struct cache_entry *entry;
-    doconv_isa isa;
-};
-
-/* ---- choosing ---- */
-
-static doconv_isa isa_of(const struct entries_environment *environment)
-{
-    static const doconv_isa all[] = {DOCONV_ISA_NONE, DOCONV_ISA_AVX2, DOCONV_ISA_AVX512,
-                                     DOCONV_ISA_NEON};
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
-        char line[32];
-        snprintf(line, sizeof line, "\nisa %s\n", doconv_isa_string(all[i]));
-        if (strstr(environment->manifest, line) != NULL) {
-            return all[i];
-        }
-    }
-    return DOCONV_ISA_DEFAULT;
-}
-
 static int compare(const void *a, const void *b)
 {
-    const struct choice *x = a, *y = b;
+    const struct entries_choice *x = a, *y = b;
     const int order = strcmp(x->entry->key, y->entry->key);
     return order != 0 ? order : (x->isa < y->isa) - (x->isa > y->isa);
 }
 
 /* Every entry, sorted. NULL if out of memory. */
-static struct choice *collect(const struct doconv_entries *entries, int count)
+static struct entries_choice *collect(const struct doconv_entries *entries, int count)
 {
-    struct choice *choices = dc_alloc(entries->ctx, (size_t)count * sizeof *choices);
+    struct entries_choice *choices = dc_alloc(entries->ctx, (size_t)count * sizeof *choices);
     int c = 0;
     for (int e = 0; choices != NULL && e < entries->count; e++) {
         const struct entries_environment *environment = &entries->environments[e];
-        const doconv_isa isa = isa_of(environment);
+        const doconv_isa isa = dc_entries_isa(environment);
         for (int i = 0; i < environment->count; i++) {
-            choices[c++] = (struct choice){environment->items[i], isa};
+            choices[c++] = (struct entries_choice){environment->items[i], isa};
         }
     }
     if (choices != NULL) {
         qsort(choices, (size_t)count, sizeof *choices, compare);
     }
     return choices;
-}
-
-/* The time of a variant by the winner's; a guess where it was not measured. */
-static double cost(const struct cache_entry *entry, const char *variant)
-{
-    double most = 2.0; /* left out, or a number of samples that tells nothing */
-    if (strcmp(entry->variant, variant) == 0 || entry->picoseconds <= 0) {
-        return 1.0;
-    }
-    for (int i = 0; i < entry->count; i++) {
-        const double time = (double)entry->measured[i].picoseconds / (double)entry->picoseconds;
-        if (strcmp(entry->measured[i].variant, variant) == 0) {
-            return time;
-        }
-        most = time > most ? time : most;
-    }
-    return most;
-}
-
-/* Of machines with one ISA: the winner that all of them together lose least with. */
-static const char *choose(const struct choice *group, int count)
-{
-    const char *best = NULL;
-    double least = 0.0;
-    for (int i = 0; i < count; i++) {
-        const char *variant = group[i].entry->variant;
-        double product = 1.0;
-        for (int j = 0; j < count; j++) {
-            product *= cost(group[j].entry, variant);
-        }
-        if (best == NULL || product < least || (!(product > least) && strcmp(variant, best) < 0)) {
-            best = variant;
-            least = product;
-        }
-    }
-    return best;
 }
 
 /* ---- C ---- */
@@ -182,7 +124,7 @@ static const char *isa_word(doconv_isa isa)
     return "DOCONV_ISA_DEFAULT";
 }
 
-static void put_rows(struct writer *w, const struct choice *choices, int count)
+static void put_rows(struct writer *w, const struct entries_choice *choices, int count)
 {
     for (int i = 0; i < count && w->ok;) {
         int end = i + 1;
@@ -192,7 +134,7 @@ static void put_rows(struct writer *w, const struct choice *choices, int count)
         add(w, "    {");
         add_string(w, choices[i].entry->key);
         add(w, ",\n     ");
-        add_string(w, choose(choices + i, end - i));
+        add_string(w, dc_entries_choose(choices + i, end - i));
         add(w, ", ");
         add(w, isa_word(choices[i].isa));
         add(w, "},\n");
@@ -202,7 +144,7 @@ static void put_rows(struct writer *w, const struct choice *choices, int count)
 }
 
 static void put_table(struct writer *w, const struct doconv_entries *entries,
-                      const struct choice *choices, int count, const char *name)
+                      const struct entries_choice *choices, int count, const char *name)
 {
     add(w, "/*\n * Choices for doconv_context_options.table, made by doconv ");
     add(w, doconv_version_string());
@@ -239,7 +181,7 @@ doconv_status doconv_entries_write_table(const doconv_entries *entries, const ch
     }
     struct writer w = {.write = write, .user = user, .ok = true};
     w.text = dc_alloc(entries->ctx, TEXT_SIZE);
-    struct choice *choices = collect(entries, count);
+    struct entries_choice *choices = collect(entries, count);
     doconv_status status = DOCONV_OK;
     if (w.text == NULL || choices == NULL) {
         status = dc_fail(entries->ctx, DOCONV_OUT_OF_MEMORY, "table: out of memory");

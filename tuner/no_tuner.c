@@ -140,6 +140,16 @@ doconv_status doconv_entries_write_table(const doconv_entries *entries, const ch
     return DOCONV_UNSUPPORTED;
 }
 
+doconv_status doconv_entries_regret(const doconv_entries *entries, const char *from, const char *on,
+                                    doconv_regret *regret)
+{
+    (void)entries;
+    (void)from;
+    (void)on;
+    (void)regret;
+    return DOCONV_UNSUPPORTED;
+}
+
 doconv_status doconv_entries_store(const doconv_entries *entries, int *stored)
 {
     (void)entries;

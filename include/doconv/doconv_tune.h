@@ -206,6 +206,27 @@ DOCONV_API doconv_status doconv_entries_write(const doconv_entries *entries, doc
 DOCONV_API doconv_status doconv_entries_write_table(const doconv_entries *entries, const char *name,
                                                     doconv_write_fn write, void *user);
 
+/** What choices lose against a machine's own. */
+typedef struct doconv_regret {
+    size_t size;  /**< in: sizeof(doconv_regret) */
+    int problems; /**< keys that both have */
+    /** of these, where the machine measured the choice; nothing is known of the others */
+    int known;
+    /** share of the speed that is lost: 1 - geometric mean of own winner's time / choice's time */
+    double loss;
+    double worst;          /**< the largest share of a key */
+    const char *worst_key; /**< its key, until the set changes; "" if known is 0 */
+} doconv_regret;
+
+/**
+ * Tells what the choices of an environment would lose on another one of the set, by what that one
+ * measured when it was tuned. from, on: names of environments, as doconv_entry_info has them; from
+ * NULL: the choices that doconv_entries_write_table() would write of the whole set. Errors:
+ * INVALID_ARGUMENT, OUT_OF_MEMORY, MISMATCH (size).
+ */
+DOCONV_API doconv_status doconv_entries_regret(const doconv_entries *entries, const char *from,
+                                               const char *on, doconv_regret *regret);
+
 /**
  * Stores the set in the context's cache as winners are stored: in its directory, each entry with
  * its environment, other machines' too, atomically, one after the other; where the context has no

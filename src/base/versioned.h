@@ -49,7 +49,8 @@ enum {
         DC_SIZE_THROUGH(doconv_cache_clean_options, report_user),
     dc_smallest_doconv_tune_summary = DC_SIZE_THROUGH(doconv_tune_summary, measured),
     dc_smallest_doconv_tune_entry = DC_SIZE_THROUGH(doconv_tune_entry, dropped),
-    dc_smallest_doconv_entry_info = DC_SIZE_THROUGH(doconv_entry_info, own)
+    dc_smallest_doconv_entry_info = DC_SIZE_THROUGH(doconv_entry_info, own),
+    dc_smallest_doconv_regret = DC_SIZE_THROUGH(doconv_regret, worst_key)
 };
 #define DC_STRUCT(type) (&(const struct dc_struct){#type, sizeof(type), dc_smallest_##type})
 
