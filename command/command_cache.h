@@ -22,7 +22,7 @@ int cache_list(struct cache_command *c);
 int cache_show(struct cache_command *c);
 int cache_forget(struct cache_command *c);
 
-/* "environment NAME: CPU, ISA, ...", a line. */
+/* Two lines: the name; CPU, ISA and build. */
 void cache_print_environment(const doconv_entry_info *info);
 
 /* ---- command_cache_regret.c ---- */

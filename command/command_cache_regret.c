@@ -44,8 +44,8 @@ static void add_row(struct command_table *table, int from, int on, const doconv_
 
 static int print_regrets(const struct cache_command *c, const char *const *names, int count)
 {
-    static const char *const heads[] = {"choices of", "on",    "problems", "measured",
-                                        "loss",       "worst", "where"};
+    static const char *const heads[] = {"choices", "on",    "problems", "measured",
+                                        "loss",    "worst", "where"};
     struct command_table table = {.align = "rrrrrrl"};
     for (size_t i = 0; i < sizeof heads / sizeof heads[0]; i++) {
         command_table_add(&table, "%s", heads[i]);

@@ -29,12 +29,11 @@ static doconv_entry_info get(const struct cache_command *c, int index)
 void cache_print_environment(const doconv_entry_info *info)
 {
     static const char *const names[] = {"cpu", "isa", "library", "kernels"};
-    printf("environment %s%s:", info->environment, info->own ? " (own)" : "");
+    printf("environment %s%s\n ", info->environment, info->own ? " (own)" : "");
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         int length;
         const char *value = manifest_value(info->manifest, names[i], &length);
-        printf("%s %s%s%.*s", i > 0 ? "," : "", i > 0 ? names[i] : "", i > 0 ? " " : "", length,
-               value);
+        printf("%s %s %.*s", i > 0 ? "," : "", names[i], length, value);
     }
     printf("\n");
 }

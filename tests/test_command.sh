@@ -832,6 +832,7 @@ cached '1 problem' $small --threads=1 --budget=0.02
 cached '1 problem' mb1ic5ih7oc6kh3ph1 --threads=1 --budget=0.02
 run 0 cache list
 out '(own)'
+out '  cpu '
 out '2 entries of 1 environment'
 if awk 'length > 120 { exit 1 }' "$work/out"; then pass; else fail 'cache list: lines are long'; fi
 run 0 cache show $small # as any text that means it
@@ -874,7 +875,7 @@ cached '1 problem' $small --threads=1 --budget=0.02 --isa=none
 run 0 cache export "$work/both.txt"
 out '3 entries of 2 environments'
 run 0 cache regret "$work/both.txt" "$work/one.txt"
-out 'choices of  on  problems  measured  loss'
+out 'choices  on  problems  measured  loss'
 out 'all'
 run 0 cache forget '*' --environment=own
 run 0 cache import "$work/one.txt"

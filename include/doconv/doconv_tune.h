@@ -141,9 +141,9 @@ DOCONV_API void doconv_entries_destroy(doconv_entries *entries);
 DOCONV_API doconv_status doconv_entries_read(doconv_entries *entries);
 
 /**
- * Adds the entries of an export, which doconv_entries_write() wrote: all of them, or, if any byte
- * of the size bytes at text is not as it was written, none. text needs no NUL and no trust. Errors:
- * INVALID_FILE (the detail names the line), OUT_OF_MEMORY.
+ * Adds the entries of an export, which doconv_entries_write() wrote: all of them, or, if the size
+ * bytes at text are cut off, changed or out of order anywhere, none. text needs no NUL and no
+ * trust. Errors: INVALID_FILE (the detail names the line), OUT_OF_MEMORY.
  */
 DOCONV_API doconv_status doconv_entries_parse(doconv_entries *entries, const char *text,
                                               size_t size);
