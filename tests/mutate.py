@@ -32,8 +32,8 @@ import threading
 import time
 
 # Programs of tests/ that bear on a folder, in any order: their times are taken first.
-TUNER = ["test_cachefile", "test_measure", "test_cache", "test_tuner", "test_tuner_checks",
-         "test_tuner_modes", "test_tuner_operations"]
+TUNER = ["test_cachefile", "test_measure", "test_cache", "test_cache_clean", "test_tuner",
+         "test_tuner_checks", "test_tuner_modes", "test_tuner_operations"]
 PLAN = ["test_api", "test_desc", "test_empty", "test_layout", "test_overlap", "test_plan",
         "test_text", "test_problem_lines", "test_tasks", "test_limits"]
 TRAIN = ["test_training", "test_fresh", "test_operations", "test_weight_gradient", "test_limits"]
@@ -48,7 +48,7 @@ TESTS = {
                     "test_winograd", "test_kernels"],
     "src/compose": ["test_fold", "test_feature", "test_tasks"] + TRAIN,
     "src/train": TRAIN,
-    "src/checkpoint": ["test_checkpoint"],
+    "src/checkpoint": ["test_checkpoint_refused", "test_checkpoint"],
     "src/library.c": ["test_api"],
 }
 ARGUMENTS = {"test_problem_lines": ["tests/problem_lines.tsv"]}
