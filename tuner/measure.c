@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Timing: samples, their statistics, rounds. */
+#include "base/clock.h"
 #include "base/context.h"
-#include "base/log.h"
 #include "measure.h"
 
 #include <math.h>
@@ -66,16 +66,16 @@ static double time_runs(struct measure_set *set, const struct measured *m, int r
     if (set->cold) {
         for (int i = 0; i < repeats; i++) {
             make_cold(set);
-            const double start = dc_now();
+            const double start = dc_now(set->ctx);
             dc_measure_run(set, m);
-            seconds += dc_now() - start;
+            seconds += dc_now(set->ctx) - start;
         }
     } else {
-        const double start = dc_now();
+        const double start = dc_now(set->ctx);
         for (int i = 0; i < repeats; i++) {
             dc_measure_run(set, m);
         }
-        seconds = dc_now() - start;
+        seconds = dc_now(set->ctx) - start;
     }
     return seconds / repeats;
 }
@@ -208,9 +208,12 @@ static void report_progress(const struct measure_limits *limits, int done, int t
     }
 }
 
-/* Returns the number of items kept, which stand first then, the fastest before the others. */
+/*
+ * Returns the number of items kept, which stand first then, the fastest before the others; *rounds:
+ * that of the rounds, as progress counts them.
+ */
 static int coarse_rounds(struct measure_set *set, const struct measure_limits *limits, double start,
-                         int finals)
+                         int finals, int *rounds)
 {
     for (int i = 0; i < set->count; i++) {
         struct measured *m = &set->items[i];
@@ -221,13 +224,15 @@ static int coarse_rounds(struct measure_set *set, const struct measure_limits *l
         }
     }
     int kept = drop(set, HOPELESS_RUN);
+    *rounds = limits->least_rounds;
     const int most = MEASURE_SAMPLES - finals - 1;
     for (int number = 0; number < most && kept > FINALISTS; number++) {
-        if (number >= limits->least_rounds && dc_now() - start > 0.6 * limits->budget_seconds) {
+        if (number >= limits->least_rounds &&
+            dc_now(set->ctx) - start > 0.6 * limits->budget_seconds) {
             break;
         }
-        report_progress(limits, number,
-                        (number > limits->least_rounds ? number : limits->least_rounds) + finals);
+        *rounds = number > limits->least_rounds ? number : limits->least_rounds;
+        report_progress(limits, number, *rounds + finals);
         round_of(set, set->count, number);
         if (number == 1) {
             kept = drop(set, HOPELESS_ROUND);
@@ -303,9 +308,9 @@ static void move_to_front(struct measured *items, int index)
 
 void dc_measure(struct measure_set *set, const struct measure_limits *limits)
 {
-    const double start = dc_now();
-    int finals = 2 * limits->least_rounds;
-    const int kept = coarse_rounds(set, limits, start, finals);
+    const double start = dc_now(set->ctx);
+    int finals = 2 * limits->least_rounds, rounds;
+    const int kept = coarse_rounds(set, limits, start, finals, &rounds);
     int count = kept < FINALISTS ? kept : FINALISTS;
     for (int i = count; i < kept; i++) {
         if (set->items[i].is_default) {
@@ -316,14 +321,14 @@ void dc_measure(struct measure_set *set, const struct measure_limits *limits)
             break;
         }
     }
-    if (dc_now() - start > limits->budget_seconds) {
+    if (dc_now(set->ctx) - start > limits->budget_seconds) {
         finals = limits->least_rounds;
     }
     for (int i = 0; i < count; i++) {
         set->items[i].first_kept = set->items[i].rounds;
     }
     for (int number = 0; number < finals; number++) {
-        report_progress(limits, limits->least_rounds + number, limits->least_rounds + finals);
+        report_progress(limits, rounds + number, rounds + finals);
         round_of(set, count, number);
     }
     for (int i = 0; i < count; i++) {
@@ -332,5 +337,5 @@ void dc_measure(struct measure_set *set, const struct measure_limits *limits)
     paired_spread(set->items, count);
     move_to_front(set->items, choose(set->items, count));
     qsort(set->items + 1, (size_t)set->count - 1, sizeof *set->items, by_median);
-    report_progress(limits, limits->least_rounds + finals, limits->least_rounds + finals);
+    report_progress(limits, rounds + finals, rounds + finals);
 }

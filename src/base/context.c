@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 
 #include "base/arithmetic.h"
+#include "base/clock.h"
 #include "base/context.h"
 #include "base/cpu.h"
 #include "base/log.h"
@@ -287,6 +288,7 @@ doconv_status dc_context_create(const doconv_context_options *options, const str
         .deterministic = o->deterministic != 0,
         .kernels = parts->kernels,
         .solvers = parts->solvers,
+        .clock = &dc_system_clock,
         .serial = atomic_fetch_add(&contexts_created, 1) + 1,
     };
     static const char *const levels[] = {"0", "1", "2"};

@@ -14,6 +14,7 @@
 
 #include "kernel.h"
 
+struct dc_clock;
 struct dc_runner;
 
 #define DC_KEY_SIZE (DOCONV_PROBLEM_TEXT_SIZE + 128)
@@ -68,6 +69,7 @@ struct doconv_context {
     struct dc_advisor advisor;              /* lookup is NULL in a build without tuner */
     const struct dc_kernel *const *kernels; /* of dc_parts; tests put their own list here */
     const struct dc_solver *const *solvers;
+    const struct dc_clock *clock; /* the system's; tests put their own here */
     /*
      * From 1 on, never used again in the process: by it a thread knows whose failure it keeps,
      * where an address may be that of a context that is gone.

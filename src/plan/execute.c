@@ -6,6 +6,7 @@
  * in between. The tuner measures both ways.
  */
 #include "base/arithmetic.h"
+#include "base/clock.h"
 #include "base/context.h"
 #include "base/log.h"
 #include "base/overlap.h"
@@ -123,7 +124,7 @@ doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weig
     if (status != DOCONV_OK) {
         return status;
     }
-    const double start = ctx->verbose >= 2 ? dc_now() : 0.0;
+    const double start = ctx->verbose >= 2 ? dc_now(ctx) : 0.0;
     /* The caller's workspace may start anywhere: solvers that need one ask for 64 bytes more. */
     char *const aligned = needed != 0 ? dc_align_workspace(workspace) : NULL;
     const struct dc_tensors tensors = {
@@ -135,7 +136,7 @@ doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weig
     dc_plan_run(plan, &tensors, aligned);
     if (ctx->verbose >= 2) {
         char text[DOCONV_PROBLEM_TEXT_SIZE];
-        const double seconds = dc_now() - start;
+        const double seconds = dc_now(ctx) - start;
         dc_problem_format(problem, text, sizeof text);
         dc_log(ctx, DOCONV_LOG_VERBOSE, "execute,%s,%s,%.6f ms", plan->candidate.text, text,
                1e3 * seconds);

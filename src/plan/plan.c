@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/arithmetic.h"
+#include "base/clock.h"
 #include "base/context.h"
 #include "base/log.h"
 #include "base/registry.h"
@@ -295,7 +296,7 @@ doconv_status doconv_plan_create(doconv_context *context, const doconv_conv_desc
         return dc_fail(context, DOCONV_INVALID_ARGUMENT, "%s: NULL",
                        context == NULL ? "context" : "plan");
     }
-    const double start = dc_now();
+    const double start = dc_now(context);
     struct dc_problem problem;
     doconv_plan_options own;
     doconv_status status = dc_plan_options_read(context, options, &own);
@@ -314,7 +315,7 @@ doconv_status doconv_plan_create(doconv_context *context, const doconv_conv_desc
         char text[DOCONV_PROBLEM_TEXT_SIZE];
         dc_problem_format(&problem, text, sizeof text);
         dc_log(context, DOCONV_LOG_VERBOSE, "plan,%s,%s,%s,%.3f ms", (*plan)->candidate.text,
-               (*plan)->origin, text, 1e3 * (dc_now() - start));
+               (*plan)->origin, text, 1e3 * (dc_now(context) - start));
     }
     return status;
 }
