@@ -16,7 +16,7 @@
 
 struct dc_runner;
 
-#define DC_KEY_SIZE (DOCONV_PROBLEM_TEXT_SIZE + 128)
+#define DC_KEY_SIZE (DOCONV_PROBLEM_TEXT_SIZE + 192)
 #define DC_VARIANT_SIZE DOCONV_VARIANT_TEXT_SIZE
 
 struct dc_problem;
