@@ -160,9 +160,14 @@ class doconv_engine : public engine
     void tune(const problem &p, tuning_totals &totals, progress &show);
 
   private:
+    /* The options of a problem's plans, but for who chooses. */
+    doconv_plan_options plan_options_for(const doconv_conv_desc &desc) const;
+
     doconv_context *context_ = nullptr;
     tune_choice tune_;
     bool cold_;
+    size_t packed_;
+    bool packed_as_direct_;
     std::vector<std::pair<std::string, std::string>> variants_; /* problem with layouts, variant */
 };
 

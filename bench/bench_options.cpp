@@ -64,6 +64,20 @@ int read_count(const std::string &flag, const std::string &value, int most)
     return static_cast<int>(number);
 }
 
+size_t read_bytes(const std::string &flag, const std::string &value)
+{
+    size_t bytes = 0;
+    bool good = !value.empty() && value.size() <= 15;
+    for (const char c : value) {
+        good = good && std::isdigit(static_cast<unsigned char>(c));
+        bytes = good ? bytes * 10 + static_cast<size_t>(c - '0') : 0;
+    }
+    if (!good || bytes == 0) {
+        throw usage_error(flag + ": \"" + value + "\" is neither \"direct\" nor a number of bytes");
+    }
+    return bytes;
+}
+
 double read_seconds(const std::string &flag, const std::string &value)
 {
     char *end = nullptr;
@@ -183,7 +197,7 @@ options parse_options(int argc, char **argv)
         const bool known = flag == "--networks" || flag == "--problems" || flag == "--engines" ||
                            flag == "--isa" || flag == "--threads" || flag == "--batch" ||
                            flag == "--layout" || flag == "--accuracy" || flag == "--tune" ||
-                           flag == "--json" || flag == "--tsv";
+                           flag == "--packed" || flag == "--json" || flag == "--tsv";
         if (!known) {
             throw usage_error("unknown option \"" + argument + "\" (see --help)");
         }
@@ -216,6 +230,9 @@ options parse_options(int argc, char **argv)
             o.accuracy = choose(flag, value, accuracies);
         } else if (flag == "--tune") {
             o.tune = choose(flag, value, tunes);
+        } else if (flag == "--packed") {
+            o.packed_as_direct = value == "direct";
+            o.packed = o.packed_as_direct ? 0 : read_bytes(flag, value);
         } else if (flag == "--json") {
             o.json = value;
         } else {
@@ -276,6 +293,10 @@ const char *help_text()
            "so many copies that no cache holds\n"
            "                        them, while source and destination stay warm. Tuned so too, "
            "with a cache key of its own\n"
+           "  --packed=BYTES        limit of doconv's packed weights; \"direct\": what a direct "
+           "kernel's "
+           "take in each layer.\n"
+           "                        Tuned so too, with a cache key of its own\n"
            "  --json=FILE           results in Google Benchmark's JSON\n"
            "  --tsv=FILE            a row a layer, a total and the geometric mean of the ratios\n"
            "  --benchmark_...       Google Benchmark's own flags. --benchmark_filter takes "

@@ -35,6 +35,9 @@ struct options {
     doconv_accuracy accuracy = DOCONV_ACCURACY_DEFAULT;
     tune_choice tune = tune_choice::tune;
     bool cold = false; /* every call meets another copy of the weights, which no cache holds */
+    /* Most bytes of packed weights, or as many as a direct kernel's take; 0, false: no limit. */
+    size_t packed = 0;
+    bool packed_as_direct = false;
     std::string json, tsv;
     /*
      * --benchmark_*: Google Benchmark's own, but the two that choose rows: it would match names

@@ -76,6 +76,8 @@ void describe_run(const options &o, const doconv_context_info &info,
     benchmark::AddCustomContext("layout", layout_choice_name(o.layout));
     benchmark::AddCustomContext("tune", tune_choice_name(o.tune));
     benchmark::AddCustomContext("weights", o.cold ? "cold" : "warm");
+    benchmark::AddCustomContext("packed_limit",
+                                o.packed_as_direct ? "direct" : std::to_string(o.packed));
     std::string about, networks;
     for (const engine *e : engines) {
         about += (about.empty() ? "" : ", ") + e->description();

@@ -142,7 +142,8 @@ class doconv_runner : public runner
 
 } // namespace
 
-doconv_engine::doconv_engine(const options &o) : tune_(o.tune), cold_(o.cold)
+doconv_engine::doconv_engine(const options &o)
+    : tune_(o.tune), cold_(o.cold), packed_(o.packed), packed_as_direct_(o.packed_as_direct)
 {
     doconv_context_options context_options = {};
     context_options.size = sizeof context_options;
@@ -185,6 +186,28 @@ std::string doconv_engine::description() const
     return std::string("doconv ") + doconv_version_string();
 }
 
+doconv_plan_options doconv_engine::plan_options_for(const doconv_conv_desc &desc) const
+{
+    doconv_plan_options plan_options = {};
+    plan_options.size = sizeof plan_options;
+    plan_options.cold_weights = cold_;
+    plan_options.packed_limit = packed_;
+    if (packed_as_direct_) {
+        /* What sums products one by one packs weights as they are: the best of these. */
+        doconv_conv_desc strict = desc;
+        strict.accuracy = DOCONV_ACCURACY_STRICT;
+        doconv_candidates *list = nullptr;
+        check(context_, doconv_candidates_create(context_, &strict, nullptr, &list), "candidates");
+        doconv_candidate_info best = {};
+        best.size = sizeof best;
+        if (doconv_candidates_get(list, 0, &best) == DOCONV_OK) {
+            plan_options.packed_limit = best.packed_size;
+        }
+        doconv_candidates_destroy(list);
+    }
+    return plan_options;
+}
+
 void doconv_engine::tune(const problem &p, tuning_totals &totals, progress &show)
 {
     const auto pairs = layouts_to_try(p);
@@ -195,9 +218,7 @@ void doconv_engine::tune(const problem &p, tuning_totals &totals, progress &show
             double start, width;
         } part = {&show, static_cast<double>(i) / static_cast<double>(pairs.size()),
                   1.0 / static_cast<double>(pairs.size())};
-        doconv_plan_options plan_options = {};
-        plan_options.size = sizeof plan_options;
-        plan_options.cold_weights = cold_;
+        doconv_plan_options plan_options = plan_options_for(in.desc);
         doconv_tune_options tune_options = {};
         tune_options.size = sizeof tune_options;
         tune_options.force = tune_ == tune_choice::force;
@@ -246,9 +267,7 @@ std::vector<std::unique_ptr<runner>> doconv_engine::prepare(const problem &p, co
     std::vector<std::unique_ptr<runner>> runners;
     for (const auto &pair : layouts_to_try(p)) {
         const placed in = place(context_, p, pair.first, pair.second);
-        doconv_plan_options plan_options = {};
-        plan_options.size = sizeof plan_options;
-        plan_options.cold_weights = cold_;
+        doconv_plan_options plan_options = plan_options_for(in.desc);
         plan_options.rigor = tune_ == tune_choice::off ? DOCONV_RIGOR_ESTIMATE : DOCONV_RIGOR_READ;
         const auto tuned = std::find_if(variants_.begin(), variants_.end(),
                                         [&](const auto &v) { return v.first == in.text; });

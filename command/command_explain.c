@@ -18,7 +18,7 @@ struct explanation {
     const char *problem; /* as given */
     doconv_conv_desc desc;
     bool train, measure;
-    size_t workspace;                     /* a limit, or 0 */
+    size_t workspace, packed;             /* limits, or 0 */
     struct command_operations operations; /* of the layer, or the plan's one */
     /* of one of them, while it is explained */
     const struct command_operation *operation;
@@ -82,6 +82,12 @@ static int print_machine(const struct explanation *e)
     printf("machine   %s, %s, %d thread%s\n", info.cpu, doconv_isa_string(info.isa), info.threads,
            info.threads == 1 ? "" : "s");
     printf("accuracy  %s\n", accuracy_text(e->desc.accuracy));
+    if (e->workspace > 0) {
+        printf("limit     workspace of %zu bytes\n", e->workspace);
+    }
+    if (e->packed > 0) {
+        printf("limit     packed weights of %zu bytes\n", e->packed);
+    }
     return COMMAND_OK;
 }
 
@@ -171,8 +177,9 @@ static int print_candidates(const struct explanation *e)
     static const char *const estimated_heads[] = {"candidate", "workspace KiB", "packed KiB",
                                                   "error",     "estimate ms",   NULL};
     static const char *const refused_heads[] = {"refused", "reason", NULL};
+    static const char *const limited_heads[] = {"refused", "packed KiB", "reason", NULL};
     struct command_table accepted = {.align = e->report != NULL ? "lrrrrrrr" : "lrrrr"},
-                         refused = {.align = "ll"};
+                         refused = {.align = e->packed > 0 ? "lrl" : "ll"};
     add_heads(&accepted, e->report != NULL ? accepted_heads : estimated_heads);
     const int count = doconv_candidates_count(e->candidates);
     int result = COMMAND_OK;
@@ -185,9 +192,14 @@ static int print_candidates(const struct explanation *e)
         }
         if (candidate.refused != NULL) {
             if (refused.cells == 0) {
-                add_heads(&refused, refused_heads);
+                add_heads(&refused, e->packed > 0 ? limited_heads : refused_heads);
             }
             command_table_add(&refused, "%s", candidate.variant);
+            if (e->packed > 0 && candidate.packed_size > 0) {
+                command_table_add(&refused, "%.1f", (double)candidate.packed_size / 1024);
+            } else if (e->packed > 0) {
+                command_table_add(&refused, "-");
+            }
             command_table_add(&refused, "%s", candidate.refused);
             continue;
         }
@@ -255,8 +267,10 @@ static int find_times(struct explanation *e)
 static doconv_status choose_plan(struct explanation *e, doconv_rigor rigor)
 {
     struct command_operation *operation = &e->operations.item[0];
-    const doconv_plan_options options = {
-        .size = sizeof options, .rigor = rigor, .workspace_limit = e->workspace};
+    const doconv_plan_options options = {.size = sizeof options,
+                                         .rigor = rigor,
+                                         .workspace_limit = e->workspace,
+                                         .packed_limit = e->packed};
     doconv_plan *plan;
     const doconv_status status = doconv_plan_create(e->context, &e->desc, &options, &plan);
     snprintf(operation->variant, sizeof operation->variant, "%s", doconv_plan_variant(plan));
@@ -290,6 +304,7 @@ static int explain_operation(struct explanation *e, int index)
     e->operation = &e->operations.item[index];
     e->options = command_operation_options(e->operation);
     e->options.workspace_limit = e->workspace;
+    e->options.packed_limit = e->packed;
     doconv_status status =
         doconv_candidates_create(e->context, &e->operation->desc, &e->options, &e->candidates);
     if (status != DOCONV_OK) {
@@ -379,6 +394,7 @@ static int run_explain(int count, char **words)
         {"isa", COMMAND_OPTION_ISA, &isa, 0, 0},
         {"threads", COMMAND_OPTION_INT, &threads, 1, 4096},
         {"workspace", COMMAND_OPTION_BYTES, &e.workspace, 0, 0},
+        {"packed", COMMAND_OPTION_BYTES, &e.packed, 0, 0},
         {NULL, COMMAND_OPTION_FLAG, NULL, 0, 0}};
     const int arguments = command_parse_options(&command_explain, count, words, options);
     if (arguments < 0) {
@@ -403,8 +419,9 @@ static int run_explain(int count, char **words)
     if (status != DOCONV_OK) {
         command_library_error(e.context, status, "\"%s\" is no problem", e.problem);
         result = COMMAND_USAGE;
-    } else if (e.train && e.workspace > 0) {
-        result = command_usage_error("explain", "--workspace: a layer in training has no limit");
+    } else if (e.train && (e.workspace > 0 || e.packed > 0)) {
+        result = command_usage_error("explain", "--%s: a layer in training has no limit",
+                                     e.workspace > 0 ? "workspace" : "packed");
     } else {
         result = e.train ? explain_layer(&e) : explain_plan(&e);
     }
@@ -437,6 +454,7 @@ const struct command_verb command_explain = {
         "  --isa=NAME          cap on the instruction set: none, avx2, avx512, neon\n"
         "  --threads=N         threads (default: OMP_NUM_THREADS, else one for each CPU)\n"
         "  --deterministic     for contexts that are: one order of sums for any threads\n"
-        "  --workspace=BYTES   refuse candidates that need more; not of a layer in training\n",
+        "  --workspace=BYTES   refuse candidates that need more; not of a layer in training\n"
+        "  --packed=BYTES      refuse candidates whose packed weights take more; likewise\n",
     .run = run_explain,
 };

@@ -31,6 +31,7 @@ usage '--threads: "-1" is not' info --threads=-1
 usage '--threads: "" is not' info --threads=
 usage '--measure takes no value' explain $small --measure=1
 usage '--workspace: "1k" is not a whole number of bytes' explain $small --workspace=1k
+usage '--packed: "1k" is not a whole number of bytes' explain $small --packed=1k
 usage '--budget: "nan" is not a number of seconds' tune $small --budget=nan
 usage '--budget: "0" is not a number of seconds' tune $small --budget=0
 usage '--layout: "nchw,chwn" is not' tune $small --layout=nchw,chwn
@@ -67,6 +68,14 @@ out 'reference'
 
 out 'accuracy  default: error 4 at most'
 no_out '== '
+no_out 'limit     packed'
+run 0 explain $small --workspace=100000 --packed=3000
+out 'limit     workspace of 100000 bytes'
+out 'limit     packed weights of 3000 bytes'
+run 1 explain $small --packed=1000
+out 'packed KiB'
+out 'its packed weights take more than the limit'
+err 'no kernel takes this problem within packed weights of 1000 bytes'
 run 0 explain $small:accuracy=strict --isa=none
 out 'accuracy  strict: error 1 at most'
 out 'error'
@@ -137,6 +146,7 @@ for verb in explain tune; do
     usage '"composition=magic" is no attribute' $verb $small:dmul=9,composition=magic
 done
 usage '--workspace: a layer in training has no limit' explain $small:dmul=9 --workspace=4096
+usage '--packed: a layer in training has no limit' explain $small --train --packed=4096
 usage '--train takes no value' tune $small --train=1
 usage '--d-mul: "0" is not mn or a whole number' tune resnet18 --d-mul=0
 usage '--d-mul: "nm" is not mn' tune resnet18 --d-mul=nm

@@ -510,6 +510,7 @@ enum cache_state dc_cache_store(struct cache *cache, const struct cache_entry *e
         exchange(cache, hash, entry->key, &node);
     }
     pthread_mutex_unlock(&cache->lock);
+    atomic_fetch_add(&cache->ctx->choices, 1); /* after it can be found */
     release_node(cache, &node);
     return state;
 }

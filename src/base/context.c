@@ -327,6 +327,12 @@ void doconv_context_destroy(doconv_context *context)
     if (context == NULL) {
         return;
     }
+    for (int i = 0; i < DC_KEPT; i++) {
+        struct dc_kept *const kept = atomic_load(&context->kept[i]);
+        if (kept != NULL) {
+            kept->destroy(kept);
+        }
+    }
     if (context->advisor.destroy != NULL) {
         context->advisor.destroy(context->advisor.self);
     }

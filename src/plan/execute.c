@@ -65,25 +65,6 @@ void dc_plan_run(const doconv_plan *plan, const struct dc_tensors *tensors, char
     }
 }
 
-doconv_status dc_plan_once(doconv_context *ctx, const struct dc_problem *problem,
-                           const struct dc_tensors *tensors)
-{
-    doconv_plan *plan;
-    doconv_status status = dc_plan_create(ctx, problem, NULL, &plan);
-    const size_t size = status == DOCONV_OK ? plan->workspace_size : 0;
-    char *workspace = size != 0 ? dc_alloc(ctx, size) : NULL;
-    if (status == DOCONV_OUT_OF_MEMORY || (size != 0 && workspace == NULL)) {
-        status = dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "%s: out of memory",
-                         dc_operation_name(problem->operation));
-    }
-    if (status == DOCONV_OK) {
-        dc_plan_run(plan, tensors, workspace);
-    }
-    dc_free(ctx, workspace);
-    doconv_plan_destroy(plan);
-    return status;
-}
-
 doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weights,
                              const float *src, const float *residual, float *dst, void *workspace,
                              size_t workspace_size)

@@ -149,8 +149,9 @@ static doconv_status fold_whole(const struct fold_job *job)
 static doconv_status fold(const doconv_plan *plan, const struct dc_problem *problem, const float *w,
                           const float *d, const float *bias, float *packed)
 {
-    doconv_plan *folding = NULL;
-    doconv_status status = dc_plan_create(plan->ctx, problem, NULL, &folding);
+    struct dc_kept *taken;
+    const doconv_plan *folding = NULL;
+    doconv_status status = dc_plan_take(plan->ctx, problem, &taken, &folding);
     if (status != DOCONV_OK) {
         return status;
     }
@@ -159,7 +160,7 @@ static doconv_status fold(const doconv_plan *plan, const struct dc_problem *prob
     const struct dc_part_hooks *parts = folding->candidate.solver->parts;
     const bool blockwise = plan->candidate.solver->blocks != NULL && parts->inputs(folding) != 0;
     status = blockwise ? fold_blocks(&job) : fold_whole(&job);
-    doconv_plan_destroy(folding);
+    dc_plan_leave(taken);
     return status;
 }
 
