@@ -242,6 +242,16 @@ const char *layout_choice_name(layout_choice choice)
     return layouts[static_cast<int>(choice)].name;
 }
 
+const char *accuracy_name(doconv_accuracy accuracy)
+{
+    for (const choice<doconv_accuracy> &c : accuracies) {
+        if (c.value == accuracy) {
+            return c.name;
+        }
+    }
+    return "?";
+}
+
 const char *tune_choice_name(tune_choice choice)
 {
     return tunes[static_cast<int>(choice)].name;
@@ -259,7 +269,10 @@ const char *help_text()
            "mb1_ic64ih56oc64kh3ph1[:src=nhwc,dst=nhwc,bias,relu];\n"
            "                        several are cut at ',' or ';'. A problem that names a layout "
            "keeps it against --layout\n"
-           "  --engines=NAME,...    doconv, onednn (default: every engine of this build)\n"
+           "  --engines=NAME,...    doconv; direct, which is doconv's best variant that sums "
+           "directly; onednn (default: all of\n"
+           "                        this build; with --accuracy=strict without direct, which is "
+           "the same)\n"
            "  --isa=NAME            cap for all engines: none, avx2, avx512, neon (default: the "
            "best of this CPU)\n"
            "  --threads=N           threads of every engine, each on a core of its own (default: "
@@ -267,8 +280,11 @@ const char *help_text()
            "  --batch=N             images of the networks' layers (default: 1)\n"
            "  --layout=NAME         of source and destination: nchw, nhwc, blocked (nChw16c on "
            "AVX-512, else nChw8c), or\n"
-           "                        best (default): each engine its fastest\n"
-           "  --accuracy=NAME       class of doconv's variants: strict, default, fast\n"
+           "                        best (default): each engine its fastest, NCHW among them\n"
+           "  --accuracy=NAME       class of doconv's variants: strict (direct ones alone), "
+           "default "
+           "(algorithms of a few times\n"
+           "                        their error too: best against best), fast\n"
            "  --tune=NAME           off: the estimate chooses; read: the cache; tune (default): "
            "measure what the cache lacks;\n"
            "                        force: measure all anew\n"
@@ -277,7 +293,7 @@ const char *help_text()
            "                        them, while source and destination stay warm. Tuned so too, "
            "with a cache key of its own\n"
            "  --json=FILE           results in Google Benchmark's JSON\n"
-           "  --tsv=FILE            a row a layer, a total and the geometric mean of the ratios\n"
+           "  --tsv=FILE            a row a layer, a total and the geometric means of the ratios\n"
            "  --benchmark_...       Google Benchmark's own flags. --benchmark_filter takes "
            "ENGINE/PROBLEM,\n"
            "                        --benchmark_min_time the seconds of samples of an engine and "
@@ -286,14 +302,20 @@ const char *help_text()
            "their median\n"
            "\n"
            "A figure is the median of at least 15 samples; the engines, a loop of FMAs, whose rate "
-           "is the peak, and a copy of as many\n"
-           "bytes as the layer's tensors have (half of them read, half written) take turns. % of "
-           "copy, in TSV and JSON and for networks\n"
-           "with depthwise layers in the table, is the copy's time / doconv's; of cold weights the "
-           "copy only reads their bytes.\n"
-           "The ratio is oneDNN's time / doconv's: over 1, doconv is faster. oneDNN's weights are "
-           "reordered and its primitives\n"
-           "created beforehand; with --layout=best it has its fastest layout and implementation.\n"
+           "is the peak, and a copy of as\n"
+           "many bytes as the layer's tensors have (half of them read, half written) take turns. "
+           "% copy, in TSV and JSON and for\n"
+           "networks with depthwise layers in the table, is the copy's time / doconv's; of cold "
+           "weights the copy only reads their\n"
+           "bytes.\n"
+           "The ratio is oneDNN's time / doconv's, and beside it / that of doconv's best direct "
+           "variant: over 1, doconv is faster.\n"
+           "oneDNN's weights are reordered and its primitives created beforehand; with "
+           "--layout=best it has its fastest layout and\n"
+           "implementation. The error is the largest |y - ref| of the sampled outputs over their "
+           "largest |ref|, ref being sums in\n"
+           "double. The table has the columns that its width allows (120 where there is no "
+           "terminal), TSV and JSON have all.\n"
            "\n"
            "exit status: 0 done; 1 a wrong result, or nothing measured; 2 bad usage\n";
 }

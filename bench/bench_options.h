@@ -22,6 +22,7 @@ enum class tune_choice { off, read, tune, force };
 
 const char *layout_choice_name(layout_choice choice);
 const char *tune_choice_name(tune_choice choice);
+const char *accuracy_name(doconv_accuracy accuracy);
 
 struct options {
     bool help = false;

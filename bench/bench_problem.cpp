@@ -171,13 +171,12 @@ std::vector<std::pair<doconv_layout, doconv_layout>> layouts_to_try(const proble
         return {{p.desc.src_layout, p.desc.dst_layout}};
     }
     if (few_channels(p.desc)) {
-        return {{DOCONV_NHWC, DOCONV_NHWC},
-                {DOCONV_NCHW, DOCONV_NCHW8C},
-                {DOCONV_NCHW, DOCONV_NCHW16C},
-                {DOCONV_NHWC, DOCONV_NCHW8C},
-                {DOCONV_NHWC, DOCONV_NCHW16C}};
+        return {{DOCONV_NCHW, DOCONV_NCHW},   {DOCONV_NHWC, DOCONV_NHWC},
+                {DOCONV_NCHW, DOCONV_NCHW8C}, {DOCONV_NCHW, DOCONV_NCHW16C},
+                {DOCONV_NHWC, DOCONV_NCHW8C}, {DOCONV_NHWC, DOCONV_NCHW16C}};
     }
-    return {{DOCONV_NHWC, DOCONV_NHWC},
+    return {{DOCONV_NCHW, DOCONV_NCHW},
+            {DOCONV_NHWC, DOCONV_NHWC},
             {DOCONV_NCHW8C, DOCONV_NCHW8C},
             {DOCONV_NCHW16C, DOCONV_NCHW16C}};
 }
@@ -231,6 +230,7 @@ checker::checker(const problem &p, const tensors &t) : p_(p), t_(t)
         const uint64_t high = random(), low = random();
         sample(static_cast<int64_t>((high << 31 ^ low) % static_cast<uint64_t>(total)));
     }
+    random_samples_ = samples_.size();
     largest_ = std::max(largest_, static_cast<double>(std::numeric_limits<float>::min()));
 }
 
@@ -304,6 +304,18 @@ double checker::error(size_t result) const
             std::max(worst, std::fabs(static_cast<double>(y[static_cast<size_t>(output)]) - value));
     }
     return worst / largest_;
+}
+
+double checker::rms_error(size_t result) const
+{
+    const std::vector<float> &y = results_[result];
+    double squares = 0;
+    for (size_t i = 0; i < random_samples_; i++) {
+        const auto &[output, value] = samples_[i];
+        const double difference = static_cast<double>(y[static_cast<size_t>(output)]) - value;
+        squares += difference * difference;
+    }
+    return std::sqrt(squares / static_cast<double>(random_samples_)) / largest_;
 }
 
 } // namespace bench

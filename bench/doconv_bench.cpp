@@ -27,26 +27,44 @@ void expect_writable(const char *flag, const std::string &path)
     std::fclose(file);
 }
 
-/* The engines asked for, in that order, each once. */
-std::vector<std::string> engine_names(const options &o)
+/*
+ * Whose figures are asked for, in that order, each once. Of the class strict, doconv's choice is
+ * the best direct variant.
+ */
+std::vector<std::string> contender_names(const options &o)
 {
     if (o.engines.empty()) {
-        if (!onednn_built()) {
-            std::fprintf(stderr, "doconv-bench: oneDNN is not built: doconv alone\n");
-            return {"doconv"};
+        std::vector<std::string> names = {"doconv"};
+        if (o.accuracy != DOCONV_ACCURACY_STRICT) {
+            names.push_back("direct");
         }
-        return {"doconv", "onednn"};
+        if (onednn_built()) {
+            names.push_back("onednn");
+        } else {
+            std::fprintf(stderr, "doconv-bench: oneDNN is not built: doconv alone\n");
+        }
+        return names;
     }
     std::set<std::string> seen;
     for (const std::string &name : o.engines) {
-        if (name != "doconv" && name != "onednn") {
-            throw usage_error("--engines: \"" + name + "\" is not one of doconv, onednn");
+        if (name != "doconv" && name != "direct" && name != "onednn") {
+            throw usage_error("--engines: \"" + name + "\" is not one of doconv, direct, onednn");
         }
         if (!seen.insert(name).second) {
             throw usage_error("--engines: \"" + name + "\" is named twice");
         }
     }
     return o.engines;
+}
+
+/* Which runners of doconv's the contenders need. */
+unsigned doconv_roles(const std::vector<std::string> &names)
+{
+    unsigned roles = 0;
+    for (const std::string &name : names) {
+        roles |= name == "doconv" ? role_choice : name == "direct" ? role_direct : 0;
+    }
+    return roles;
 }
 
 /* Google Benchmark reads its own flags, and prints about those that it doesn't know. */
@@ -67,18 +85,22 @@ void initialize_benchmark(const options &o, char *program)
 }
 
 void describe_run(const options &o, const doconv_context_info &info,
-                  const std::vector<engine *> &engines, const workload &work,
+                  const std::vector<contender> &contenders, const workload &work,
                   const std::vector<row> &rows)
 {
     benchmark::AddCustomContext("isa", doconv_isa_string(info.isa));
     benchmark::AddCustomContext("cpu", info.cpu);
     benchmark::AddCustomContext("bench_threads", std::to_string(o.threads));
     benchmark::AddCustomContext("layout", layout_choice_name(o.layout));
+    benchmark::AddCustomContext("accuracy", accuracy_name(o.accuracy));
     benchmark::AddCustomContext("tune", tune_choice_name(o.tune));
     benchmark::AddCustomContext("weights", o.cold ? "cold" : "warm");
     std::string about, networks;
-    for (const engine *e : engines) {
-        about += (about.empty() ? "" : ", ") + e->description();
+    for (const contender &c : contenders) {
+        const std::string text = c.from->description();
+        if (about.find(text) == std::string::npos) {
+            about += (about.empty() ? "" : ", ") + text;
+        }
     }
     benchmark::AddCustomContext("engines", about);
     /* "resnet18:11,resnet50:23": the layers of the rows, in order. */
@@ -97,9 +119,10 @@ void describe_run(const options &o, const doconv_context_info &info,
         networks += (networks.empty() ? "" : ",") + network + ":" + std::to_string(i - start);
     }
     benchmark::AddCustomContext("networks", networks);
-    std::fprintf(stderr, "%s on %s, %s, %d thread%s, layout %s%s\n", about.c_str(), info.cpu,
-                 doconv_isa_string(info.isa), o.threads, o.threads == 1 ? "" : "s",
-                 layout_choice_name(o.layout), o.cold ? ", cold weights" : "");
+    std::fprintf(stderr, "%s on %s, %s, %d thread%s, layout %s, accuracy %s%s\n", about.c_str(),
+                 info.cpu, doconv_isa_string(info.isa), o.threads, o.threads == 1 ? "" : "s",
+                 layout_choice_name(o.layout), accuracy_name(o.accuracy),
+                 o.cold ? ", cold weights" : "");
     const coldness cold = coldness::of(info);
     if (o.cold && cold.pool_bytes > cold.most_bytes) {
         std::fprintf(stderr,
@@ -147,7 +170,7 @@ int run(int argc, char **argv)
         std::fputs(help_text(), stdout);
         return 0;
     }
-    const std::vector<std::string> names = engine_names(o);
+    const std::vector<std::string> names = contender_names(o);
     /* Before anything that starts threads. */
     if (o.list_only) {
         set_threads(o.threads);
@@ -158,19 +181,22 @@ int run(int argc, char **argv)
         }
     }
 
-    doconv_engine ours(o);
+    const unsigned roles = doconv_roles(names);
+    doconv_engine ours(o, roles);
     const doconv_context_info info = ours.info();
     std::unique_ptr<engine> theirs;
-    std::vector<engine *> engines;
+    std::vector<contender> contenders;
     for (const std::string &name : names) {
         if (name == "onednn") {
             theirs = create_onednn_engine(o, info.isa);
+            contenders.push_back({name, theirs.get(), role_choice});
+        } else {
+            contenders.push_back({name, &ours, name == "direct" ? role_direct : role_choice});
         }
-        engines.push_back(name == "doconv" ? static_cast<engine *>(&ours) : theirs.get());
     }
     const workload work = load_workload(
         ours.context(), o, info.isa == DOCONV_ISA_AVX512 ? DOCONV_NCHW16C : DOCONV_NCHW8C);
-    session measure(work, engines, info.isa, o.threads, o.min_seconds,
+    session measure(work, contenders, info.isa, o.threads, o.min_seconds,
                     o.cold ? coldness::of(info) : coldness());
     initialize_benchmark(o, argv[0]);
 
@@ -187,8 +213,8 @@ int run(int argc, char **argv)
     }
     expect_writable(o.json.empty() ? "--benchmark_out" : "--json", o.out);
     expect_writable("--tsv", o.tsv);
-    describe_run(o, info, engines, work, rows);
-    if (std::find(names.begin(), names.end(), "doconv") != names.end()) {
+    describe_run(o, info, contenders, work, rows);
+    if (roles != 0) {
         tune_all(o, ours, work, wanted);
     }
     {
