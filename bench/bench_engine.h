@@ -185,7 +185,7 @@ class doconv_engine : public engine
              std::vector<std::unique_ptr<runner>> &runners, std::string &why) const;
 
     doconv_context *context_ = nullptr;
-    tune_choice tune_;
+    doconv_tune_mode tune_;
     bool cold_;
     unsigned roles_;
     std::map<std::string, std::string> variants_; /* tuned, by problem with layouts */

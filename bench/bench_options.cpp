@@ -2,8 +2,8 @@
 #include "bench_options.h"
 
 #include <cctype>
-#include <cmath>
-#include <cstdlib>
+
+#include "option_values.h"
 
 namespace bench
 {
@@ -11,83 +11,59 @@ namespace bench
 namespace
 {
 
-template <class T> struct choice {
-    const char *name;
-    T value;
-};
+constexpr option_choice layouts[] = {{"nchw", static_cast<int>(layout_choice::nchw)},
+                                     {"nhwc", static_cast<int>(layout_choice::nhwc)},
+                                     {"blocked", static_cast<int>(layout_choice::blocked)},
+                                     {"best", static_cast<int>(layout_choice::best)},
+                                     {nullptr, 0}};
+constexpr option_choice accuracies[] = {{"strict", DOCONV_ACCURACY_STRICT},
+                                        {"default", DOCONV_ACCURACY_DEFAULT},
+                                        {"fast", DOCONV_ACCURACY_FAST},
+                                        {nullptr, 0}};
+constexpr option_choice booleans[] = {{"true", 1}, {"1", 1},  {"yes", 1},  {"false", 0},
+                                      {"0", 0},    {"no", 0}, {nullptr, 0}};
+constexpr option_choice formats[] = {{"console", 0}, {"json", 1}, {"csv", 2}, {nullptr, 0}};
 
-constexpr choice<layout_choice> layouts[] = {{"nchw", layout_choice::nchw},
-                                             {"nhwc", layout_choice::nhwc},
-                                             {"blocked", layout_choice::blocked},
-                                             {"best", layout_choice::best}};
-constexpr choice<tune_choice> tunes[] = {{"off", tune_choice::off},
-                                         {"read", tune_choice::read},
-                                         {"tune", tune_choice::tune},
-                                         {"force", tune_choice::force}};
-constexpr choice<doconv_isa> isas[] = {{"default", DOCONV_ISA_DEFAULT},
-                                       {"none", DOCONV_ISA_NONE},
-                                       {"avx2", DOCONV_ISA_AVX2},
-                                       {"avx512", DOCONV_ISA_AVX512},
-                                       {"neon", DOCONV_ISA_NEON}};
-constexpr choice<doconv_accuracy> accuracies[] = {{"strict", DOCONV_ACCURACY_STRICT},
-                                                  {"default", DOCONV_ACCURACY_DEFAULT},
-                                                  {"fast", DOCONV_ACCURACY_FAST}};
-constexpr choice<bool> booleans[] = {{"true", true},   {"1", true},  {"yes", true},
-                                     {"false", false}, {"0", false}, {"no", false}};
-constexpr choice<int> formats[] = {{"console", 0}, {"json", 1}, {"csv", 2}};
-
-template <class T, size_t N>
-T choose(const std::string &flag, const std::string &value, const choice<T> (&choices)[N])
+/* Throws what one of the option_...() said. */
+void expect(int result, const char *why)
 {
-    std::string names;
-    for (const choice<T> &c : choices) {
-        if (value == c.name) {
-            return c.value;
-        }
-        names += (names.empty() ? "" : ", ") + std::string(c.name);
+    if (result != 0) {
+        throw usage_error(why);
     }
-    throw usage_error(flag + ": \"" + value + "\" is not one of " + names);
+}
+
+template <class T>
+T choose(const std::string &flag, const std::string &value, const option_choice *choices)
+{
+    int chosen = 0;
+    char why[OPTION_WHY_SIZE];
+    expect(option_choose(flag.c_str(), value.c_str(), choices, &chosen, why), why);
+    return static_cast<T>(chosen);
 }
 
 int read_count(const std::string &flag, const std::string &value, int most)
 {
-    long number = 0;
-    bool good = !value.empty() && value.size() <= 9;
-    for (const char c : value) {
-        good = good && std::isdigit(static_cast<unsigned char>(c));
-        number = good ? number * 10 + (c - '0') : 0;
-    }
-    if (!good || number < 1 || number > most) {
-        throw usage_error(flag + ": \"" + value + "\" is not a number from 1 to " +
-                          std::to_string(most));
-    }
-    return static_cast<int>(number);
+    int count = 0;
+    char why[OPTION_WHY_SIZE];
+    expect(option_count(flag.c_str(), value.c_str(), most, &count, why), why);
+    return count;
 }
 
 double read_seconds(const std::string &flag, const std::string &value)
 {
-    char *end = nullptr;
-    const double seconds = std::strtod(value.c_str(), &end);
-    if (value.empty() || *end != '\0' || !std::isfinite(seconds) || seconds < 0 || seconds > 3600) {
-        throw usage_error(flag + ": \"" + value + "\" is not a number of seconds from 0 to 3600");
-    }
+    double seconds = 0;
+    char why[OPTION_WHY_SIZE];
+    expect(option_amount(flag.c_str(), value.c_str(), "seconds", true, 3600, &seconds, why), why);
     return seconds;
 }
 
-std::vector<std::string> split_names(const std::string &flag, const std::string &text)
+std::vector<std::string> split_names(const std::string &flag, std::string text)
 {
-    std::vector<std::string> names;
-    size_t start = 0;
-    while (start <= text.size()) {
-        const size_t comma = text.find(',', start);
-        const size_t end = comma == std::string::npos ? text.size() : comma;
-        if (end == start) {
-            throw usage_error(flag + ": an empty name in \"" + text + "\"");
-        }
-        names.push_back(text.substr(start, end - start));
-        start = end + 1;
-    }
-    return names;
+    char *parts[64];
+    int count = 0;
+    char why[OPTION_WHY_SIZE];
+    expect(option_split(flag.c_str(), text.data(), parts, 64, &count, why), why);
+    return std::vector<std::string>(parts, parts + count);
 }
 
 /* Whether a problem starts here: [g#][mb#]ic#, with optional '_'. */
@@ -114,16 +90,16 @@ void read_benchmark_flag(options &o, const std::string &flag, const std::string 
                          bool has_value)
 {
     if (flag == "--benchmark_list_tests") {
-        o.list_only = !has_value || choose(flag, value, booleans);
+        o.list_only = !has_value || choose<bool>(flag, value, booleans);
     } else if (flag == "--benchmark_filter") {
         o.filter = value;
     } else if (flag == "--benchmark_format") {
-        choose(flag, value, formats);
+        choose<int>(flag, value, formats);
         o.display_format = value;
     } else if (flag == "--benchmark_out") {
         o.out = value;
     } else if (flag == "--benchmark_out_format") {
-        choose(flag, value, formats);
+        choose<int>(flag, value, formats);
         o.out_format = value;
     } else if (flag == "--benchmark_min_time") {
         o.min_seconds = read_seconds(flag, value);
@@ -205,17 +181,17 @@ options parse_options(int argc, char **argv)
         } else if (flag == "--engines") {
             o.engines = split_names(flag, value);
         } else if (flag == "--isa") {
-            o.isa = choose(flag, value, isas);
+            o.isa = choose<doconv_isa>(flag, value, option_isas);
         } else if (flag == "--threads") {
             o.threads = read_count(flag, value, 1024);
         } else if (flag == "--batch") {
             o.batch = read_count(flag, value, 65536);
         } else if (flag == "--layout") {
-            o.layout = choose(flag, value, layouts);
+            o.layout = choose<layout_choice>(flag, value, layouts);
         } else if (flag == "--accuracy") {
-            o.accuracy = choose(flag, value, accuracies);
+            o.accuracy = choose<doconv_accuracy>(flag, value, accuracies);
         } else if (flag == "--tune") {
-            o.tune = choose(flag, value, tunes);
+            o.tune = choose<doconv_tune_mode>(flag, value, option_tunes);
         } else if (flag == "--json") {
             o.json = value;
         } else {
@@ -239,22 +215,12 @@ options parse_options(int argc, char **argv)
 
 const char *layout_choice_name(layout_choice choice)
 {
-    return layouts[static_cast<int>(choice)].name;
+    return option_name(layouts, static_cast<int>(choice));
 }
 
 const char *accuracy_name(doconv_accuracy accuracy)
 {
-    for (const choice<doconv_accuracy> &c : accuracies) {
-        if (c.value == accuracy) {
-            return c.name;
-        }
-    }
-    return "?";
-}
-
-const char *tune_choice_name(tune_choice choice)
-{
-    return tunes[static_cast<int>(choice)].name;
+    return option_name(accuracies, accuracy);
 }
 
 const char *help_text()

@@ -18,10 +18,8 @@ struct usage_error : std::runtime_error {
 };
 
 enum class layout_choice { nchw, nhwc, blocked, best };
-enum class tune_choice { off, read, tune, force };
 
 const char *layout_choice_name(layout_choice choice);
-const char *tune_choice_name(tune_choice choice);
 const char *accuracy_name(doconv_accuracy accuracy);
 
 struct options {
@@ -34,7 +32,7 @@ struct options {
     int batch = 1;
     layout_choice layout = layout_choice::best;
     doconv_accuracy accuracy = DOCONV_ACCURACY_DEFAULT;
-    tune_choice tune = tune_choice::tune;
+    doconv_tune_mode tune = DOCONV_TUNE_TUNE;
     bool cold = false; /* every call meets another copy of the weights, which no cache holds */
     std::string json, tsv;
     /*

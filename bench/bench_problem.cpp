@@ -8,6 +8,7 @@
 #include <random>
 
 #include "network_list.h"
+#include "problem_name.h"
 
 namespace bench
 {
@@ -142,26 +143,8 @@ workload load_workload(doconv_context *context, const options &o, doconv_layout 
 
 std::string short_name(const problem &p)
 {
-    const doconv_conv_desc &d = p.desc;
-    const auto pair = [](int64_t a, int64_t b) {
-        return std::to_string(a) + "x" + std::to_string(b);
-    };
-    std::string name = std::to_string(d.cin) + "->" + std::to_string(d.cout) + " " +
-                       pair(d.h, d.w) + " " + pair(d.kh, d.kw);
-    if (d.stride_h != 1 || d.stride_w != 1) {
-        name += " s" + (d.stride_h == d.stride_w ? std::to_string(d.stride_h)
-                                                 : pair(d.stride_h, d.stride_w));
-    }
-    if (d.dilation_h != 1 || d.dilation_w != 1) {
-        name += " d" + (d.dilation_h == d.dilation_w ? std::to_string(d.dilation_h)
-                                                     : pair(d.dilation_h, d.dilation_w));
-    }
-    if (d.groups != 1) {
-        name += " g" + std::to_string(d.groups);
-    }
-    if (d.n != 1) {
-        name += " mb" + std::to_string(d.n);
-    }
+    char name[PROBLEM_NAME_SIZE];
+    problem_name(&p.desc, name);
     return name;
 }
 

@@ -65,7 +65,7 @@ const std::vector<shown_column> all_columns = {
 /* Blanks between two columns: those of a group are nearer. */
 size_t gap(const shown_column &before, const shown_column &after)
 {
-    return before.of == after.of ? 1 : 3;
+    return before.of == after.of ? 1 : 2;
 }
 
 size_t width_of(const shown_column &c, const std::vector<cells> &rows)

@@ -9,6 +9,7 @@
 #include "bench_options.h"
 #include "bench_report.h"
 #include "bench_threads.h"
+#include "option_values.h"
 
 namespace
 {
@@ -93,7 +94,7 @@ void describe_run(const options &o, const doconv_context_info &info,
     benchmark::AddCustomContext("bench_threads", std::to_string(o.threads));
     benchmark::AddCustomContext("layout", layout_choice_name(o.layout));
     benchmark::AddCustomContext("accuracy", accuracy_name(o.accuracy));
-    benchmark::AddCustomContext("tune", tune_choice_name(o.tune));
+    benchmark::AddCustomContext("tune", option_name(option_tunes, o.tune));
     benchmark::AddCustomContext("weights", o.cold ? "cold" : "warm");
     std::string about, networks;
     for (const contender &c : contenders) {
@@ -135,7 +136,7 @@ void describe_run(const options &o, const doconv_context_info &info,
 void tune_all(const options &o, doconv_engine &ours, const workload &work,
               const std::vector<bool> &wanted)
 {
-    if (o.tune == tune_choice::off || o.tune == tune_choice::read) {
+    if (o.tune == DOCONV_TUNE_OFF || o.tune == DOCONV_TUNE_READ) {
         return;
     }
     tuning_totals totals;

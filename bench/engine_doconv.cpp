@@ -134,7 +134,7 @@ doconv_engine::doconv_engine(const options &o, unsigned roles)
     context_options.parallel_for = o.threads > 1 ? shared_threads() : nullptr;
     context_options.max_isa = o.isa;
     /* The engine tunes by itself, ahead of all timing. */
-    context_options.tune = o.tune == tune_choice::off ? DOCONV_TUNE_OFF : DOCONV_TUNE_READ;
+    context_options.tune = o.tune == DOCONV_TUNE_OFF ? DOCONV_TUNE_OFF : DOCONV_TUNE_READ;
     const doconv_status status = doconv_context_create(&context_options, &context_);
     if (status != DOCONV_OK) {
         /* Of what a context may refuse only this is left: the threads are in range. */
@@ -197,7 +197,7 @@ doconv_plan_options doconv_engine::plan_options(const placed &in) const
     doconv_plan_options o = {};
     o.size = sizeof o;
     o.cold_weights = cold_;
-    o.rigor = tune_ == tune_choice::off ? DOCONV_RIGOR_ESTIMATE : DOCONV_RIGOR_READ;
+    o.rigor = tune_ == DOCONV_TUNE_OFF ? DOCONV_RIGOR_ESTIMATE : DOCONV_RIGOR_READ;
     const auto tuned = variants_.find(in.text);
     o.variant = tuned != variants_.end() ? tuned->second.c_str() : nullptr;
     return o;
@@ -227,7 +227,7 @@ const std::string *doconv_engine::tune_one(const placed &in, tuning_totals &tota
     plan_options.cold_weights = cold_;
     doconv_tune_options tune_options = {};
     tune_options.size = sizeof tune_options;
-    tune_options.force = tune_ == tune_choice::force;
+    tune_options.force = tune_ == DOCONV_TUNE_FORCE;
     tune_options.progress = [](void *user, int done, int total) {
         const share &s = *static_cast<const share *>(user);
         s.show->within(s.start + s.width * done / std::max(total, 1));

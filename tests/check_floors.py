@@ -93,7 +93,7 @@ def resolve(root, file, name):
     """The file that an #include "name" means, relative to the root; None: not of this tree."""
     own = file.parent / name
     folders = [own, pathlib.Path("src", name), pathlib.Path("kernels_common", name),
-               pathlib.Path("networks", name)]
+               pathlib.Path("networks", name), pathlib.Path("bench", name)]
     for path in folders:
         if (root / path).is_file():
             return pathlib.Path(os.path.normpath(path))

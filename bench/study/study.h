@@ -21,6 +21,8 @@
 #include <doconv/doconv_train.h>
 
 #include "network_list.h"
+#include "option_values.h"
+#include "problem_name.h"
 
 enum composition { PLAIN, KERNEL, FEATURE, COMPOSITIONS };
 enum pass { FORWARD, STEP, PASSES };
@@ -64,12 +66,10 @@ void print_help(void);
 
 /* ---- study_layers.c ---- */
 
-#define LAYER_NAME_SIZE 96
-
 struct layer {
-    char name[LAYER_NAME_SIZE]; /* "64->64 56x56 3x3 s2 g64" */
-    char networks[128];         /* that have it, separated by commas */
-    doconv_conv_desc desc;      /* plain, batch 1 */
+    char name[PROBLEM_NAME_SIZE]; /* "64->64 56x56 3x3 s2 g64" */
+    char networks[128];           /* that have it, separated by commas */
+    doconv_conv_desc desc;        /* plain, batch 1 */
 };
 
 struct study_case {
