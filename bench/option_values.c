@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#define _DEFAULT_SOURCE /* strsep */
 #include "option_values.h"
 
 #include <ctype.h>
@@ -89,16 +90,11 @@ int option_split(const char *flag, char *value, char **parts, int most, int *cou
         return refuse(flag, value, "has an empty entry", why);
     }
     *count = 0;
-    for (char *at = value; at != NULL;) {
-        char *comma = strchr(at, ',');
-        if (comma != NULL) {
-            *comma = '\0';
-        }
+    for (char *part; (part = strsep(&value, ",")) != NULL;) {
         if (*count == most) {
-            return refuse(flag, at, "is one too many", why);
+            return refuse(flag, part, "is one too many", why);
         }
-        parts[(*count)++] = at;
-        at = comma != NULL ? comma + 1 : NULL;
+        parts[(*count)++] = part;
     }
     return 0;
 }
