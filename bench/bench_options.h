@@ -51,9 +51,6 @@ struct options {
 /* Reads argv. Throws usage_error. */
 options parse_options(int argc, char **argv);
 
-/* The text of --help. */
-const char *help_text();
-
 /*
  * Cuts a list of problems at ';', blanks, and at those commas that a new problem follows
  * (attributes have commas too).

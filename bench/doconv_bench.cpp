@@ -9,6 +9,7 @@
 #include "bench_options.h"
 #include "bench_report.h"
 #include "bench_threads.h"
+#include "help_texts.h"
 #include "option_values.h"
 
 namespace
@@ -168,7 +169,7 @@ int run(int argc, char **argv)
 {
     const options o = parse_options(argc, argv);
     if (o.help) {
-        std::fputs(help_text(), stdout);
+        std::fputs(BENCH_HELP, stdout);
         return 0;
     }
     const std::vector<std::string> names = contender_names(o);

@@ -10,36 +10,6 @@ static const char default_networks[] = "resnet50,mobilenet_v2,resnext50_32x4d";
 static const char *const default_steps[] = {"mb8_ic64ih56oc64kh3ph1", "mb8_ic256ih14oc256kh3ph1",
                                             "mb1_ic512ih7oc512kh3ph1"};
 
-void print_help(void)
-{
-    printf(
-        "usage: doconv-compare REV_LIBRARY THIS_LIBRARY [OPTION ...]\n"
-        "       ./run compare [REV] [OPTION ...]\n"
-        "\n"
-        "Is this tree faster or slower than commit REV? Both builds of the library run the same\n"
-        "problems in turns, on one core: layers of networks, and training steps (forward and\n"
-        "backward, plain and by kernel composition with D_mul = KH*KW). Ratios are REV's time\n"
-        "over this tree's: above 1, this tree is faster. Speed never fails.\n"
-        "\n"
-        "  --networks=NAME,...  networks by name or TSV files by path, or none (default:\n"
-        "                       %s)\n"
-        "  --steps=PROBLEM      a training step of this problem; for more, give it again; or\n"
-        "                       none (default: three)\n"
-        "  --layout=NAME        nchw, nhwc (default), nChw8c, nChw16c; a step that names its\n"
-        "                       layouts keeps them\n"
-        "  --isa=NAME           cap: none, avx2, avx512, neon (default: the best of this CPU)\n"
-        "  --estimate           REV's estimate chooses the variants of both (default)\n"
-        "  --tuned              REV's tuner chooses; steps are tuned in both\n"
-        "  --cache=DIR          the tuner's cache, a part for each library\n"
-        "  --seconds=S          of a problem's samples, where they scatter (default: 0.4)\n"
-        "  --tsv=FILE           a row a problem\n"
-        "  --name=TEXT          what the report calls REV\n"
-        "  --list               the problems; nothing is measured, libraries are not needed\n"
-        "\n"
-        "exit status: 0 measured; 1 something failed or results differ; 2 bad usage\n",
-        default_networks);
-}
-
 static int refuse(const char *why)
 {
     fprintf(stderr, "doconv-compare: %s\n", why);

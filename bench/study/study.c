@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "study.h"
+#include "help_texts.h"
 
 #include <errno.h>
 #include <math.h>
@@ -179,7 +180,7 @@ int main(int argc, char **argv)
     if (read_options(argc, argv, &o) == 0) {
         status = o.help ? 0 : do_study(&o);
         if (o.help) {
-            print_help();
+            fputs(STUDY_HELP, stdout);
         }
     }
     free_options(&o);

@@ -62,7 +62,6 @@ struct options {
 /* Returns 0, or -1 after a message on stderr; free_options() in both cases. */
 int read_options(int argc, char **argv, struct options *o);
 void free_options(struct options *o);
-void print_help(void);
 
 /* ---- study_layers.c ---- */
 

@@ -6,46 +6,6 @@
 
 static char *default_networks[] = {"resnet18", "resnet50", "mobilenet_v2", "restoration"};
 
-void print_help(void)
-{
-    printf(
-        "usage: doconv-study [OPTION=VALUE ...]\n"
-        "\n"
-        "What DO-Conv costs while it trains: a plain convolution, kernel composition (fold, then "
-        "convolve) and feature composition (depthwise, then\n"
-        "1x1) of real layers, by the formula's MACs and measured, forward and forward + backward. "
-        "Every result is checked.\n"
-        "\n"
-        "  --networks=NAME,...   networks by name or TSV files by path (default: "
-        "resnet18,resnet50,mobilenet_v2,restoration); 1x1 layers, which\n"
-        "                        have no D, are left out\n"
-        "  --layers=PATTERN      only layers whose name (\"64->64 56x56 3x3\"), or NETWORK/NAME, "
-        "has this text or matches this shell pattern\n"
-        "  --batch=N,...         images (default: 1,8,32)\n"
-        "  --d-mul=N,...         D_mul; mn stands for M*N, the kernel's taps (default: mn,12,18)\n"
-        "  --threads=N           threads of both engines (default: 1, pinned to a core)\n"
-        "  --isa=NAME            cap for doconv: none, avx2, avx512, neon (default: the best of "
-        "this CPU)\n"
-        "  --layout=NAME         of doconv's tensors: nchw, nhwc (default), nChw8c, nChw16c\n"
-        "  --tune=NAME           of doconv's convolutions. off: the estimate chooses; read: the "
-        "cache; tune (default): measure what the cache\n"
-        "                        lacks; force: measure all anew\n"
-        "  --seconds=S           of the samples of an engine in a case and pass (default: 1)\n"
-        "  --memory=GIB          cases that would hold more are skipped (default: 60 %% of what is "
-        "available)\n"
-        "  --pytorch[=PYTHON]    PyTorch beside doconv, from this Python (default: python3); the "
-        "faster of its memory formats for each case\n"
-        "  --json=FILE           results as a list of objects, one for each case, pass and engine\n"
-        "  --list                the cases with their MACs, nothing measured\n"
-        "\n"
-        "A time is the median of rounds in which plain, kernel, feature and PyTorch's three take "
-        "turns. PyTorch's feature composition is skipped\n"
-        "where it would take more than 20 s a call, or more memory than there is.\n"
-        "\n"
-        "exit status: 0 done; 1 a wrong result, nothing measured, or PyTorch was lost; 2 bad "
-        "usage\n");
-}
-
 static int refuse(const char *why)
 {
     fprintf(stderr, "doconv-study: %s\n", why);
