@@ -138,6 +138,9 @@ struct tuning_totals {
 /* Prints how far the tuning of all problems is. */
 class progress;
 
+/* A context as the options ask for; the caller owns it. Throws usage_error. */
+doconv_context *create_context(const options &o);
+
 class doconv_engine : public engine
 {
   public:

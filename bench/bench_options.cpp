@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "bench_options.h"
 
+#include <algorithm>
 #include <cctype>
+#include <iterator>
 
 #include "option_values.h"
 
@@ -108,6 +110,52 @@ void read_benchmark_flag(options &o, const std::string &flag, const std::string 
     }
 }
 
+/* An option that takes a value; argument: all of it. */
+void read_value(options &o, const std::string &argument, const std::string &flag,
+                const std::string &value)
+{
+    const char *const takers[] = {"--networks", "--problems", "--engines", "--isa",
+                                  "--threads",  "--batch",    "--layout",  "--accuracy",
+                                  "--tune",     "--json",     "--tsv"};
+    if (std::find(std::begin(takers), std::end(takers), flag) == std::end(takers)) {
+        throw usage_error("unknown option \"" + argument + "\" (see --help)");
+    }
+    if (value.empty()) {
+        throw usage_error(flag + ": a value is missing, as in " + flag + "=VALUE (see --help)");
+    }
+    if (flag == "--networks") {
+        for (std::string &name : split_names(flag, value)) {
+            o.networks.push_back(std::move(name));
+        }
+    } else if (flag == "--problems") {
+        std::vector<std::string> problems = split_problems(value);
+        if (problems.empty()) {
+            throw usage_error(flag + ": \"" + value + "\" holds no problem");
+        }
+        for (std::string &problem : problems) {
+            o.problems.push_back(std::move(problem));
+        }
+    } else if (flag == "--engines") {
+        o.engines = split_names(flag, value);
+    } else if (flag == "--isa") {
+        o.isa = choose<doconv_isa>(flag, value, option_isas);
+    } else if (flag == "--threads") {
+        o.threads = read_count(flag, value, 1024);
+    } else if (flag == "--batch") {
+        o.batch = read_count(flag, value, 65536);
+    } else if (flag == "--layout") {
+        o.layout = choose<layout_choice>(flag, value, layouts);
+    } else if (flag == "--accuracy") {
+        o.accuracy = choose<doconv_accuracy>(flag, value, accuracies);
+    } else if (flag == "--tune") {
+        o.tune = choose<doconv_tune_mode>(flag, value, option_tunes);
+    } else if (flag == "--json") {
+        o.json = value;
+    } else {
+        o.tsv = value;
+    }
+}
+
 } // namespace
 
 std::vector<std::string> split_problems(const std::string &text)
@@ -147,55 +195,13 @@ options parse_options(int argc, char **argv)
             if (flag != "--benchmark_filter" && flag != "--benchmark_list_tests") {
                 o.benchmark_flags.push_back(argument);
             }
-            continue;
-        }
-        if (argument == "--cold") {
-            o.cold = true;
-            continue;
-        }
-        if (flag == "--cold") {
-            throw usage_error("--cold: \"" + value + "\": it takes no value (see --help)");
-        }
-        const bool known = flag == "--networks" || flag == "--problems" || flag == "--engines" ||
-                           flag == "--isa" || flag == "--threads" || flag == "--batch" ||
-                           flag == "--layout" || flag == "--accuracy" || flag == "--tune" ||
-                           flag == "--json" || flag == "--tsv";
-        if (!known) {
-            throw usage_error("unknown option \"" + argument + "\" (see --help)");
-        }
-        if (value.empty()) {
-            throw usage_error(flag + ": a value is missing, as in " + flag + "=VALUE (see --help)");
-        }
-        if (flag == "--networks") {
-            for (std::string &name : split_names(flag, value)) {
-                o.networks.push_back(std::move(name));
+        } else if (flag == "--cold" || flag == "--plans") {
+            if (has_value) {
+                throw usage_error(flag + ": \"" + value + "\": it takes no value (see --help)");
             }
-        } else if (flag == "--problems") {
-            std::vector<std::string> problems = split_problems(value);
-            if (problems.empty()) {
-                throw usage_error(flag + ": \"" + value + "\" holds no problem");
-            }
-            for (std::string &problem : problems) {
-                o.problems.push_back(std::move(problem));
-            }
-        } else if (flag == "--engines") {
-            o.engines = split_names(flag, value);
-        } else if (flag == "--isa") {
-            o.isa = choose<doconv_isa>(flag, value, option_isas);
-        } else if (flag == "--threads") {
-            o.threads = read_count(flag, value, 1024);
-        } else if (flag == "--batch") {
-            o.batch = read_count(flag, value, 65536);
-        } else if (flag == "--layout") {
-            o.layout = choose<layout_choice>(flag, value, layouts);
-        } else if (flag == "--accuracy") {
-            o.accuracy = choose<doconv_accuracy>(flag, value, accuracies);
-        } else if (flag == "--tune") {
-            o.tune = choose<doconv_tune_mode>(flag, value, option_tunes);
-        } else if (flag == "--json") {
-            o.json = value;
+            (flag == "--cold" ? o.cold : o.plans) = true;
         } else {
-            o.tsv = value;
+            read_value(o, argument, flag, value);
         }
     }
     if (!o.json.empty()) {
@@ -206,6 +212,9 @@ options parse_options(int argc, char **argv)
         o.out_format = "json";
         o.benchmark_flags.push_back("--benchmark_out=" + o.json);
         o.benchmark_flags.push_back("--benchmark_out_format=json");
+    }
+    if (o.plans && !o.tsv.empty()) {
+        throw usage_error("--plans and --tsv: plans have no TSV, only --json");
     }
     if (o.networks.empty() && o.problems.empty()) {
         o.networks.push_back("resnet50");

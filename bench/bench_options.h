@@ -33,7 +33,8 @@ struct options {
     layout_choice layout = layout_choice::best;
     doconv_accuracy accuracy = DOCONV_ACCURACY_DEFAULT;
     doconv_tune_mode tune = DOCONV_TUNE_TUNE;
-    bool cold = false; /* every call meets another copy of the weights, which no cache holds */
+    bool cold = false;  /* every call meets another copy of the weights, which no cache holds */
+    bool plans = false; /* time the making of plans, not the convolutions */
     std::string json, tsv;
     /*
      * --benchmark_*: Google Benchmark's own, but the two that choose rows: it would match names

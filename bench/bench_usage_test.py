@@ -55,6 +55,8 @@ BAD = [
     (["--accuracy=sloppy"], "sloppy"),
     (["--tune=maybe"], "maybe"),
     (["--cold=maybe"], "maybe"),
+    (["--plans=maybe"], "maybe"),
+    (["--plans", "--tsv=plans.tsv"], "--tsv"),
     (["--threads=1024"], "1024"),
     (["--json=/no/such/directory/sweep.json"], "/no/such/directory/sweep.json"),
     (["--tsv=/no/such/directory/sweep.tsv"], "/no/such/directory/sweep.tsv"),
@@ -188,6 +190,20 @@ with tempfile.TemporaryDirectory() as directory:
     result = run(layer, "--cold", "--engines=direct", *quick[3:], "--tune=off")
     check("the direct variants alone, cold", result.returncode == 0 and
           "direct, cold" in result.stdout, result.stdout + result.stderr)
+
+    # Plans: the cache has the problems of the first runs.
+    result = run(PROBLEMS, "--plans", "--json=" + json_file, DOCONV_CACHE=cache)
+    check("plans are timed", result.returncode == 0 and all(
+        title in result.stdout for title in ("from the cache on disk", "from memory",
+                                             "by estimate")), result.stdout + result.stderr)
+    with open(json_file, encoding="utf-8") as file:
+        runs = [r for r in json.load(file)["benchmarks"] if "src=nhwc,dst=nhwc" in r["run_name"]]
+    kinds = {r["run_name"].split("/")[0] for r in runs}
+    check("JSON has a benchmark of each way",
+          kinds == {"plan_disk", "plan_memory", "plan_estimate"} or
+          "were not stored" in result.stderr and kinds == {"plan_estimate"}, runs)
+    check("JSON has the plans' times", all(0 < r["real_time"] < 1e6 and r["time_unit"] == "us"
+                                           for r in runs), runs)
 
 dense = "--problems=ic16ih9oc24kh3ph1"
 quick = ["--engines=doconv,direct", "--tune=off", "--benchmark_min_time=0.001"]

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "bench_options.h"
+#include "bench_plans.h"
 #include "bench_report.h"
 #include "bench_threads.h"
 #include "help_texts.h"
@@ -35,6 +36,9 @@ void expect_writable(const char *flag, const std::string &path)
  */
 std::vector<std::string> contender_names(const options &o)
 {
+    if (o.plans) {
+        return {"doconv"};
+    }
     if (o.engines.empty()) {
         std::vector<std::string> names = {"doconv"};
         if (o.accuracy != DOCONV_ACCURACY_STRICT) {
@@ -218,6 +222,10 @@ int run(int argc, char **argv)
     describe_run(o, info, contenders, work, rows);
     if (roles != 0) {
         tune_all(o, ours, work, wanted);
+    }
+    if (o.plans) {
+        time_plans(o, work, wanted);
+        return 0;
     }
     {
         progress show("time", static_cast<int>(std::count(wanted.begin(), wanted.end(), true)));

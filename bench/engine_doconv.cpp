@@ -125,8 +125,7 @@ class doconv_runner : public runner
 
 } // namespace
 
-doconv_engine::doconv_engine(const options &o, unsigned roles)
-    : tune_(o.tune), cold_(o.cold), roles_(roles)
+doconv_context *create_context(const options &o)
 {
     doconv_context_options context_options = {};
     context_options.size = sizeof context_options;
@@ -135,13 +134,20 @@ doconv_engine::doconv_engine(const options &o, unsigned roles)
     context_options.max_isa = o.isa;
     /* The engine tunes by itself, ahead of all timing. */
     context_options.tune = o.tune == DOCONV_TUNE_OFF ? DOCONV_TUNE_OFF : DOCONV_TUNE_READ;
-    const doconv_status status = doconv_context_create(&context_options, &context_);
+    doconv_context *context = nullptr;
+    const doconv_status status = doconv_context_create(&context_options, &context);
     if (status != DOCONV_OK) {
         /* Of what a context may refuse only this is left: the threads are in range. */
         throw usage_error(std::string("--isa=") + doconv_isa_string(o.isa) + ": " +
                           (status == DOCONV_INVALID_ARGUMENT ? "not of this architecture"
                                                              : doconv_status_string(status)));
     }
+    return context;
+}
+
+doconv_engine::doconv_engine(const options &o, unsigned roles)
+    : context_(create_context(o)), tune_(o.tune), cold_(o.cold), roles_(roles)
+{
     const doconv_context_info found = info();
     if (o.isa != DOCONV_ISA_DEFAULT && found.isa != o.isa) {
         const std::string best = doconv_isa_string(found.cpu_isa);
