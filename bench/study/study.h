@@ -7,7 +7,9 @@
  *   study_layers.c    cases: layers of networks x batch x D_mul; MACs
  *   study_data.c      numbers, tensors, references in double, comparisons
  *   study_pytorch.c   PyTorch as a coprocess (study_pytorch.py)
- *   study_measure.c   a case: doconv's training API and PyTorch, checked, then timed in rounds
+ *   study_bench.c     what a case needs: tensors, parameters, layers of doconv's training API
+ *   study_check.c     results against sums in double and against each other
+ *   study_measure.c   a case: doconv and PyTorch, checked, then timed in rounds
  *   study_report.c    table, JSON, progress
  *   study_threads.c   cores and clocks
  */
@@ -167,7 +169,7 @@ int pytorch_time(struct pytorch *p, enum composition composition, enum pass pass
                  enum format format, int calls, bool warm, double *seconds, char *why);
 int pytorch_sums(struct pytorch *p, const char *name, double *sums, size_t count, char *why);
 
-/* ---- study_measure.c ---- */
+/* ---- study_bench.c and study_measure.c ---- */
 
 struct figure {
     double seconds; /* a call's median; 0: there is none */
