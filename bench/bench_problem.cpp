@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <memory>
 #include <random>
 
 #include "network_list.h"
@@ -90,53 +91,62 @@ void set_layout(doconv_conv_desc &desc, layout_choice choice, doconv_layout bloc
     }
 }
 
+using owned_network = std::unique_ptr<network, void (*)(network *)>;
+
+void add_network(collector &collect, const std::string &name, const options &o, doconv_layout block)
+{
+    network net = {};
+    const owned_network own(&net, network_free);
+    char error[256] = "";
+    if (network_load(name.c_str(), &net, error, sizeof error) != 0) {
+        throw usage_error("network \"" + name + "\": " + error);
+    }
+    for (int i = 0; i < net.layers; i++) {
+        doconv_conv_desc desc = net.layer[i].desc;
+        desc.n = o.batch;
+        desc.accuracy = o.accuracy;
+        set_layout(desc, o.layout, block);
+        collect.add(net.name, net.layer[i].count, desc, o.layout == layout_choice::best,
+                    "network \"" + name + "\", layer " + std::to_string(i + 1));
+    }
+}
+
+/* What the text says itself stands against the options. */
+void add_problem(doconv_context *context, collector &collect, const std::string &text,
+                 const options &o, doconv_layout block)
+{
+    doconv_conv_desc desc;
+    const doconv_status status = doconv_conv_desc_parse(context, text.c_str(), &desc);
+    if (status != DOCONV_OK) {
+        throw usage_error("problem \"" + text + "\": " + last_error(context, status));
+    }
+    const size_t attributes = text.find(':');
+    const auto names = [&](const char *attribute) {
+        return attributes != std::string::npos &&
+               text.find(attribute, attributes) != std::string::npos;
+    };
+    const bool own_layout = names("src=") || names("dst=");
+    if (!own_layout) {
+        set_layout(desc, o.layout, block);
+    }
+    if (!names("accuracy=")) {
+        desc.accuracy = o.accuracy;
+    }
+    collect.add("-", 1, desc, o.layout == layout_choice::best && !own_layout,
+                "problem \"" + text + "\"");
+}
+
 } // namespace
 
 workload load_workload(doconv_context *context, const options &o, doconv_layout block)
 {
     workload w;
     collector collect(context, w);
-    const bool best = o.layout == layout_choice::best;
     for (const std::string &name : o.networks) {
-        struct network net = {};
-        char error[256] = "";
-        if (network_load(name.c_str(), &net, error, sizeof error) != 0) {
-            throw usage_error("network \"" + name + "\": " + error);
-        }
-        try {
-            for (int i = 0; i < net.layers; i++) {
-                doconv_conv_desc desc = net.layer[i].desc;
-                desc.n = o.batch;
-                desc.accuracy = o.accuracy;
-                set_layout(desc, o.layout, block);
-                collect.add(net.name, net.layer[i].count, desc, best,
-                            "network \"" + name + "\", layer " + std::to_string(i + 1));
-            }
-        } catch (...) {
-            network_free(&net);
-            throw;
-        }
-        network_free(&net);
+        add_network(collect, name, o, block);
     }
     for (const std::string &text : o.problems) {
-        doconv_conv_desc desc;
-        const doconv_status status = doconv_conv_desc_parse(context, text.c_str(), &desc);
-        if (status != DOCONV_OK) {
-            throw usage_error("problem \"" + text + "\": " + last_error(context, status));
-        }
-        const size_t attributes = text.find(':');
-        const auto names = [&](const char *attribute) {
-            return attributes != std::string::npos &&
-                   text.find(attribute, attributes) != std::string::npos;
-        };
-        const bool own_layout = names("src=") || names("dst=");
-        if (!own_layout) {
-            set_layout(desc, o.layout, block);
-        }
-        if (!names("accuracy=")) {
-            desc.accuracy = o.accuracy;
-        }
-        collect.add("-", 1, desc, best && !own_layout, "problem \"" + text + "\"");
+        add_problem(context, collect, text, o, block);
     }
     return w;
 }

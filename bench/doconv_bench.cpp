@@ -1,5 +1,20 @@
 /* SPDX-License-Identifier: MIT */
-/* doconv-bench: the convolutions of networks, timed engine beside engine. */
+/*
+ * doconv-bench: the convolutions of networks, timed engine beside engine.
+ *
+ *   doconv_bench.cpp     the program
+ *   bench_options        the command line (with option_values.c, which all programs here share)
+ *   bench_threads        cores and threads
+ *   bench_problem        what is measured: layers, their data, the check of results
+ *   bench_engine.h       what an engine is; engine_doconv, engine_onednn or engine_absent
+ *   fma_peak, copy_rate  the loops that figures are put beside
+ *   bench_session        the measuring of a problem: trials, finalists, rounds of samples
+ *   bench_samples        samples in turns; medians
+ *   bench_google         the way through Google Benchmark, and so to JSON
+ *   bench_sums           totals and ratios; bench_cells: rows of texts
+ *   bench_table          the table; bench_report: the TSV; bench_progress: the bar
+ *   bench_plans          --plans
+ */
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -169,6 +184,35 @@ void tune_all(const options &o, doconv_engine &ours, const workload &work,
     }
 }
 
+/* Before anything that starts threads. */
+void place_threads(const options &o, char **argv)
+{
+    if (o.list_only) {
+        set_threads(o.threads);
+        return;
+    }
+    const std::string problem = bind_threads(o.threads, argv);
+    if (!problem.empty()) {
+        std::fprintf(stderr, "doconv-bench: %s\n", problem.c_str());
+    }
+}
+
+/* Returns the exit status. */
+int measure_rows(const options &o, session &s, const std::vector<row> &rows,
+                 const std::vector<bool> &wanted)
+{
+    {
+        progress show("time", static_cast<int>(std::count(wanted.begin(), wanted.end(), true)));
+        register_benchmarks(s, rows, show);
+        run_benchmarks(o);
+    }
+    print_table(s, !o.display_format.empty());
+    if (!o.tsv.empty()) {
+        write_tsv(s, o.tsv);
+    }
+    return all_good(s) ? 0 : 1;
+}
+
 int run(int argc, char **argv)
 {
     const options o = parse_options(argc, argv);
@@ -177,15 +221,7 @@ int run(int argc, char **argv)
         return 0;
     }
     const std::vector<std::string> names = contender_names(o);
-    /* Before anything that starts threads. */
-    if (o.list_only) {
-        set_threads(o.threads);
-    } else {
-        const std::string problem = bind_threads(o.threads, argv);
-        if (!problem.empty()) {
-            std::fprintf(stderr, "doconv-bench: %s\n", problem.c_str());
-        }
-    }
+    place_threads(o, argv);
 
     const unsigned roles = doconv_roles(names);
     doconv_engine ours(o, roles);
@@ -202,14 +238,14 @@ int run(int argc, char **argv)
     }
     const workload work = load_workload(
         ours.context(), o, info.isa == DOCONV_ISA_AVX512 ? DOCONV_NCHW16C : DOCONV_NCHW8C);
-    session measure(work, contenders, info.isa, o.threads, o.min_seconds,
-                    o.cold ? coldness::of(info) : coldness());
+    session s(work, contenders, info.isa, o.threads, o.min_seconds,
+              o.cold ? coldness::of(info) : coldness());
     initialize_benchmark(o, argv[0]);
 
-    const std::vector<row> rows = choose_rows(o.filter, measure);
+    const std::vector<row> rows = choose_rows(o.filter, s);
     if (o.list_only) {
         for (const row &r : rows) {
-            std::printf("%s\n", row_name(measure, r).c_str());
+            std::printf("%s\n", row_name(s, r).c_str());
         }
         return 0;
     }
@@ -227,16 +263,7 @@ int run(int argc, char **argv)
         time_plans(o, work, wanted);
         return 0;
     }
-    {
-        progress show("time", static_cast<int>(std::count(wanted.begin(), wanted.end(), true)));
-        register_benchmarks(measure, rows, show);
-        run_benchmarks(o);
-    }
-    print_table(measure, !o.display_format.empty());
-    if (!o.tsv.empty()) {
-        write_tsv(measure, o.tsv);
-    }
-    return all_good(measure) ? 0 : 1;
+    return measure_rows(o, s, rows, wanted);
 }
 
 } // namespace
