@@ -114,11 +114,17 @@ std::string layout_text(const std::string &layout, reader who)
                                                                  : text;
 }
 
+std::string time_text(double seconds, reader who)
+{
+    const bool short_one = who == reader::people && seconds < 1e-4;
+    return number(short_one ? "%.4f" : formats_for(who).ms, seconds * 1e3);
+}
+
 void put_numbers(cells &row, const place &to, const total &t, reader who)
 {
     const formats &as = formats_for(who);
     if (t.layers > 0) {
-        row[to.ms] = number(as.ms, t.seconds * 1e3);
+        row[to.ms] = time_text(t.seconds, who);
         row[to.gflops] = number(as.gflops, t.flops / t.seconds * 1e-9);
         row[to.peak] = number(as.percent, 100 * t.peak_seconds / t.seconds);
         row[to.copy] = number(as.percent, 100 * t.copy_seconds / t.seconds);

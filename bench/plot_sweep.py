@@ -192,7 +192,7 @@ def draw(network, layers, machine, unit, base):
     axes.grid(axis="y", color="#dddddd", linewidth=0.8, zorder=0)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.legend(loc="upper left", ncols=4 if len(layers) > 8 else 2, frameon=False, fontsize=9)
+    axes.legend(loc="upper left", ncols=4 if len(layers) > 14 else 2, frameon=False, fontsize=9)
     axes.set_title(title_of(network, layers, engines, machine), fontsize=10)
     figure.tight_layout()
     for suffix, options in ((".png", {"dpi": 150}), (".svg", {})):
