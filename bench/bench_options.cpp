@@ -18,10 +18,6 @@ constexpr option_choice layouts[] = {{"nchw", static_cast<int>(layout_choice::nc
                                      {"blocked", static_cast<int>(layout_choice::blocked)},
                                      {"best", static_cast<int>(layout_choice::best)},
                                      {nullptr, 0}};
-constexpr option_choice accuracies[] = {{"strict", DOCONV_ACCURACY_STRICT},
-                                        {"default", DOCONV_ACCURACY_DEFAULT},
-                                        {"fast", DOCONV_ACCURACY_FAST},
-                                        {nullptr, 0}};
 constexpr option_choice booleans[] = {{"true", 1}, {"1", 1},  {"yes", 1},  {"false", 0},
                                       {"0", 0},    {"no", 0}, {nullptr, 0}};
 constexpr option_choice formats[] = {{"console", 0}, {"json", 1}, {"csv", 2}, {nullptr, 0}};
@@ -154,7 +150,7 @@ void read_value(options &o, const std::string &argument, const std::string &flag
     } else if (flag == "--layout") {
         o.layout = choose<layout_choice>(flag, value, layouts);
     } else if (flag == "--accuracy") {
-        o.accuracy = choose<doconv_accuracy>(flag, value, accuracies);
+        o.accuracy = choose<doconv_accuracy>(flag, value, option_accuracies);
     } else if (flag == "--tune") {
         o.tune = choose<doconv_tune_mode>(flag, value, option_tunes);
     } else if (flag == "--packed") {
@@ -240,7 +236,7 @@ const char *layout_choice_name(layout_choice choice)
 
 const char *accuracy_name(doconv_accuracy accuracy)
 {
-    return option_name(accuracies, accuracy);
+    return option_name(option_accuracies, accuracy);
 }
 
 } // namespace bench

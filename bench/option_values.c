@@ -23,6 +23,10 @@ const struct option_choice option_tunes[] = {{"off", DOCONV_TUNE_OFF},
                                              {"tune", DOCONV_TUNE_TUNE},
                                              {"force", DOCONV_TUNE_FORCE},
                                              {NULL, 0}};
+const struct option_choice option_accuracies[] = {{"strict", DOCONV_ACCURACY_STRICT},
+                                                  {"default", DOCONV_ACCURACY_DEFAULT},
+                                                  {"fast", DOCONV_ACCURACY_FAST},
+                                                  {NULL, 0}};
 
 static int refuse(const char *flag, const char *value, const char *what, char *why)
 {

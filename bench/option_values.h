@@ -19,9 +19,10 @@ struct option_choice {
     int value;
 };
 
-extern const struct option_choice option_isas[];    /* doconv_isa */
-extern const struct option_choice option_layouts[]; /* doconv_layout */
-extern const struct option_choice option_tunes[];   /* doconv_tune_mode */
+extern const struct option_choice option_isas[];       /* doconv_isa */
+extern const struct option_choice option_layouts[];    /* doconv_layout */
+extern const struct option_choice option_tunes[];      /* doconv_tune_mode */
+extern const struct option_choice option_accuracies[]; /* doconv_accuracy */
 
 /* The name of a value that is in the list. */
 const char *option_name(const struct option_choice *choices, int value);

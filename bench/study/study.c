@@ -51,10 +51,11 @@ static void announce(const struct study *study, const struct options *o,
 {
     const double minutes = study->case_count * PASSES * (pytorch != NULL ? 2 : 1) *
                            (o->seconds + OTHER_SECONDS / 2) / 60;
-    fprintf(stderr, "doconv-study: %d layers, %d cases; %s, %s, %s, %d thread%s%s%s\n",
+    fprintf(stderr, "doconv-study: %d layers, %d cases; %s, %s, %s, accuracy %s, %d thread%s%s%s\n",
             study->layer_count, study->case_count, info->cpu, doconv_isa_string(info->isa),
-            doconv_layout_string(o->layout), o->threads, o->threads == 1 ? "" : "s",
-            pytorch != NULL ? "; PyTorch " : "", pytorch != NULL ? pytorch_version(pytorch) : "");
+            doconv_layout_string(o->layout), option_name(option_accuracies, (int)o->accuracy),
+            o->threads, o->threads == 1 ? "" : "s", pytorch != NULL ? "; PyTorch " : "",
+            pytorch != NULL ? pytorch_version(pytorch) : "");
     fprintf(stderr, "doconv-study: expected: about %.0f minutes, more where a case is large%s\n",
             ceil(minutes),
             o->tune == DOCONV_TUNE_TUNE || o->tune == DOCONV_TUNE_FORCE

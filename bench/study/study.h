@@ -51,6 +51,7 @@ struct options {
     int threads;
     doconv_isa isa;
     doconv_layout layout;
+    doconv_accuracy accuracy;
     doconv_tune_mode tune;
     double seconds;      /* of the samples of an engine in a case and pass */
     double memory;       /* bytes that both processes may hold; 0: most of what is available */

@@ -85,6 +85,7 @@ static int make_case(const struct layer *layer, const struct options *o, int bat
     doconv_conv_desc *d = &c->desc;
     d->n = batch;
     d->src_layout = d->dst_layout = o->layout;
+    d->accuracy = o->accuracy;
     c->d_mul = d_mul == D_MUL_TAPS ? d->kh * d->kw : d_mul;
     int64_t shape[4];
     doconv_status status = doconv_conv_dst_shape(NULL, d, shape);

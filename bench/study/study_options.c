@@ -47,6 +47,9 @@ static int read_value(struct options *o, const char *flag, char *value, char *wh
     } else if (strcmp(flag, "--layout") == 0) {
         result = option_choose(flag, value, option_layouts, &chosen, why);
         o->layout = (doconv_layout)chosen;
+    } else if (strcmp(flag, "--accuracy") == 0) {
+        result = option_choose(flag, value, option_accuracies, &chosen, why);
+        o->accuracy = (doconv_accuracy)chosen;
     } else if (strcmp(flag, "--tune") == 0) {
         result = option_choose(flag, value, option_tunes, &chosen, why);
         o->tune = (doconv_tune_mode)chosen;
@@ -81,9 +84,9 @@ static bool read_switch(struct options *o, const char *argument)
 /* Returns 0, or -1 after a message on stderr. */
 static int read_argument(struct options *o, const char *argument)
 {
-    static const char *const takers[] = {"--networks", "--layers", "--batch",   "--d-mul",
-                                         "--threads",  "--isa",    "--layout",  "--tune",
-                                         "--seconds",  "--memory", "--pytorch", "--json"};
+    static const char *const takers[] = {
+        "--networks", "--layers",  "--batch",  "--d-mul",   "--threads", "--isa",     "--layout",
+        "--tune",     "--seconds", "--memory", "--pytorch", "--json",    "--accuracy"};
     const size_t length = strcspn(argument, "=");
     const char *flag = NULL;
     for (size_t t = 0; t < sizeof takers / sizeof takers[0]; t++) {
