@@ -69,9 +69,8 @@ void dc_plan_key(const doconv_context *ctx, const struct dc_problem *problem,
 /* The accepted candidate of this text, or NULL. */
 static const struct dc_candidate *find(struct dc_candidate_list *list, const char *text)
 {
-    dc_candidates_describe(list);
     for (int i = 0; i < list->count; i++) {
-        if (list->items[i].refused == NULL && strcmp(list->items[i].text, text) == 0) {
+        if (list->items[i].refused == NULL && dc_candidate_is(&list->items[i], text)) {
             return &list->items[i];
         }
     }

@@ -99,8 +99,7 @@ static bool named(const char *variant, struct dc_candidate *c)
     if (variant == NULL) {
         return true;
     }
-    dc_candidate_describe(c);
-    return strcmp(variant, c->text) == 0 ||
+    return dc_candidate_is(c, variant) ||
            (c->kernel != NULL && strcmp(variant, c->kernel->name) == 0);
 }
 
