@@ -101,6 +101,11 @@ static double thread(void *user)
     return ((const struct fake *)user)->cpu;
 }
 
+static long switches(void *user)
+{
+    return ((const struct fake *)user)->switches;
+}
+
 void fake_install(struct fake *fake, doconv_context *ctx)
 {
     static const char *const names[FAKE_KERNELS] = {"fake_a@none", "fake_b@none", "fake_c@none"};
@@ -121,7 +126,8 @@ void fake_install(struct fake *fake, doconv_context *ctx)
     }
     fake->list[fake->kernels] = reference;
     fake->list[fake->kernels + 1] = NULL;
-    fake->clock = (struct dc_clock){.wall = wall, .thread = thread, .user = fake};
+    fake->clock =
+        (struct dc_clock){.wall = wall, .thread = thread, .switches = switches, .user = fake};
     current = fake;
     ctx->clock = &fake->clock;
     ctx->solvers = solvers;

@@ -36,8 +36,9 @@ struct fake {
     /* Called at the start of each call, or NULL. */
     void (*called)(void *user);
     void *user;
-    double now; /* the clock */
-    double cpu; /* that of the threads: only calls of candidates move it */
+    double now;    /* the clock */
+    double cpu;    /* that of the threads: only calls of candidates move it */
+    long switches; /* cores lost to others */
     struct dc_clock clock;
     struct dc_kernel rows[FAKE_KERNELS];
     const struct dc_kernel *list[FAKE_KERNELS + 2]; /* and the reference kernel */

@@ -214,6 +214,66 @@ static void test_one_slow_sample_costs_nothing(void **state)
     }
 }
 
+/* Another process has the core for a while in some calls: the thread's own time leaves that out. */
+struct thief {
+    struct fake *fake;
+    int every; /* which calls */
+    int calls;
+};
+
+static void steal(void *user)
+{
+    struct thief *t = user;
+    if (t->calls++ % t->every == 0) {
+        t->fake->now += 3.0 * CALL;
+        t->fake->switches++;
+    }
+}
+
+/* Samples that lost the core are taken again: they neither cost a candidate its place nor count. */
+static void test_lost_samples(void **state)
+{
+    static const double seconds[] = {1.05 * CALL, CALL, 1.02 * CALL, 1.1 * CALL};
+    for (int threads = 1; threads <= 2; threads++) {
+        for (int every = 2; every <= 5; every++) {
+            struct bench b;
+            start(&b, seconds, 4);
+            struct thief thief = {&b.fake, every, 0};
+            b.fake.called = steal;
+            b.fake.user = &thief;
+            open_set(&b, *state, NULL);
+            b.ctx->threads = threads;
+            measure(&b, 1.0);
+            b.ctx->threads = 1;
+            assert_int_equal(number_of(&b.set.items[0]), 1);
+            for (int i = 0; i < 4; i++) {
+                const struct measured *m = find(&b, i);
+                assert_true(fabs(m->median / seconds[i] - 1.0) < 1e-6);
+                assert_true(m->spread < 1e-6);
+            }
+            close_set(&b);
+        }
+    }
+}
+
+/* Where none keeps the core, the measurement ends all the same. */
+static void test_always_lost(void **state)
+{
+    static const double seconds[] = {1.5 * CALL, CALL};
+    struct bench b;
+    start(&b, seconds, 2);
+    struct thief thief = {&b.fake, 1, 0};
+    b.fake.called = steal;
+    b.fake.user = &thief;
+    open_set(&b, *state, NULL);
+    measure(&b, 1.0);
+    assert_int_equal(number_of(&b.set.items[0]), 1);
+    for (int i = 0; i < 2; i++) {
+        assert_true(b.fake.candidates[i].calls <= 5 * (find(&b, i)->rounds + 1));
+    }
+    close_set(&b);
+}
+
 /* One call of candidate 3 seems to take no time: the others are not behind for that. */
 static double one_lucky_call(const struct fake *fake, int candidate, int call)
 {
@@ -656,6 +716,8 @@ int main(void)
         WITH_FIXTURE(test_order_and_medians),
         WITH_FIXTURE(test_far_ones_are_dropped),
         WITH_FIXTURE(test_one_slow_sample_costs_nothing),
+        WITH_FIXTURE(test_lost_samples),
+        WITH_FIXTURE(test_always_lost),
         WITH_FIXTURE(test_one_fast_sample_wins_nothing),
         WITH_FIXTURE(test_drift),
         WITH_FIXTURE(test_spread),

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "base/clock.h"
 
+#include <sys/resource.h>
 #include <time.h>
 
 #include "base/context.h"
@@ -24,7 +25,14 @@ static double thread(void *user)
     return seconds_of(CLOCK_THREAD_CPUTIME_ID);
 }
 
-const struct dc_clock dc_system_clock = {.wall = wall, .thread = thread};
+static long switches(void *user)
+{
+    (void)user;
+    struct rusage usage;
+    return getrusage(RUSAGE_SELF, &usage) == 0 ? usage.ru_nivcsw : 0;
+}
+
+const struct dc_clock dc_system_clock = {.wall = wall, .thread = thread, .switches = switches};
 
 double dc_now(const doconv_context *ctx)
 {

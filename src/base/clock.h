@@ -12,6 +12,7 @@
 struct dc_clock {
     double (*wall)(void *user);   /* seconds, monotonic; the same for all threads */
     double (*thread)(void *user); /* seconds that the calling thread has had a core */
+    long (*switches)(void *user); /* how often the process's threads lost theirs to others */
     void *user;
 };
 
