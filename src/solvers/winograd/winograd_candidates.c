@@ -77,7 +77,8 @@ static double estimate(const struct dc_problem *p, const struct dc_winograd_stat
     const double points = 4.0 * (double)s->points * inputs * (double)s->points_tile,
                  products = 4.0 * (double)s->points * tiles * (double)(s->outs * s->tile_channels),
                  weights = 4.0 * (double)s->weights.block_floats * blocks;
-    const double all_weights = weights * (double)s->groups, used = points + products;
+    const double all_weights = weights * (double)s->groups,
+                 used = (s->made ? (double)s->blocks : 1.0) * points + products;
     const double vectors = (double)(s->tile_channels / s->kernel->vector);
     const double tail = (double)s->cout - (blocks - 1.0) * (double)s->tile_channels;
     /* An output block's weights are one stream; going from block to block is many short ones. */
@@ -97,19 +98,25 @@ static double estimate(const struct dc_problem *p, const struct dc_winograd_stat
     cycles +=
         s->direct_store ? 0.0 : 4.0 * tiles * (double)(s->tile_height * s->outputs * s->cout) / 6.0;
     if (s->chunk != 0) {
-        /* Every block transforms all filters, and its sums come and go for each chunk. */
-        const double chunks = ceil((double)s->cin / (double)s->chunk);
-        cycles += 2.5 * width(s) * (double)(s->points * s->taps) * (double)s->cin *
+        /*
+         * Every block transforms all filters, but where one that is made has a single chunk; and
+         * its sums come and go for each chunk.
+         */
+        const double chunks = ceil((double)s->cin / (double)s->chunk),
+                     times = s->made && chunks <= 1.0 ? 1.0 / (double)s->blocks : 1.0;
+        cycles += times * 2.5 * width(s) * (double)(s->points * s->taps) * (double)s->cin *
                   ceil((double)s->cout / vector);
         cycles += (chunks - 1.0) * 2.0 * products * blocks / 40.0;
         cycles += 0.5 * weights / rate(cpu, all_weights + used);
     }
     if (p->fresh_weights && s->chunk != 0) {
-        cycles += 2.5 * all_weights / rate(cpu, 2.0 * all_weights) / places;
+        /* What isn't used at once goes through memory, and back. */
+        cycles += (s->made ? 1.0 : 2.5) * all_weights / rate(cpu, 2.0 * all_weights) / places;
     } else if (p->fresh_weights) {
-        /* Packing transforms each filter in double precision. */
-        cycles += 7.0 * (double)(s->points * s->taps) * (double)(s->cin * s->cout) / places *
-                  (double)s->groups;
+        /* Packing transforms each filter in double precision, and writes it transformed. */
+        cycles += 2.0 * width(s) * (double)(s->points * s->taps) * (double)s->cin *
+                  ceil((double)s->cout / vector) * (16.0 / vector) / places * (double)s->groups;
+        cycles += 2.0 * all_weights / rate(cpu, all_weights) / places;
     }
     return places * cycles / 3e9 / (double)s->tasks;
 }
@@ -147,7 +154,8 @@ static void describe(const struct dc_candidate *c, char *text, size_t size)
     dc_get_parameters(c, &q);
     const char *const blocks = c->kernel->winograd.axes == 2 ? "tiles" : "rows";
     if (q.chunk != 0) {
-        snprintf(text, size, ":%s=%d,raw=%d", blocks, q.block, q.chunk);
+        snprintf(text, size, ":%s=%d,raw=%d%s", blocks, q.block, q.chunk,
+                 q.made != 0 ? ",order=pack" : "");
     } else {
         snprintf(text, size, ":%s=%d,outputs=%s", blocks, q.block, q.outs == 0 ? "all" : "each");
     }
@@ -192,9 +200,9 @@ static const char *offer_blocks(const doconv_context *ctx, const struct dc_probl
             const char *reason = offer(ctx, p, kernel, gemm, &q, list);
             refused = reason != NULL ? reason : refused;
         }
-        const struct dc_winograd_parameters raw = {
-            .block = block, .outs = 1, .chunk = chunk_for(p, kernel, gemm)};
-        if (block != last) {
+        for (int made = 0; made <= (p->fresh_weights ? 1 : 0) && block != last; made++) {
+            const struct dc_winograd_parameters raw = {
+                .block = block, .outs = 1, .chunk = chunk_for(p, kernel, gemm), .made = made};
             const char *reason = offer(ctx, p, kernel, gemm, &raw, list);
             refused = reason != NULL ? reason : refused;
         }
