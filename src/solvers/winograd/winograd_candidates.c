@@ -97,6 +97,10 @@ static double estimate(const struct dc_problem *p, const struct dc_winograd_stat
     cycles += s->in_place ? 0.0 : 0.25 * points / (s->src_map.channel == 1 ? 12.0 : 5.0);
     cycles +=
         s->direct_store ? 0.0 : 4.0 * tiles * (double)(s->tile_height * s->outputs * s->cout) / 6.0;
+    if (s->made && used > 0.75 * (double)cpu->l2_bytes) {
+        /* Each output block meets the points of all places anew. */
+        cycles += points * blocks / rate(cpu, used);
+    }
     if (s->chunk != 0) {
         /*
          * Every block transforms all filters, but where one that is made has a single chunk; and
@@ -111,12 +115,12 @@ static double estimate(const struct dc_problem *p, const struct dc_winograd_stat
     }
     if (p->fresh_weights && s->chunk != 0) {
         /* What isn't used at once goes through memory, and back. */
-        cycles += (s->made ? 1.0 : 2.5) * all_weights / rate(cpu, 2.0 * all_weights) / places;
+        cycles += (s->made ? 1.0 : 4.0) * all_weights / rate(cpu, 2.0 * all_weights) / places;
     } else if (p->fresh_weights) {
         /* Packing transforms each filter in double precision, and writes it transformed. */
         cycles += 2.0 * width(s) * (double)(s->points * s->taps) * (double)s->cin *
                   ceil((double)s->cout / vector) * (16.0 / vector) / places * (double)s->groups;
-        cycles += 2.0 * all_weights / rate(cpu, all_weights) / places;
+        cycles += 2.0 * all_weights / rate(cpu, 2.0 * all_weights) / places;
     }
     return places * cycles / 3e9 / (double)s->tasks;
 }

@@ -134,11 +134,15 @@ static void plan_fresh(doconv_plan *plan, struct dc_winograd_state *s)
     plan->candidate.workspace_size += (size_t)s->tasks * (size_t)s->fresh_floats * sizeof(float);
 }
 
-/* Are packed weights so many that they, written as usual, would only pass through the caches? */
+/*
+ * Are packed weights so many that they, written as usual, would only pass through the caches? Those
+ * of a call are used at once: any that L3 holds are better there.
+ */
 static bool streams(const struct dc_problem *p, const struct dc_winograd_state *s)
 {
-    return !p->fresh_weights && (s->cin * s->tile_channels) % 16 == 0 &&
-           4 * dc_packed_bytes(&s->weights) > (size_t)dc_cpu_probe()->l3_bytes;
+    const size_t bytes = dc_packed_bytes(&s->weights);
+    return (s->cin * s->tile_channels) % 16 == 0 &&
+           (p->fresh_weights ? 1 : 4) * bytes > (size_t)dc_cpu_probe()->l3_bytes;
 }
 
 doconv_status dc_winograd_prepare(doconv_plan *plan)
