@@ -7,9 +7,9 @@
 #include "command_operations.h"
 #include "command_shared.h"
 
-/* A variant's measured figures; seconds 0: none. */
+/* A variant's measured figures; 0: none. */
 struct measured {
-    double seconds, spread;
+    double seconds, spread, rms_error;
     bool dropped;
 };
 
@@ -49,7 +49,8 @@ static struct measured find_measured(const struct explanation *e, const char *va
         doconv_tune_entry entry = {.size = sizeof entry};
         if (doconv_tune_report_get(e->report, i, &entry) == DOCONV_OK &&
             strcmp(entry.variant, variant) == 0) {
-            return (struct measured){entry.median_seconds, entry.spread, entry.dropped != 0};
+            return (struct measured){entry.median_seconds, entry.spread, entry.rms_error,
+                                     entry.dropped != 0};
         }
     }
     if (count == 0 && strcmp(e->summary.variant, variant) == 0) {
@@ -140,7 +141,7 @@ static void print_operation(const struct command_operation *operation)
     printf(", %.6g million multiply-adds\n", 1e-6 * command_operation_macs(operation));
 }
 
-/* Three cells, or none without a report. */
+/* Four cells, or none without a report. */
 static void add_measured_cells(struct command_table *table, const struct explanation *e,
                                const char *variant)
 {
@@ -149,14 +150,21 @@ static void add_measured_cells(struct command_table *table, const struct explana
     }
     const struct measured m = find_measured(e, variant);
     if (m.seconds > 0) {
-        command_table_add(table, "%.4f%s", 1e3 * m.seconds, m.dropped ? " dropped" : "");
+        command_table_add(table, "%.4f", 1e3 * m.seconds);
         command_table_add(table, "%.1f", 2e-9 * command_operation_macs(e->operation) / m.seconds);
     } else {
         command_table_add(table, "-");
         command_table_add(table, "-");
     }
-    if (m.spread > 0) {
+    if (m.dropped) {
+        command_table_add(table, "early"); /* far behind, and measured no more */
+    } else if (m.spread > 0) {
         command_table_add(table, "%.1f%%", 100 * m.spread);
+    } else {
+        command_table_add(table, "-");
+    }
+    if (m.rms_error > 0) {
+        command_table_add(table, "%.1f", 1e7 * m.rms_error);
     } else {
         command_table_add(table, "-");
     }
@@ -171,14 +179,14 @@ static void add_heads(struct command_table *table, const char *const *heads)
 
 static int print_candidates(const struct explanation *e)
 {
-    static const char *const accepted_heads[] = {"candidate", "workspace KiB", "packed KiB",
-                                                 "error",     "estimate ms",   "measured ms",
-                                                 "GFLOP/s",   "spread",        NULL};
-    static const char *const estimated_heads[] = {"candidate", "workspace KiB", "packed KiB",
-                                                  "error",     "estimate ms",   NULL};
+    static const char *const accepted_heads[] = {
+        "candidate",   "space KiB", "packed KiB", "error", "estimate ms",
+        "measured ms", "GFLOP/s",   "spread",     "rms",   NULL};
+    static const char *const estimated_heads[] = {"candidate", "space KiB",   "packed KiB",
+                                                  "error",     "estimate ms", NULL};
     static const char *const refused_heads[] = {"refused", "reason", NULL};
     static const char *const limited_heads[] = {"refused", "packed KiB", "reason", NULL};
-    struct command_table accepted = {.align = e->report != NULL ? "lrrrrrrr" : "lrrrr"},
+    struct command_table accepted = {.align = e->report != NULL ? "lrrrrrrrr" : "lrrrr"},
                          refused = {.align = e->packed > 0 ? "lrl" : "ll"};
     add_heads(&accepted, e->report != NULL ? accepted_heads : estimated_heads);
     const int count = doconv_candidates_count(e->candidates);
@@ -235,8 +243,9 @@ static void print_choice(const struct explanation *e)
         printf("cached    %s: %.4f ms, error %.2g of max|y|\n", s->variant, 1e3 * s->seconds,
                s->max_rel_error);
     } else {
-        printf("measured  %s: %.4f ms, error %.2g of max|y|; %d variants measured%s%s\n",
-               s->variant, 1e3 * s->seconds, s->max_rel_error, s->measured,
+        printf("measured  %s: %.4f ms, error %.2g of max|y|, rms error %.2g; %d variants "
+               "measured%s%s\n",
+               s->variant, 1e3 * s->seconds, s->max_rel_error, s->rms_error, s->measured,
                s->noisy ? "; noisy" : "", s->stored ? "" : "; not stored in the cache");
     }
 }
@@ -250,7 +259,7 @@ static int find_times(struct explanation *e)
         return COMMAND_OK;
     }
     const doconv_tune_options tune = {
-        .size = sizeof tune, .force = e->measure, .progress = show_rounds};
+        .size = sizeof tune, .force = e->measure, .progress = show_rounds, .errors = e->measure};
     e->summary.size = sizeof e->summary;
     doconv_status status =
         doconv_tune(e->context, &e->operation->desc, &e->options, &tune, &e->report);
@@ -438,10 +447,12 @@ const struct command_verb command_explain = {
         "\n"
         "Prints every candidate for a problem, best estimate first, with its estimated time, "
         "its measured time where\n"
-        "there is one, its memory, and its error (the bound of its rounding, by that of a direct "
-        "kernel); every kernel\n"
-        "that refused the problem, with the reason; and the variant that a plan gets, with its "
-        "origin (cache or estimate).\n"
+        "there is one, its memory (workspace and packed weights), and its error: the bound of its "
+        "rounding, by that of a\n"
+        "direct kernel, and with --measure the root mean square relative to the result's, in 1e-7; "
+        "every kernel that refused\n"
+        "the problem, with the reason; and the variant that a plan gets, with its origin (cache or "
+        "estimate).\n"
         "Of a layer in training it prints that for each operation that its passes consist of.\n"
         "\n"
         "PROBLEM is written as benchdnn writes it, e.g. "
