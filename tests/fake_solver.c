@@ -81,6 +81,7 @@ static const char *enumerate(const doconv_context *ctx, const struct dc_problem 
         struct dc_candidate c = {
             .solver = &solver,
             .kernel = kernel,
+            .second = current->pairs ? &current->rows[current->kernels - 1] : NULL,
             .error_amplification = 1.0f,
             .estimated_seconds = estimated != 0.0 ? estimated : 1.0 + 1e-3 * i,
             .packed_size = problem->weight_bytes,
@@ -122,6 +123,7 @@ void fake_install(struct fake *fake, doconv_context *ctx)
         fake->rows[i] = *reference;
         fake->rows[i].name = names[i];
         fake->rows[i].family = DC_FAMILY_DIRECT;
+        fake->rows[i].revision = (unsigned)(3 + i);
         fake->list[i] = &fake->rows[i];
     }
     fake->list[fake->kernels] = reference;

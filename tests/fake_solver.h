@@ -29,6 +29,7 @@ struct fake_candidate {
 struct fake {
     int count;   /* candidates of a kernel */
     int kernels; /* of the family; they are alike */
+    bool pairs;  /* the last kernel is the second one of each candidate */
     /* Those of the first kernel, then those of the second ... */
     struct fake_candidate candidates[FAKE_KERNELS * FAKE_MOST];
     /* Seconds of a candidate's call instead of its own, or NULL. call: from 0. */

@@ -581,6 +581,8 @@ static void test_out_of_memory(void **state)
             const struct cache_entry e = fixture_entry(ctx, "key");
             dc_cache_lookup(cache, "nothing", &back);
             dc_cache_store(cache, &e, false);
+            dc_cache_store(cache, &e, false); /* in its own place */
+            dc_cache_store(cache, &e, true);  /* which is no better */
             if (dc_cache_lookup(cache, "key", &back) != CACHE_MISS) {
                 assert_same(&e, &back);
             }

@@ -336,6 +336,8 @@ static void test_spread(void **state)
     open_set(&b, *state, NULL);
     measure(&b, 1.0);
     assert_true(find(&b, 1)->spread > 0.05);
+    /* As many of the one kind as of the other: between them. */
+    assert_true(fabs(find(&b, 1)->median - 0.75 * CALL) < 1e-9);
     close_set(&b);
     start(&b, seconds + 1, 1); /* alone, and even */
     open_set(&b, *state, NULL);
@@ -592,6 +594,32 @@ static void test_tuned_choice(void **state)
     doconv_context_destroy(ctx);
 }
 
+/* An entry is found with the revisions of both its kernels, and with no others. */
+static void test_revisions_of_pairs(void **state)
+{
+    struct fixture *f = *state;
+    struct fake fake = {.kernels = 3, .count = 1, .pairs = true};
+    for (int i = 0; i < 3; i++) {
+        fake.candidates[i].seconds = i == 0 ? CALL : 2.0 * CALL;
+    }
+    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
+    fake_install(&fake, ctx);
+    doconv_tune_report_destroy(tune(ctx));
+    const doconv_conv_desc desc = fixture_problem(FAKE_PROBLEM);
+    for (int changed = 0; changed < 3; changed++) {
+        fake.rows[0].revision += changed == 1;
+        fake.rows[2].revision += changed == 2 ? 1 : 0;
+        fake.rows[0].revision -= changed == 2;
+        fixture_reattach(ctx, fake.list); /* nothing in memory */
+        doconv_plan *plan;
+        assert_int_equal(doconv_plan_create(ctx, &desc, NULL, &plan), DOCONV_OK);
+        assert_string_equal(doconv_plan_origin(plan), changed == 0 ? "cache" : "estimate");
+        doconv_plan_destroy(plan);
+    }
+    fake_remove(&fake, ctx);
+    doconv_context_destroy(ctx);
+}
+
 /*
  * Of many candidates the best by estimate are measured, the best of each kernel among them; none
  * that the estimate finds three times slower.
@@ -728,6 +756,7 @@ int main(void)
         WITH_FIXTURE(test_progress_ends),
         WITH_FIXTURE(test_cold_flush),
         WITH_FIXTURE(test_tuned_choice),
+        WITH_FIXTURE(test_revisions_of_pairs),
         WITH_FIXTURE(test_pruning),
         WITH_FIXTURE(test_wrong_ones_are_passed_over),
         WITH_FIXTURE(test_noisy_times),

@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # ThreadSanitizer builds the library and the programs whose threads do all that threads may do, and
-# sees nothing that isn't ordered: test_tsan.sh MESON SOURCE_DIR. CC: the compiler.
+# sees nothing that isn't ordered; likewise without the tuner, which is a build of its own, and has
+# most of what it needs there: test_tsan.sh MESON SOURCE_DIR. CC: the compiler.
 set -eu
 
 if [ $# -ne 2 ]; then
@@ -28,15 +29,18 @@ fi
     cat "$work/log"
     exit 1
 }
-set -- test_runner test_runner_conditions test_threads
-for name; do
-    ninja -C "$work/build" --quiet "tests/$name"
-done
+meson=$1
 DOCONV_CACHE=$work/cache
-TSAN_OPTIONS="halt_on_error=0 ${TSAN_OPTIONS-}"
-export DOCONV_CACHE TSAN_OPTIONS
+export DOCONV_CACHE
 failed=0
-for name; do
-    "$work/build/tests/$name" || failed=1
-done
+# run PROGRAM ...: builds and runs programs of the tests.
+run() {
+    for name; do
+        ninja -C "$work/build" --quiet "tests/$name"
+        "$work/build/tests/$name" || failed=1
+    done
+}
+run test_runner test_runner_conditions test_threads
+"$meson" configure "$work/build" -Dtuner=false
+run test_api test_plan test_tasks
 exit $failed
