@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <map>
 #include <memory>
 #include <new>
 #include <string>
@@ -71,6 +72,12 @@ class buffer
     std::unique_ptr<float, release> data_;
 };
 
+/*
+ * What a runner stands for, as bits: the choice of its engine, and the best of doconv's variants
+ * that sum directly. A choice that does so is both.
+ */
+constexpr unsigned role_choice = 1, role_direct = 2;
+
 /* One way of an engine to compute a problem (or the FMA loop), with its memory. */
 class runner
 {
@@ -100,6 +107,7 @@ class runner
 
     std::string label;  /* doconv's variant, oneDNN's implementation */
     std::string layout; /* layout_pair_name() */
+    unsigned roles = role_choice;
 };
 
 /* How many copies of a size are larger than bytes together. Tiny ones get a cap. */
@@ -113,7 +121,6 @@ class engine
 {
   public:
     virtual ~engine() = default;
-    virtual const char *name() const = 0;
     /* "name version" and what else a report should state. */
     virtual std::string description() const = 0;
     /*
@@ -131,11 +138,17 @@ struct tuning_totals {
 /* Prints how far the tuning of all problems is. */
 class progress;
 
+/* A context as the options ask for; the caller owns it. Throws usage_error. */
+doconv_context *create_context(const options &o);
+
 class doconv_engine : public engine
 {
   public:
-    /* Throws usage_error if the options ask for what this CPU can't do. */
-    explicit doconv_engine(const options &o);
+    /*
+     * roles: of the runners that are wanted. Throws usage_error if the options ask for what this
+     * CPU can't do.
+     */
+    doconv_engine(const options &o, unsigned roles);
     ~doconv_engine() override;
     doconv_engine(const doconv_engine &) = delete;
     doconv_engine &operator=(const doconv_engine &) = delete;
@@ -145,10 +158,6 @@ class doconv_engine : public engine
         return context_;
     }
     doconv_context_info info() const;
-    const char *name() const override
-    {
-        return "doconv";
-    }
     std::string description() const override;
     std::vector<std::unique_ptr<runner>> prepare(const problem &p, const tensors &t,
                                                  std::string &why) override;
@@ -160,10 +169,33 @@ class doconv_engine : public engine
     void tune(const problem &p, tuning_totals &totals, progress &show);
 
   private:
+    /* A problem in given layouts and of a given accuracy class, with its canonical text. */
+    struct placed {
+        doconv_conv_desc desc;
+        std::string text;
+    };
+    struct share; /* of a problem's progress */
+
+    placed place(const problem &p, doconv_layout src, doconv_layout dst) const;
+    placed strictly(const placed &in) const;
+    /* The options of its plans, but for who chooses; and with that. */
+    doconv_plan_options open_options(const placed &in) const;
+    doconv_plan_options plan_options(const placed &in) const;
+    /* Whether it is of the class strict. variant: one that the problem takes. */
+    bool is_direct(const placed &in, const char *variant) const;
+    /* Returns the variant, NULL: nothing takes the problem. Throws std::runtime_error. */
+    const std::string *tune_one(const placed &in, tuning_totals &totals, share &part);
+    /* Adds a runner, if there is one; why is set if not. */
+    void add(const problem &p, const placed &in, unsigned roles, const tensors &t,
+             std::vector<std::unique_ptr<runner>> &runners, std::string &why) const;
+
     doconv_context *context_ = nullptr;
-    tune_choice tune_;
+    doconv_tune_mode tune_;
     bool cold_;
-    std::vector<std::pair<std::string, std::string>> variants_; /* problem with layouts, variant */
+    size_t packed_;
+    bool packed_as_direct_;
+    unsigned roles_;
+    std::map<std::string, std::string> variants_; /* tuned, by problem with layouts */
 };
 
 /*

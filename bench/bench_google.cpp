@@ -12,6 +12,7 @@
 #include <memory>
 #include <numeric>
 #include <regex>
+#include <sstream>
 
 #include "bench_report.h"
 
@@ -21,11 +22,12 @@ namespace bench
 namespace
 {
 
-/*
- * CPU seconds of the replayed iterations, by benchmark and repetition: what Google Benchmark
- * measures is the replay's.
- */
-std::map<std::string, std::vector<double>> replayed_cpu;
+/* What Google Benchmark can't know of the replayed iterations of a benchmark, by repetition. */
+struct replayed {
+    std::vector<double> cpu_seconds; /* those that it measures are the replay's */
+    std::vector<std::string> layouts;
+};
+std::map<std::string, replayed> all_replayed;
 
 /* What Google Benchmark makes of repetitions' times, for those CPU times. */
 double aggregate(std::vector<double> v, const std::string &name)
@@ -47,37 +49,74 @@ double aggregate(std::vector<double> v, const std::string &name)
     return name == "stddev" ? deviation : mean > 0 ? deviation / mean : 0;
 }
 
+using benchmark_run = benchmark::BenchmarkReporter::Run;
+
+size_t repetition_of(const benchmark_run &run, const replayed &all)
+{
+    const size_t index = run.repetition_index > 0 ? static_cast<size_t>(run.repetition_index) : 0;
+    return std::min(index, all.cpu_seconds.size() - 1);
+}
+
 /*
  * A reporter of Google Benchmark that names runs ENGINE/PROBLEM, without
- * "/iterations:1/manual_time".
+ * "/iterations:1/manual_time", and has their CPU times.
  */
 template <class Base> class plain_names : public Base
 {
   public:
-    void ReportRuns(const std::vector<benchmark::BenchmarkReporter::Run> &runs) override
+    void ReportRuns(const std::vector<benchmark_run> &runs) override
     {
-        std::vector<benchmark::BenchmarkReporter::Run> renamed(runs);
-        for (auto &run : renamed) {
+        std::vector<benchmark_run> renamed(runs);
+        for (benchmark_run &run : renamed) {
             benchmark::BenchmarkName name;
             name.function_name = run.run_name.function_name;
             run.run_name = name;
-            const auto cpu = replayed_cpu.find(name.function_name);
-            if (cpu == replayed_cpu.end()) {
+            const auto known = all_replayed.find(name.function_name);
+            if (known == all_replayed.end()) {
                 continue;
             }
-            if (run.run_type == benchmark::BenchmarkReporter::Run::RT_Iteration) {
-                const size_t index =
-                    run.repetition_index > 0 ? static_cast<size_t>(run.repetition_index) : 0;
-                run.cpu_accumulated_time = cpu->second[std::min(index, cpu->second.size() - 1)];
+            const replayed &all = known->second;
+            if (run.run_type == benchmark_run::RT_Iteration) {
+                run.cpu_accumulated_time = all.cpu_seconds[repetition_of(run, all)];
             } else {
                 /* A reporter divides times, but not percentages, by the iterations. */
-                run.cpu_accumulated_time = aggregate(cpu->second, run.aggregate_name);
+                run.cpu_accumulated_time = aggregate(all.cpu_seconds, run.aggregate_name);
                 run.cpu_accumulated_time *= run.aggregate_unit == benchmark::kTime
                                                 ? static_cast<double>(run.iterations)
                                                 : 1;
             }
         }
         Base::ReportRuns(renamed);
+    }
+};
+
+/* Google Benchmark's JSON has one text a run, its label. This one has the layout beside it. */
+class json_reporter : public plain_names<benchmark::JSONReporter>
+{
+  public:
+    void ReportRuns(const std::vector<benchmark_run> &runs) override
+    {
+        std::ostream &out = GetOutputStream();
+        for (const benchmark_run &run : runs) {
+            std::ostringstream text;
+            SetOutputStream(&text);
+            plain_names::ReportRuns({run});
+            SetOutputStream(&out);
+            out << with_layout(text.str(), run);
+        }
+    }
+
+  private:
+    static std::string with_layout(std::string text, const benchmark_run &run)
+    {
+        const auto known = all_replayed.find(run.run_name.function_name);
+        const size_t label = text.find("\n      \"label\":");
+        if (known == all_replayed.end() || label == std::string::npos ||
+            run.run_type != benchmark_run::RT_Iteration) {
+            return text;
+        }
+        const std::string &layout = known->second.layouts[repetition_of(run, known->second)];
+        return text.insert(label, "\n      \"layout\": \"" + layout + "\",");
     }
 };
 
@@ -96,7 +135,7 @@ class silent_reporter : public benchmark::BenchmarkReporter
 std::unique_ptr<benchmark::BenchmarkReporter> create_reporter(const std::string &format)
 {
     if (format == "json") {
-        return std::make_unique<plain_names<benchmark::JSONReporter>>();
+        return std::make_unique<json_reporter>();
     }
     if (format == "console") {
         return std::make_unique<plain_names<benchmark::ConsoleReporter>>();
@@ -123,7 +162,7 @@ void replay(benchmark::State &state, session &s, const row &r, size_t repetition
     if (first_time) {
         show.end(one_line(s, p, m));
     }
-    const figure &f = m.figures[r.engine];
+    const figure &f = m.figures[r.contender];
     state.SetLabel(f.label);
     if (!f.measured) {
         state.SkipWithError(
@@ -135,7 +174,9 @@ void replay(benchmark::State &state, session &s, const row &r, size_t repetition
         state.SetIterationTime(f.seconds);
     }
     if (f.measured) {
-        replayed_cpu[row_name(s, r)].push_back(f.cpu_seconds);
+        replayed &all = all_replayed[row_name(s, r)];
+        all.cpu_seconds.push_back(f.cpu_seconds);
+        all.layouts.push_back(f.layout);
         state.counters["gflops"] = p.flops() / f.seconds * 1e-9;
         state.counters["peak_pct"] = 100 * p.flops() / f.seconds / m.peak_flops;
         state.counters["peak_gflops"] = m.peak_flops * 1e-9;
@@ -143,6 +184,7 @@ void replay(benchmark::State &state, session &s, const row &r, size_t repetition
         state.counters["copy_gbs"] = m.copy_rate * 1e-9;
         state.counters["cold_weights"] = s.cold();
         state.counters["max_rel_err"] = f.error;
+        state.counters["rms_rel_err"] = f.rms_error;
         state.counters["spread"] = f.spread;
         state.counters["count"] = static_cast<double>(l.count);
     }
@@ -152,7 +194,7 @@ void replay(benchmark::State &state, session &s, const row &r, size_t repetition
 
 std::string row_name(const session &s, const row &r)
 {
-    return std::string(s.engines()[r.engine]->name()) + "/" +
+    return s.contenders()[r.contender].name + "/" +
            s.work().problems[s.work().layers[r.layer].problem].text + (s.cold() ? "/cold" : "");
 }
 
@@ -164,7 +206,7 @@ std::vector<row> choose_rows(const std::string &filter, const session &s)
         const std::regex pattern(filter.empty() || filter == "all" ? "." : filter.substr(negative),
                                  std::regex::extended);
         for (size_t l = 0; l < s.work().layers.size(); l++) {
-            for (size_t e = 0; e < s.engines().size(); e++) {
+            for (size_t e = 0; e < s.contenders().size(); e++) {
                 if (std::regex_search(row_name(s, {l, e}), pattern) != negative) {
                     rows.push_back({l, e});
                 }

@@ -18,10 +18,9 @@ struct usage_error : std::runtime_error {
 };
 
 enum class layout_choice { nchw, nhwc, blocked, best };
-enum class tune_choice { off, read, tune, force };
 
 const char *layout_choice_name(layout_choice choice);
-const char *tune_choice_name(tune_choice choice);
+const char *accuracy_name(doconv_accuracy accuracy);
 
 struct options {
     bool help = false;
@@ -33,8 +32,12 @@ struct options {
     int batch = 1;
     layout_choice layout = layout_choice::best;
     doconv_accuracy accuracy = DOCONV_ACCURACY_DEFAULT;
-    tune_choice tune = tune_choice::tune;
+    doconv_tune_mode tune = DOCONV_TUNE_TUNE;
     bool cold = false; /* every call meets another copy of the weights, which no cache holds */
+    /* Most bytes of packed weights, or as many as a direct kernel's take; 0, false: no limit. */
+    size_t packed = 0;
+    bool packed_as_direct = false;
+    bool plans = false; /* time the making of plans, not the convolutions */
     std::string json, tsv;
     /*
      * --benchmark_*: Google Benchmark's own, but the two that choose rows: it would match names
@@ -51,9 +54,6 @@ struct options {
 
 /* Reads argv. Throws usage_error. */
 options parse_options(int argc, char **argv);
-
-/* The text of --help. */
-const char *help_text();
 
 /*
  * Cuts a list of problems at ';', blanks, and at those commas that a new problem follows

@@ -5,9 +5,11 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <memory>
 #include <random>
 
 #include "network_list.h"
+#include "problem_name.h"
 
 namespace bench
 {
@@ -89,79 +91,70 @@ void set_layout(doconv_conv_desc &desc, layout_choice choice, doconv_layout bloc
     }
 }
 
+using owned_network = std::unique_ptr<network, void (*)(network *)>;
+
+void add_network(collector &collect, const std::string &name, const options &o, doconv_layout block)
+{
+    network net = {};
+    const owned_network own(&net, network_free);
+    char error[256] = "";
+    if (network_load(name.c_str(), &net, error, sizeof error) != 0) {
+        throw usage_error("network \"" + name + "\": " + error);
+    }
+    for (int i = 0; i < net.layers; i++) {
+        doconv_conv_desc desc = net.layer[i].desc;
+        desc.n = o.batch;
+        desc.accuracy = o.accuracy;
+        set_layout(desc, o.layout, block);
+        collect.add(net.name, net.layer[i].count, desc, o.layout == layout_choice::best,
+                    "network \"" + name + "\", layer " + std::to_string(i + 1));
+    }
+}
+
+/* What the text says itself stands against the options. */
+void add_problem(doconv_context *context, collector &collect, const std::string &text,
+                 const options &o, doconv_layout block)
+{
+    doconv_conv_desc desc;
+    const doconv_status status = doconv_conv_desc_parse(context, text.c_str(), &desc);
+    if (status != DOCONV_OK) {
+        throw usage_error("problem \"" + text + "\": " + last_error(context, status));
+    }
+    const size_t attributes = text.find(':');
+    const auto names = [&](const char *attribute) {
+        return attributes != std::string::npos &&
+               text.find(attribute, attributes) != std::string::npos;
+    };
+    const bool own_layout = names("src=") || names("dst=");
+    if (!own_layout) {
+        set_layout(desc, o.layout, block);
+    }
+    if (!names("accuracy=")) {
+        desc.accuracy = o.accuracy;
+    }
+    collect.add("-", 1, desc, o.layout == layout_choice::best && !own_layout,
+                "problem \"" + text + "\"");
+}
+
 } // namespace
 
 workload load_workload(doconv_context *context, const options &o, doconv_layout block)
 {
     workload w;
     collector collect(context, w);
-    const bool best = o.layout == layout_choice::best;
     for (const std::string &name : o.networks) {
-        struct network net = {};
-        char error[256] = "";
-        if (network_load(name.c_str(), &net, error, sizeof error) != 0) {
-            throw usage_error("network \"" + name + "\": " + error);
-        }
-        try {
-            for (int i = 0; i < net.layers; i++) {
-                doconv_conv_desc desc = net.layer[i].desc;
-                desc.n = o.batch;
-                desc.accuracy = o.accuracy;
-                set_layout(desc, o.layout, block);
-                collect.add(net.name, net.layer[i].count, desc, best,
-                            "network \"" + name + "\", layer " + std::to_string(i + 1));
-            }
-        } catch (...) {
-            network_free(&net);
-            throw;
-        }
-        network_free(&net);
+        add_network(collect, name, o, block);
     }
     for (const std::string &text : o.problems) {
-        doconv_conv_desc desc;
-        const doconv_status status = doconv_conv_desc_parse(context, text.c_str(), &desc);
-        if (status != DOCONV_OK) {
-            throw usage_error("problem \"" + text + "\": " + last_error(context, status));
-        }
-        const size_t attributes = text.find(':');
-        const auto names = [&](const char *attribute) {
-            return attributes != std::string::npos &&
-                   text.find(attribute, attributes) != std::string::npos;
-        };
-        const bool own_layout = names("src=") || names("dst=");
-        if (!own_layout) {
-            set_layout(desc, o.layout, block);
-        }
-        if (!names("accuracy=")) {
-            desc.accuracy = o.accuracy;
-        }
-        collect.add("-", 1, desc, best && !own_layout, "problem \"" + text + "\"");
+        add_problem(context, collect, text, o, block);
     }
     return w;
 }
 
 std::string short_name(const problem &p)
 {
-    const doconv_conv_desc &d = p.desc;
-    const auto pair = [](int64_t a, int64_t b) {
-        return std::to_string(a) + "x" + std::to_string(b);
-    };
-    std::string name = std::to_string(d.cin) + "->" + std::to_string(d.cout) + " " +
-                       pair(d.h, d.w) + " " + pair(d.kh, d.kw);
-    if (d.stride_h != 1 || d.stride_w != 1) {
-        name += " s" + (d.stride_h == d.stride_w ? std::to_string(d.stride_h)
-                                                 : pair(d.stride_h, d.stride_w));
-    }
-    if (d.dilation_h != 1 || d.dilation_w != 1) {
-        name += " d" + (d.dilation_h == d.dilation_w ? std::to_string(d.dilation_h)
-                                                     : pair(d.dilation_h, d.dilation_w));
-    }
-    if (d.groups != 1) {
-        name += " g" + std::to_string(d.groups);
-    }
-    if (d.n != 1) {
-        name += " mb" + std::to_string(d.n);
-    }
+    char name[PROBLEM_NAME_SIZE];
+    problem_name(&p.desc, name);
     return name;
 }
 
@@ -171,13 +164,12 @@ std::vector<std::pair<doconv_layout, doconv_layout>> layouts_to_try(const proble
         return {{p.desc.src_layout, p.desc.dst_layout}};
     }
     if (few_channels(p.desc)) {
-        return {{DOCONV_NHWC, DOCONV_NHWC},
-                {DOCONV_NCHW, DOCONV_NCHW8C},
-                {DOCONV_NCHW, DOCONV_NCHW16C},
-                {DOCONV_NHWC, DOCONV_NCHW8C},
-                {DOCONV_NHWC, DOCONV_NCHW16C}};
+        return {{DOCONV_NCHW, DOCONV_NCHW},   {DOCONV_NHWC, DOCONV_NHWC},
+                {DOCONV_NCHW, DOCONV_NCHW8C}, {DOCONV_NCHW, DOCONV_NCHW16C},
+                {DOCONV_NHWC, DOCONV_NCHW8C}, {DOCONV_NHWC, DOCONV_NCHW16C}};
     }
-    return {{DOCONV_NHWC, DOCONV_NHWC},
+    return {{DOCONV_NCHW, DOCONV_NCHW},
+            {DOCONV_NHWC, DOCONV_NHWC},
             {DOCONV_NCHW8C, DOCONV_NCHW8C},
             {DOCONV_NCHW16C, DOCONV_NCHW16C}};
 }
@@ -231,6 +223,7 @@ checker::checker(const problem &p, const tensors &t) : p_(p), t_(t)
         const uint64_t high = random(), low = random();
         sample(static_cast<int64_t>((high << 31 ^ low) % static_cast<uint64_t>(total)));
     }
+    random_samples_ = samples_.size();
     largest_ = std::max(largest_, static_cast<double>(std::numeric_limits<float>::min()));
 }
 
@@ -304,6 +297,18 @@ double checker::error(size_t result) const
             std::max(worst, std::fabs(static_cast<double>(y[static_cast<size_t>(output)]) - value));
     }
     return worst / largest_;
+}
+
+double checker::rms_error(size_t result) const
+{
+    const std::vector<float> &y = results_[result];
+    double squares = 0;
+    for (size_t i = 0; i < random_samples_; i++) {
+        const auto &[output, value] = samples_[i];
+        const double difference = static_cast<double>(y[static_cast<size_t>(output)]) - value;
+        squares += difference * difference;
+    }
+    return std::sqrt(squares / static_cast<double>(random_samples_)) / largest_;
 }
 
 } // namespace bench

@@ -115,6 +115,11 @@ class checker
      * it isn't finite.
      */
     double error(size_t result) const;
+    /*
+     * Root of the mean (y - ref)^2, / max|ref|, over the outputs that were sampled at random: those
+     * where results differ most would say too much.
+     */
+    double rms_error(size_t result) const;
 
   private:
     double reference(int64_t output) const;
@@ -122,6 +127,7 @@ class checker
     const problem &p_;
     const tensors &t_;
     std::vector<std::pair<int64_t, double>> samples_;
+    size_t random_samples_; /* the first of them */
     double largest_ = 0;
     std::vector<std::vector<float>> results_;
 };

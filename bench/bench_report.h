@@ -12,9 +12,9 @@
 namespace bench
 {
 
-/* A layer timed with an engine, both by index. */
+/* A layer timed for a contender, both by index. */
 struct row {
-    size_t layer, engine;
+    size_t layer, contender;
 };
 
 /* "ENGINE/PROBLEM", and "/cold" behind it if that is how the weights are. */

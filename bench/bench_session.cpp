@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "bench_session.h"
 
-#include <chrono>
 #include <cmath>
-#include <ctime>
 
 namespace bench
 {
@@ -20,110 +18,29 @@ constexpr int first_trial_rounds = 2;
 constexpr double far_behind = 1.4;
 constexpr double near = 1.06; /* median of the trials against the best runner's: a finalist */
 constexpr size_t most_finalists = 3;
-constexpr double patience_seconds = 5;     /* very slow runners get fewer rounds, three at least */
-constexpr double long_call_seconds = 0.02; /* a call this long warms the caches by itself */
-/*
- * A sample in which the one thread was off its core for longer than this share is taken again, this
- * often at most.
- */
-constexpr double disturbed_share = 0.03;
-constexpr int most_attempts = 5;
+constexpr double patience_seconds = 5; /* very slow runners get fewer rounds, three at least */
 constexpr size_t most_cold_bytes = size_t{512} << 20;
 /* of a CPU that doesn't tell of its last level */
 constexpr size_t usual_cache_bytes = size_t{32} << 20;
 
-/* One runner's samples, in seconds of a call. */
-struct series {
-    runner *what;
-    double guess;
-    std::vector<double> seconds, cpu_seconds;
-    bool dropped = false;
+/* A runner, and what is known of it. */
+struct entry {
+    std::unique_ptr<runner> what;
+    size_t result; /* the checker's number */
+    series trials, finals;
+    bool finalist = false;
 };
 
-double process_cpu()
-{
-    timespec now = {};
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now);
-    return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
-}
+/* All that one engine brought. */
+struct entrant {
+    engine *from;
+    std::vector<std::unique_ptr<entry>> entries;
+    bool failed = false; /* why it has no entry is a fault */
+    std::string why;
+};
 
-double wall()
-{
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())
-        .count();
-}
-
-double median(std::vector<double> values)
-{
-    std::sort(values.begin(), values.end());
-    const size_t n = values.size();
-    return n == 0 ? 0 : n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
-
-double spread(const std::vector<double> &values)
-{
-    const double middle = median(values);
-    std::vector<double> deviations;
-    for (const double v : values) {
-        deviations.push_back(std::fabs(v - middle));
-    }
-    return middle > 0 ? median(deviations) / middle : 0;
-}
-
-/*
- * With one thread, time off the core shows as wall time without CPU time. Of several attempts the
- * least disturbed counts.
- */
-void take_sample(series &s, double at_least, bool one_thread, disturbance &seen)
-{
-    long calls = std::max(1L, std::lround(std::ceil(at_least / std::max(s.guess, 1e-7))));
-    if (s.what->copies() > 1) {
-        /*
-         * No call meets the weights of another one of this sample, nor of the one before it that
-         * warms the rest.
-         */
-        calls = std::min(calls, static_cast<long>(s.what->copies()) - 1);
-    }
-    double best_lost = INFINITY, best_seconds = 0, best_cpu = 0;
-    for (int attempt = 0; attempt < (one_thread ? most_attempts : 1); attempt++) {
-        if (s.guess < long_call_seconds) {
-            s.what->run(); /* another runner was here before: the caches hold its data */
-        }
-        const double cpu_start = process_cpu(), start = wall();
-        for (long i = 0; i < calls; i++) {
-            s.what->run();
-        }
-        const double seconds = wall() - start, cpu = process_cpu() - cpu_start,
-                     lost = seconds - cpu;
-        if (lost < best_lost) {
-            best_lost = lost;
-            best_seconds = seconds;
-            best_cpu = cpu;
-        }
-        if (lost <= disturbed_share * seconds) {
-            break;
-        }
-    }
-    seen.samples++;
-    seen.disturbed += one_thread && best_lost > disturbed_share * best_seconds;
-    s.cpu_seconds.push_back(best_cpu / static_cast<double>(calls));
-    s.seconds.push_back(best_seconds / static_cast<double>(calls));
-    s.guess = s.seconds.back();
-}
-
-/* The runners take turns, each round starting with another one. */
-void take_rounds(std::vector<series *> &all, int rounds, double at_least, bool one_thread,
-                 disturbance &seen)
-{
-    for (int round = 0; round < rounds; round++) {
-        for (size_t i = 0; i < all.size(); i++) {
-            series &s = *all[(i + static_cast<size_t>(round)) % all.size()];
-            if (!s.dropped) {
-                take_sample(s, at_least, one_thread, seen);
-            }
-        }
-    }
-}
+/* The entries that race for a contender's figure. */
+using field = std::vector<entry *>;
 
 /* Makes the copies of the weights of those that are left, and lets go of the others'. */
 void share_memory(const coldness &cold, const std::vector<runner *> &left,
@@ -141,31 +58,110 @@ void share_memory(const coldness &cold, const std::vector<runner *> &left,
     }
 }
 
-double time_once(runner &r)
+/* Every engine's runners, each of which has run once. */
+std::vector<entrant> enter(const std::vector<contender> &contenders, const problem &p,
+                           const tensors &data, checker &judge)
 {
-    const double start = wall();
-    r.run();
-    return wall() - start;
+    std::vector<entrant> entrants;
+    for (const contender &c : contenders) {
+        if (std::any_of(entrants.begin(), entrants.end(),
+                        [&](const entrant &e) { return e.from == c.from; })) {
+            continue;
+        }
+        entrants.push_back({c.from, {}, false, ""});
+        entrant &e = entrants.back();
+        try {
+            for (auto &r : c.from->prepare(p, data, e.why)) {
+                r->arm();
+                r->run();
+                auto entered = std::make_unique<entry>();
+                entered->result = judge.add(r->result());
+                entered->trials = {r.get(), time_once(*r), {}, {}, false};
+                entered->what = std::move(r);
+                e.entries.push_back(std::move(entered));
+            }
+        } catch (const std::runtime_error &error) {
+            e.entries.clear();
+            e.failed = true;
+            e.why = error.what();
+        }
+    }
+    return entrants;
 }
 
-/* All that one engine brought. */
-struct entrant {
-    std::vector<std::unique_ptr<runner>> runners;
-    std::vector<series> trials;
-    std::vector<size_t> results; /* the checker's numbers */
-    std::vector<size_t> finalists;
-    std::vector<series> finals; /* of the finalists */
-};
+/* The entries of a contender, all right; or the figure says why there are none. */
+field enlist(const contender &c, const std::vector<entrant> &entrants, const checker &judge,
+             figure &f)
+{
+    const entrant &own = *std::find_if(entrants.begin(), entrants.end(),
+                                       [&](const entrant &e) { return e.from == c.from; });
+    f.failed = own.failed;
+    f.why = own.why;
+    field racers;
+    for (const auto &e : own.entries) {
+        if ((e->what->roles & c.role) == 0) {
+            continue;
+        }
+        racers.push_back(e.get());
+        f.error = std::max(f.error, judge.error(e->result));
+        if (!(f.error <= wrong_error) && !f.wrong) {
+            f.failed = f.wrong = true;
+            f.label = e->what->label;
+            f.layout = e->what->layout;
+            f.why = "wrong result of " + f.label + " in " + f.layout;
+        }
+    }
+    return f.wrong ? field() : racers;
+}
+
+/* The entries of all fields, each once: a contender may share them with another. */
+field unite(const std::vector<field> &fields)
+{
+    field all;
+    for (const field &racers : fields) {
+        for (entry *e : racers) {
+            if (std::find(all.begin(), all.end(), e) == all.end()) {
+                all.push_back(e);
+            }
+        }
+    }
+    return all;
+}
+
+/* Drops what is far behind the best in each field that it races in. */
+void drop_slow(const std::vector<field> &fields)
+{
+    const auto least = [](const entry *e) {
+        return *std::min_element(e->trials.seconds.begin(), e->trials.seconds.end());
+    };
+    for (entry *e : unite(fields)) {
+        e->trials.dropped = true;
+    }
+    for (const field &racers : fields) {
+        double best = INFINITY;
+        for (const entry *e : racers) {
+            best = std::min(best, least(e));
+        }
+        for (entry *e : racers) {
+            e->trials.dropped = e->trials.dropped && least(e) > far_behind * best;
+        }
+    }
+}
 
 /*
- * Short interleaved trials of every engine's runners. Those near each engine's fastest are its
- * finalists: the trials are too short to tell them apart, and one disturbed sample must not cost an
- * engine its best.
+ * Short interleaved trials. Those near a field's fastest are its finalists: the trials are too
+ * short to tell them apart, and one disturbed sample must not cost a contender its best.
  */
-void choose_finalists(std::vector<entrant> &entrants, bool one_thread, const coldness &cold,
+void choose_finalists(const std::vector<field> &fields, bool one_thread, const coldness &cold,
                       disturbance &seen)
 {
+    std::vector<field> contested;
+    std::copy_if(fields.begin(), fields.end(), std::back_inserter(contested),
+                 [](const field &racers) { return racers.size() > 1; });
     std::vector<series *> all;
+    for (entry *e : unite(contested)) {
+        all.push_back(&e->trials);
+    }
     const auto share = [&] {
         std::vector<runner *> left, dropped;
         for (const series *s : all) {
@@ -173,45 +169,77 @@ void choose_finalists(std::vector<entrant> &entrants, bool one_thread, const col
         }
         share_memory(cold, left, dropped);
     };
-    for (entrant &e : entrants) {
-        for (series &s : e.trials) {
-            if (e.trials.size() > 1) {
-                all.push_back(&s);
-            }
-        }
-    }
-    const auto least = [](const series &s) {
-        return *std::min_element(s.seconds.begin(), s.seconds.end());
-    };
     if (!all.empty()) {
         share();
         take_rounds(all, first_trial_rounds, trial_seconds, one_thread, seen);
-        for (entrant &e : entrants) {
-            double best = INFINITY;
-            for (const series &s : e.trials) {
-                best = s.seconds.empty() ? best : std::min(best, least(s));
-            }
-            for (series &s : e.trials) {
-                s.dropped = !s.seconds.empty() && least(s) > far_behind * best;
-            }
-        }
+        drop_slow(contested);
         share();
         take_rounds(all, trial_rounds - first_trial_rounds, trial_seconds, one_thread, seen);
     }
-    for (entrant &e : entrants) {
-        std::vector<std::pair<double, size_t>> order;
-        for (size_t i = 0; i < e.trials.size(); i++) {
-            if (!e.trials[i].dropped) {
-                order.emplace_back(median(e.trials[i].seconds), i);
+    for (const field &racers : fields) {
+        std::vector<std::pair<double, entry *>> order;
+        for (entry *e : racers) {
+            if (!e->trials.dropped) {
+                order.emplace_back(median(e->trials.seconds), e);
             }
         }
-        std::sort(order.begin(), order.end());
-        for (const auto &[seconds, i] : order) {
-            if (e.finalists.size() < most_finalists && seconds <= near * order[0].first) {
-                e.finalists.push_back(i);
-                e.finals.push_back({e.trials[i].what, e.trials[i].guess, {}, {}});
+        std::sort(order.begin(), order.end(),
+                  [](const auto &a, const auto &b) { return a.first < b.first; });
+        for (size_t i = 0; i < std::min(order.size(), most_finalists); i++) {
+            if (order[i].first <= near * order[0].first) {
+                order[i].second->finalist = true;
             }
         }
+    }
+}
+
+/* How many rounds the slowest of the finalists can have. */
+int count_rounds(double slowest, double min_seconds)
+{
+    const double sample = std::max(sample_seconds, slowest);
+    const double patience = std::max(patience_seconds, min_seconds);
+    const int rounds =
+        std::max(fewest_rounds, static_cast<int>(std::ceil(min_seconds / sample)) | 1);
+    return rounds * sample <= patience ? rounds
+                                       : std::max(3, static_cast<int>(patience / sample) | 1);
+}
+
+/* The fastest finalist of a field that has one, and its figure. */
+const entry *find_fastest(const field &racers, figure &f)
+{
+    const entry *fastest = nullptr;
+    for (const entry *e : racers) {
+        const double seconds = median(e->finals.seconds);
+        if (e->finalist && (fastest == nullptr || seconds < f.seconds)) {
+            fastest = e;
+            f.seconds = seconds;
+        }
+    }
+    return fastest;
+}
+
+void fill(figure &f, const entry &fastest, const checker &judge)
+{
+    f.measured = true;
+    f.label = fastest.what->label;
+    f.layout = fastest.what->layout;
+    f.seconds = median(fastest.finals.seconds);
+    f.cpu_seconds = median(fastest.finals.cpu_seconds);
+    f.spread = spread(fastest.finals.seconds);
+    f.error = judge.error(fastest.result);
+    f.rms_error = judge.rms_error(fastest.result);
+}
+
+/* Once more, of a copy of the weights that isn't the first. */
+void check_copy(figure &f, runner &fastest, checker &judge)
+{
+    fastest.arm();
+    fastest.run();
+    f.error = std::max(f.error, judge.error(judge.add(fastest.result())));
+    if (!(f.error <= wrong_error)) {
+        f.measured = false;
+        f.failed = f.wrong = true;
+        f.why = "wrong result of " + f.label + " in " + f.layout + " with a copy of the weights";
     }
 }
 
@@ -229,11 +257,21 @@ double copy_share(const problem &p, const measurement &m, double seconds)
     return static_cast<double>(p.activation_bytes() + p.weight_bytes()) / m.copy_rate / seconds;
 }
 
-session::session(const workload &work, std::vector<engine *> engines, doconv_isa isa, int threads,
-                 double min_seconds, const coldness &cold)
-    : work_(work), engines_(std::move(engines)), isa_(isa), peak_(isa, threads), threads_(threads),
-      cold_(cold), min_seconds_(min_seconds), measured_(work.problems.size())
+session::session(const workload &work, std::vector<contender> contenders, doconv_isa isa,
+                 int threads, double min_seconds, const coldness &cold)
+    : work_(work), contenders_(std::move(contenders)), isa_(isa), peak_(isa, threads),
+      threads_(threads), cold_(cold), min_seconds_(min_seconds), measured_(work.problems.size())
 {
+}
+
+int session::find(const std::string &name) const
+{
+    for (size_t i = 0; i < contenders_.size(); i++) {
+        if (contenders_[i].name == name) {
+            return static_cast<int>(i);
+        }
+    }
+    return -1;
 }
 
 const measurement &session::measure(size_t problem, size_t repetition)
@@ -270,111 +308,49 @@ const measurement *session::typical(size_t problem) const
 measurement session::measure_now(const problem &p)
 {
     measurement m;
-    m.figures.resize(engines_.size());
-    std::vector<entrant> entrants(engines_.size());
+    m.figures.resize(contenders_.size());
     const tensors data(p);
     checker judge(p, data);
-
-    for (size_t i = 0; i < engines_.size(); i++) {
-        figure &f = m.figures[i];
-        entrant &e = entrants[i];
-        try {
-            e.runners = engines_[i]->prepare(p, data, f.why);
-            for (const auto &r : e.runners) {
-                r->arm();
-                r->run();
-                e.results.push_back(judge.add(r->result()));
-                e.trials.push_back({r.get(), time_once(*r), {}, {}});
-            }
-        } catch (const std::runtime_error &error) {
-            f.failed = true;
-            f.why = error.what();
-            e = entrant();
-        }
+    const std::vector<entrant> entrants = enter(contenders_, p, data, judge);
+    std::vector<field> fields;
+    for (size_t i = 0; i < contenders_.size(); i++) {
+        fields.push_back(enlist(contenders_[i], entrants, judge, m.figures[i]));
     }
-    for (size_t i = 0; i < engines_.size(); i++) {
-        figure &f = m.figures[i];
-        entrant &e = entrants[i];
-        for (size_t r = 0; r < e.runners.size(); r++) {
-            f.error = std::max(f.error, judge.error(e.results[r]));
-            if (!(f.error <= wrong_error) && !f.wrong) {
-                f.failed = f.wrong = true;
-                f.why = "wrong result of " + e.runners[r]->label + " in " + e.runners[r]->layout;
-                f.label = e.runners[r]->label;
-                f.layout = e.runners[r]->layout;
-            }
-        }
-        if (f.wrong) {
-            e = entrant();
-        }
-    }
-
     disturbance trials;
-    choose_finalists(entrants, threads_ == 1, cold_, trials);
-    series peak = {&peak_, time_once(peak_), {}, {}};
+    choose_finalists(fields, threads_ == 1, cold_, trials);
+
     std::vector<series *> turns;
+    std::vector<runner *> left, others;
     double slowest = 0;
-    for (entrant &e : entrants) {
-        for (series &s : e.finals) {
-            turns.push_back(&s);
-            slowest = std::max(slowest, s.guess);
+    for (entry *e : unite(fields)) {
+        (e->finalist ? left : others).push_back(e->what.get());
+        if (e->finalist) {
+            e->finals = {e->what.get(), e->trials.guess, {}, {}, false};
+            turns.push_back(&e->finals);
+            slowest = std::max(slowest, e->finals.guess);
         }
     }
     if (turns.empty()) {
         return m;
     }
     copy_runner copying(p, isa_, threads_, cold_.on);
-    std::vector<runner *> left, others;
-    for (entrant &e : entrants) {
-        for (size_t r = 0; r < e.runners.size(); r++) {
-            const bool finalist =
-                std::find(e.finalists.begin(), e.finalists.end(), r) != e.finalists.end();
-            (finalist ? left : others).push_back(e.runners[r].get());
-        }
-    }
     left.push_back(&copying);
     share_memory(cold_, left, others);
-    series copies = {&copying, time_once(copying), {}, {}};
+    series peak = {&peak_, time_once(peak_), {}, {}, false};
+    series copies = {&copying, time_once(copying), {}, {}, false};
     turns.push_back(&peak);
     turns.push_back(&copies);
-    const double sample = std::max(sample_seconds, slowest);
-    int rounds = std::max(fewest_rounds, static_cast<int>(std::ceil(min_seconds_ / sample)) | 1);
-    if (rounds * sample > std::max(patience_seconds, min_seconds_)) {
-        rounds =
-            std::max(3, static_cast<int>(std::max(patience_seconds, min_seconds_) / sample) | 1);
-    }
-    take_rounds(turns, rounds, sample_seconds, threads_ == 1, m.seen);
+    take_rounds(turns, count_rounds(slowest, min_seconds_), sample_seconds, threads_ == 1, m.seen);
 
-    for (size_t i = 0; i < entrants.size(); i++) {
+    for (size_t i = 0; i < fields.size(); i++) {
         figure &f = m.figures[i];
-        const entrant &e = entrants[i];
-        runner *fastest = nullptr;
-        for (size_t place = 0; place < e.finals.size(); place++) {
-            const series &s = e.finals[place];
-            const double seconds = median(s.seconds);
-            if (f.measured && seconds >= f.seconds) {
-                continue;
-            }
-            f.measured = true;
-            fastest = s.what;
-            f.label = s.what->label;
-            f.layout = s.what->layout;
-            f.seconds = seconds;
-            f.cpu_seconds = median(s.cpu_seconds);
-            f.spread = spread(s.seconds);
-            f.error = judge.error(e.results[e.finalists[place]]);
+        const entry *fastest = find_fastest(fields[i], f);
+        if (fastest == nullptr) {
+            continue;
         }
-        if (fastest != nullptr && cold_.on) {
-            /* Once more, of a copy that isn't the first. */
-            fastest->arm();
-            fastest->run();
-            f.error = std::max(f.error, judge.error(judge.add(fastest->result())));
-            if (!(f.error <= wrong_error)) {
-                f.measured = false;
-                f.failed = f.wrong = true;
-                f.why = "wrong result of " + f.label + " in " + f.layout +
-                        " with a copy of the weights";
-            }
+        fill(f, *fastest, judge);
+        if (cold_.on) {
+            check_copy(f, *fastest->what, judge);
         }
     }
     m.peak_flops = peak_.flops() / median(peak.seconds);

@@ -55,6 +55,10 @@ BAD = [
     (["--accuracy=sloppy"], "sloppy"),
     (["--tune=maybe"], "maybe"),
     (["--cold=maybe"], "maybe"),
+    (["--packed=1k"], "1k"),
+    (["--packed=0"], "0"),
+    (["--plans=maybe"], "maybe"),
+    (["--plans", "--tsv=plans.tsv"], "--tsv"),
     (["--threads=1024"], "1024"),
     (["--json=/no/such/directory/sweep.json"], "/no/such/directory/sweep.json"),
     (["--tsv=/no/such/directory/sweep.tsv"], "/no/such/directory/sweep.tsv"),
@@ -97,8 +101,9 @@ with tempfile.TemporaryDirectory() as directory:
     if counts and "were not stored" not in result.stderr:
         check("the second run measures nothing", counts[2] == "0" and counts[1] == counts[3],
               result.stderr)
-    check("a row a problem", result.stdout.count("@") + result.stdout.count("reference") >= 3,
-          result.stdout)
+    check("a row a problem",
+          all(name in result.stdout for name in ("16->24 9x9 3x3", "3->16 20x20 3x3 s2",
+                                                 "8->8 12x12 3x3 g8")), result.stdout)
     with open(json_file, encoding="utf-8") as file:
         runs = json.load(file)["benchmarks"]
     check("JSON has a run a problem", len(runs) == 3 and
@@ -112,16 +117,16 @@ with tempfile.TemporaryDirectory() as directory:
     with open(tsv_file, encoding="utf-8") as file:
         rows = [line.rstrip("\n").split("\t") for line in file]
     check("TSV has the rows and the sums",
-          len(rows) == 6 and all(len(row) == 18 for row in rows) and
+          len(rows) == 6 and all(len(row) == len(rows[0]) for row in rows) and
           [row[1] for row in rows[4:]] == ["total", "geomean"], rows)
     check("TSV agrees with JSON",
           [row[1] for row in rows[1:4]] == [r["run_name"].split("/")[1] for r in runs] and
           all(abs(float(row[5]) - r["real_time"]) < 1e-5 for row, r in zip(rows[1:4], runs)), rows)
     check("TSV has the copy's share, and says how the weights are",
-          rows[0][14] == "copy_pct" and rows[0][17] == "weights" and
+          len(rows[0]) == 34 and rows[0][14] == "copy_pct" and rows[0][17] == "weights" and
           all(abs(float(row[14]) - r["copy_pct"]) < 1e-2 for row, r in zip(rows[1:4], runs)) and
           all(row[17] == "warm" for row in rows[1:]), rows)
-    check("the table has the copy's share: a layer is depthwise", "% of copy" in result.stdout,
+    check("the table has the copy's share: a layer is depthwise", "% copy" in result.stdout,
           result.stdout)
 
     # Cold and warm figures are tuned apart, and each tells which it is.
@@ -140,7 +145,7 @@ with tempfile.TemporaryDirectory() as directory:
             if "weights=cold" in line]
     check("the cache has keys of cold weights", keys or "were not stored" in result.stderr, keys)
     check("the table says so, and has the copy's share",
-          "ms cold" in result.stdout and "% of copy" in result.stdout, result.stdout)
+          "doconv, cold" in result.stdout and "% copy" in result.stdout, result.stdout)
     with open(json_file, encoding="utf-8") as file:
         sweep = json.load(file)
     runs = sweep["benchmarks"]
@@ -151,16 +156,68 @@ with tempfile.TemporaryDirectory() as directory:
         rows = [line.rstrip("\n").split("\t") for line in file]
     check("TSV says so", len(rows) == 5 and all(row[17] == "cold" for row in rows[1:]), rows)
 
+    # The best direct variant beside the choice of the class, where that isn't direct itself.
+    layer = "--problems=ic64ih28oc64kh3ph1,ic64ih14oc64kh1"
+    both = ["--engines=doconv,direct", "--json=" + json_file, "--tsv=" + tsv_file,
+            "--benchmark_min_time=0.001"]
+    result = run(layer, *both, "--tune=off", DOCONV_CACHE=cache)
+    check("doconv beside its direct variants", result.returncode == 0, result.stdout)
+    check("the table has them, and fits 120 columns",
+          "direct's time / doconv's" in result.stdout and
+          all(len(line) <= 120 for line in result.stdout.split("\n")), result.stdout)
+    with open(json_file, encoding="utf-8") as file:
+        sweep = json.load(file)
+    runs = {r["run_name"]: r for r in sweep["benchmarks"]}
+    check("JSON has both, with layouts and errors",
+          sweep["context"]["accuracy"] == "default" and len(runs) == 4 and
+          sum(name.startswith("direct/") for name in runs) == 2 and
+          all(r["layout"] and r["rms_rel_err"] > 0 and r["rms_rel_err"] < r["max_rel_err"]
+              for r in runs.values()) and
+          all("winograd" not in r["label"] for name, r in runs.items()
+              if name.startswith("direct/")), runs)
+    with open(tsv_file, encoding="utf-8") as file:
+        header, *rows = (line.rstrip("\n").split("\t") for line in file)
+    rows = [dict(zip(header, row)) for row in rows]
+    check("TSV has both",
+          all(r["accuracy"] == "default" and "winograd" not in r["direct_variant"] and
+              abs(float(r["gain"]) - float(r["direct_ms"]) / float(r["ms"])) < 1e-3 and
+              float(r["direct_err"]) < 1e-5 and float(r["rms_ratio"]) > 0 for r in rows[:2]) and
+          float(rows[3]["gain"]) > 0, rows)
+    check("a choice that is direct serves twice",
+          all(r["gain"] == "1.00000" or r["variant"] != r["direct_variant"] for r in rows[:2]),
+          rows)
+    result = run(layer, "--accuracy=strict", "--tune=off", "--benchmark_list_tests")
+    check("strict has no direct variants beside", result.returncode == 0 and
+          "doconv/" in result.stdout and "direct/" not in result.stdout, result.stdout)
+    result = run(layer, "--cold", "--engines=direct", *quick[3:], "--tune=off")
+    check("the direct variants alone, cold", result.returncode == 0 and
+          "direct, cold" in result.stdout, result.stdout + result.stderr)
+
+    # Plans: the cache has the problems of the first runs.
+    result = run(PROBLEMS, "--plans", "--json=" + json_file, DOCONV_CACHE=cache)
+    check("plans are timed", result.returncode == 0 and all(
+        title in result.stdout for title in ("from the cache on disk", "from memory",
+                                             "by estimate")), result.stdout + result.stderr)
+    with open(json_file, encoding="utf-8") as file:
+        runs = [r for r in json.load(file)["benchmarks"] if "src=nhwc,dst=nhwc" in r["run_name"]]
+    kinds = {r["run_name"].split("/")[0] for r in runs}
+    check("JSON has a benchmark of each way",
+          kinds == {"plan_disk", "plan_memory", "plan_estimate"} or
+          "were not stored" in result.stderr and kinds == {"plan_estimate"}, runs)
+    check("JSON has the plans' times", all(0 < r["real_time"] < 1e6 and r["time_unit"] == "us"
+                                           for r in runs), runs)
+
 dense = "--problems=ic16ih9oc24kh3ph1"
-quick = ["--engines=doconv", "--tune=off", "--benchmark_min_time=0.001"]
+quick = ["--engines=doconv,direct", "--tune=off", "--benchmark_min_time=0.001"]
 result = run(dense, *quick)
 check("no copy's share in the table of dense layers",
-      result.returncode == 0 and "% of copy" not in result.stdout, result.stdout + result.stderr)
+      result.returncode == 0 and "% copy" not in result.stdout, result.stdout + result.stderr)
 
 if len(os.sched_getaffinity(0)) >= 2:
     result = run("--threads=2", dense, *quick)
     check("two threads", result.returncode == 0 and "2 threads" in result.stderr and
-          "of 2 cores" in result.stdout, result.stdout + result.stderr)
+          "of 2 cores" in result.stdout and "direct" in result.stdout,
+          result.stdout + result.stderr)
     one = {min(os.sched_getaffinity(0))}
     result = run("--threads=2", dense, preexec_fn=lambda: os.sched_setaffinity(0, one))
     check("refuses two threads on one core", result.returncode == 2 and "1 core" in result.stderr,

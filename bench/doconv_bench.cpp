@@ -1,5 +1,20 @@
 /* SPDX-License-Identifier: MIT */
-/* doconv-bench: the convolutions of networks, timed engine beside engine. */
+/*
+ * doconv-bench: the convolutions of networks, timed engine beside engine.
+ *
+ *   doconv_bench.cpp     the program
+ *   bench_options        the command line (with option_values.c, which all programs here share)
+ *   bench_threads        cores and threads
+ *   bench_problem        what is measured: layers, their data, the check of results
+ *   bench_engine.h       what an engine is; engine_doconv, engine_onednn or engine_absent
+ *   fma_peak, copy_rate  the loops that figures are put beside
+ *   bench_session        the measuring of a problem: trials, finalists, rounds of samples
+ *   bench_samples        samples in turns; medians
+ *   bench_google         the way through Google Benchmark, and so to JSON
+ *   bench_sums           totals and ratios; bench_cells: rows of texts
+ *   bench_table          the table; bench_report: the TSV; bench_progress: the bar
+ *   bench_plans          --plans
+ */
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -7,8 +22,11 @@
 #include <set>
 
 #include "bench_options.h"
+#include "bench_plans.h"
 #include "bench_report.h"
 #include "bench_threads.h"
+#include "help_texts.h"
+#include "option_values.h"
 
 namespace
 {
@@ -27,26 +45,47 @@ void expect_writable(const char *flag, const std::string &path)
     std::fclose(file);
 }
 
-/* The engines asked for, in that order, each once. */
-std::vector<std::string> engine_names(const options &o)
+/*
+ * Whose figures are asked for, in that order, each once. Of the class strict, doconv's choice is
+ * the best direct variant.
+ */
+std::vector<std::string> contender_names(const options &o)
 {
+    if (o.plans) {
+        return {"doconv"};
+    }
     if (o.engines.empty()) {
-        if (!onednn_built()) {
-            std::fprintf(stderr, "doconv-bench: oneDNN is not built: doconv alone\n");
-            return {"doconv"};
+        std::vector<std::string> names = {"doconv"};
+        if (o.accuracy != DOCONV_ACCURACY_STRICT) {
+            names.push_back("direct");
         }
-        return {"doconv", "onednn"};
+        if (onednn_built()) {
+            names.push_back("onednn");
+        } else {
+            std::fprintf(stderr, "doconv-bench: oneDNN is not built: doconv alone\n");
+        }
+        return names;
     }
     std::set<std::string> seen;
     for (const std::string &name : o.engines) {
-        if (name != "doconv" && name != "onednn") {
-            throw usage_error("--engines: \"" + name + "\" is not one of doconv, onednn");
+        if (name != "doconv" && name != "direct" && name != "onednn") {
+            throw usage_error("--engines: \"" + name + "\" is not one of doconv, direct, onednn");
         }
         if (!seen.insert(name).second) {
             throw usage_error("--engines: \"" + name + "\" is named twice");
         }
     }
     return o.engines;
+}
+
+/* Which runners of doconv's the contenders need. */
+unsigned doconv_roles(const std::vector<std::string> &names)
+{
+    unsigned roles = 0;
+    for (const std::string &name : names) {
+        roles |= name == "doconv" ? role_choice : name == "direct" ? role_direct : 0;
+    }
+    return roles;
 }
 
 /* Google Benchmark reads its own flags, and prints about those that it doesn't know. */
@@ -67,18 +106,24 @@ void initialize_benchmark(const options &o, char *program)
 }
 
 void describe_run(const options &o, const doconv_context_info &info,
-                  const std::vector<engine *> &engines, const workload &work,
+                  const std::vector<contender> &contenders, const workload &work,
                   const std::vector<row> &rows)
 {
     benchmark::AddCustomContext("isa", doconv_isa_string(info.isa));
     benchmark::AddCustomContext("cpu", info.cpu);
     benchmark::AddCustomContext("bench_threads", std::to_string(o.threads));
     benchmark::AddCustomContext("layout", layout_choice_name(o.layout));
-    benchmark::AddCustomContext("tune", tune_choice_name(o.tune));
+    benchmark::AddCustomContext("accuracy", accuracy_name(o.accuracy));
+    benchmark::AddCustomContext("tune", option_name(option_tunes, o.tune));
     benchmark::AddCustomContext("weights", o.cold ? "cold" : "warm");
+    benchmark::AddCustomContext("packed_limit",
+                                o.packed_as_direct ? "direct" : std::to_string(o.packed));
     std::string about, networks;
-    for (const engine *e : engines) {
-        about += (about.empty() ? "" : ", ") + e->description();
+    for (const contender &c : contenders) {
+        const std::string text = c.from->description();
+        if (about.find(text) == std::string::npos) {
+            about += (about.empty() ? "" : ", ") + text;
+        }
     }
     benchmark::AddCustomContext("engines", about);
     /* "resnet18:11,resnet50:23": the layers of the rows, in order. */
@@ -97,9 +142,10 @@ void describe_run(const options &o, const doconv_context_info &info,
         networks += (networks.empty() ? "" : ",") + network + ":" + std::to_string(i - start);
     }
     benchmark::AddCustomContext("networks", networks);
-    std::fprintf(stderr, "%s on %s, %s, %d thread%s, layout %s%s\n", about.c_str(), info.cpu,
-                 doconv_isa_string(info.isa), o.threads, o.threads == 1 ? "" : "s",
-                 layout_choice_name(o.layout), o.cold ? ", cold weights" : "");
+    std::fprintf(stderr, "%s on %s, %s, %d thread%s, layout %s, accuracy %s%s\n", about.c_str(),
+                 info.cpu, doconv_isa_string(info.isa), o.threads, o.threads == 1 ? "" : "s",
+                 layout_choice_name(o.layout), accuracy_name(o.accuracy),
+                 o.cold ? ", cold weights" : "");
     const coldness cold = coldness::of(info);
     if (o.cold && cold.pool_bytes > cold.most_bytes) {
         std::fprintf(stderr,
@@ -112,7 +158,7 @@ void describe_run(const options &o, const doconv_context_info &info,
 void tune_all(const options &o, doconv_engine &ours, const workload &work,
               const std::vector<bool> &wanted)
 {
-    if (o.tune == tune_choice::off || o.tune == tune_choice::read) {
+    if (o.tune == DOCONV_TUNE_OFF || o.tune == DOCONV_TUNE_READ) {
         return;
     }
     tuning_totals totals;
@@ -140,44 +186,68 @@ void tune_all(const options &o, doconv_engine &ours, const workload &work,
     }
 }
 
+/* Before anything that starts threads. */
+void place_threads(const options &o, char **argv)
+{
+    if (o.list_only) {
+        set_threads(o.threads);
+        return;
+    }
+    const std::string problem = bind_threads(o.threads, argv);
+    if (!problem.empty()) {
+        std::fprintf(stderr, "doconv-bench: %s\n", problem.c_str());
+    }
+}
+
+/* Returns the exit status. */
+int measure_rows(const options &o, session &s, const std::vector<row> &rows,
+                 const std::vector<bool> &wanted)
+{
+    {
+        progress show("time", static_cast<int>(std::count(wanted.begin(), wanted.end(), true)));
+        register_benchmarks(s, rows, show);
+        run_benchmarks(o);
+    }
+    print_table(s, !o.display_format.empty());
+    if (!o.tsv.empty()) {
+        write_tsv(s, o.tsv);
+    }
+    return all_good(s) ? 0 : 1;
+}
+
 int run(int argc, char **argv)
 {
     const options o = parse_options(argc, argv);
     if (o.help) {
-        std::fputs(help_text(), stdout);
+        std::fputs(BENCH_HELP, stdout);
         return 0;
     }
-    const std::vector<std::string> names = engine_names(o);
-    /* Before anything that starts threads. */
-    if (o.list_only) {
-        set_threads(o.threads);
-    } else {
-        const std::string problem = bind_threads(o.threads, argv);
-        if (!problem.empty()) {
-            std::fprintf(stderr, "doconv-bench: %s\n", problem.c_str());
-        }
-    }
+    const std::vector<std::string> names = contender_names(o);
+    place_threads(o, argv);
 
-    doconv_engine ours(o);
+    const unsigned roles = doconv_roles(names);
+    doconv_engine ours(o, roles);
     const doconv_context_info info = ours.info();
     std::unique_ptr<engine> theirs;
-    std::vector<engine *> engines;
+    std::vector<contender> contenders;
     for (const std::string &name : names) {
         if (name == "onednn") {
             theirs = create_onednn_engine(o, info.isa);
+            contenders.push_back({name, theirs.get(), role_choice});
+        } else {
+            contenders.push_back({name, &ours, name == "direct" ? role_direct : role_choice});
         }
-        engines.push_back(name == "doconv" ? static_cast<engine *>(&ours) : theirs.get());
     }
     const workload work = load_workload(
         ours.context(), o, info.isa == DOCONV_ISA_AVX512 ? DOCONV_NCHW16C : DOCONV_NCHW8C);
-    session measure(work, engines, info.isa, o.threads, o.min_seconds,
-                    o.cold ? coldness::of(info) : coldness());
+    session s(work, contenders, info.isa, o.threads, o.min_seconds,
+              o.cold ? coldness::of(info) : coldness());
     initialize_benchmark(o, argv[0]);
 
-    const std::vector<row> rows = choose_rows(o.filter, measure);
+    const std::vector<row> rows = choose_rows(o.filter, s);
     if (o.list_only) {
         for (const row &r : rows) {
-            std::printf("%s\n", row_name(measure, r).c_str());
+            std::printf("%s\n", row_name(s, r).c_str());
         }
         return 0;
     }
@@ -187,20 +257,15 @@ int run(int argc, char **argv)
     }
     expect_writable(o.json.empty() ? "--benchmark_out" : "--json", o.out);
     expect_writable("--tsv", o.tsv);
-    describe_run(o, info, engines, work, rows);
-    if (std::find(names.begin(), names.end(), "doconv") != names.end()) {
+    describe_run(o, info, contenders, work, rows);
+    if (roles != 0) {
         tune_all(o, ours, work, wanted);
     }
-    {
-        progress show("time", static_cast<int>(std::count(wanted.begin(), wanted.end(), true)));
-        register_benchmarks(measure, rows, show);
-        run_benchmarks(o);
+    if (o.plans) {
+        time_plans(o, work, wanted);
+        return 0;
     }
-    print_table(measure, !o.display_format.empty());
-    if (!o.tsv.empty()) {
-        write_tsv(measure, o.tsv);
-    }
-    return all_good(measure) ? 0 : 1;
+    return measure_rows(o, s, rows, wanted);
 }
 
 } // namespace

@@ -30,23 +30,6 @@ void check(doconv_context *context, doconv_status status, const std::string &wha
     }
 }
 
-/* The problem in given layouts, and its canonical text. */
-struct placed {
-    doconv_conv_desc desc;
-    std::string text;
-};
-
-placed place(doconv_context *context, const problem &p, doconv_layout src, doconv_layout dst)
-{
-    placed in = {p.desc, ""};
-    in.desc.src_layout = src;
-    in.desc.dst_layout = dst;
-    char text[DOCONV_PROBLEM_TEXT_SIZE];
-    check(context, doconv_conv_desc_format(context, &in.desc, text, sizeof text), p.text);
-    in.text = text;
-    return in;
-}
-
 size_t bytes_of(doconv_layout layout, int64_t n, int64_t c, int64_t h, int64_t w)
 {
     size_t bytes = 0;
@@ -60,11 +43,11 @@ class doconv_runner : public runner
 {
   public:
     /* Owns the plan, also if it throws. */
-    doconv_runner(doconv_context *context, const problem &p, const placed &in, const tensors &t,
-                  doconv_plan *plan)
+    doconv_runner(doconv_context *context, const problem &p, const doconv_conv_desc &desc,
+                  const tensors &t, doconv_plan *plan)
         : context_(context), plan_(plan, doconv_plan_destroy), p_(p), t_(t),
-          dst_layout_(in.desc.dst_layout),
-          src_(bytes_of(in.desc.src_layout, p.desc.n, p.desc.cin, p.desc.h, p.desc.w)),
+          dst_layout_(desc.dst_layout),
+          src_(bytes_of(desc.src_layout, p.desc.n, p.desc.cin, p.desc.h, p.desc.w)),
           residual_(p.desc.residual ? bytes_of(dst_layout_, p.desc.n, p.desc.cout, p.hout, p.wout)
                                     : 0),
           dst_(bytes_of(dst_layout_, p.desc.n, p.desc.cout, p.hout, p.wout))
@@ -72,14 +55,14 @@ class doconv_runner : public runner
         const doconv_conv_desc &d = p.desc;
         workspace_ = buffer(doconv_plan_workspace_size(plan));
         doconv_runner::hold_copies(0);
-        doconv_reorder(DOCONV_NCHW, in.desc.src_layout, d.n, d.cin, d.h, d.w, t.src.data(),
+        doconv_reorder(DOCONV_NCHW, desc.src_layout, d.n, d.cin, d.h, d.w, t.src.data(),
                        src_.data());
         if (d.residual) {
             doconv_reorder(DOCONV_NCHW, dst_layout_, d.n, d.cout, p.hout, p.wout, t.residual.data(),
                            residual_.data());
         }
         label = doconv_plan_variant(plan);
-        layout = layout_pair_name(doconv_layout_string(in.desc.src_layout),
+        layout = layout_pair_name(doconv_layout_string(desc.src_layout),
                                   doconv_layout_string(dst_layout_));
     }
 
@@ -142,7 +125,7 @@ class doconv_runner : public runner
 
 } // namespace
 
-doconv_engine::doconv_engine(const options &o) : tune_(o.tune), cold_(o.cold)
+doconv_context *create_context(const options &o)
 {
     doconv_context_options context_options = {};
     context_options.size = sizeof context_options;
@@ -150,14 +133,22 @@ doconv_engine::doconv_engine(const options &o) : tune_(o.tune), cold_(o.cold)
     context_options.parallel_for = o.threads > 1 ? shared_threads() : nullptr;
     context_options.max_isa = o.isa;
     /* The engine tunes by itself, ahead of all timing. */
-    context_options.tune = o.tune == tune_choice::off ? DOCONV_TUNE_OFF : DOCONV_TUNE_READ;
-    const doconv_status status = doconv_context_create(&context_options, &context_);
+    context_options.tune = o.tune == DOCONV_TUNE_OFF ? DOCONV_TUNE_OFF : DOCONV_TUNE_READ;
+    doconv_context *context = nullptr;
+    const doconv_status status = doconv_context_create(&context_options, &context);
     if (status != DOCONV_OK) {
         /* Of what a context may refuse only this is left: the threads are in range. */
         throw usage_error(std::string("--isa=") + doconv_isa_string(o.isa) + ": " +
                           (status == DOCONV_INVALID_ARGUMENT ? "not of this architecture"
                                                              : doconv_status_string(status)));
     }
+    return context;
+}
+
+doconv_engine::doconv_engine(const options &o, unsigned roles)
+    : context_(create_context(o)), tune_(o.tune), cold_(o.cold), packed_(o.packed),
+      packed_as_direct_(o.packed_as_direct), roles_(roles)
+{
     const doconv_context_info found = info();
     if (o.isa != DOCONV_ISA_DEFAULT && found.isa != o.isa) {
         const std::string best = doconv_isa_string(found.cpu_isa);
@@ -185,59 +176,150 @@ std::string doconv_engine::description() const
     return std::string("doconv ") + doconv_version_string();
 }
 
+doconv_engine::placed doconv_engine::place(const problem &p, doconv_layout src,
+                                           doconv_layout dst) const
+{
+    placed in = {p.desc, ""};
+    in.desc.src_layout = src;
+    in.desc.dst_layout = dst;
+    char text[DOCONV_PROBLEM_TEXT_SIZE];
+    check(context_, doconv_conv_desc_format(context_, &in.desc, text, sizeof text), p.text);
+    in.text = text;
+    return in;
+}
+
+doconv_engine::placed doconv_engine::strictly(const placed &in) const
+{
+    placed strict = in;
+    strict.desc.accuracy = DOCONV_ACCURACY_STRICT;
+    char text[DOCONV_PROBLEM_TEXT_SIZE];
+    check(context_, doconv_conv_desc_format(context_, &strict.desc, text, sizeof text), in.text);
+    strict.text = text;
+    return strict;
+}
+
+doconv_plan_options doconv_engine::open_options(const placed &in) const
+{
+    doconv_plan_options o = {};
+    o.size = sizeof o;
+    o.cold_weights = cold_;
+    o.packed_limit = packed_;
+    if (packed_as_direct_) {
+        /* What sums products one by one packs weights as they are: the best of these. */
+        const placed strict = strictly(in);
+        doconv_candidates *list = nullptr;
+        check(context_, doconv_candidates_create(context_, &strict.desc, nullptr, &list), in.text);
+        doconv_candidate_info best = {};
+        best.size = sizeof best;
+        if (doconv_candidates_get(list, 0, &best) == DOCONV_OK) {
+            o.packed_limit = best.packed_size;
+        }
+        doconv_candidates_destroy(list);
+    }
+    return o;
+}
+
+/* Where tuning found a variant, it; it lives in variants_. */
+doconv_plan_options doconv_engine::plan_options(const placed &in) const
+{
+    doconv_plan_options o = open_options(in);
+    o.rigor = tune_ == DOCONV_TUNE_OFF ? DOCONV_RIGOR_ESTIMATE : DOCONV_RIGOR_READ;
+    const auto tuned = variants_.find(in.text);
+    o.variant = tuned != variants_.end() ? tuned->second.c_str() : nullptr;
+    return o;
+}
+
+bool doconv_engine::is_direct(const placed &in, const char *variant) const
+{
+    const placed strict = strictly(in);
+    doconv_plan_options o = plan_options(strict);
+    o.variant = variant;
+    doconv_plan *plan = nullptr;
+    const doconv_status status = doconv_plan_create(context_, &strict.desc, &o, &plan);
+    doconv_plan_destroy(plan);
+    return status == DOCONV_OK;
+}
+
+/* The part of a problem's progress that one tuning is. */
+struct doconv_engine::share {
+    progress *show;
+    double start, width;
+};
+
+const std::string *doconv_engine::tune_one(const placed &in, tuning_totals &totals, share &part)
+{
+    const doconv_plan_options plan_options = open_options(in);
+    doconv_tune_options tune_options = {};
+    tune_options.size = sizeof tune_options;
+    tune_options.force = tune_ == DOCONV_TUNE_FORCE;
+    tune_options.progress = [](void *user, int done, int total) {
+        const share &s = *static_cast<const share *>(user);
+        s.show->within(s.start + s.width * done / std::max(total, 1));
+    };
+    tune_options.progress_user = &part;
+    bool settled = false;
+    std::string *variant = nullptr;
+    /*
+     * A noisy result isn't stored: another try or two, with more samples, so that the next process
+     * needn't measure again.
+     */
+    for (int attempt = 0; attempt < 3 && !settled; attempt++) {
+        tune_options.budget_seconds = attempt == 0 ? 0 : 1.2;
+        doconv_tune_report *report = nullptr;
+        const doconv_status status =
+            doconv_tune(context_, &in.desc, &plan_options, &tune_options, &report);
+        if (status == DOCONV_UNSUPPORTED) {
+            break;
+        }
+        check(context_, status, in.text);
+        doconv_tune_summary summary = {};
+        summary.size = sizeof summary;
+        check(context_, doconv_tune_report_summary(report, &summary), in.text);
+        settled = summary.from_cache || summary.stored || !summary.noisy;
+        totals.measured += summary.measured;
+        if (attempt == 0) {
+            totals.problems++;
+            totals.cached += summary.from_cache;
+        }
+        variant = &(variants_[in.text] = summary.variant);
+        if ((settled || attempt == 2) && !summary.from_cache && !summary.stored) {
+            totals.unstored++;
+        }
+        doconv_tune_report_destroy(report);
+    }
+    return variant;
+}
+
 void doconv_engine::tune(const problem &p, tuning_totals &totals, progress &show)
 {
     const auto pairs = layouts_to_try(p);
+    /* Where the choice is a direct variant, it is the best of these too. */
+    const double steps = static_cast<double>(pairs.size()) * 2;
     for (size_t i = 0; i < pairs.size(); i++) {
-        const placed in = place(context_, p, pairs[i].first, pairs[i].second);
-        struct share {
-            progress *show;
-            double start, width;
-        } part = {&show, static_cast<double>(i) / static_cast<double>(pairs.size()),
-                  1.0 / static_cast<double>(pairs.size())};
-        doconv_plan_options plan_options = {};
-        plan_options.size = sizeof plan_options;
-        plan_options.cold_weights = cold_;
-        doconv_tune_options tune_options = {};
-        tune_options.size = sizeof tune_options;
-        tune_options.force = tune_ == tune_choice::force;
-        tune_options.progress = [](void *user, int done, int total) {
-            const share &s = *static_cast<const share *>(user);
-            s.show->within(s.start + s.width * done / std::max(total, 1));
-        };
-        tune_options.progress_user = &part;
-        bool settled = false;
-        /*
-         * A noisy result isn't stored: another try or two, with more samples, so that the next
-         * process needn't measure again.
-         */
-        for (int attempt = 0; attempt < 3 && !settled; attempt++) {
-            tune_options.budget_seconds = attempt == 0 ? 0 : 1.2;
-            doconv_tune_report *report = nullptr;
-            const doconv_status status =
-                doconv_tune(context_, &in.desc, &plan_options, &tune_options, &report);
-            if (status == DOCONV_UNSUPPORTED) {
-                break;
-            }
-            check(context_, status, in.text);
-            doconv_tune_summary summary = {};
-            summary.size = sizeof summary;
-            check(context_, doconv_tune_report_summary(report, &summary), in.text);
-            settled = summary.from_cache || summary.stored || !summary.noisy;
-            totals.measured += summary.measured;
-            if (attempt == 0) {
-                totals.problems++;
-                totals.cached += summary.from_cache;
-                variants_.emplace_back(in.text, summary.variant);
-            } else {
-                variants_.back().second = summary.variant;
-            }
-            if ((settled || attempt == 2) && !summary.from_cache && !summary.stored) {
-                totals.unstored++;
-            }
-            doconv_tune_report_destroy(report);
+        const placed in = place(p, pairs[i].first, pairs[i].second), strict = strictly(in);
+        const double step = static_cast<double>(i) * 2;
+        share choice = {&show, step / steps, 1 / steps},
+              direct = {&show, (step + 1) / steps, 1 / steps};
+        const std::string *variant = roles_ & role_choice ? tune_one(in, totals, choice) : nullptr;
+        if (roles_ & role_direct && (variant == nullptr || !is_direct(in, variant->c_str()))) {
+            tune_one(strict, totals, direct);
         }
     }
+}
+
+void doconv_engine::add(const problem &p, const placed &in, unsigned roles, const tensors &t,
+                        std::vector<std::unique_ptr<runner>> &runners, std::string &why) const
+{
+    const doconv_plan_options o = plan_options(in);
+    doconv_plan *plan = nullptr;
+    const doconv_status status = doconv_plan_create(context_, &in.desc, &o, &plan);
+    if (status == DOCONV_UNSUPPORTED) {
+        why = detail(context_, status);
+        return;
+    }
+    check(context_, status, in.text);
+    runners.push_back(std::make_unique<doconv_runner>(context_, p, in.desc, t, plan));
+    runners.back()->roles = roles;
 }
 
 std::vector<std::unique_ptr<runner>> doconv_engine::prepare(const problem &p, const tensors &t,
@@ -245,24 +327,19 @@ std::vector<std::unique_ptr<runner>> doconv_engine::prepare(const problem &p, co
 {
     std::vector<std::unique_ptr<runner>> runners;
     for (const auto &pair : layouts_to_try(p)) {
-        const placed in = place(context_, p, pair.first, pair.second);
-        doconv_plan_options plan_options = {};
-        plan_options.size = sizeof plan_options;
-        plan_options.cold_weights = cold_;
-        plan_options.rigor = tune_ == tune_choice::off ? DOCONV_RIGOR_ESTIMATE : DOCONV_RIGOR_READ;
-        const auto tuned = std::find_if(variants_.begin(), variants_.end(),
-                                        [&](const auto &v) { return v.first == in.text; });
-        if (tuned != variants_.end()) {
-            plan_options.variant = tuned->second.c_str();
+        const placed in = place(p, pair.first, pair.second);
+        const size_t before = runners.size();
+        if (roles_ & role_choice) {
+            add(p, in, role_choice, t, runners, why);
         }
-        doconv_plan *plan = nullptr;
-        const doconv_status status = doconv_plan_create(context_, &in.desc, &plan_options, &plan);
-        if (status == DOCONV_UNSUPPORTED) {
-            why = detail(context_, status);
+        if ((roles_ & role_direct) == 0) {
             continue;
         }
-        check(context_, status, in.text);
-        runners.push_back(std::make_unique<doconv_runner>(context_, p, in, t, plan));
+        if (runners.size() > before && is_direct(in, runners.back()->label.c_str())) {
+            runners.back()->roles |= role_direct;
+        } else {
+            add(p, strictly(in), role_direct, t, runners, why);
+        }
     }
     return runners;
 }

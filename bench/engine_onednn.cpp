@@ -293,11 +293,6 @@ class onednn_engine : public engine
         on_ = on;
     }
 
-    const char *name() const override
-    {
-        return "onednn";
-    }
-
     std::string description() const override
     {
         const dnnl_version_t *v = dnnl_version();
@@ -315,7 +310,6 @@ class onednn_engine : public engine
         }
         if (p.free_layout) {
             add(p, t, dnnl_format_tag_any, dnnl_format_tag_any, runners);
-            add(p, t, dnnl_nchw, dnnl_nchw, runners);
         }
         /*
          * Reference implementations are there for completeness only: oneDNN itself takes them last.

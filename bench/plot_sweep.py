@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Draws a sweep of doconv-bench: bars of both engines by layer, against the peak.
+"""Draws a sweep of doconv-bench: bars of both engines by layer, against the peak. In doconv's bar
+the solid part is its best direct variant, the hatched one what another algorithm gains.
 
 usage: plot_sweep.py SWEEP.json|SWEEP.tsv [--out=BASE] [--unit=percent|gflops] [--network=NAME]
 
@@ -14,8 +15,9 @@ import os
 import re
 import sys
 
-COLORS = {"doconv": "#0b6fb8", "onednn": "#e08a1e"}
-NAMES = {"doconv": "doconv", "onednn": "oneDNN"}
+# Dark and light: to be told apart in grey too.
+COLORS = {"doconv": "#0b5a99", "direct": "#0b5a99", "onednn": "#eda24a"}
+NAMES = {"doconv": "doconv", "direct": "doconv, direct", "onednn": "oneDNN"}
 
 
 class BadInput(Exception):
@@ -84,23 +86,15 @@ def read_tsv(path):
         if row["problem"] in ("total", "geomean"):
             continue
         result = layer(row["network"], row["problem"], int(row["count"]))
-        gflops, percent = number(row["gflops"]), number(row["peak_pct"])
-        peak = 100 * gflops / percent if gflops and percent else None
-        if gflops:
-            result["engines"]["doconv"] = {
-                "ms": number(row["ms"]),
-                "gflops": gflops,
-                "percent": percent,
-                "peak": peak,
-            }
-        theirs = number(row["onednn_gflops"])
-        if theirs and peak:
-            result["engines"]["onednn"] = {
-                "ms": number(row["onednn_ms"]),
-                "gflops": theirs,
-                "percent": 100 * theirs / peak,
-                "peak": peak,
-            }
+        for engine, prefix in (("doconv", ""), ("direct", "direct_"), ("onednn", "onednn_")):
+            gflops, percent = number(row[prefix + "gflops"]), number(row[prefix + "peak_pct"])
+            if gflops and percent:
+                result["engines"][engine] = {
+                    "ms": number(row[prefix + "ms"]),
+                    "gflops": gflops,
+                    "percent": percent,
+                    "peak": 100 * gflops / percent,
+                }
         layers.append(result)
     return layers, "cold weights" if any(row.get("weights") == "cold" for row in rows) else ""
 
@@ -138,12 +132,34 @@ def title_of(network, layers, engines, machine):
     text = "convolutions" if network == "-" else network
     if whole:
         text += ": " + ", ".join(f"{NAMES.get(engine, engine)} {totals[engine]:.2f} ms"
-                                 for engine in engines)
-        if {"doconv", "onednn"} <= set(engines):
-            text += f" (ratio {totals['onednn'] / totals['doconv']:.2f})"
+                                 for engine in engines if engine != "direct" or len(engines) == 1)
+
+        def ratio(engine):
+            return f" (ratio {totals['onednn'] / totals[engine]:.2f})" if "onednn" in totals else ""
+
+        text += ratio("doconv") if "doconv" in engines else ""
         if len(whole) < len(layers):
             text += f", {len(whole)} of {len(layers)} layers"
+        if {"doconv", "direct"} <= set(engines):
+            text += f"\ndirect variants alone: {totals['direct']:.2f} ms{ratio('direct')}"
     return text + (f"\n{machine}" if machine else "")
+
+
+def draw_bars(axes, layers, engines, unit):
+    """A bar for each engine and layer; that of doconv's direct variant over doconv's."""
+    whole = {"doconv", "direct"} <= set(engines)
+    bars = [engine for engine in engines if engine != "direct" or not whole]
+    width = 0.8 / len(bars)
+    for engine in engines:
+        place = bars.index("doconv" if engine == "direct" and whole else engine)
+        heights = [row["engines"].get(engine, {}).get(unit) or 0 for row in layers]
+        positions = [i + (place - (len(bars) - 1) / 2) * width for i in range(len(layers))]
+        if engine == "doconv" and whole:
+            style = {"facecolor": "white", "edgecolor": COLORS[engine], "hatch": "////"}
+        else:
+            style = {"facecolor": COLORS[engine], "edgecolor": COLORS[engine]}
+        label = "doconv, by another algorithm" if engine == "doconv" and whole else NAMES[engine]
+        axes.bar(positions, heights, width, label=label, zorder=2, linewidth=0.8, **style)
 
 
 def draw(network, layers, machine, unit, base):
@@ -152,16 +168,12 @@ def draw(network, layers, machine, unit, base):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    engines = [engine for engine in ("doconv", "onednn")
+    engines = [engine for engine in ("doconv", "direct", "onednn")
                if any(engine in row["engines"] for row in layers)]
     if not engines:
         raise BadInput("the sweep has no figure to draw")
     figure, axes = plt.subplots(figsize=(max(7.0, 2.2 + 0.42 * len(layers)), 5.2))
-    width = 0.8 / len(engines)
-    for place, engine in enumerate(engines):
-        heights = [row["engines"].get(engine, {}).get(unit) or 0 for row in layers]
-        positions = [i + (place - (len(engines) - 1) / 2) * width for i in range(len(layers))]
-        axes.bar(positions, heights, width, label=NAMES[engine], color=COLORS[engine], zorder=2)
+    draw_bars(axes, layers, engines, unit)
     if unit == "percent":
         axes.axhline(100, color="#444444", linewidth=1, linestyle="--", label="FMA peak", zorder=3)
         axes.set_ylabel("% of the FMA peak")
@@ -180,7 +192,7 @@ def draw(network, layers, machine, unit, base):
     axes.grid(axis="y", color="#dddddd", linewidth=0.8, zorder=0)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.legend(loc="upper left", ncols=3, frameon=False, fontsize=9)
+    axes.legend(loc="upper left", ncols=4 if len(layers) > 14 else 2, frameon=False, fontsize=9)
     axes.set_title(title_of(network, layers, engines, machine), fontsize=10)
     figure.tight_layout()
     for suffix, options in ((".png", {"dpi": 150}), (".svg", {})):

@@ -7,9 +7,9 @@
 #include "command_operations.h"
 #include "command_shared.h"
 
-/* A variant's measured figures; seconds 0: none. */
+/* A variant's measured figures; 0: none. */
 struct measured {
-    double seconds, spread;
+    double seconds, spread, rms_error;
     bool dropped;
 };
 
@@ -18,7 +18,7 @@ struct explanation {
     const char *problem; /* as given */
     doconv_conv_desc desc;
     bool train, measure;
-    size_t workspace;                     /* a limit, or 0 */
+    size_t workspace, packed;             /* limits, or 0 */
     struct command_operations operations; /* of the layer, or the plan's one */
     /* of one of them, while it is explained */
     const struct command_operation *operation;
@@ -49,7 +49,8 @@ static struct measured find_measured(const struct explanation *e, const char *va
         doconv_tune_entry entry = {.size = sizeof entry};
         if (doconv_tune_report_get(e->report, i, &entry) == DOCONV_OK &&
             strcmp(entry.variant, variant) == 0) {
-            return (struct measured){entry.median_seconds, entry.spread, entry.dropped != 0};
+            return (struct measured){entry.median_seconds, entry.spread, entry.rms_error,
+                                     entry.dropped != 0};
         }
     }
     if (count == 0 && strcmp(e->summary.variant, variant) == 0) {
@@ -82,6 +83,12 @@ static int print_machine(const struct explanation *e)
     printf("machine   %s, %s, %d thread%s\n", info.cpu, doconv_isa_string(info.isa), info.threads,
            info.threads == 1 ? "" : "s");
     printf("accuracy  %s\n", accuracy_text(e->desc.accuracy));
+    if (e->workspace > 0) {
+        printf("limit     workspace of %zu bytes\n", e->workspace);
+    }
+    if (e->packed > 0) {
+        printf("limit     packed weights of %zu bytes\n", e->packed);
+    }
     return COMMAND_OK;
 }
 
@@ -134,7 +141,7 @@ static void print_operation(const struct command_operation *operation)
     printf(", %.6g million multiply-adds\n", 1e-6 * command_operation_macs(operation));
 }
 
-/* Three cells, or none without a report. */
+/* Four cells, or none without a report. */
 static void add_measured_cells(struct command_table *table, const struct explanation *e,
                                const char *variant)
 {
@@ -143,14 +150,21 @@ static void add_measured_cells(struct command_table *table, const struct explana
     }
     const struct measured m = find_measured(e, variant);
     if (m.seconds > 0) {
-        command_table_add(table, "%.4f%s", 1e3 * m.seconds, m.dropped ? " dropped" : "");
+        command_table_add(table, "%.4f", 1e3 * m.seconds);
         command_table_add(table, "%.1f", 2e-9 * command_operation_macs(e->operation) / m.seconds);
     } else {
         command_table_add(table, "-");
         command_table_add(table, "-");
     }
-    if (m.spread > 0) {
+    if (m.dropped) {
+        command_table_add(table, "early"); /* far behind, and measured no more */
+    } else if (m.spread > 0) {
         command_table_add(table, "%.1f%%", 100 * m.spread);
+    } else {
+        command_table_add(table, "-");
+    }
+    if (m.rms_error > 0) {
+        command_table_add(table, "%.1f", 1e7 * m.rms_error);
     } else {
         command_table_add(table, "-");
     }
@@ -165,14 +179,15 @@ static void add_heads(struct command_table *table, const char *const *heads)
 
 static int print_candidates(const struct explanation *e)
 {
-    static const char *const accepted_heads[] = {"candidate", "workspace KiB", "packed KiB",
-                                                 "error",     "estimate ms",   "measured ms",
-                                                 "GFLOP/s",   "spread",        NULL};
-    static const char *const estimated_heads[] = {"candidate", "workspace KiB", "packed KiB",
-                                                  "error",     "estimate ms",   NULL};
+    static const char *const accepted_heads[] = {
+        "candidate",   "space KiB", "packed KiB", "error", "estimate ms",
+        "measured ms", "GFLOP/s",   "spread",     "rms",   NULL};
+    static const char *const estimated_heads[] = {"candidate", "space KiB",   "packed KiB",
+                                                  "error",     "estimate ms", NULL};
     static const char *const refused_heads[] = {"refused", "reason", NULL};
-    struct command_table accepted = {.align = e->report != NULL ? "lrrrrrrr" : "lrrrr"},
-                         refused = {.align = "ll"};
+    static const char *const limited_heads[] = {"refused", "packed KiB", "reason", NULL};
+    struct command_table accepted = {.align = e->report != NULL ? "lrrrrrrrr" : "lrrrr"},
+                         refused = {.align = e->packed > 0 ? "lrl" : "ll"};
     add_heads(&accepted, e->report != NULL ? accepted_heads : estimated_heads);
     const int count = doconv_candidates_count(e->candidates);
     int result = COMMAND_OK;
@@ -185,9 +200,14 @@ static int print_candidates(const struct explanation *e)
         }
         if (candidate.refused != NULL) {
             if (refused.cells == 0) {
-                add_heads(&refused, refused_heads);
+                add_heads(&refused, e->packed > 0 ? limited_heads : refused_heads);
             }
             command_table_add(&refused, "%s", candidate.variant);
+            if (e->packed > 0 && candidate.packed_size > 0) {
+                command_table_add(&refused, "%.1f", (double)candidate.packed_size / 1024);
+            } else if (e->packed > 0) {
+                command_table_add(&refused, "-");
+            }
             command_table_add(&refused, "%s", candidate.refused);
             continue;
         }
@@ -223,8 +243,9 @@ static void print_choice(const struct explanation *e)
         printf("cached    %s: %.4f ms, error %.2g of max|y|\n", s->variant, 1e3 * s->seconds,
                s->max_rel_error);
     } else {
-        printf("measured  %s: %.4f ms, error %.2g of max|y|; %d variants measured%s%s\n",
-               s->variant, 1e3 * s->seconds, s->max_rel_error, s->measured,
+        printf("measured  %s: %.4f ms, error %.2g of max|y|, rms error %.2g; %d variants "
+               "measured%s%s\n",
+               s->variant, 1e3 * s->seconds, s->max_rel_error, s->rms_error, s->measured,
                s->noisy ? "; noisy" : "", s->stored ? "" : "; not stored in the cache");
     }
 }
@@ -238,7 +259,7 @@ static int find_times(struct explanation *e)
         return COMMAND_OK;
     }
     const doconv_tune_options tune = {
-        .size = sizeof tune, .force = e->measure, .progress = show_rounds};
+        .size = sizeof tune, .force = e->measure, .progress = show_rounds, .errors = e->measure};
     e->summary.size = sizeof e->summary;
     doconv_status status =
         doconv_tune(e->context, &e->operation->desc, &e->options, &tune, &e->report);
@@ -255,8 +276,10 @@ static int find_times(struct explanation *e)
 static doconv_status choose_plan(struct explanation *e, doconv_rigor rigor)
 {
     struct command_operation *operation = &e->operations.item[0];
-    const doconv_plan_options options = {
-        .size = sizeof options, .rigor = rigor, .workspace_limit = e->workspace};
+    const doconv_plan_options options = {.size = sizeof options,
+                                         .rigor = rigor,
+                                         .workspace_limit = e->workspace,
+                                         .packed_limit = e->packed};
     doconv_plan *plan;
     const doconv_status status = doconv_plan_create(e->context, &e->desc, &options, &plan);
     snprintf(operation->variant, sizeof operation->variant, "%s", doconv_plan_variant(plan));
@@ -290,6 +313,7 @@ static int explain_operation(struct explanation *e, int index)
     e->operation = &e->operations.item[index];
     e->options = command_operation_options(e->operation);
     e->options.workspace_limit = e->workspace;
+    e->options.packed_limit = e->packed;
     doconv_status status =
         doconv_candidates_create(e->context, &e->operation->desc, &e->options, &e->candidates);
     if (status != DOCONV_OK) {
@@ -379,6 +403,7 @@ static int run_explain(int count, char **words)
         {"isa", COMMAND_OPTION_ISA, &isa, 0, 0},
         {"threads", COMMAND_OPTION_INT, &threads, 1, 4096},
         {"workspace", COMMAND_OPTION_BYTES, &e.workspace, 0, 0},
+        {"packed", COMMAND_OPTION_BYTES, &e.packed, 0, 0},
         {NULL, COMMAND_OPTION_FLAG, NULL, 0, 0}};
     const int arguments = command_parse_options(&command_explain, count, words, options);
     if (arguments < 0) {
@@ -403,8 +428,9 @@ static int run_explain(int count, char **words)
     if (status != DOCONV_OK) {
         command_library_error(e.context, status, "\"%s\" is no problem", e.problem);
         result = COMMAND_USAGE;
-    } else if (e.train && e.workspace > 0) {
-        result = command_usage_error("explain", "--workspace: a layer in training has no limit");
+    } else if (e.train && (e.workspace > 0 || e.packed > 0)) {
+        result = command_usage_error("explain", "--%s: a layer in training has no limit",
+                                     e.workspace > 0 ? "workspace" : "packed");
     } else {
         result = e.train ? explain_layer(&e) : explain_plan(&e);
     }
@@ -421,10 +447,12 @@ const struct command_verb command_explain = {
         "\n"
         "Prints every candidate for a problem, best estimate first, with its estimated time, "
         "its measured time where\n"
-        "there is one, its memory, and its error (the bound of its rounding, by that of a direct "
-        "kernel); every kernel\n"
-        "that refused the problem, with the reason; and the variant that a plan gets, with its "
-        "origin (cache or estimate).\n"
+        "there is one, its memory (workspace and packed weights), and its error: the bound of its "
+        "rounding, by that of a\n"
+        "direct kernel, and with --measure the root mean square relative to the result's, in 1e-7; "
+        "every kernel that refused\n"
+        "the problem, with the reason; and the variant that a plan gets, with its origin (cache or "
+        "estimate).\n"
         "Of a layer in training it prints that for each operation that its passes consist of.\n"
         "\n"
         "PROBLEM is written as benchdnn writes it, e.g. "
@@ -437,6 +465,7 @@ const struct command_verb command_explain = {
         "  --isa=NAME          cap on the instruction set: none, avx2, avx512, neon\n"
         "  --threads=N         threads (default: OMP_NUM_THREADS, else one for each CPU)\n"
         "  --deterministic     for contexts that are: one order of sums for any threads\n"
-        "  --workspace=BYTES   refuse candidates that need more; not of a layer in training\n",
+        "  --workspace=BYTES   refuse candidates that need more; not of a layer in training\n"
+        "  --packed=BYTES      refuse candidates whose packed weights take more; likewise\n",
     .run = run_explain,
 };

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#define _DEFAULT_SOURCE /* strsep */
 #include "command_golden.h"
 
 #include <errno.h>
@@ -170,20 +171,6 @@ static int read_data(const char *path, struct golden *g, char *error, size_t err
 
 /* ---- words ---- */
 
-static char *cut(char **at, char separator)
-{
-    char *start = *at;
-    if (start == NULL) {
-        return NULL;
-    }
-    char *end = strchr(start, separator);
-    *at = end != NULL ? end + 1 : NULL;
-    if (end != NULL) {
-        *end = '\0';
-    }
-    return start;
-}
-
 static bool read_number(const char *text, int64_t most, int64_t *value)
 {
     *value = 0;
@@ -220,7 +207,7 @@ static bool read_shape(char *text, struct tensor *tensor, size_t most)
     size_t product = 1;
     char *rest = text;
     tensor->rank = 0;
-    for (char *word; (word = cut(&rest, 'x')) != NULL; tensor->rank++) {
+    for (char *word; (word = strsep(&rest, "x")) != NULL; tensor->rank++) {
         int64_t dimension;
         if (tensor->rank == MAX_RANK || !read_number(word, INT32_MAX, &dimension) ||
             dimension < 1 || (uint64_t)dimension > most / product) {
@@ -521,7 +508,7 @@ static int begin_case(struct reader *r, const char *name, char *rest)
     memset(r->value, 0, sizeof r->value);
     r->mapping[0] = '\0';
     bool seen[PARAMETERS] = {false}, seen_kind = false;
-    for (char *word; (word = cut(&rest, ' ')) != NULL;) {
+    for (char *word; (word = strsep(&rest, " ")) != NULL;) {
         if (*word != '\0' && read_parameter(r, word, seen, &seen_kind) != 0) {
             return -1;
         }
@@ -546,9 +533,9 @@ static int read_tensor(struct reader *r, const char *name, char *rest)
     if (r->current == NULL || strcmp(r->current->name, name) != 0) {
         return FAIL_LINE(r, r->line, "a tensor of case %.80s outside that case", name);
     }
-    const char *tensor_name = cut(&rest, '\t');
-    char *shape = cut(&rest, '\t');
-    const char *offset_text = cut(&rest, '\t');
+    const char *tensor_name = strsep(&rest, "\t");
+    char *shape = strsep(&rest, "\t");
+    const char *offset_text = strsep(&rest, "\t");
     if (offset_text == NULL || rest != NULL) {
         return FAIL_LINE(
             r, r->line,
@@ -587,7 +574,7 @@ static int read_tensor(struct reader *r, const char *name, char *rest)
 
 static int read_cases(struct reader *r, char *text)
 {
-    for (char *line; (line = cut(&text, '\n')) != NULL;) {
+    for (char *line; (line = strsep(&text, "\n")) != NULL;) {
         r->line++;
         const size_t length = strlen(line);
         if (length > 0 && line[length - 1] == '\r') {
@@ -597,7 +584,7 @@ static int read_cases(struct reader *r, char *text)
             continue;
         }
         char *rest = line;
-        const char *name = cut(&rest, '\t'), *type = cut(&rest, '\t');
+        const char *name = strsep(&rest, "\t"), *type = strsep(&rest, "\t");
         int result;
         if (type != NULL && rest != NULL && strcmp(type, "case") == 0) {
             result = begin_case(r, name, rest);

@@ -7,12 +7,13 @@
 
 const struct dc_kernel dck_winograd_f32_4x4_avx2 = {
     .name = "winograd_f32_4x4@avx2",
-    .revision = 1,
+    .revision = 2,
     .isa = DC_ISA_AVX2,
     .tile_pixels = ROWS_OUT * WINOGRAD_OUTPUTS,
     .tile_channels = V_LENGTH,
     .vector = V_LENGTH,
     .error_amplification = 2.5f,
-    DC_WINOGRAD_FUNCTIONS(WINOGRAD_AXES, WINOGRAD_OUTPUTS, WINOGRAD_POINTS, winograd_filter,
-                          winograd_input, winograd_filter_rows, winograd_output),
+    DC_WINOGRAD_FUNCTIONS(WINOGRAD_AXES, WINOGRAD_OUTPUTS, WINOGRAD_POINTS, WINOGRAD_TAPS,
+                          winograd_input, winograd_filter_rows, winograd_output,
+                          winograd_pack_filters),
 };

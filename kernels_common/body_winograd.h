@@ -10,6 +10,7 @@
 #include <stdbool.h>
 
 #include "body_winograd_lines.h"
+#include "body_winograd_pack.h"
 #include "kernel.h"
 
 /* Rows of a tile that are read, and written. */

@@ -75,7 +75,7 @@ struct dc_winograd_output_args {
 };
 
 /*
- * Filters, many side by side, rounded in float: for weights that are transformed in a call.
+ * Filters, many side by side.
  *
  *   points[p] = (G f)[p], f(y, x) = tap 3 * y + x of src   (rows are not transformed: y = 0 alone)
  *
@@ -90,6 +90,11 @@ struct dc_winograd_filter_args {
     ptrdiff_t floats;
     float *points;
     ptrdiff_t point;
+    /*
+     * pack_filters alone. 1: points are written past the caches, which don't hold them all; then
+     * they begin at a 64-byte boundary, and point and floats are multiples of 16
+     */
+    int stream;
 };
 
 /* All are required. */
@@ -97,17 +102,19 @@ struct dc_winograd_kernel {
     /* axes that are transformed: 2; or 1, the columns */
     int axes;
     /* of an axis */
-    int outputs, points;
-    /* G: points rows of 3 */
-    const double *filter;
+    int outputs, points, taps;
     void (*input)(const struct dc_winograd_input_args *args);
+    /* in float: for weights that are transformed in a call */
     void (*filter_rows)(const struct dc_winograd_filter_args *args);
     void (*output)(const struct dc_winograd_output_args *args);
+    /* in double, rounded once, to the same bits on every ISA: for weights that are packed */
+    void (*pack_filters)(const struct dc_winograd_filter_args *args);
 };
 
 /* Sets the family and its functions in a kernel's row; one left out is a compile error. */
-#define DC_WINOGRAD_FUNCTIONS(axes, outputs, points, filter, input, filter_rows, output)           \
+#define DC_WINOGRAD_FUNCTIONS(axes, outputs, points, taps, input, filter_rows, output,             \
+                              pack_filters)                                                        \
     .family = DC_FAMILY_WINOGRAD,                                                                  \
-    .winograd = {axes, outputs, points, filter, input, filter_rows, output}
+    .winograd = {axes, outputs, points, taps, input, filter_rows, output, pack_filters}
 
 #endif

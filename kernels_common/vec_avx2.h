@@ -151,6 +151,44 @@ static inline vec v_load_even(const float *p, int n)
         _mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(low, high, 0x88)), 0xd8));
 }
 
+/* v_store past the caches, to a multiple of a vector's bytes; and after the last of them. */
+static inline void v_stream(float *p, vec v)
+{
+    _mm256_stream_ps(p, v);
+}
+static inline void v_stream_end(void)
+{
+    _mm_sfence();
+}
+
+/* Vectors of doubles, as wide as vec: half as many. Floats become doubles, and are rounded back. */
+#define D_LENGTH 4
+typedef __m256d vecd;
+static inline vecd d_load(const float *p)
+{
+    return _mm256_cvtps_pd(_mm_loadu_ps(p));
+}
+static inline void d_store(float *p, vecd v)
+{
+    _mm_storeu_ps(p, _mm256_cvtpd_ps(v));
+}
+static inline vecd d_set1(double x)
+{
+    return _mm256_set1_pd(x);
+}
+static inline vecd d_mul(vecd a, vecd b)
+{
+    return _mm256_mul_pd(a, b);
+}
+static inline vecd d_fma(vecd a, vecd b, vecd c)
+{
+    return _mm256_fmadd_pd(a, b, c);
+}
+static inline vecd d_fnma(vecd a, vecd b, vecd c)
+{
+    return _mm256_fnmadd_pd(a, b, c);
+}
+
 #include "transpose_avx.h"
 
 #endif

@@ -129,6 +129,44 @@ static inline vec v_load_even(const float *p, int n)
                                   _mm512_maskz_loadu_ps((__mmask16)(mask >> 16), p + V_LENGTH));
 }
 
+/* v_store past the caches, to a multiple of a vector's bytes; and after the last of them. */
+static inline void v_stream(float *p, vec v)
+{
+    _mm512_stream_ps(p, v);
+}
+static inline void v_stream_end(void)
+{
+    _mm_sfence();
+}
+
+/* Vectors of doubles, as wide as vec: half as many. Floats become doubles, and are rounded back. */
+#define D_LENGTH 8
+typedef __m512d vecd;
+static inline vecd d_load(const float *p)
+{
+    return _mm512_cvtps_pd(_mm256_loadu_ps(p));
+}
+static inline void d_store(float *p, vecd v)
+{
+    _mm256_storeu_ps(p, _mm512_cvtpd_ps(v));
+}
+static inline vecd d_set1(double x)
+{
+    return _mm512_set1_pd(x);
+}
+static inline vecd d_mul(vecd a, vecd b)
+{
+    return _mm512_mul_pd(a, b);
+}
+static inline vecd d_fma(vecd a, vecd b, vecd c)
+{
+    return _mm512_fmadd_pd(a, b, c);
+}
+static inline vecd d_fnma(vecd a, vecd b, vecd c)
+{
+    return _mm512_fnmadd_pd(a, b, c);
+}
+
 #include "transpose_avx.h"
 
 #endif

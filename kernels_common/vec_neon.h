@@ -121,6 +121,43 @@ static inline void v_store_first(float *p, vec v, int n)
     }
 }
 
+/* v_store past the caches, which has no intrinsic here; and after the last of them. */
+static inline void v_stream(float *p, vec v)
+{
+    v_store(p, v);
+}
+static inline void v_stream_end(void)
+{
+}
+
+/* Vectors of doubles, as wide as vec: half as many. Floats become doubles, and are rounded back. */
+#define D_LENGTH 2
+typedef float64x2_t vecd;
+static inline vecd d_load(const float *p)
+{
+    return vcvt_f64_f32(vld1_f32(p));
+}
+static inline void d_store(float *p, vecd v)
+{
+    vst1_f32(p, vcvt_f32_f64(v));
+}
+static inline vecd d_set1(double x)
+{
+    return vdupq_n_f64(x);
+}
+static inline vecd d_mul(vecd a, vecd b)
+{
+    return vmulq_f64(a, b);
+}
+static inline vecd d_fma(vecd a, vecd b, vecd c)
+{
+    return vfmaq_f64(c, a, b);
+}
+static inline vecd d_fnma(vecd a, vecd b, vecd c)
+{
+    return vfmsq_f64(c, a, b);
+}
+
 #define V_TRANSPOSE 4
 typedef vec side;
 

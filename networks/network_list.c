@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#define _DEFAULT_SOURCE /* strsep */
 #include "network_list.h"
 
 #include <dirent.h>
@@ -94,24 +95,9 @@ static char *read_text(const char *path, struct message error)
     return text;
 }
 
-/* Cuts the next piece off *at, up to the separator or the end; NULL when nothing is left. */
-static char *cut(char **at, char separator)
-{
-    char *start = *at;
-    if (start == NULL) {
-        return NULL;
-    }
-    char *end = strchr(start, separator);
-    *at = end != NULL ? end + 1 : NULL;
-    if (end != NULL) {
-        *end = '\0';
-    }
-    return start;
-}
-
 static char *cut_line(char **at)
 {
-    char *line = cut(at, '\n');
+    char *line = strsep(at, "\n");
     const size_t length = line != NULL ? strlen(line) : 0;
     if (length > 0 && line[length - 1] == '\r') {
         line[length - 1] = '\0';
@@ -127,7 +113,7 @@ static int read_header(const char *path, char *line, enum column order[COLUMNS],
 {
     bool seen[COLUMNS] = {false};
     int cells = 0;
-    for (char *cell; (cell = cut(&line, '\t')) != NULL; cells++) {
+    for (char *cell; (cell = strsep(&line, "\t")) != NULL; cells++) {
         int column = 0;
         while (column < COLUMNS && strcmp(cell, columns[column].name) != 0) {
             column++;
@@ -172,7 +158,7 @@ static int read_layer(const char *path, int line_number, char *line,
     int64_t value[COLUMNS];
     for (int i = 0; i < COLUMNS; i++) {
         const enum column column = order[i];
-        const char *cell = cut(&line, '\t');
+        const char *cell = strsep(&line, "\t");
         if (cell == NULL) {
             return fail(error, "%s: line %d: column \"%s\" is missing", path, line_number,
                         columns[column].name);

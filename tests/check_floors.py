@@ -40,8 +40,8 @@ UPWARD = {
     ("src/library", "dc_tuner_attach"):
         "library.h declares it, and a build without the tuner has one that does nothing",
 }
-# Made by the build, in src/base.
-GENERATED = {"kernel_rows.h"}
+# Made by the build, and where.
+GENERATED = {"kernel_rows.h": "src/base", "help_texts.h": "bench"}
 # What is looked at: #include lines of any form, and the names of the library and its kernels.
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]+([<"])([^">]+)[">]', re.M)
 SYMBOL = re.compile(r"(dc|dck|doconv)_\w+$")
@@ -93,12 +93,12 @@ def resolve(root, file, name):
     """The file that an #include "name" means, relative to the root; None: not of this tree."""
     own = file.parent / name
     folders = [own, pathlib.Path("src", name), pathlib.Path("kernels_common", name),
-               pathlib.Path("networks", name)]
+               pathlib.Path("networks", name), pathlib.Path("bench", name)]
     for path in folders:
         if (root / path).is_file():
             return pathlib.Path(os.path.normpath(path))
     if name in GENERATED:
-        return pathlib.Path("src/base", name)
+        return pathlib.Path(GENERATED[name], name)
     return None
 
 

@@ -54,6 +54,11 @@ struct bytes end_file(struct builder *b)
     return make_file(b->header, b->data, b->size);
 }
 
+doconv_fold_checkpoint_options fold_options(void)
+{
+    return (doconv_fold_checkpoint_options){.size = sizeof(doconv_fold_checkpoint_options)};
+}
+
 struct view look(const void *result, size_t size)
 {
     const unsigned char *bytes = result;

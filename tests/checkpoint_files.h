@@ -33,6 +33,9 @@ void *add_tensor(struct builder *builder, const char *name, const char *dtype, c
                  size_t bytes);
 struct bytes end_file(struct builder *builder);
 
+/* Empty ones, with their size. */
+doconv_fold_checkpoint_options fold_options(void);
+
 /* The header's text and the data of a result. The caller frees header. */
 struct view {
     char *header;

@@ -10,37 +10,12 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "cache.h"
 #include "tuner_fixture.h"
-
-/* A kernel that each build has: the reference, the last of the list. */
-static const struct dc_kernel *some_kernel(const doconv_context *ctx)
-{
-    return ctx->kernels[doconv_kernel_count(ctx) - 1];
-}
-
-static struct cache_entry make_entry(const doconv_context *ctx, const char *key)
-{
-    struct cache_entry e = {
-        .workspace = 4096, .picoseconds = 123456789, .max_rel_error_e12 = 98765, .count = 3};
-    snprintf(e.key, sizeof e.key, "%s", key);
-    snprintf(e.variant, sizeof e.variant, "reference:%s", some_kernel(ctx)->name);
-    e.revision = some_kernel(ctx)->revision;
-    for (int i = 0; i < e.count; i++) {
-        snprintf(e.measured[i].variant, sizeof e.measured[i].variant,
-                 "direct:kernel_%d@none:rows=%d", i, 7 * i);
-        e.measured[i].picoseconds = 123456789 * (i + 1);
-        e.measured[i].rounds = 5 + i;
-        e.measured[i].spread_ppm = 1000 * i;
-        e.measured[i].dropped = i == 2;
-    }
-    return e;
-}
 
 static void assert_same(const struct cache_entry *a, const struct cache_entry *b)
 {
@@ -65,7 +40,7 @@ static void test_store_and_find(void **state)
     struct fixture *f = *state;
     doconv_context *ctx = fixture_context(f, "a/deep/directory", DOCONV_TUNE_READ);
     struct cache *cache = make_cache(ctx);
-    const struct cache_entry e = make_entry(ctx, "key");
+    const struct cache_entry e = fixture_entry(ctx, "key");
     struct cache_entry back;
     assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_MISS);
     assert_int_equal(dc_cache_store(cache, &e, false), CACHE_STORED);
@@ -89,7 +64,7 @@ static void test_manifest(void **state)
     struct fixture *f = *state;
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
     struct cache *cache = make_cache(ctx);
-    const struct cache_entry e = make_entry(ctx, "key");
+    const struct cache_entry e = fixture_entry(ctx, "key");
     assert_int_equal(dc_cache_store(cache, &e, false), CACHE_STORED);
     char path[FIXTURE_PATH], text[2048], line[128];
     assert_int_equal(fixture_count(f, "c", "MANIFEST", path), 1);
@@ -126,7 +101,7 @@ static size_t store_file(struct fixture *f, doconv_context *ctx, char path[FIXTU
                          char *text, size_t size)
 {
     struct cache *cache = make_cache(ctx);
-    const struct cache_entry e = make_entry(ctx, "key");
+    const struct cache_entry e = fixture_entry(ctx, "key");
     assert_int_equal(dc_cache_store(cache, &e, false), CACHE_STORED);
     dc_cache_destroy(cache);
     assert_int_equal(fixture_count(f, "c", ".txt", path), 1);
@@ -207,7 +182,7 @@ static void test_foreign_entries(void **state)
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
     char path[FIXTURE_PATH], text[8192];
     store_file(f, ctx, path, text, sizeof text);
-    struct cache_entry e = make_entry(ctx, "keY");
+    struct cache_entry e = fixture_entry(ctx, "keY");
     fixture_write(path, text, dc_cachefile_print(&e, text, sizeof text));
     assert_miss(f, ctx, "key", 1);
     assert_non_null(strstr(f->log.last, "another problem"));
@@ -219,13 +194,13 @@ static void test_foreign_entries(void **state)
                                            "reference:reference_f32@nonE",
                                            "reference:reference_f32@none2:x"};
     for (size_t i = 0; i < sizeof variants / sizeof variants[0]; i++) {
-        e = make_entry(ctx, "key");
+        e = fixture_entry(ctx, "key");
         snprintf(e.variant, sizeof e.variant, "%s", variants[i]);
         fixture_write(path, text, dc_cachefile_print(&e, text, sizeof text));
         assert_miss(f, ctx, "key", 1);
         assert_non_null(strstr(f->log.last, "not in this build"));
     }
-    e = make_entry(ctx, "key");
+    e = fixture_entry(ctx, "key");
     e.revision++;
     fixture_write(path, text, dc_cachefile_print(&e, text, sizeof text));
     assert_miss(f, ctx, "key", 1);
@@ -239,7 +214,7 @@ static void test_misses_are_remembered(void **state)
     struct fixture *f = *state;
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
     struct cache *early = make_cache(ctx), *writer = make_cache(ctx);
-    const struct cache_entry e = make_entry(ctx, "key");
+    const struct cache_entry e = fixture_entry(ctx, "key");
     struct cache_entry back;
     assert_int_equal(dc_cache_lookup(early, "key", &back), CACHE_MISS);
     assert_int_equal(dc_cache_store(writer, &e, false), CACHE_STORED);
@@ -266,7 +241,7 @@ static void test_memory_is_bounded(void **state)
     char key[64];
     for (int i = 0; i < CACHE_MEMORY_ENTRIES + 200; i++) {
         snprintf(key, sizeof key, "key %d", i);
-        const struct cache_entry e = make_entry(ctx, key);
+        const struct cache_entry e = fixture_entry(ctx, key);
         assert_int_equal(dc_cache_store(cache, &e, false), CACHE_MEMORY);
         /* always the most recently used but one */
         assert_int_equal(dc_cache_lookup(cache, "key 0", &back), CACHE_MEMORY);
@@ -302,7 +277,7 @@ static void test_no_directory(void **state)
         doconv_context *ctx;
         assert_int_equal(doconv_context_create(&options, &ctx), DOCONV_OK);
         fixture_log_clear(f);
-        const struct cache_entry e = make_entry(ctx, "key");
+        const struct cache_entry e = fixture_entry(ctx, "key");
         struct cache *cache = make_cache(ctx);
         struct cache_entry back;
         assert_int_equal(f->log.warnings, i); /* the name is too long */
@@ -328,7 +303,7 @@ static void test_unwritable(void **state)
     snprintf(inside, sizeof inside, "%s/x", path);
     fixture_write(inside, "x", 1);
     struct cache *cache = make_cache(ctx);
-    const struct cache_entry e = make_entry(ctx, "key");
+    const struct cache_entry e = fixture_entry(ctx, "key");
     fixture_log_clear(f);
     assert_int_equal(dc_cache_store(cache, &e, false), CACHE_MEMORY);
     assert_int_equal(dc_cache_store(cache, &e, false), CACHE_MEMORY);
@@ -351,7 +326,7 @@ static void test_memory_only(void **state)
     assert_int_equal(doconv_context_create(&options, &ctx), DOCONV_OK);
     const doconv_conv_desc desc = fixture_problem(FIXTURE_PROBLEM);
     struct cache *cache = ctx->advisor.self;
-    const struct cache_entry e = make_entry(ctx, "key");
+    const struct cache_entry e = fixture_entry(ctx, "key");
     struct cache_entry back;
     assert_int_equal(dc_cache_store(cache, &e, false), CACHE_MEMORY);
     assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_MEMORY);
@@ -367,7 +342,7 @@ static void test_noisy_entries(void **state)
     struct fixture *f = *state;
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
     struct cache *cache = make_cache(ctx);
-    struct cache_entry e = make_entry(ctx, "key"), back;
+    struct cache_entry e = fixture_entry(ctx, "key"), back;
     assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_MISS);
     assert_int_equal(dc_cache_store(cache, &e, true), CACHE_NOISY);
     assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_NOISY);
@@ -390,9 +365,9 @@ static void test_system_cache(void **state)
     fixture_path(f, "system", system);
     doconv_context *admin = fixture_context(f, "system", DOCONV_TUNE_READ);
     struct cache *cache = make_cache(admin);
-    struct cache_entry e = make_entry(admin, "key"), back;
+    struct cache_entry e = fixture_entry(admin, "key"), back;
     assert_int_equal(dc_cache_store(cache, &e, false), CACHE_STORED);
-    e = make_entry(admin, "second");
+    e = fixture_entry(admin, "second");
     assert_int_equal(dc_cache_store(cache, &e, false), CACHE_STORED);
     dc_cache_destroy(cache);
     doconv_context_destroy(admin);
@@ -403,7 +378,7 @@ static void test_system_cache(void **state)
     cache = make_cache(ctx);
     assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_STORED);
     assert_int_equal(fixture_count(f, "user", "", NULL), 0);
-    e = make_entry(ctx, "key");
+    e = fixture_entry(ctx, "key");
     e.picoseconds = 42;
     assert_int_equal(dc_cache_store(cache, &e, false), CACHE_STORED);
     dc_cache_destroy(cache);
@@ -440,7 +415,7 @@ static void test_permissions(void **state)
         snprintf(name, sizeof name, "mask%zu/deep/er", i);
         doconv_context *ctx = fixture_context(f, name, DOCONV_TUNE_READ);
         struct cache *cache = make_cache(ctx);
-        const struct cache_entry e = make_entry(ctx, "key");
+        const struct cache_entry e = fixture_entry(ctx, "key");
         const mode_t before = umask(masks[i]);
         const enum cache_state stored = dc_cache_store(cache, &e, false);
         umask(before);
@@ -468,16 +443,16 @@ static void test_environments(void **state)
     struct fixture *f = *state;
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
     const struct dc_kernel *const *all = ctx->kernels;
-    struct dc_kernel newer = *some_kernel(ctx);
+    struct dc_kernel newer = *fixture_kernel(ctx);
     newer.revision++;
-    const struct dc_kernel *const fewer[] = {some_kernel(ctx), NULL}, *const revised[] = {&newer,
-                                                                                          NULL};
+    const struct dc_kernel *const fewer[] = {fixture_kernel(ctx), NULL}, *const revised[] = {&newer,
+                                                                                             NULL};
     const struct dc_kernel *const *const sets[] = {all, fewer, revised, all, fewer};
     struct cache_entry back;
     for (int i = 0; i < 5; i++) {
         ctx->kernels = sets[i];
         struct cache *cache = make_cache(ctx);
-        const struct cache_entry e = make_entry(ctx, "key");
+        const struct cache_entry e = fixture_entry(ctx, "key");
         assert_int_equal(dc_cache_lookup(cache, "key", &back), i < 3 ? CACHE_MISS : CACHE_STORED);
         assert_int_equal(dc_cache_store(cache, &e, false), CACHE_STORED);
         assert_int_equal(fixture_count(f, "c", "MANIFEST", NULL), i < 3 ? i + 1 : 3);
@@ -498,267 +473,6 @@ static void test_environments(void **state)
     assert_int_equal(f->log.warnings, 0);
 }
 
-/* ---- what nothing uses any more ---- */
-
-#define WEEK ((time_t)7 * 24 * 3600)
-
-/* Lets a file, directory or link look this old. */
-static void age(const char *path, time_t seconds)
-{
-    const struct timespec then = {.tv_sec = time(NULL) - seconds}, times[2] = {then, then};
-    assert_int_equal(utimensat(AT_FDCWD, path, times, AT_SYMLINK_NOFOLLOW), 0);
-}
-
-static bool exists(const char *directory, const char *name)
-{
-    char path[2 * FIXTURE_PATH];
-    struct stat info;
-    snprintf(path, sizeof path, "%s/%s", directory, name);
-    return lstat(path, &info) == 0;
-}
-
-/* A file with this text, seconds old. */
-static void plant(const char *directory, const char *name, const char *text, time_t seconds)
-{
-    char path[3 * FIXTURE_PATH];
-    snprintf(path, sizeof path, "%s/%s", directory, name);
-    fixture_write(path, text, strlen(text));
-    age(path, seconds);
-}
-
-/* An environment with an entry, and with a manifest unless that is NULL. */
-static void plant_environment(const char *root, const char *name, const char *manifest,
-                              time_t seconds)
-{
-    char path[2 * FIXTURE_PATH];
-    snprintf(path, sizeof path, "%s/%s", root, name);
-    assert_int_equal(mkdir(path, 0777), 0);
-    plant(path, "0123456789abcdef.txt", "an entry", seconds);
-    plant(path, "0123456789abcdef.txt.99.0.7fff0000.tmp", "cut", seconds);
-    if (manifest != NULL) {
-        plant(path, "MANIFEST", manifest, seconds);
-    }
-    age(path, seconds);
-}
-
-/* The context's own environment has an entry: its directory; root: the one above. */
-static void own_environment(struct fixture *f, doconv_context *ctx, char root[FIXTURE_PATH],
-                            char own[FIXTURE_PATH])
-{
-    const struct cache_entry e = make_entry(ctx, "key");
-    assert_int_equal(dc_cache_store(ctx->advisor.self, &e, false), CACHE_STORED);
-    fixture_path(f, "c", root);
-    assert_int_equal(fixture_count(f, "c", ".txt", own), 1);
-    *strrchr(own, '/') = '\0';
-}
-
-/* Another line of the own manifest. */
-static void other_manifest(const char *own, const char *line, char *text, size_t size)
-{
-    char path[2 * FIXTURE_PATH], before[2048];
-    snprintf(path, sizeof path, "%s/MANIFEST", own);
-    fixture_read(path, before, sizeof before);
-    char *start = strstr(before, line);
-    assert_non_null(start);
-    snprintf(text, size, "%.*s%sother%s", (int)(start - before), before, line, strchr(start, '\n'));
-}
-
-struct removals {
-    int count;
-    uint64_t bytes;
-};
-
-static void count_removal(void *user, const char *path, uint64_t bytes)
-{
-    struct removals *r = user;
-    assert_true(path[0] != '/' && strstr(path, "..") == NULL);
-    r->count++;
-    r->bytes += bytes;
-}
-
-static const char *const temporaries[] = {
-    "MANIFEST.1.0.7f001122aabb.tmp",
-    "0123456789abcdef.txt.4711.12.55d0.tmp",
-};
-/* Near to the cache's names, but not: nobody's business. */
-static const char *const foreign[] = {
-    "notes.tmp",
-    "MANIFEST.tmp",
-    "MANIFEST.1.0.tmp",
-    "MANIFEST.1.x.7f00.tmp",
-    "0123456789abcde.txt.1.0.7f00.tmp",
-    "0123456789ABCDEF.txt.1.0.7f00.tmp",
-    "0123456789abcdef.txt.1.0.7f00.tmp.bak",
-    "0123456789abcdef.text",
-};
-#define FOREIGN (sizeof foreign / sizeof foreign[0])
-
-static void test_old_temporary_files(void **state)
-{
-    struct fixture *f = *state;
-    char root[FIXTURE_PATH], own[FIXTURE_PATH], link[2 * FIXTURE_PATH];
-    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
-    own_environment(f, ctx, root, own);
-    doconv_context_destroy(ctx);
-    for (int old = 0; old < 2; old++) {
-        plant(own, temporaries[0], "cut", old ? WEEK + 60 : WEEK - 60);
-        plant(own, temporaries[1], "cut", old ? WEEK + 60 : WEEK - 60);
-        for (size_t i = 0; i < FOREIGN; i++) {
-            plant(own, foreign[i], "mine", 2 * WEEK);
-        }
-        snprintf(link, sizeof link, "%s/MANIFEST.2.0.7f00.tmp", own);
-        assert_true(old || symlink("MANIFEST", link) == 0);
-        age(link, 2 * WEEK);
-        /* A store cleans up, once in a context's life. */
-        ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
-        const struct cache_entry e = make_entry(ctx, "second");
-        assert_int_equal(dc_cache_store(ctx->advisor.self, &e, false), CACHE_STORED);
-        doconv_context_destroy(ctx);
-        assert_int_equal(exists(own, temporaries[0]), !old);
-        assert_int_equal(exists(own, temporaries[1]), !old);
-        for (size_t i = 0; i < FOREIGN; i++) {
-            assert_true(exists(own, foreign[i]));
-        }
-        assert_true(exists(own, "MANIFEST.2.0.7f00.tmp") && exists(own, "MANIFEST"));
-        assert_int_equal(fixture_count(f, "c", ".txt", NULL), 2);
-    }
-    assert_int_equal(f->log.lines, 0);
-}
-
-/* name: 16 hex digits of which the last tells what the environment is. */
-static void plant_environments(const char *root, const char *own, const char *elsewhere)
-{
-    static const char *const lines[] = {"kernels ", "library ", "doconv-cache ", "cpu ", "isa "};
-    char text[2048], path[2 * FIXTURE_PATH];
-    for (int i = 0; i < 5; i++) {
-        char name[32];
-        other_manifest(own, lines[i], text, sizeof text);
-        snprintf(name, sizeof name, "00000000000000a%d", i);
-        plant_environment(root, name, text, WEEK + 60);
-        snprintf(name, sizeof name, "00000000000000b%d", i);
-        plant_environment(root, name, text, WEEK - 60);
-    }
-    plant_environment(root, "00000000000000c0", NULL, WEEK + 60);
-    plant_environment(root, "00000000000000d", text, WEEK + 60);
-    plant_environment(root, "00000000000000D0", text, WEEK + 60);
-    plant_environment(root, "00000000000000d00", text, WEEK + 60);
-    /* A link to an environment elsewhere, and one in an environment to a file elsewhere. */
-    other_manifest(own, "kernels ", text, sizeof text);
-    plant_environment(elsewhere, "00000000000000e0", text, WEEK + 60);
-    snprintf(path, sizeof path, "%s/00000000000000e0", root);
-    assert_int_equal(symlink("../elsewhere/00000000000000e0", path), 0);
-    age(path, 2 * WEEK);
-    plant_environment(root, "00000000000000f0", text, WEEK + 60);
-    snprintf(path, sizeof path, "%s/00000000000000f0/00000000000000ff.txt", root);
-    assert_int_equal(symlink("../../elsewhere/00000000000000e0/MANIFEST", path), 0);
-    snprintf(path, sizeof path, "%s/00000000000000f0", root);
-    age(path, WEEK + 60);
-}
-
-static void test_old_environments(void **state)
-{
-    struct fixture *f = *state;
-    char root[FIXTURE_PATH], own[FIXTURE_PATH], elsewhere[FIXTURE_PATH];
-    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
-    own_environment(f, ctx, root, own);
-    fixture_path(f, "elsewhere", elsewhere);
-    assert_int_equal(mkdir(elsewhere, 0777), 0);
-    plant_environments(root, own, elsewhere);
-    age(own, 2 * WEEK);
-    const int apart = fixture_count(f, "elsewhere", "", NULL);
-    doconv_context_destroy(ctx);
-
-    /* A store removes those of other builds. */
-    ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
-    const struct cache_entry e = make_entry(ctx, "second");
-    assert_int_equal(dc_cache_store(ctx->advisor.self, &e, false), CACHE_STORED);
-    for (int i = 0; i < 5; i++) {
-        char name[32];
-        snprintf(name, sizeof name, "00000000000000a%d", i);
-        assert_int_equal(exists(root, name), i >= 3);
-        snprintf(name, sizeof name, "00000000000000b%d", i);
-        assert_true(exists(root, name));
-    }
-    static const char *const stay[] = {"00000000000000d", "00000000000000D0", "00000000000000d00",
-                                       "00000000000000e0", "00000000000000f0/00000000000000ff.txt"};
-    assert_true(exists(root, "00000000000000c0") && !exists(root, "00000000000000f0/MANIFEST"));
-
-    /* Asked for, all that nothing used for a week; then all. */
-    for (int all = 0; all < 2; all++) {
-        struct removals r = {0};
-        const doconv_cache_clean_options options = {
-            .size = sizeof options, .all = all, .report = count_removal, .report_user = &r};
-        assert_int_equal(doconv_cache_clean(ctx, &options), DOCONV_OK);
-        /*
-         * Of each an entry, a manifest, the directory, and where it is young a temporary file; one
-         * had no manifest, and the own has two entries.
-         */
-        assert_int_equal(r.count, all ? 5 * 4 + 4 : 2 * 3 + 2);
-        assert_true(r.bytes > 0);
-        for (int i = 0; i < 5; i++) {
-            char name[32];
-            snprintf(name, sizeof name, "00000000000000a%d", i);
-            assert_false(exists(root, name));
-            snprintf(name, sizeof name, "00000000000000b%d", i);
-            assert_int_equal(exists(root, name), !all);
-        }
-        assert_false(exists(root, "00000000000000c0"));
-        for (size_t i = 0; i < sizeof stay / sizeof stay[0]; i++) {
-            assert_true(exists(root, stay[i]));
-        }
-        assert_int_equal(exists(own, "MANIFEST"), !all);
-        assert_int_equal(fixture_count(f, "elsewhere", "", NULL), apart);
-    }
-    /* What was cleaned under a context's feet is made anew. */
-    const struct cache_entry third = make_entry(ctx, "third");
-    assert_int_equal(dc_cache_store(ctx->advisor.self, &third, false), CACHE_STORED);
-    assert_true(exists(own, "MANIFEST"));
-    assert_int_equal(f->log.lines, 0);
-    doconv_context_destroy(ctx);
-}
-
-/* Reading is use, too. */
-static void test_use_keeps(void **state)
-{
-    struct fixture *f = *state;
-    char root[FIXTURE_PATH], own[FIXTURE_PATH];
-    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
-    const struct dc_kernel *const fewer[] = {some_kernel(ctx), NULL};
-    own_environment(f, ctx, root, own);
-    doconv_context_destroy(ctx);
-    for (int used = 1; used >= 0; used--) {
-        age(own, 2 * WEEK);
-        ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
-        struct cache_entry e;
-        if (used) {
-            assert_int_equal(dc_cache_lookup(ctx->advisor.self, "key", &e), CACHE_STORED);
-        }
-        fixture_reattach(ctx, fewer);
-        e = make_entry(ctx, used ? "one" : "other");
-        assert_int_equal(dc_cache_store(ctx->advisor.self, &e, false), CACHE_STORED);
-        assert_int_equal(exists(own, "MANIFEST"), used);
-        doconv_context_destroy(ctx);
-    }
-}
-
-static void test_clean_arguments(void **state)
-{
-    struct fixture *f = *state;
-    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
-    doconv_cache_clean_options options = {.size = sizeof options};
-    assert_int_equal(doconv_cache_clean(NULL, &options), DOCONV_INVALID_ARGUMENT);
-    assert_int_equal(doconv_cache_clean(ctx, NULL), DOCONV_OK); /* there is no directory yet */
-    options.all = 2;
-    assert_int_equal(doconv_cache_clean(ctx, &options), DOCONV_INVALID_ARGUMENT);
-    options.size--;
-    assert_int_equal(doconv_cache_clean(ctx, &options), DOCONV_MISMATCH);
-    char path[FIXTURE_PATH];
-    fixture_path(f, "c", path);
-    fixture_write(path, "no directory", 12);
-    assert_int_equal(doconv_cache_clean(ctx, NULL), DOCONV_IO_ERROR);
-    doconv_context_destroy(ctx);
-}
-
 /* ---- many at once ---- */
 
 #define WRITERS 8
@@ -775,7 +489,7 @@ static bool write_and_read(struct cache *shared, doconv_context *ctx)
         char key[32];
         struct cache_entry back;
         snprintf(key, sizeof key, "key %d", i % KEYS);
-        const struct cache_entry e = make_entry(ctx, key);
+        const struct cache_entry e = fixture_entry(ctx, key);
         ok = ok && dc_cache_store(shared, &e, false) == CACHE_STORED;
         /* nothing in memory: reads the file while others replace it */
         struct cache *reader = dc_cache_create(ctx);
@@ -864,9 +578,11 @@ static void test_out_of_memory(void **state)
         struct cache *cache = dc_cache_create(ctx);
         if (cache != NULL) {
             struct cache_entry back;
-            const struct cache_entry e = make_entry(ctx, "key");
+            const struct cache_entry e = fixture_entry(ctx, "key");
             dc_cache_lookup(cache, "nothing", &back);
             dc_cache_store(cache, &e, false);
+            dc_cache_store(cache, &e, false); /* in its own place */
+            dc_cache_store(cache, &e, true);  /* which is no better */
             if (dc_cache_lookup(cache, "key", &back) != CACHE_MISS) {
                 assert_same(&e, &back);
             }
@@ -955,7 +671,7 @@ static void test_reentrant_callbacks(void **state)
         assert_int_equal(dc_cache_lookup(cache, key, &back), CACHE_MISS);
         assert_true(r.ctx == NULL || r.plans > plans);
         if (r.ctx != NULL) {
-            const struct cache_entry e = make_entry(ctx, key);
+            const struct cache_entry e = fixture_entry(ctx, key);
             assert_int_equal(dc_cache_store(cache, &e, i % 2), i % 2 ? CACHE_NOISY : CACHE_STORED);
             assert_int_equal(dc_cache_lookup(cache, key, &back),
                              i % 2 ? CACHE_NOISY : CACHE_STORED);
@@ -976,17 +692,15 @@ static void test_reentrant_callbacks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        WITH_FIXTURE(test_store_and_find),      WITH_FIXTURE(test_manifest),
-        WITH_FIXTURE(test_truncated_files),     WITH_FIXTURE(test_hostile_files),
-        WITH_FIXTURE(test_foreign_entries),     WITH_FIXTURE(test_misses_are_remembered),
-        WITH_FIXTURE(test_memory_is_bounded),   WITH_FIXTURE(test_no_directory),
-        WITH_FIXTURE(test_unwritable),          WITH_FIXTURE(test_noisy_entries),
-        WITH_FIXTURE(test_memory_only),         WITH_FIXTURE(test_system_cache),
-        WITH_FIXTURE(test_permissions),         WITH_FIXTURE(test_environments),
-        WITH_FIXTURE(test_old_temporary_files), WITH_FIXTURE(test_old_environments),
-        WITH_FIXTURE(test_use_keeps),           WITH_FIXTURE(test_clean_arguments),
-        WITH_FIXTURE(test_concurrent_threads),  WITH_FIXTURE(test_concurrent_processes),
-        WITH_FIXTURE(test_out_of_memory),       WITH_FIXTURE(test_reentrant_callbacks),
+        WITH_FIXTURE(test_store_and_find),     WITH_FIXTURE(test_manifest),
+        WITH_FIXTURE(test_truncated_files),    WITH_FIXTURE(test_hostile_files),
+        WITH_FIXTURE(test_foreign_entries),    WITH_FIXTURE(test_misses_are_remembered),
+        WITH_FIXTURE(test_memory_is_bounded),  WITH_FIXTURE(test_no_directory),
+        WITH_FIXTURE(test_unwritable),         WITH_FIXTURE(test_noisy_entries),
+        WITH_FIXTURE(test_memory_only),        WITH_FIXTURE(test_system_cache),
+        WITH_FIXTURE(test_permissions),        WITH_FIXTURE(test_environments),
+        WITH_FIXTURE(test_concurrent_threads), WITH_FIXTURE(test_concurrent_processes),
+        WITH_FIXTURE(test_out_of_memory),      WITH_FIXTURE(test_reentrant_callbacks),
     };
     return cmocka_run_group_tests_name("cache", tests, NULL, NULL);
 }

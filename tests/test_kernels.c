@@ -184,11 +184,11 @@ static void assert_functions(const struct dc_kernel *kernel)
         return;
     case DC_FAMILY_WINOGRAD: {
         const struct dc_winograd_kernel *w = &kernel->winograd;
-        assert_non_null(w->filter);
         assert_non_null(w->input);
         assert_non_null(w->filter_rows);
         assert_non_null(w->output);
-        assert_int_equal(w->points, w->outputs + 2);
+        assert_non_null(w->pack_filters);
+        assert_int_equal(w->points, w->outputs + w->taps - 1);
         assert_true(w->points <= DC_WINOGRAD_POINTS);
         assert_int_equal(kernel->tile_pixels, w->axes == 2 ? w->outputs * w->outputs : w->outputs);
         assert_true(kernel->error_amplification > 1.0f); /* accuracy=strict takes none */

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Another C library, musl, builds the library, as a Meson subproject, and runs a program of it:
-# test_musl.sh MESON SOURCE_DIR
+# Another C library, musl, builds the library, as a Meson subproject, and runs a program of it, with
+# the tuner and without: test_musl.sh MESON SOURCE_DIR
 set -eu
 
 if [ $# -ne 2 ]; then
@@ -26,3 +26,10 @@ CC=musl-gcc "$1" setup "$work/build" "$work" --force-fallback-for=doconv \
     -Ddoconv:default_library=static -Ddoconv:openmp=disabled -Ddoconv:safetensors=disabled
 ninja -C "$work/build" --quiet
 DOCONV_CACHE=$work/cache "$work/build/consumer"
+"$1" configure "$work/build" -Ddoconv:tuner=false
+ninja -C "$work/build" --quiet
+DOCONV_CACHE=$work/none "$work/build/consumer"
+if [ -e "$work/none" ]; then
+    echo "FAILED: a library without the tuner has a cache"
+    exit 1
+fi

@@ -223,6 +223,90 @@ static void test_workspace_limit(void **state)
     doconv_context_destroy(context);
 }
 
+/* The smallest of what the candidates' packed weights take. */
+static size_t least_packed(doconv_context *context, const doconv_conv_desc *desc)
+{
+    doconv_candidates *list;
+    size_t least = SIZE_MAX;
+    expect_ok(doconv_candidates_create(context, desc, NULL, &list));
+    for (int i = 0; i < doconv_candidates_count(list); i++) {
+        doconv_candidate_info info = {.size = sizeof info};
+        expect_ok(doconv_candidates_get(list, i, &info));
+        least = info.refused == NULL && info.packed_size < least ? info.packed_size : least;
+    }
+    doconv_candidates_destroy(list);
+    return least;
+}
+
+/* A limit takes those that fit and no other, whatever else is asked for; a plan keeps to it. */
+static void check_packed_limit(doconv_context *context, const doconv_conv_desc *desc,
+                               doconv_plan_options options, size_t limit, bool fits)
+{
+    doconv_candidates *all, *list;
+    options.packed_limit = 0;
+    expect_ok(doconv_candidates_create(context, desc, &options, &all));
+    options.packed_limit = limit;
+    expect_ok(doconv_candidates_create(context, desc, &options, &list));
+    assert_int_equal(doconv_candidates_count(list), doconv_candidates_count(all));
+    int accepted = 0, fitting = 0;
+    for (int i = 0; i < doconv_candidates_count(list); i++) {
+        doconv_candidate_info info = {.size = sizeof info}, without = {.size = sizeof without};
+        expect_ok(doconv_candidates_get(list, i, &info));
+        expect_ok(doconv_candidates_get(all, i, &without));
+        accepted += info.refused == NULL;
+        fitting += without.refused == NULL && without.packed_size <= limit;
+        assert_true(info.refused != NULL || info.packed_size <= limit);
+        assert_true(info.refused == NULL || strstr(info.refused, "packed weights") == NULL ||
+                    info.packed_size > limit);
+    }
+    doconv_candidates_destroy(all);
+    doconv_candidates_destroy(list);
+    doconv_plan *plan;
+    const doconv_status status = doconv_plan_create(context, desc, &options, &plan);
+    assert_int_equal(accepted, fitting);
+    assert_true((accepted > 0) == fits);
+    if (!fits) {
+        assert_int_equal(status, DOCONV_UNSUPPORTED);
+        expect_error(context, "packed weights of", NULL);
+        return;
+    }
+    expect_ok(status);
+    assert_true(doconv_plan_packed_size(plan) <= limit);
+    doconv_plan_destroy(plan);
+}
+
+static void test_packed_limit(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {
+        PROBLEM,
+        "ic64ih14oc64kh3ph1:src=nhwc,dst=nhwc",
+        "ic40ih6oc48kh3ph1:src=nChw16c,dst=nChw8c,accuracy=fast",
+        "g4ic64ih9oc64kh3ph1",
+        "g19ic19ih9oc19kh3ph1",
+    };
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        const doconv_conv_desc desc = problem(texts[i]);
+        doconv_context *context = open_context();
+        const size_t least = least_packed(context, &desc);
+        const size_t limits[] = {1,         least - 1, least,    least + 64,
+                                 2 * least, 4 * least, SIZE_MAX, 5 * least};
+        for (size_t j = 0; j < sizeof limits / sizeof limits[0]; j++) {
+            doconv_plan_options options = plan_options();
+            check_packed_limit(context, &desc, options, limits[j], limits[j] >= least);
+            options.workspace_limit = SIZE_MAX;
+            check_packed_limit(context, &desc, options, limits[j], limits[j] >= least);
+        }
+        /* With both limits a message names both. */
+        doconv_plan_options options = plan_options();
+        options.packed_limit = options.workspace_limit = 1;
+        doconv_plan *plan;
+        expect_status(doconv_plan_create(context, &desc, &options, &plan), DOCONV_UNSUPPORTED);
+        expect_error(context, "a workspace of 1 bytes and packed weights of 1 bytes", NULL);
+        doconv_context_destroy(context);
+    }
+}
+
 /* Where a vector kernel takes the problem, the estimate never chooses scalar loops. */
 static void test_reference_is_last(void **state)
 {
@@ -610,11 +694,17 @@ static void test_failing_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bad_options),       cmocka_unit_test(test_candidates),
-        cmocka_unit_test(test_cold_estimates),    cmocka_unit_test(test_unknown_variant),
-        cmocka_unit_test(test_workspace_limit),   cmocka_unit_test(test_default_workspace_limit),
-        cmocka_unit_test(test_reference_is_last), cmocka_unit_test(test_execute_arguments),
-        cmocka_unit_test(test_foreign_weights),   cmocka_unit_test(test_reentrant),
+        cmocka_unit_test(test_bad_options),
+        cmocka_unit_test(test_candidates),
+        cmocka_unit_test(test_cold_estimates),
+        cmocka_unit_test(test_unknown_variant),
+        cmocka_unit_test(test_workspace_limit),
+        cmocka_unit_test(test_packed_limit),
+        cmocka_unit_test(test_default_workspace_limit),
+        cmocka_unit_test(test_reference_is_last),
+        cmocka_unit_test(test_execute_arguments),
+        cmocka_unit_test(test_foreign_weights),
+        cmocka_unit_test(test_reentrant),
         cmocka_unit_test(test_failing_memory),
     };
     return cmocka_run_group_tests_name("plan", tests, NULL, NULL) != 0;

@@ -665,6 +665,7 @@ static void test_out_of_memory(void **state)
             .size = sizeof forced, .force = 1, .budget_seconds = 1e-3};
         const doconv_status status = doconv_tune(ctx, &desc, NULL, &forced, &report);
         assert_true(status == DOCONV_OK || (status == DOCONV_OUT_OF_MEMORY && report == NULL));
+        assert_true(status != DOCONV_OK || fixture_summary(report).variant[0] != '\0');
         refused += status != DOCONV_OK;
         done = failing.calls <= n;
         doconv_tune_report_destroy(report);

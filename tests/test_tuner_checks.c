@@ -361,6 +361,81 @@ static void test_measured_with_the_fold(void **state)
     doconv_context_destroy(ctx);
 }
 
+/* ---- the errors that are told ---- */
+
+/* The larger the error that a kernel states, the larger the one that is measured. */
+static double smallest_error(doconv_context *ctx, const doconv_conv_desc *desc,
+                             const doconv_tune_report *report, double amplification)
+{
+    doconv_candidates *list;
+    double smallest = INFINITY;
+    assert_int_equal(doconv_candidates_create(ctx, desc, NULL, &list), DOCONV_OK);
+    for (int i = 0; i < doconv_tune_report_count(report); i++) {
+        doconv_tune_entry e = {.size = sizeof e};
+        assert_int_equal(doconv_tune_report_get(report, i, &e), DOCONV_OK);
+        for (int j = 0; j < doconv_candidates_count(list); j++) {
+            doconv_candidate_info info = {.size = sizeof info};
+            assert_int_equal(doconv_candidates_get(list, j, &info), DOCONV_OK);
+            if (strcmp(info.variant, e.variant) == 0 &&
+                fabs(info.error_amplification - amplification) < 1e-6) {
+                smallest = fmin(smallest, e.rms_error);
+            }
+        }
+    }
+    doconv_candidates_destroy(list);
+    return smallest;
+}
+
+static void test_errors(void **state)
+{
+    struct fixture *f = *state;
+    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
+    doconv_tune_options options = fixture_quick;
+    options.force = 1;
+    static const char *const layers[] = {FIXTURE_PROBLEM, "ic64ih14oc64kh3ph1:src=nhwc,dst=nhwc"};
+    for (int i = 0; i < 2; i++) {
+        const doconv_conv_desc desc = fixture_problem(layers[i]);
+        for (options.errors = 0; options.errors <= 1; options.errors++) {
+            doconv_tune_report *report;
+            assert_int_equal(doconv_tune(ctx, &desc, NULL, &options, &report), DOCONV_OK);
+            const doconv_tune_summary s = fixture_summary(report);
+            for (int j = 0; j < doconv_tune_report_count(report); j++) {
+                doconv_tune_entry e = {.size = sizeof e};
+                assert_int_equal(doconv_tune_report_get(report, j, &e), DOCONV_OK);
+                assert_true(e.rms_error >= 0.0 && e.rms_error < 1e-5);
+                assert_true((e.rms_error > 0.0) == (j == 0 || options.errors == 1) ||
+                            strstr(e.variant, "reference") != NULL);
+                assert_true(j != 0 || memcmp(&e.rms_error, &s.rms_error, sizeof s.rms_error) == 0);
+            }
+            /* The root mean square is less than the largest, of other scales: not by a few. */
+            assert_true(s.rms_error < 10.0 * s.max_rel_error + 1e-12);
+            if (options.errors == 1) {
+                const double direct = smallest_error(ctx, &desc, report, 1.0),
+                             tiles = smallest_error(ctx, &desc, report, 2.5);
+                assert_true(direct == INFINITY || tiles == INFINITY || direct < tiles);
+            }
+            doconv_tune_report_destroy(report);
+        }
+        /* The cache has no errors. */
+        options.errors = 0;
+        doconv_tune_options cached = options;
+        cached.force = 0;
+        doconv_tune_report *report;
+        assert_int_equal(doconv_tune(ctx, &desc, NULL, &cached, &report), DOCONV_OK);
+        const doconv_tune_summary s = fixture_summary(report);
+        assert_true(!s.from_cache || s.rms_error == 0.0);
+        doconv_tune_report_destroy(report);
+    }
+    const int wrong[] = {-1, 2, 100};
+    for (int i = 0; i < 3; i++) {
+        const doconv_conv_desc desc = fixture_problem(FIXTURE_PROBLEM);
+        options.errors = wrong[i];
+        doconv_tune_report *report;
+        assert_int_equal(doconv_tune(ctx, &desc, NULL, &options, &report), DOCONV_INVALID_ARGUMENT);
+    }
+    doconv_context_destroy(ctx);
+}
+
 #define WITH_FIXTURE(test) cmocka_unit_test_setup_teardown(test, fixture_setup, fixture_teardown)
 
 int main(void)
@@ -369,6 +444,7 @@ int main(void)
         WITH_FIXTURE(test_wrong_kernels_are_caught),
         WITH_FIXTURE(test_wrong_kernels_never_win),
         WITH_FIXTURE(test_measured_with_the_fold),
+        WITH_FIXTURE(test_errors),
     };
     return cmocka_run_group_tests_name("tuner_checks", tests, NULL, NULL);
 }

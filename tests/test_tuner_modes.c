@@ -125,6 +125,16 @@ static void test_never_served_elsewhere(void **state)
     const doconv_plan_options tighter = {.size = sizeof tighter,
                                          .workspace_limit = ((size_t)1 << 30) - 1};
     fixture_assert_origin(ctx, &desc, &tighter, "");
+    /* A choice within packed weights of one size is none without the limit, or within another. */
+    const doconv_plan_options packed = {.size = sizeof packed, .packed_limit = (size_t)1 << 30},
+                              smaller = {.size = sizeof smaller,
+                                         .packed_limit = ((size_t)1 << 30) - 1};
+    const doconv_conv_desc second = fixture_problem(other_problems[0]);
+    fixture_assert_origin(ctx, &desc, &packed, "");
+    fixture_plant(ctx, &second, &packed, NULL);
+    fixture_assert_origin(ctx, &second, &packed, "cache");
+    fixture_assert_origin(ctx, &second, &smaller, "");
+    fixture_assert_origin(ctx, &second, NULL, "");
     doconv_context_destroy(ctx);
 
     char path[FIXTURE_PATH];

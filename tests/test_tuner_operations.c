@@ -68,7 +68,13 @@ static doconv_plan_options options_of(const doconv_training_operation *operation
 static void test_every_operation(void **state)
 {
     struct fixture *f = *state;
-    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
+    char path[FIXTURE_PATH];
+    struct fixture_failing counted;
+    doconv_context_options context_options = fixture_options(f, "c", path);
+    fixture_fail(&context_options, &counted);
+    context_options.tune = DOCONV_TUNE_READ;
+    doconv_context *ctx;
+    assert_int_equal(doconv_context_create(&context_options, &ctx), DOCONV_OK);
     int tuned[DC_OPERATIONS] = {0};
     for (size_t l = 0; l < LAYERS; l++) {
         const doconv_conv_desc desc = fixture_problem(layers[l]);
@@ -94,6 +100,7 @@ static void test_every_operation(void **state)
     }
     assert_int_equal(f->log.errors, 0);
     doconv_context_destroy(ctx);
+    assert_int_equal(counted.live, 0);
 }
 
 /* Loops and the reference are not measured where kernels take the problem. */

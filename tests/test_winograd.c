@@ -462,6 +462,34 @@ static void test_refusals(void **state)
     doconv_context_destroy(context);
 }
 
+/* With no more memory for packed weights than a direct kernel's, filters are packed as they are. */
+static void test_packed_limit(void **state)
+{
+    const struct dc_kernel *kernel = *state;
+    if (!usable(kernel)) {
+        skip();
+    }
+    doconv_context *const context = open_with((doconv_isa)kernel->isa, 1, NULL);
+    static const size_t channels[] = {96, 192};
+    for (size_t i = 0; i < sizeof channels / sizeof channels[0]; i++) {
+        const size_t c = channels[i], weight = c * c * 9 * sizeof(float), bias = c * sizeof(float);
+        char text[64];
+        snprintf(text, sizeof text, "ic%zuih9oc%zukh3ph1:accuracy=fast", c, c);
+        const doconv_conv_desc desc = problem(text);
+        doconv_plan_options options = {
+            .size = sizeof options, .variant = kernel->name, .packed_limit = weight + bias};
+        doconv_plan *plan;
+        expect_ok(doconv_plan_create(context, &desc, &options, &plan));
+        assert_non_null(strstr(doconv_plan_variant(plan), ",raw="));
+        assert_true(doconv_plan_packed_size(plan) <= options.packed_limit);
+        doconv_plan_destroy(plan);
+        options.packed_limit = weight - 1;
+        expect_status(doconv_plan_create(context, &desc, &options, &plan), DOCONV_NOT_FOUND);
+        expect_error(context, "packed weights take more than the limit", NULL);
+    }
+    doconv_context_destroy(context);
+}
+
 /* ---- weights that are folded ---- */
 
 /* Packed from W and D, block by block or as a whole: as packed from the folded weight. */
@@ -525,8 +553,10 @@ int main(void)
     static const struct {
         const char *name;
         CMUnitTestFunction test;
-    } kinds[] = {{"shapes", test_shapes},     {"threads", test_threads},   {"spread", test_spread},
-                 {"rounding", test_rounding}, {"refusals", test_refusals}, {"fold", test_fold}};
+    } kinds[] = {{"shapes", test_shapes},     {"threads", test_threads},
+                 {"spread", test_spread},     {"rounding", test_rounding},
+                 {"refusals", test_refusals}, {"packed limit", test_packed_limit},
+                 {"fold", test_fold}};
     enum { PER_KERNEL = sizeof kinds / sizeof kinds[0], MOST = 32 };
     static struct CMUnitTest tests[MOST * PER_KERNEL];
     static char names[MOST * PER_KERNEL][96];

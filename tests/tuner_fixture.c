@@ -193,6 +193,31 @@ void fixture_write(const char *path, const void *data, size_t size)
     assert_int_equal(fclose(file), 0);
 }
 
+/* ---- entries ---- */
+
+const struct dc_kernel *fixture_kernel(const doconv_context *ctx)
+{
+    return ctx->kernels[doconv_kernel_count(ctx) - 1];
+}
+
+struct cache_entry fixture_entry(const doconv_context *ctx, const char *key)
+{
+    struct cache_entry e = {
+        .workspace = 4096, .picoseconds = 123456789, .max_rel_error_e12 = 98765, .count = 3};
+    snprintf(e.key, sizeof e.key, "%s", key);
+    snprintf(e.variant, sizeof e.variant, "reference:%s", fixture_kernel(ctx)->name);
+    e.revision = fixture_kernel(ctx)->revision;
+    for (int i = 0; i < e.count; i++) {
+        snprintf(e.measured[i].variant, sizeof e.measured[i].variant,
+                 "direct:kernel_%d@none:rows=%d", i, 7 * i);
+        e.measured[i].picoseconds = 123456789 * (i + 1);
+        e.measured[i].rounds = 5 + i;
+        e.measured[i].spread_ppm = 1000 * i;
+        e.measured[i].dropped = i == 2;
+    }
+    return e;
+}
+
 /* ---- problems and plans ---- */
 
 const doconv_tune_options fixture_quick = {.size = sizeof fixture_quick, .budget_seconds = 1e-3};

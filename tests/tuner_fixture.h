@@ -79,6 +79,11 @@ int fixture_count(const struct fixture *f, const char *name, const char *ending,
 size_t fixture_read(const char *path, char *text, size_t size);
 void fixture_write(const char *path, const void *data, size_t size);
 
+/* A kernel that each build has: the reference, the last of the list. */
+const struct dc_kernel *fixture_kernel(const doconv_context *ctx);
+/* An entry of that kernel that a cache takes, with three measured variants. */
+struct cache_entry fixture_entry(const doconv_context *ctx, const char *key);
+
 /* ---- problems and plans ---- */
 
 #define FIXTURE_PROBLEM "mb1_ic5ih9oc7kh3ph1:bias"

@@ -385,6 +385,7 @@ enum cache_state dc_cache_store(struct cache *cache, const struct cache_entry *e
         exchange(cache, hash, entry->key, &node);
     }
     pthread_mutex_unlock(&cache->lock);
+    atomic_fetch_add(&cache->ctx->choices, 1); /* after it can be found */
     release_node(cache, &node);
     return state;
 }
@@ -401,6 +402,7 @@ void dc_cache_drop(struct cache *cache, const char *key)
     pthread_mutex_lock(&cache->lock);
     exchange(cache, dc_hash(0, key, strlen(key)), key, &nothing);
     pthread_mutex_unlock(&cache->lock);
+    atomic_fetch_add(&cache->ctx->choices, 1);
     release_node(cache, &nothing);
 }
 

@@ -24,24 +24,28 @@ struct check {
     const struct measure_set *set;
     const struct measured *item; /* has run on tensors full of NaN */
     /* The verdict, on the tensors compared so far: */
-    double max_rel_error;
-    bool right;
+    struct check_result result;
 };
 
 /* Of values, from what they should be. Starts as zeros. */
 struct difference {
-    double worst, largest; /* of |got - expected|, of |expected| */
+    double worst, largest;            /* of |got - expected|, of |expected| */
+    double squares, expected_squares; /* sums of theirs */
 };
 static inline void dc_difference_add(struct difference *d, double got, double expected)
 {
     const double difference = fabs(got - expected);
     d->worst = isnan(difference) ? INFINITY : fmax(d->worst, difference);
     d->largest = fmax(d->largest, fabs(expected));
+    d->squares += difference * difference;
+    d->expected_squares += expected * expected;
 }
 static inline void dc_difference_join(struct difference *d, const struct difference *other)
 {
     d->worst = fmax(d->worst, other->worst);
     d->largest = fmax(d->largest, other->largest);
+    d->squares += other->squares;
+    d->expected_squares += other->expected_squares;
 }
 
 /*

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Timing: samples, their statistics, rounds. */
+#include "base/clock.h"
 #include "base/context.h"
-#include "base/log.h"
 #include "measure.h"
 
 #include <math.h>
@@ -12,6 +12,12 @@
 #define SAMPLE_SECONDS 200e-6
 #define MOST_REPEATS 1000
 #define MOST_COLD_REPEATS 3
+/*
+ * A sample that lost its core for more than this share of its time is taken again, so often; the
+ * shortest counts if none has kept it.
+ */
+#define LOST_SHARE 0.03
+#define MOST_TRIES 5
 /* A first run as long as this needs no second one to be trusted for the number of repeats. */
 #define LONG_SECONDS 20e-3
 /* Another than the default must be this much faster. */
@@ -60,39 +66,84 @@ static void make_cold(struct measure_set *set)
     }
 }
 
-static double time_runs(struct measure_set *set, const struct measured *m, int repeats)
+/* A stretch of time in which calls run. */
+struct stretch {
+    double wall, thread;
+    long switches;
+};
+
+static struct stretch begin(const struct measure_set *set)
 {
-    double seconds = 0.0;
-    if (set->cold) {
-        for (int i = 0; i < repeats; i++) {
+    const struct dc_clock *clock = set->ctx->clock;
+    struct stretch at = {.thread = clock->thread(clock->user),
+                         .switches = clock->switches(clock->user)};
+    at.wall = dc_now(set->ctx); /* last, and first at the end: nearest to the calls */
+    return at;
+}
+
+/* Adds the time since then. */
+static void end(const struct measure_set *set, const struct stretch *since, struct stretch *sum)
+{
+    const struct dc_clock *clock = set->ctx->clock;
+    sum->wall += dc_now(set->ctx) - since->wall;
+    sum->thread += clock->thread(clock->user) - since->thread;
+    sum->switches += clock->switches(clock->user) - since->switches;
+}
+
+/* The time of calls alone, without what makes weights cold before each. */
+static struct stretch time_runs(struct measure_set *set, const struct measured *m, int repeats)
+{
+    struct stretch sum = {0};
+    struct stretch start = begin(set);
+    for (int i = 0; i < repeats; i++) {
+        if (set->cold) {
             make_cold(set);
-            const double start = dc_now();
-            dc_measure_run(set, m);
-            seconds += dc_now() - start;
+            start = begin(set);
         }
-    } else {
-        const double start = dc_now();
-        for (int i = 0; i < repeats; i++) {
-            dc_measure_run(set, m);
+        dc_measure_run(set, m);
+        if (set->cold || i + 1 == repeats) {
+            end(set, &start, &sum);
         }
-        seconds = dc_now() - start;
     }
-    return seconds / repeats;
+    return sum;
+}
+
+/*
+ * Did other processes take the core? Alone, the thread's own time tells; one that waits for others
+ * may sleep, so there the threads that were put aside count.
+ */
+static bool was_disturbed(const struct measure_set *set, const struct stretch *s)
+{
+    return set->ctx->threads == 1 ? s->wall - s->thread > LOST_SHARE * s->wall : s->switches > 0;
+}
+
+/* Seconds of a call, undisturbed if that can be had. */
+static double time_call(struct measure_set *set, const struct measured *m, int repeats)
+{
+    double shortest = INFINITY;
+    for (int tries = 0; tries < MOST_TRIES; tries++) {
+        const struct stretch s = time_runs(set, m, repeats);
+        if (!was_disturbed(set, &s)) {
+            return s.wall / repeats;
+        }
+        shortest = fmin(shortest, s.wall / repeats);
+    }
+    return shortest;
 }
 
 static void sample(struct measure_set *set, struct measured *m)
 {
     if (m->rounds < MEASURE_SAMPLES) {
-        m->samples[m->rounds++] = time_runs(set, m, m->repeats);
+        m->samples[m->rounds++] = time_call(set, m, m->repeats);
     }
 }
 
 /* The first run warms caches and touches pages; the second tells how often to repeat. */
 static void calibrate(struct measure_set *set, struct measured *m)
 {
-    double once = time_runs(set, m, 1);
+    double once = time_call(set, m, 1);
     if (once < LONG_SECONDS) {
-        once = fmin(once, time_runs(set, m, 1));
+        once = fmin(once, time_call(set, m, 1));
     }
     const int most = set->cold ? MOST_COLD_REPEATS : MOST_REPEATS;
     m->repeats = once * most <= SAMPLE_SECONDS ? most : (int)ceil(SAMPLE_SECONDS / once);
@@ -208,9 +259,12 @@ static void report_progress(const struct measure_limits *limits, int done, int t
     }
 }
 
-/* Returns the number of items kept, which stand first then, the fastest before the others. */
+/*
+ * Returns the number of items kept, which stand first then, the fastest before the others; *rounds:
+ * that of the rounds, as progress counts them.
+ */
 static int coarse_rounds(struct measure_set *set, const struct measure_limits *limits, double start,
-                         int finals)
+                         int finals, int *rounds)
 {
     for (int i = 0; i < set->count; i++) {
         struct measured *m = &set->items[i];
@@ -221,13 +275,15 @@ static int coarse_rounds(struct measure_set *set, const struct measure_limits *l
         }
     }
     int kept = drop(set, HOPELESS_RUN);
+    *rounds = limits->least_rounds;
     const int most = MEASURE_SAMPLES - finals - 1;
     for (int number = 0; number < most && kept > FINALISTS; number++) {
-        if (number >= limits->least_rounds && dc_now() - start > 0.6 * limits->budget_seconds) {
+        if (number >= limits->least_rounds &&
+            dc_now(set->ctx) - start > 0.6 * limits->budget_seconds) {
             break;
         }
-        report_progress(limits, number,
-                        (number > limits->least_rounds ? number : limits->least_rounds) + finals);
+        *rounds = number > limits->least_rounds ? number : limits->least_rounds;
+        report_progress(limits, number, *rounds + finals);
         round_of(set, set->count, number);
         if (number == 1) {
             kept = drop(set, HOPELESS_ROUND);
@@ -303,9 +359,9 @@ static void move_to_front(struct measured *items, int index)
 
 void dc_measure(struct measure_set *set, const struct measure_limits *limits)
 {
-    const double start = dc_now();
-    int finals = 2 * limits->least_rounds;
-    const int kept = coarse_rounds(set, limits, start, finals);
+    const double start = dc_now(set->ctx);
+    int finals = 2 * limits->least_rounds, rounds;
+    const int kept = coarse_rounds(set, limits, start, finals, &rounds);
     int count = kept < FINALISTS ? kept : FINALISTS;
     for (int i = count; i < kept; i++) {
         if (set->items[i].is_default) {
@@ -316,14 +372,14 @@ void dc_measure(struct measure_set *set, const struct measure_limits *limits)
             break;
         }
     }
-    if (dc_now() - start > limits->budget_seconds) {
+    if (dc_now(set->ctx) - start > limits->budget_seconds) {
         finals = limits->least_rounds;
     }
     for (int i = 0; i < count; i++) {
         set->items[i].first_kept = set->items[i].rounds;
     }
     for (int number = 0; number < finals; number++) {
-        report_progress(limits, limits->least_rounds + number, limits->least_rounds + finals);
+        report_progress(limits, rounds + number, rounds + finals);
         round_of(set, count, number);
     }
     for (int i = 0; i < count; i++) {
@@ -332,5 +388,5 @@ void dc_measure(struct measure_set *set, const struct measure_limits *limits)
     paired_spread(set->items, count);
     move_to_front(set->items, choose(set->items, count));
     qsort(set->items + 1, (size_t)set->count - 1, sizeof *set->items, by_median);
-    report_progress(limits, limits->least_rounds + finals, limits->least_rounds + finals);
+    report_progress(limits, rounds + finals, rounds + finals);
 }

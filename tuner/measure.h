@@ -31,6 +31,7 @@ struct measured {
     double median;                   /* of the samples kept */
     /* their median absolute deviation / median, for finalists relative to their rounds */
     double spread;
+    double rms_error; /* of its result, if it was checked; else 0 */
 };
 
 /* The tensors that operations have; which of them, dc_problem.operation says. */
@@ -109,16 +110,20 @@ void dc_measure(struct measure_set *set, const struct measure_limits *limits);
  */
 void dc_measure_run(const struct measure_set *set, const struct measured *item);
 
+struct check_result {
+    double max_rel_error; /* the largest |y - ref| / max|ref| of any tensor; infinite for a NaN */
+    double rms_error;     /* likewise of the root mean squares */
+    bool right;           /* each is within the rounding that the candidate declares */
+};
+
 /*
  * Runs an item once on tensors and a workspace full of NaN and compares what it writes with what
- * shares no kernel with it: the context's reference kernel, portable loops, sums in double.
- * *max_rel_error is the largest |y - ref| / max|ref| of any tensor (infinite for a NaN), *right
- * whether each is within the rounding that the candidate declares. Where all would take long, a
- * part is compared: some of the planes of dst, some elements of a gradient; the weight's gradient
- * behind those of W and D is then any kernel's of which such elements are right. UNSUPPORTED if the
- * context has no reference kernel, OUT_OF_MEMORY.
+ * shares no kernel with it: the context's reference kernel, portable loops, sums in double. Where
+ * all would take long, a part is compared: some of the planes of dst, some elements of a gradient;
+ * the weight's gradient behind those of W and D is then any kernel's of which such elements are
+ * right. UNSUPPORTED if the context has no reference kernel, OUT_OF_MEMORY.
  */
 doconv_status dc_measure_check(struct measure_set *set, const struct measured *item,
-                               double *max_rel_error, bool *right);
+                               struct check_result *result);
 
 #endif

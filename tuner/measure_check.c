@@ -34,9 +34,12 @@ void dc_check_judge(struct check *check, const struct difference *d, const struc
 {
     const double scale = d->largest > 0.0 ? d->largest : sums->usual;
     const double error = scale > 0.0 ? d->worst / scale : d->worst > 0.0 ? INFINITY : 0.0;
-    check->max_rel_error = fmax(check->max_rel_error, error);
-    check->right = check->right && dc_difference_is_rounding(
-                                       d, sums, check->item->plan->candidate.error_amplification);
+    const double rms = d->expected_squares > 0.0 ? sqrt(d->squares / d->expected_squares) : error;
+    struct check_result *result = &check->result;
+    result->max_rel_error = fmax(result->max_rel_error, error);
+    result->rms_error = fmax(result->rms_error, isnan(rms) ? INFINITY : rms);
+    result->right = result->right && dc_difference_is_rounding(
+                                         d, sums, check->item->plan->candidate.error_amplification);
 }
 
 void dc_check_tensor(struct check *check, enum measure_tensor which, const float *expected,
@@ -253,7 +256,7 @@ static doconv_status check_forward(struct check *check)
 }
 
 doconv_status dc_measure_check(struct measure_set *set, const struct measured *item,
-                               double *max_rel_error, bool *right)
+                               struct check_result *result)
 {
     static doconv_status (*const checks[DC_OPERATIONS])(struct check *) = {
         [DC_CONVOLUTION] = check_forward,
@@ -263,7 +266,7 @@ doconv_status dc_measure_check(struct measure_set *set, const struct measured *i
         [DC_FEATURE_BACKWARD] = dc_check_feature_backward,
         [DC_WEIGHT_GRADIENT] = dc_check_weight_gradient,
     };
-    struct check check = {.set = set, .item = item, .right = true};
+    struct check check = {.set = set, .item = item, .result.right = true};
     /* NaN: what is left out shows, and is not taken from what another variant left behind. */
     for (int i = MEASURE_FIRST_WRITTEN; i < MEASURE_TENSORS; i++) {
         if (set->tensors[i] != NULL) {
@@ -275,7 +278,6 @@ doconv_status dc_measure_check(struct measure_set *set, const struct measured *i
     }
     dc_measure_run(set, item);
     const doconv_status status = checks[set->problem.operation](&check);
-    *max_rel_error = check.max_rel_error;
-    *right = check.right;
+    *result = check.result;
     return status;
 }

@@ -37,6 +37,7 @@ struct doconv_tune_report {
     doconv_context *ctx;
     struct cache_entry entry;
     bool from_cache, noisy, stored;
+    double rms_error[CACHEFILE_MEASURED]; /* of entry.measured */
 };
 
 /* ---- pruning ---- */
@@ -104,8 +105,9 @@ static int64_t scaled(double value, double unit)
     return result < 9e18 ? (int64_t)result : INT64_MAX;
 }
 
-static void record(struct cache_entry *entry, const struct measure_set *set, double error)
+static void record(struct doconv_tune_report *report, const struct measure_set *set, double error)
 {
+    struct cache_entry *entry = &report->entry;
     const struct dc_candidate *winner = &set->items[0].plan->candidate;
     memcpy(entry->variant, winner->text, sizeof entry->variant);
     entry->revision = winner->kernel != NULL ? winner->kernel->revision : 0;
@@ -122,7 +124,25 @@ static void record(struct cache_entry *entry, const struct measure_set *set, dou
         to->rounds = m->rounds;
         to->spread_ppm = (int)fmin(m->spread * 1e6, 1e9);
         to->dropped = m->dropped;
+        report->rms_error[i] = m->rms_error;
     }
+}
+
+/* The errors of all but the winner, which has been checked, and of those known to be wrong. */
+static doconv_status find_errors(struct measure_set *set)
+{
+    for (int i = 1; i < set->count; i++) {
+        struct check_result result = {0};
+        if (set->items[i].wrong) {
+            continue;
+        }
+        const doconv_status status = dc_measure_check(set, &set->items[i], &result);
+        if (status != DOCONV_OK) {
+            return status;
+        }
+        set->items[i].rms_error = result.rms_error;
+    }
+    return DOCONV_OK;
 }
 
 /* Measures until the winner is right. */
@@ -145,19 +165,22 @@ static doconv_status measure_and_check(struct measure_set *set, const doconv_tun
         }
         struct measured *winner = &set->items[0];
         report->noisy = winner->spread > NOISY;
-        double error;
-        bool right;
-        const doconv_status status = dc_measure_check(set, winner, &error, &right);
+        struct check_result result = {0};
+        doconv_status status = dc_measure_check(set, winner, &result);
+        winner->rms_error = result.rms_error;
+        if (status == DOCONV_OK && result.right && options->errors) {
+            status = find_errors(set);
+        }
         if (status != DOCONV_OK) {
             return status;
         }
-        if (right) {
-            record(&report->entry, set, error);
+        if (result.right) {
+            record(report, set, result.max_rel_error);
             return DOCONV_OK;
         }
         dc_log(set->ctx, DOCONV_LOG_ERROR,
                "tune: %s is wrong by %g of the largest value and dropped: %s",
-               winner->plan->candidate.text, error, report->entry.key);
+               winner->plan->candidate.text, result.max_rel_error, report->entry.key);
         winner->wrong = true;
         /*
          * What it left behind was measured against a time that no right variant has: all others run
@@ -262,6 +285,10 @@ static doconv_status read_options(doconv_context *ctx, const doconv_tune_options
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.force: %d is not in 0..1",
                        options->force);
     }
+    if (options->errors != 0 && options->errors != 1) {
+        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.errors: %d is not in 0..1",
+                       options->errors);
+    }
     if (!(options->budget_seconds >= 0.0 && options->budget_seconds <= 86400.0)) {
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT,
                        "options.budget_seconds: %g is not in 0..86400", options->budget_seconds);
@@ -341,6 +368,7 @@ doconv_status doconv_tune_report_summary(const doconv_tune_report *report,
         .noisy = report->noisy,
         .stored = report->stored,
         .measured = report->entry.count,
+        .rms_error = report->entry.count > 0 ? report->rms_error[0] : 0.0,
     };
     return DC_WRITE_STRUCT(report->ctx, doconv_tune_summary, &result, summary);
 }
@@ -360,7 +388,8 @@ doconv_status doconv_tune_report_get(const doconv_tune_report *report, int index
         return dc_fail(report->ctx, DOCONV_INVALID_ARGUMENT, "entry: NULL, or index: %d is none",
                        index);
     }
-    const doconv_tune_entry result = dc_cachefile_public(&report->entry.measured[index]);
+    doconv_tune_entry result = dc_cachefile_public(&report->entry.measured[index]);
+    result.rms_error = report->rms_error[index];
     return DC_WRITE_STRUCT(report->ctx, doconv_tune_entry, &result, entry);
 }
 

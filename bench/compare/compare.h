@@ -27,6 +27,8 @@
 #include <doconv/doconv_tune.h>
 
 #include "network_list.h"
+#include "option_values.h"
+#include "problem_name.h"
 
 enum side { REV, THIS, SIDES };
 
@@ -40,7 +42,7 @@ enum side { REV, THIS, SIDES };
 struct options {
     const char *library[SIDES]; /* paths; NULL with list or help */
     const char *name;           /* what the report calls the first library */
-    const char *networks[MOST_NETWORKS];
+    char *networks[MOST_NETWORKS];
     int network_count;
     const char *steps[MOST_STEPS];
     int step_count;
@@ -57,15 +59,12 @@ struct options {
 /* Returns 0, or -1 after a message on stderr; free_options() in both cases. */
 int read_options(int argc, char **argv, struct options *o);
 void free_options(struct options *o);
-void print_help(void);
 
 /* ---- compare_problems.c ---- */
 
 enum kind { LAYER, PLAIN_STEP, KERNEL_STEP };
 
 extern const char *const kind_names[];
-
-#define PROBLEM_NAME_SIZE 96
 
 struct problem {
     enum kind kind;

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "compare.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,69 +10,10 @@ static const char default_networks[] = "resnet50,mobilenet_v2,resnext50_32x4d";
 static const char *const default_steps[] = {"mb8_ic64ih56oc64kh3ph1", "mb8_ic256ih14oc256kh3ph1",
                                             "mb1_ic512ih7oc512kh3ph1"};
 
-struct choice {
-    const char *name;
-    int value;
-};
-
-static const struct choice isas[] = {{"none", DOCONV_ISA_NONE},
-                                     {"avx2", DOCONV_ISA_AVX2},
-                                     {"avx512", DOCONV_ISA_AVX512},
-                                     {"neon", DOCONV_ISA_NEON},
-                                     {NULL, 0}};
-static const struct choice layouts[] = {{"nchw", DOCONV_NCHW},
-                                        {"nhwc", DOCONV_NHWC},
-                                        {"nChw8c", DOCONV_NCHW8C},
-                                        {"nChw16c", DOCONV_NCHW16C},
-                                        {NULL, 0}};
-
-void print_help(void)
+static int refuse(const char *why)
 {
-    printf(
-        "usage: doconv-compare REV_LIBRARY THIS_LIBRARY [OPTION ...]\n"
-        "       ./run compare [REV] [OPTION ...]\n"
-        "\n"
-        "Is this tree faster or slower than commit REV? Both builds of the library run the same\n"
-        "problems in turns, on one core: layers of networks, and training steps (forward and\n"
-        "backward, plain and by kernel composition with D_mul = KH*KW). Ratios are REV's time\n"
-        "over this tree's: above 1, this tree is faster. Speed never fails.\n"
-        "\n"
-        "  --networks=NAME,...  networks by name or TSV files by path, or none (default:\n"
-        "                       %s)\n"
-        "  --steps=PROBLEM      a training step of this problem; for more, give it again; or\n"
-        "                       none (default: three)\n"
-        "  --layout=NAME        nchw, nhwc (default), nChw8c, nChw16c; a step that names its\n"
-        "                       layouts keeps them\n"
-        "  --isa=NAME           cap: none, avx2, avx512, neon (default: the best of this CPU)\n"
-        "  --estimate           REV's estimate chooses the variants of both (default)\n"
-        "  --tuned              REV's tuner chooses; steps are tuned in both\n"
-        "  --cache=DIR          the tuner's cache, a part for each library\n"
-        "  --seconds=S          of a problem's samples, where they scatter (default: 0.4)\n"
-        "  --tsv=FILE           a row a problem\n"
-        "  --name=TEXT          what the report calls REV\n"
-        "  --list               the problems; nothing is measured, libraries are not needed\n"
-        "\n"
-        "exit status: 0 measured; 1 something failed or results differ; 2 bad usage\n",
-        default_networks);
-}
-
-static int refuse(const char *flag, const char *value, const char *what)
-{
-    fprintf(stderr, "doconv-compare: %s: \"%s\" %s\n", flag, value, what);
+    fprintf(stderr, "doconv-compare: %s\n", why);
     return -1;
-}
-
-static int choose(const char *flag, const char *value, const struct choice *choices, int *chosen)
-{
-    char names[128] = "is not one of ";
-    for (const struct choice *c = choices; c->name != NULL; c++) {
-        if (strcmp(value, c->name) == 0) {
-            *chosen = c->value;
-            return 0;
-        }
-        strcat(strcat(names, c == choices ? "" : ", "), c->name);
-    }
-    return refuse(flag, value, names);
 }
 
 static int read_networks(struct options *o, const char *value)
@@ -90,21 +30,11 @@ static int read_networks(struct options *o, const char *value)
         return -1;
     }
     strcpy(o->network_text, value);
-    for (char *at = o->network_text; at != NULL;) {
-        char *comma = strchr(at, ',');
-        if (comma != NULL) {
-            *comma = '\0';
-        }
-        if (*at == '\0') {
-            return refuse("--networks", value, "has an empty entry");
-        }
-        if (o->network_count == MOST_NETWORKS) {
-            return refuse("--networks", at, "is one too many");
-        }
-        o->networks[o->network_count++] = at;
-        at = comma != NULL ? comma + 1 : NULL;
-    }
-    return 0;
+    char why[OPTION_WHY_SIZE];
+    return option_split("--networks", o->network_text, o->networks, MOST_NETWORKS,
+                        &o->network_count, why) == 0
+               ? 0
+               : refuse(why);
 }
 
 static int read_step(struct options *o, const char *value, bool *given)
@@ -117,46 +47,37 @@ static int read_step(struct options *o, const char *value, bool *given)
         return 0;
     }
     if (o->step_count == MOST_STEPS) {
-        return refuse("--steps", value, "is one too many");
+        fprintf(stderr, "doconv-compare: --steps: \"%s\" is one too many\n", value);
+        return -1;
     }
     o->steps[o->step_count++] = value;
     return 0;
 }
 
-static int read_seconds(struct options *o, const char *value)
-{
-    char *end = NULL;
-    const double number = strtod(value, &end);
-    if (*end != '\0' || !isfinite(number) || number <= 0 || number > 3600) {
-        return refuse("--seconds", value, "is not a number of seconds up to 3600");
-    }
-    o->seconds = number;
-    return 0;
-}
-
 static int read_value(struct options *o, const char *flag, const char *value, bool *steps_given)
 {
+    char why[OPTION_WHY_SIZE];
     int chosen = 0, result = 0;
     if (strcmp(flag, "--networks") == 0) {
         return read_networks(o, value);
     } else if (strcmp(flag, "--steps") == 0) {
         return read_step(o, value, steps_given);
     } else if (strcmp(flag, "--layout") == 0) {
-        result = choose(flag, value, layouts, &chosen);
+        result = option_choose(flag, value, option_layouts, &chosen, why);
         o->layout = (doconv_layout)chosen;
     } else if (strcmp(flag, "--isa") == 0) {
-        result = choose(flag, value, isas, &chosen);
+        result = option_choose(flag, value, option_isas, &chosen, why);
         o->isa = (doconv_isa)chosen;
     } else if (strcmp(flag, "--cache") == 0) {
         o->cache = value;
     } else if (strcmp(flag, "--seconds") == 0) {
-        return read_seconds(o, value);
+        result = option_amount(flag, value, "seconds", false, 3600, &o->seconds, why);
     } else if (strcmp(flag, "--tsv") == 0) {
         o->tsv = value;
     } else if (strcmp(flag, "--name") == 0) {
         o->name = value;
     }
-    return result;
+    return result == 0 ? 0 : refuse(why);
 }
 
 /* Options without a value. */

@@ -18,30 +18,8 @@ static int out_of_memory(void)
 /* The canonical text, and a name without layouts and padding. */
 static doconv_status write_texts(struct problem *problem)
 {
-    const doconv_conv_desc *d = &problem->desc;
-    char *name = problem->name;
-    size_t used = 0;
-    if (d->n > 1) {
-        used = (size_t)snprintf(name, PROBLEM_NAME_SIZE, "mb%lld ", (long long)d->n);
-    }
-    used += (size_t)snprintf(
-        name + used, PROBLEM_NAME_SIZE - used, "%lld->%lld %lldx%lld %lldx%lld", (long long)d->cin,
-        (long long)d->cout, (long long)d->h, (long long)d->w, (long long)d->kh, (long long)d->kw);
-    const struct {
-        const char *format;
-        int64_t value, usual;
-    } extras[] = {{" s%lld", d->stride_h, 1},
-                  {"x%lld", d->stride_w, d->stride_h},
-                  {" d%lld", d->dilation_h, 1},
-                  {"x%lld", d->dilation_w, d->dilation_h},
-                  {" g%lld", d->groups, 1}};
-    for (size_t i = 0; i < sizeof extras / sizeof extras[0]; i++) {
-        if (extras[i].value != extras[i].usual && used < PROBLEM_NAME_SIZE) {
-            used += (size_t)snprintf(name + used, PROBLEM_NAME_SIZE - used, extras[i].format,
-                                     (long long)extras[i].value);
-        }
-    }
-    return doconv_conv_desc_format(NULL, d, problem->text, sizeof problem->text);
+    problem_name(&problem->desc, problem->name);
+    return doconv_conv_desc_format(NULL, &problem->desc, problem->text, sizeof problem->text);
 }
 
 /* Adds a problem to a group; one that is there already, from another network, counts there too. */

@@ -4,7 +4,7 @@
 beside itself has the same variants and bits, a table and a TSV, and what can't be loaded ends in a
 message.
 
-usage: compare_usage_test.py DOCONV_COMPARE LIBDOCONV NETWORKS_DIRECTORY
+usage: compare_usage_test.py DOCONV_COMPARE LIBDOCONV NETWORKS_DIRECTORY WITH_TUNER (true, false)
 """
 import csv
 import os
@@ -13,6 +13,7 @@ import sys
 import tempfile
 
 compare, library, networks = sys.argv[1:4]
+with_tuner = sys.argv[4] == "true"
 wrapper = os.environ.get("MESON_EXE_WRAPPER", "").split()
 passed = failed = 0
 
@@ -83,9 +84,15 @@ with tempfile.TemporaryDirectory() as directory:
     small = ["--networks=" + network, "--steps=" + STEP, "--seconds=0.001", "--tsv=" + tsv]
 
     tuned = ["--tuned", "--cache=" + os.path.join(directory, "cache")]
-    for title, options in (("estimated", []), ("nchw", ["--layout=nchw"]),
-                           ("nChw16c", ["--layout=nChw16c"]), ("without SIMD", ["--isa=none"]),
-                           ("tuned", tuned), ("tuned before", tuned)):
+    ways = [("estimated", []), ("nchw", ["--layout=nchw"]), ("nChw16c", ["--layout=nChw16c"]),
+            ("without SIMD", ["--isa=none"])]
+    if with_tuner:
+        ways += [("tuned", tuned), ("tuned before", tuned)]
+    else:
+        result = run(library, library, *small, *tuned)
+        check("a build without the tuner tunes nothing", result.returncode == 1 and
+              "no tuner" in result.stderr, result.stderr)
+    for title, options in ways:
         # A user's settings must not reach the libraries.
         result = run(library, library, *small, *options, "--name=itself", DOCONV_VERBOSE="2",
                      DOCONV_MAX_ISA="nonsense")

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #define _GNU_SOURCE /* sched_setaffinity */
 #include "compare.h"
+#include "help_texts.h"
 
 #include <errno.h>
 #include <math.h>
@@ -235,7 +236,7 @@ int main(int argc, char **argv)
     int status = 2;
     if (read_options(argc, argv, &o) == 0) {
         if (o.help) {
-            print_help();
+            fputs(COMPARE_HELP, stdout);
             status = 0;
         } else if (make_problems(&o, &p) == 0) {
             if (o.list) {

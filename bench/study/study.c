@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "study.h"
+#include "help_texts.h"
 
 #include <errno.h>
 #include <math.h>
@@ -50,10 +51,11 @@ static void announce(const struct study *study, const struct options *o,
 {
     const double minutes = study->case_count * PASSES * (pytorch != NULL ? 2 : 1) *
                            (o->seconds + OTHER_SECONDS / 2) / 60;
-    fprintf(stderr, "doconv-study: %d layers, %d cases; %s, %s, %s, %d thread%s%s%s\n",
+    fprintf(stderr, "doconv-study: %d layers, %d cases; %s, %s, %s, accuracy %s, %d thread%s%s%s\n",
             study->layer_count, study->case_count, info->cpu, doconv_isa_string(info->isa),
-            doconv_layout_string(o->layout), o->threads, o->threads == 1 ? "" : "s",
-            pytorch != NULL ? "; PyTorch " : "", pytorch != NULL ? pytorch_version(pytorch) : "");
+            doconv_layout_string(o->layout), option_name(option_accuracies, (int)o->accuracy),
+            o->threads, o->threads == 1 ? "" : "s", pytorch != NULL ? "; PyTorch " : "",
+            pytorch != NULL ? pytorch_version(pytorch) : "");
     fprintf(stderr, "doconv-study: expected: about %.0f minutes, more where a case is large%s\n",
             ceil(minutes),
             o->tune == DOCONV_TUNE_TUNE || o->tune == DOCONV_TUNE_FORCE
@@ -79,62 +81,89 @@ static bool all_good(const struct study *study, const struct result *results)
     return any;
 }
 
+/* All that there is to know of a run, beside its results. */
+struct run {
+    const struct study *study;
+    const struct options *options;
+    doconv_context_info info;
+    bool pytorch;
+    char version[64]; /* PyTorch's */
+};
+
+/* Returns 0, or -1 after a message on stderr. */
+static int save(const struct run *run, const struct result *results)
+{
+    const char *path = run->options->json;
+    if (path == NULL || write_json(path, run->study, results, run->options, &run->info,
+                                   run->pytorch ? run->version : NULL) == 0) {
+        return 0;
+    }
+    fprintf(stderr, "doconv-study: --json: \"%s\" can't be written: %s\n", path, strerror(errno));
+    return -1;
+}
+
+/* Figures that are missing, and why. */
+static void report_missing(const struct run *run, const struct result *result)
+{
+    for (int f = 0; f < PASSES * ENGINES * COMPOSITIONS && result->done; f++) {
+        const int p = f / (ENGINES * COMPOSITIONS), e = f / COMPOSITIONS % ENGINES,
+                  k = f % COMPOSITIONS;
+        const struct figure *figure = &result->figure[p][e][k];
+        if (figure->why[0] != '\0' && (e == DOCONV || run->pytorch)) {
+            fprintf(stderr, "study       %s, %s, %s: %s\n", engine_names[e], composition_names[k],
+                    pass_names[p], figure->why);
+        }
+    }
+}
+
+static void measure_cases(const struct run *run, struct bench *bench, struct result *results)
+{
+    const struct study *study = run->study;
+    const bool each_time = run->options->json != NULL && is_file(run->options->json);
+    char line[600], why[WHY_SIZE];
+    progress_begin(study->case_count);
+    for (int i = 0; i < study->case_count; i++) {
+        const struct study_case *c = &study->cases[i];
+        progress_step(c->layer->name);
+        if (bench_case(bench, c, &results[i], why) == 0) {
+            describe(c, &results[i], run->pytorch, line, sizeof line);
+        } else {
+            snprintf(line, sizeof line, "%s, batch %lld, D_mul %lld: skipped: %s", c->layer->name,
+                     (long long)c->desc.n, (long long)c->d_mul, why);
+        }
+        progress_line(line);
+        report_missing(run, &results[i]);
+        if (each_time) {
+            save(run, results);
+        }
+    }
+    progress_end();
+}
+
+/* Returns the exit status. */
 static int run_study(const struct study *study, const struct options *o, doconv_context *context,
                      struct pytorch *pytorch)
 {
-    doconv_context_info info = {.size = sizeof info};
-    doconv_context_get_info(context, &info);
-    announce(study, o, &info, pytorch);
-    char version[64] = "";
+    struct run run = {.study = study,
+                      .options = o,
+                      .info = {.size = sizeof run.info},
+                      .pytorch = pytorch != NULL};
+    doconv_context_get_info(context, &run.info);
+    announce(study, o, &run.info, pytorch);
     if (pytorch != NULL) {
-        snprintf(version, sizeof version, "%s", pytorch_version(pytorch));
+        snprintf(run.version, sizeof run.version, "%s", pytorch_version(pytorch));
     }
-    const char *json_version = pytorch != NULL ? version : NULL;
     struct result *results = calloc((size_t)study->case_count, sizeof *results);
     struct bench *bench = bench_create(context, o, pytorch);
     int status = 1;
     if (results == NULL || bench == NULL || make_numbers() != 0) {
         fprintf(stderr, "doconv-study: out of memory\n");
-    } else if (o->json != NULL &&
-               write_json(o->json, study, results, o, &info, json_version) != 0) {
-        fprintf(stderr, "doconv-study: --json: \"%s\" can't be written: %s\n", o->json,
-                strerror(errno));
+    } else if (save(&run, results) != 0) {
         status = 2;
     } else {
-        const bool each_time = o->json != NULL && is_file(o->json);
-        char line[600], why[WHY_SIZE];
-        progress_begin(study->case_count);
-        for (int i = 0; i < study->case_count; i++) {
-            const struct study_case *c = &study->cases[i];
-            progress_step(c->layer->name);
-            if (bench_case(bench, c, &results[i], why) == 0) {
-                describe(c, &results[i], pytorch != NULL, line, sizeof line);
-            } else {
-                snprintf(line, sizeof line, "%s, batch %lld, D_mul %lld: skipped: %s",
-                         c->layer->name, (long long)c->desc.n, (long long)c->d_mul, why);
-            }
-            progress_line(line);
-            for (int f = 0; f < PASSES * ENGINES * COMPOSITIONS && results[i].done; f++) {
-                const int p = f / (ENGINES * COMPOSITIONS), e = f / COMPOSITIONS % ENGINES,
-                          k = f % COMPOSITIONS;
-                const struct figure *figure = &results[i].figure[p][e][k];
-                if (figure->why[0] != '\0' && (e == DOCONV || pytorch != NULL)) {
-                    fprintf(stderr, "study       %s, %s, %s: %s\n", engine_names[e],
-                            composition_names[k], pass_names[p], figure->why);
-                }
-            }
-            if (each_time) {
-                write_json(o->json, study, results, o, &info, json_version);
-            }
-        }
-        progress_end();
-        print_table(study, results, pytorch != NULL);
-        status = all_good(study, results) ? 0 : 1;
-        if (o->json != NULL && write_json(o->json, study, results, o, &info, json_version) != 0) {
-            fprintf(stderr, "doconv-study: --json: \"%s\" can't be written: %s\n", o->json,
-                    strerror(errno));
-            status = 1;
-        }
+        measure_cases(&run, bench, results);
+        print_table(study, results, run.pytorch);
+        status = save(&run, results) == 0 && all_good(study, results) ? 0 : 1;
         if (bench_lost(bench) != NULL) {
             fprintf(stderr, "doconv-study: %s\n", bench_lost(bench));
             status = 1;
@@ -179,7 +208,7 @@ int main(int argc, char **argv)
     if (read_options(argc, argv, &o) == 0) {
         status = o.help ? 0 : do_study(&o);
         if (o.help) {
-            print_help();
+            fputs(STUDY_HELP, stdout);
         }
     }
     free_options(&o);

@@ -7,7 +7,9 @@
  *   study_layers.c    cases: layers of networks x batch x D_mul; MACs
  *   study_data.c      numbers, tensors, references in double, comparisons
  *   study_pytorch.c   PyTorch as a coprocess (study_pytorch.py)
- *   study_measure.c   a case: doconv's training API and PyTorch, checked, then timed in rounds
+ *   study_bench.c     what a case needs: tensors, parameters, layers of doconv's training API
+ *   study_check.c     results against sums in double and against each other
+ *   study_measure.c   a case: doconv and PyTorch, checked, then timed in rounds
  *   study_report.c    table, JSON, progress
  *   study_threads.c   cores and clocks
  */
@@ -21,6 +23,8 @@
 #include <doconv/doconv_train.h>
 
 #include "network_list.h"
+#include "option_values.h"
+#include "problem_name.h"
 
 enum composition { PLAIN, KERNEL, FEATURE, COMPOSITIONS };
 enum pass { FORWARD, STEP, PASSES };
@@ -47,6 +51,7 @@ struct options {
     int threads;
     doconv_isa isa;
     doconv_layout layout;
+    doconv_accuracy accuracy;
     doconv_tune_mode tune;
     double seconds;      /* of the samples of an engine in a case and pass */
     double memory;       /* bytes that both processes may hold; 0: most of what is available */
@@ -60,16 +65,13 @@ struct options {
 /* Returns 0, or -1 after a message on stderr; free_options() in both cases. */
 int read_options(int argc, char **argv, struct options *o);
 void free_options(struct options *o);
-void print_help(void);
 
 /* ---- study_layers.c ---- */
 
-#define LAYER_NAME_SIZE 96
-
 struct layer {
-    char name[LAYER_NAME_SIZE]; /* "64->64 56x56 3x3 s2 g64" */
-    char networks[128];         /* that have it, separated by commas */
-    doconv_conv_desc desc;      /* plain, batch 1 */
+    char name[PROBLEM_NAME_SIZE]; /* "64->64 56x56 3x3 s2 g64" */
+    char networks[128];           /* that have it, separated by commas */
+    doconv_conv_desc desc;        /* plain, batch 1 */
 };
 
 struct study_case {
@@ -168,7 +170,7 @@ int pytorch_time(struct pytorch *p, enum composition composition, enum pass pass
                  enum format format, int calls, bool warm, double *seconds, char *why);
 int pytorch_sums(struct pytorch *p, const char *name, double *sums, size_t count, char *why);
 
-/* ---- study_measure.c ---- */
+/* ---- study_bench.c and study_measure.c ---- */
 
 struct figure {
     double seconds; /* a call's median; 0: there is none */

@@ -8,30 +8,10 @@
 
 #define MOST_LAYERS 4096
 
-static void name_layer(const doconv_conv_desc *d, char *name)
-{
-    int used = snprintf(name, LAYER_NAME_SIZE, "%lld->%lld %lldx%lld %lldx%lld", (long long)d->cin,
-                        (long long)d->cout, (long long)d->h, (long long)d->w, (long long)d->kh,
-                        (long long)d->kw);
-    if (d->stride_h != 1 || d->stride_w != 1) {
-        used += snprintf(name + used, LAYER_NAME_SIZE - (size_t)used,
-                         d->stride_h == d->stride_w ? " s%lld" : " s%lldx%lld",
-                         (long long)d->stride_h, (long long)d->stride_w);
-    }
-    if (d->dilation_h != 1 || d->dilation_w != 1) {
-        used += snprintf(name + used, LAYER_NAME_SIZE - (size_t)used,
-                         d->dilation_h == d->dilation_w ? " d%lld" : " d%lldx%lld",
-                         (long long)d->dilation_h, (long long)d->dilation_w);
-    }
-    if (d->groups > 1) {
-        snprintf(name + used, LAYER_NAME_SIZE - (size_t)used, " g%lld", (long long)d->groups);
-    }
-}
-
 /* Has the text the pattern in it, or does it match it as a shell's? */
 static bool matches(const char *pattern, const char *network, const char *name)
 {
-    char full[NETWORK_NAME_SIZE + LAYER_NAME_SIZE + 1];
+    char full[NETWORK_NAME_SIZE + PROBLEM_NAME_SIZE + 1];
     snprintf(full, sizeof full, "%s/%s", network, name);
     return pattern == NULL || strstr(full, pattern) != NULL || fnmatch(pattern, full, 0) == 0 ||
            fnmatch(pattern, name, 0) == 0;
@@ -74,7 +54,7 @@ static int add_network(const struct options *o, const char *name, struct study *
     int result = 0;
     for (int i = 0; i < network.layers && result == 0; i++) {
         struct layer layer = {.desc = network.layer[i].desc};
-        name_layer(&layer.desc, layer.name);
+        problem_name(&layer.desc, layer.name);
         if ((layer.desc.kh == 1 && layer.desc.kw == 1) ||
             !matches(o->layers, network.name, layer.name)) {
             continue;
@@ -105,6 +85,7 @@ static int make_case(const struct layer *layer, const struct options *o, int bat
     doconv_conv_desc *d = &c->desc;
     d->n = batch;
     d->src_layout = d->dst_layout = o->layout;
+    d->accuracy = o->accuracy;
     c->d_mul = d_mul == D_MUL_TAPS ? d->kh * d->kw : d_mul;
     int64_t shape[4];
     doconv_status status = doconv_conv_dst_shape(NULL, d, shape);

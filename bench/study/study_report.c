@@ -234,6 +234,7 @@ static void put_object(FILE *file, const struct study_case *c, enum pass pass, e
     put_field(file, "version", engine == DOCONV ? doconv_version_string() : version);
     if (engine == DOCONV) {
         put_field(file, "layout", doconv_layout_string(o->layout));
+        put_field(file, "accuracy", option_name(option_accuracies, (int)o->accuracy));
     }
     for (int k = 0; k < COMPOSITIONS; k++) {
         char name[40];

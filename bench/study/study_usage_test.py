@@ -84,6 +84,7 @@ BAD = [
     (["--threads=1024"], "1024"),
     (["--isa=mmx"], "mmx"),
     (["--layout=chwn"], "chwn"),
+    (["--accuracy=exact"], "exact"),
     (["--tune=maybe"], "maybe"),
     (["--seconds=0"], "0"),
     (["--seconds=nan"], "nan"),

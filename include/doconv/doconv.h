@@ -498,6 +498,12 @@ typedef struct doconv_plan_options {
     int fresh_weights;
     /** of doconv_candidates_create() and doconv_tune(); doconv_plan_create() takes convolutions */
     doconv_operation operation;
+    /**
+     * bytes of packed weights (doconv_plan_packed_size()); candidates whose weights take more are
+     * refused: Winograd's transformed filters are up to four times as large as a direct kernel's,
+     * but it has variants that pack filters as they are and transform them in the call. 0: no limit
+     */
+    size_t packed_limit;
 } doconv_plan_options;
 
 /** The longest variant text, with its NUL. */

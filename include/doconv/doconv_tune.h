@@ -34,6 +34,8 @@ typedef struct doconv_tune_options {
     double budget_seconds;
     doconv_tune_progress_fn progress;
     void *progress_user;
+    /** 1: compute doconv_tune_entry.rms_error too, about a tenth of a second for each candidate */
+    int errors;
 } doconv_tune_options;
 
 /**
@@ -66,6 +68,8 @@ typedef struct doconv_tune_summary {
     int noisy;      /**< 1: the spread of the samples was too wide to trust */
     int stored;     /**< 1: now in the cache */
     int measured;   /**< variants measured */
+    /** as doconv_tune_entry's, of the winner; 0: from the cache */
+    double rms_error;
 } doconv_tune_summary;
 
 DOCONV_API doconv_status doconv_tune_report_summary(const doconv_tune_report *report,
@@ -79,6 +83,12 @@ typedef struct doconv_tune_entry {
     double spread; /**< median absolute deviation / median */
     int rounds;    /**< samples taken */
     int dropped;   /**< 1: dropped early, far behind */
+    /**
+     * root mean square of y - ref, relative to that of ref, of the tensor where it is largest, on
+     * random values; ref is summed in double or by plain loops. The winner's, and the others' with
+     * doconv_tune_options.errors; else 0
+     */
+    double rms_error;
 } doconv_tune_entry;
 
 /** Number of measured candidates: 0 if the winner came from the cache. */

@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 
 #include "base/arithmetic.h"
+#include "base/clock.h"
 #include "base/context.h"
 #include "base/cpu.h"
 #include "base/log.h"
@@ -288,6 +289,7 @@ doconv_status dc_context_create(const doconv_context_options *options, const str
         .deterministic = o->deterministic != 0,
         .kernels = parts->kernels,
         .solvers = parts->solvers,
+        .clock = &dc_system_clock,
         .serial = atomic_fetch_add(&contexts_created, 1) + 1,
     };
     static const char *const levels[] = {"0", "1", "2"};
@@ -328,6 +330,12 @@ void doconv_context_destroy(doconv_context *context)
 {
     if (context == NULL) {
         return;
+    }
+    for (int i = 0; i < DC_KEPT; i++) {
+        struct dc_kept *const kept = atomic_load(&context->kept[i]);
+        if (kept != NULL) {
+            kept->destroy(kept);
+        }
     }
     if (context->advisor.destroy != NULL) {
         context->advisor.destroy(context->advisor.self);

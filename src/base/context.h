@@ -6,6 +6,7 @@
 #ifndef DOCONV_CONTEXT_H
 #define DOCONV_CONTEXT_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -14,9 +15,10 @@
 
 #include "kernel.h"
 
+struct dc_clock;
 struct dc_runner;
 
-#define DC_KEY_SIZE (DOCONV_PROBLEM_TEXT_SIZE + 128)
+#define DC_KEY_SIZE (DOCONV_PROBLEM_TEXT_SIZE + 192)
 #define DC_VARIANT_SIZE DOCONV_VARIANT_TEXT_SIZE
 
 struct dc_problem;
@@ -35,6 +37,12 @@ struct dc_advisor {
                              const doconv_plan_options *options, char *variant, size_t size);
     void (*destroy)(void *self);
 };
+
+/* What a call leaves to the next one: who takes it out of its place owns it. */
+struct dc_kept {
+    void (*destroy)(struct dc_kept *kept);
+};
+#define DC_KEPT 2 /* places */
 
 /* What stands above a context and is handed to it: nothing here knows it by name. */
 struct dc_parts {
@@ -66,9 +74,12 @@ struct doconv_context {
     bool deterministic;    /* plans keep to one order of sums */
     doconv_table table;    /* the caller's choices; without rows if there are none */
     char fingerprint[17];
-    struct dc_advisor advisor;              /* lookup is NULL in a build without tuner */
-    const struct dc_kernel *const *kernels; /* of dc_parts; tests put their own list here */
+    _Atomic(struct dc_kept *) kept[DC_KEPT]; /* or NULL */
+    atomic_ulong choices;                    /* that the advisor has made: what was before is old */
+    struct dc_advisor advisor;               /* lookup is NULL in a build without tuner */
+    const struct dc_kernel *const *kernels;  /* of dc_parts; tests put their own list here */
     const struct dc_solver *const *solvers;
+    const struct dc_clock *clock; /* the system's; tests put their own here */
     /*
      * From 1 on, never used again in the process: by it a thread knows whose failure it keeps,
      * where an address may be that of a context that is gone.

@@ -2,7 +2,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/context.h"
 #include "base/log.h"
@@ -70,11 +69,4 @@ struct dc_shown dc_show(const char *text)
     }
     memcpy(shown.text + length, cut ? "..." : "", cut ? sizeof "..." : 1);
     return shown;
-}
-
-double dc_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }

@@ -21,7 +21,6 @@ doconv_status dc_fail(const doconv_context *ctx, doconv_status status, const cha
     __attribute__((format(printf, 3, 4)));
 /* That detail; "" if the calling thread's last failure was not on this context. */
 const char *dc_last_failure(const doconv_context *ctx);
-double dc_now(void); /* monotonic seconds */
 /*
  * UTF-8 text from outside for a message: its first bytes, "..." if there are more, '?' for control
  * characters.

@@ -34,7 +34,8 @@ struct job {
     const struct dc_direct_kernel *kernel;
     const struct dc_weight_view *weight;
     int64_t first, units; /* (group, output block, 16 input channels): the first one's block */
-    float *blocks;        /* packed, from the first on */
+    float *blocks;        /* packed, from the first on, */
+    int64_t origin;       /* which begins with this input */
     int tasks;
     int64_t low, span; /* taps lie from `low` on in `span` floats, from an input's first */
     /* the inputs of an output follow each other in memory, so that many are packed in a call */
@@ -64,7 +65,7 @@ static struct unit unit_of(const struct job *job, int64_t number)
     return (struct unit){
         .from = w->data + group * w->group + (first - w->first) * w->out + start * w->in,
         .to = job->blocks + (block - job->first) * p->block_floats +
-              start * p->kh * p->kw * p->tile_channels,
+              (start - job->origin) * p->kh * p->kw * p->tile_channels,
         .lanes = least(p->tile_channels, p->cout - first),
         .channels = least(p->cin - start, DC_CHANNEL_BLOCK),
     };
@@ -211,4 +212,12 @@ void dc_pack_inputs(const struct dc_packed_weights *p, const struct dc_direct_ke
 {
     const struct job job = create_job(p, kernel, weight, index, 1, block);
     pack_units(&job, first / DC_CHANNEL_BLOCK, divide_up(first + count, DC_CHANNEL_BLOCK));
+}
+
+void dc_pack_unit(const struct dc_packed_weights *p, const struct dc_direct_kernel *kernel,
+                  const struct dc_weight_view *weight, int64_t index, int64_t first, float *to)
+{
+    struct job job = create_job(p, kernel, weight, index, 1, to);
+    job.origin = first;
+    pack_units(&job, first / DC_CHANNEL_BLOCK, first / DC_CHANNEL_BLOCK + 1);
 }

@@ -59,5 +59,11 @@ void dc_pack_bias(const struct dc_packed_weights *p, int64_t index, const float 
 void dc_pack_inputs(const struct dc_packed_weights *p, const struct dc_direct_kernel *kernel,
                     const struct dc_weight_view *weight, int64_t index, int64_t first,
                     int64_t count, float *block);
+/*
+ * Likewise DC_CHANNEL_BLOCK inputs, or what there is left of them, to `to` alone: taps x inputs x
+ * tile channels, and up to 15 floats behind the last ones.
+ */
+void dc_pack_unit(const struct dc_packed_weights *p, const struct dc_direct_kernel *kernel,
+                  const struct dc_weight_view *weight, int64_t index, int64_t first, float *to);
 
 #endif

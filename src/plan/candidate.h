@@ -61,4 +61,7 @@ bool dc_candidate_append(const doconv_context *ctx, struct dc_candidate_list *li
 void dc_candidate_describe(struct dc_candidate *candidate);
 void dc_candidates_describe(struct dc_candidate_list *list);
 
+/* Is this its text? Makes the text only where its names are right. */
+bool dc_candidate_is(struct dc_candidate *candidate, const char *text);
+
 #endif

@@ -51,6 +51,26 @@ void dc_candidate_describe(struct dc_candidate *c)
     }
 }
 
+/* Steps over a word that text begins with; NULL if it doesn't, or text is NULL. */
+static const char *after(const char *text, const char *word)
+{
+    const size_t length = strlen(word);
+    return text != NULL && strncmp(text, word, length) == 0 ? text + length : NULL;
+}
+
+bool dc_candidate_is(struct dc_candidate *c, const char *text)
+{
+    /* Most differ in these names: their texts needn't be made. */
+    const char *rest = after(after(text, c->solver->name), ":");
+    rest = after(rest, c->kernel != NULL ? c->kernel->name : "portable");
+    rest = c->second != NULL ? after(after(rest, "+"), c->second->name) : rest;
+    if (rest == NULL) {
+        return false;
+    }
+    dc_candidate_describe(c);
+    return strcmp(c->text, text) == 0;
+}
+
 void dc_candidates_describe(struct dc_candidate_list *list)
 {
     for (int i = 0; i < list->count; i++) {

@@ -6,6 +6,7 @@
  * in between. The tuner measures both ways.
  */
 #include "base/arithmetic.h"
+#include "base/clock.h"
 #include "base/context.h"
 #include "base/log.h"
 #include "base/overlap.h"
@@ -64,25 +65,6 @@ void dc_plan_run(const doconv_plan *plan, const struct dc_tensors *tensors, char
     }
 }
 
-doconv_status dc_plan_once(doconv_context *ctx, const struct dc_problem *problem,
-                           const struct dc_tensors *tensors)
-{
-    doconv_plan *plan;
-    doconv_status status = dc_plan_create(ctx, problem, NULL, &plan);
-    const size_t size = status == DOCONV_OK ? plan->workspace_size : 0;
-    char *workspace = size != 0 ? dc_alloc(ctx, size) : NULL;
-    if (status == DOCONV_OUT_OF_MEMORY || (size != 0 && workspace == NULL)) {
-        status = dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "%s: out of memory",
-                         dc_operation_name(problem->operation));
-    }
-    if (status == DOCONV_OK) {
-        dc_plan_run(plan, tensors, workspace);
-    }
-    dc_free(ctx, workspace);
-    doconv_plan_destroy(plan);
-    return status;
-}
-
 doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weights,
                              const float *src, const float *residual, float *dst, void *workspace,
                              size_t workspace_size)
@@ -123,7 +105,7 @@ doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weig
     if (status != DOCONV_OK) {
         return status;
     }
-    const double start = ctx->verbose >= 2 ? dc_now() : 0.0;
+    const double start = ctx->verbose >= 2 ? dc_now(ctx) : 0.0;
     /* The caller's workspace may start anywhere: solvers that need one ask for 64 bytes more. */
     char *const aligned = needed != 0 ? dc_align_workspace(workspace) : NULL;
     const struct dc_tensors tensors = {
@@ -135,7 +117,7 @@ doconv_status doconv_execute(const doconv_plan *plan, const doconv_weights *weig
     dc_plan_run(plan, &tensors, aligned);
     if (ctx->verbose >= 2) {
         char text[DOCONV_PROBLEM_TEXT_SIZE];
-        const double seconds = dc_now() - start;
+        const double seconds = dc_now(ctx) - start;
         dc_problem_format(problem, text, sizeof text);
         dc_log(ctx, DOCONV_LOG_VERBOSE, "execute,%s,%s,%.6f ms", plan->candidate.text, text,
                1e3 * seconds);

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/arithmetic.h"
+#include "base/clock.h"
 #include "base/context.h"
 #include "base/cpu.h"
 #include "base/log.h"
@@ -57,19 +58,22 @@ void dc_plan_key(const doconv_context *ctx, const struct dc_problem *problem,
     const bool named = problem->operation != DC_CONVOLUTION;
     /* Training keeps to one order of sums in any context. */
     const bool keeps = ctx->deterministic && !named && !problem->fresh_weights;
-    snprintf(key + used, size - used, "%s%s threads=%d runner=%s workspace=%zu weights=%s%s%s",
+    char packed[32] = "";
+    if (options != NULL && options->packed_limit != 0) {
+        snprintf(packed, sizeof packed, " packed=%zu", options->packed_limit);
+    }
+    snprintf(key + used, size - used, "%s%s threads=%d runner=%s workspace=%zu weights=%s%s%s%s",
              named ? " operation=" : "", named ? dc_operation_name(problem->operation) : "",
              problem->threads, ctx->own_threads ? "caller" : "default",
              options != NULL ? options->workspace_limit : 0, cold ? "cold" : "warm",
-             problem->fresh_weights ? ",fresh" : "", keeps ? " order=kept" : "");
+             problem->fresh_weights ? ",fresh" : "", keeps ? " order=kept" : "", packed);
 }
 
 /* The accepted candidate of this text, or NULL. */
 static const struct dc_candidate *find(struct dc_candidate_list *list, const char *text)
 {
-    dc_candidates_describe(list);
     for (int i = 0; i < list->count; i++) {
-        if (list->items[i].refused == NULL && strcmp(list->items[i].text, text) == 0) {
+        if (list->items[i].refused == NULL && dc_candidate_is(&list->items[i], text)) {
             return &list->items[i];
         }
     }
@@ -155,6 +159,24 @@ static doconv_status ask_advisor(const doconv_plan *plan, const doconv_plan_opti
                : DOCONV_OK;
 }
 
+/* Nothing takes the problem, within the limits that the caller sets. */
+static doconv_status refuse_all(doconv_context *ctx, const doconv_plan_options *options)
+{
+    const size_t workspace = options != NULL ? options->workspace_limit : 0,
+                 packed = options != NULL ? options->packed_limit : 0;
+    char limits[128] = "";
+    if (workspace != 0) {
+        snprintf(limits, sizeof limits, " within a workspace of %zu bytes", workspace);
+    }
+    if (packed != 0) {
+        const size_t used = strlen(limits);
+        snprintf(limits + used, sizeof limits - used, "%s packed weights of %zu bytes",
+                 used != 0 ? " and" : " within", packed);
+    }
+    return dc_fail(ctx, DOCONV_UNSUPPORTED, "no kernel takes this problem%s%s", limits,
+                   limits[0] != '\0' && ctx->deterministic ? ", with its order of sums kept" : "");
+}
+
 static doconv_status choose(doconv_plan *plan, const doconv_plan_options *options,
                             struct dc_candidate_list *list)
 {
@@ -165,12 +187,7 @@ static doconv_status choose(doconv_plan *plan, const doconv_plan_options *option
         if (forced != NULL) {
             return refuse_forced(ctx, forced, list);
         }
-        const size_t limit = options != NULL ? options->workspace_limit : 0;
-        return limit == 0
-                   ? dc_fail(ctx, DOCONV_UNSUPPORTED, "no kernel takes this problem")
-                   : dc_fail(ctx, DOCONV_UNSUPPORTED,
-                             "no kernel takes this problem within a workspace of %zu bytes%s",
-                             limit, ctx->deterministic ? ", with its order of sums kept" : "");
+        return refuse_all(ctx, options);
     }
     plan->candidate = list->items[0];
     plan->origin = forced != NULL ? "forced" : "estimate";
@@ -342,7 +359,7 @@ doconv_status doconv_plan_create(doconv_context *context, const doconv_conv_desc
         return dc_fail(context, DOCONV_INVALID_ARGUMENT, "%s: NULL",
                        context == NULL ? "context" : "plan");
     }
-    const double start = dc_now();
+    const double start = dc_now(context);
     struct dc_problem problem;
     doconv_plan_options own;
     doconv_status status = dc_plan_options_read(context, options, &own);
@@ -361,7 +378,7 @@ doconv_status doconv_plan_create(doconv_context *context, const doconv_conv_desc
         char text[DOCONV_PROBLEM_TEXT_SIZE];
         dc_problem_format(&problem, text, sizeof text);
         dc_log(context, DOCONV_LOG_VERBOSE, "plan,%s,%s,%s,%.3f ms", (*plan)->candidate.text,
-               (*plan)->origin, text, 1e3 * (dc_now() - start));
+               (*plan)->origin, text, 1e3 * (dc_now(context) - start));
     }
     return status;
 }

@@ -55,7 +55,16 @@ doconv_status dc_plan_create(doconv_context *ctx, const struct dc_problem *probl
  */
 void dc_plan_run(const doconv_plan *plan, const struct dc_tensors *tensors, char *workspace);
 
-/* Plans a problem as the context says, runs it once in memory of its own, and forgets the plan. */
+/*
+ * The plan of a DC_FOLD or DC_FOLD_GRADIENT for one call: the one that the last call left, if it is
+ * of the same layer and the tuner has chosen nothing since. On failure *taken is NULL; else the
+ * caller leaves it, with its plan, for the next call.
+ */
+doconv_status dc_plan_take(doconv_context *ctx, const struct dc_problem *problem,
+                           struct dc_kept **taken, const doconv_plan **plan);
+void dc_plan_leave(struct dc_kept *taken);
+
+/* Runs such a problem once in memory of its own. */
 doconv_status dc_plan_once(doconv_context *ctx, const struct dc_problem *problem,
                            const struct dc_tensors *tensors);
 

@@ -99,8 +99,7 @@ static bool named(const char *variant, struct dc_candidate *c)
     if (variant == NULL) {
         return true;
     }
-    dc_candidate_describe(c);
-    return strcmp(variant, c->text) == 0 ||
+    return dc_candidate_is(c, variant) ||
            (c->kernel != NULL && strcmp(variant, c->kernel->name) == 0);
 }
 
@@ -108,8 +107,10 @@ static void refuse(const struct dc_problem *problem, const doconv_plan_options *
                    struct dc_candidate *c)
 {
     const char *variant = options != NULL ? options->variant : NULL;
-    const size_t limit =
+    const size_t workspace =
         options != NULL && options->workspace_limit != 0 ? options->workspace_limit : SIZE_MAX;
+    const size_t packed =
+        options != NULL && options->packed_limit != 0 ? options->packed_limit : SIZE_MAX;
     if (c->refused != NULL) {
         return;
     }
@@ -117,8 +118,10 @@ static void refuse(const struct dc_problem *problem, const doconv_plan_options *
         c->refused = "its rounding is more than the accuracy class allows";
     } else if (!named(variant, c)) {
         c->refused = "another variant is asked for";
-    } else if (c->workspace_size > limit) {
+    } else if (c->workspace_size > workspace) {
         c->refused = "it needs more workspace than the limit";
+    } else if (c->packed_size > packed) {
+        c->refused = "its packed weights take more than the limit";
     }
 }
 

@@ -79,6 +79,17 @@ struct dc_part_hooks {
                 const struct dc_tensors *tensors, float *scratch);
 };
 
+/*
+ * Folds the outputs [out, out + outs) of a source that has a fold, some inputs at a time, and hands
+ * each part to pack() while it is in L1 or L2: view sees it. source->folded has room for all
+ * outputs (whole), or for these alone. scratch: 64-byte aligned, the fold's scratch_floats.
+ */
+void dc_fold_block(const struct dc_weight_source *source, int64_t out, int64_t outs, int64_t cin,
+                   bool whole, float *scratch,
+                   void (*pack)(void *arg, const struct dc_weight_view *view,
+                                const struct dc_part *part),
+                   void *arg);
+
 /* Packed weights of a convolution that can be made a block of outputs at a time. */
 struct dc_block_hooks {
     int64_t (*count)(const doconv_plan *plan);

@@ -61,6 +61,30 @@ doconv_status doconv_weights_create(const doconv_plan *plan, const float *weight
     return status;
 }
 
+/* Inputs that are folded before they are packed: both stay in L1 or L2. */
+#define FOLDED_INPUTS (8 * DC_CHANNEL_BLOCK)
+
+void dc_fold_block(const struct dc_weight_source *source, int64_t out, int64_t outs, int64_t cin,
+                   bool whole, float *scratch,
+                   void (*pack)(void *arg, const struct dc_weight_view *view,
+                                const struct dc_part *part),
+                   void *arg)
+{
+    struct dc_part part = {.out = out, .outs = outs};
+    struct dc_weight_view view = source->view;
+    view.first = whole ? 0 : out;
+    const struct dc_tensors tensors = {
+        .w = source->w,
+        .d = source->d,
+        .weight = source->folded + (out - view.first) * view.out,
+    };
+    for (part.in = 0; part.in < cin; part.in += part.ins) {
+        part.ins = least(FOLDED_INPUTS, cin - part.in);
+        source->fold->candidate.solver->parts->run(source->fold, &part, &tensors, scratch);
+        pack(arg, &view, &part);
+    }
+}
+
 /* Does the fold give the plan's weight? */
 static doconv_status check_fold(const doconv_plan *plan, const doconv_fold_desc *fold)
 {
@@ -149,8 +173,9 @@ static doconv_status fold_whole(const struct fold_job *job)
 static doconv_status fold(const doconv_plan *plan, const struct dc_problem *problem, const float *w,
                           const float *d, const float *bias, float *packed)
 {
-    doconv_plan *folding = NULL;
-    doconv_status status = dc_plan_create(plan->ctx, problem, NULL, &folding);
+    struct dc_kept *taken;
+    const doconv_plan *folding = NULL;
+    doconv_status status = dc_plan_take(plan->ctx, problem, &taken, &folding);
     if (status != DOCONV_OK) {
         return status;
     }
@@ -159,7 +184,7 @@ static doconv_status fold(const doconv_plan *plan, const struct dc_problem *prob
     const struct dc_part_hooks *parts = folding->candidate.solver->parts;
     const bool blockwise = plan->candidate.solver->blocks != NULL && parts->inputs(folding) != 0;
     status = blockwise ? fold_blocks(&job) : fold_whole(&job);
-    doconv_plan_destroy(folding);
+    dc_plan_leave(taken);
     return status;
 }
 

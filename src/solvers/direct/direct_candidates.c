@@ -152,9 +152,10 @@ static double estimate(const struct dc_problem *p, const struct dc_kernel *kerne
             weights / dc_rate(2.0 * weights) * (s->order == DC_ORDER_PACK ? 1.0 : 2.5) / images;
     }
     cycles += copy_cycles(p, s);
-    /* Pixels 4 KiB apart share cache sets: a tile's inputs evict each other. */
-    if (s->source == DC_SOURCE_INPLACE && 4 * s->src_map.pixel * p->desc.stride_w % 4096 == 0) {
-        cycles *= 1.1;
+    /* Pixels 4 KiB apart share cache sets: more inputs than these have ways evict each other. */
+    if (s->source == DC_SOURCE_INPLACE && 4 * s->src_map.pixel * p->desc.stride_w % 4096 == 0 &&
+        (kernel->tile_pixels > 9 || p->desc.stride_w > 1)) {
+        cycles *= 1.06;
     }
     return images * cycles / DC_NOMINAL_HERTZ / (double)s->tasks;
 }

@@ -7,9 +7,6 @@
 #include "plan/solver.h"
 #include "solvers/direct/direct.h"
 
-/* Inputs that are folded before they are packed: both stay in L1 or L2. */
-#define FOLDED_INPUTS (8 * DC_CHANNEL_BLOCK)
-
 void dc_direct_pack(const doconv_plan *plan, const struct dc_weight_view *weight, const float *bias,
                     float *packed)
 {
@@ -18,31 +15,35 @@ void dc_direct_pack(const doconv_plan *plan, const struct dc_weight_view *weight
                     weight, bias, packed);
 }
 
+/* A block that is folded a part at a time. */
+struct making {
+    const doconv_plan *plan;
+    int64_t index;
+    float *block;
+};
+
+static void pack_part(void *arg, const struct dc_weight_view *view, const struct dc_part *part)
+{
+    const struct making *m = arg;
+    const struct dc_direct_state *s = m->plan->state;
+    dc_pack_inputs(&s->weights, &m->plan->candidate.kernel->direct, view, m->index, part->in,
+                   part->ins, m->block);
+}
+
 void dc_direct_make_block(const doconv_plan *plan, const struct dc_weight_source *source,
                           int64_t index, bool whole, float *bias, float *block, float *scratch)
 {
     const struct dc_direct_state *s = plan->state;
     const struct dc_packed_weights *w = &s->weights;
-    const struct dc_direct_kernel *kernel = &plan->candidate.kernel->direct;
     dc_pack_bias(w, index, source->bias, bias);
     if (source->fold == NULL) {
-        dc_pack_inputs(w, kernel, &source->view, index, 0, w->cin, block);
+        dc_pack_inputs(w, &plan->candidate.kernel->direct, &source->view, index, 0, w->cin, block);
         return;
     }
-    struct dc_part part = {.out = index * w->tile_channels};
-    part.outs = least(w->tile_channels, w->cout - part.out);
-    struct dc_weight_view view = source->view;
-    view.first = whole ? 0 : part.out;
-    const struct dc_tensors tensors = {
-        .w = source->w,
-        .d = source->d,
-        .weight = source->folded + (part.out - view.first) * view.out,
-    };
-    for (part.in = 0; part.in < w->cin; part.in += part.ins) {
-        part.ins = least(FOLDED_INPUTS, w->cin - part.in);
-        source->fold->candidate.solver->parts->run(source->fold, &part, &tensors, scratch);
-        dc_pack_inputs(w, kernel, &view, index, part.in, part.ins, block);
-    }
+    struct making making = {.plan = plan, .index = index, .block = block};
+    const int64_t out = index * w->tile_channels;
+    dc_fold_block(source, out, least(w->tile_channels, w->cout - out), w->cin, whole, scratch,
+                  pack_part, &making);
 }
 
 static int64_t count(const doconv_plan *plan)

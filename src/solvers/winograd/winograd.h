@@ -20,6 +20,11 @@ struct dc_winograd_parameters {
      * transformed in the call; 0: they are transformed when they are packed.
      */
     int chunk;
+    /*
+     * 1: for weights of the call, with a chunk: points of all inputs first; then each output block,
+     * made just before its use.
+     */
+    int made;
 };
 
 /*
@@ -49,6 +54,7 @@ struct dc_winograd_state {
     int64_t places;                  /* blocks and groups */
     int64_t outs;                    /* output blocks whose products are made together */
     int64_t chunk;                   /* input channels that are transformed in the call, or 0 */
+    bool made;                       /* an output block at a time, for all places */
     int64_t out_chunk, out_chunks;   /* output blocks of a unit; units of a place */
     int tasks;
     /* Floats: pitches of points and products; what the buffers take, a strip, and a task. */
@@ -57,8 +63,11 @@ struct dc_winograd_state {
     ptrdiff_t strip_row, strip_floats, rows_floats, task_floats;
     /* A chunk's filters, as points: [point][tap][input channel of the chunk][tile channel]. */
     ptrdiff_t filters_tap, filters_point, filters_floats;
+    /* A task's block of weights that it makes, and its biases; and what making it needs, too. */
+    ptrdiff_t made_floats, fresh_floats;
     /* Each block: [point][tap][input channel][tile channel]; with a chunk, as direct tiles do. */
     struct dc_packed_weights weights;
+    bool stream; /* they are packed past the caches */
     struct dc_tensor_map src_map, dst_map;
 };
 
@@ -78,6 +87,13 @@ const char *dc_winograd_geometry(const struct dc_problem *problem, const struct 
 doconv_status dc_winograd_prepare(doconv_plan *plan);
 void dc_winograd_pack(const doconv_plan *plan, const struct dc_weight_view *weight,
                       const float *bias, float *packed);
+/*
+ * One block's weights, on the calling thread, folded first if the source has a fold: then scratch
+ * is 64-byte aligned and has the fold's scratch_floats, and source->folded has the whole weight
+ * (whole) or the block alone.
+ */
+void dc_winograd_make_block(const doconv_plan *plan, const struct dc_weight_source *source,
+                            int64_t index, bool whole, float *block, float *scratch);
 void dc_winograd_execute(const doconv_plan *plan, const struct dc_tensors *tensors,
                          char *workspace);
 extern const struct dc_block_hooks dc_winograd_blocks;

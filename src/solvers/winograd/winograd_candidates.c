@@ -64,28 +64,39 @@ static void transform_cycles(const struct dc_winograd_state *s, double *in, doub
     *out = width(s) * lines_out * (0.5 * line_out + outputs);
 }
 
-/* Cycles of a place that transforms its filters: each does, and its sums come and go by chunks. */
+/*
+ * Cycles of a place that transforms its filters: every one does, but where a block that is made has
+ * a single chunk; and sums come and go for each chunk.
+ */
 static double raw_cycles(const struct dc_winograd_state *s, double products)
 {
-    const double chunks = ceil((double)s->cin / (double)s->chunk);
-    return 2.5 * width(s) * (double)(s->points * s->taps) * (double)s->cin *
+    const double chunks = ceil((double)s->cin / (double)s->chunk),
+                 times = s->made && chunks <= 1.0 ? 1.0 / (double)s->blocks : 1.0;
+    return times * 2.5 * width(s) * (double)(s->points * s->taps) * (double)s->cin *
                ceil((double)s->cout / s->kernel->vector) +
            (chunks - 1.0) * 2.0 * products * (double)s->out_blocks / 40.0;
 }
 
-/* Cycles of making the weights of a call, all groups': read, and packed or kept as they are. */
+/* Cycles of making the weights of a call, all groups'. */
 static double fresh_cycles(const struct dc_winograd_state *s, double all_weights)
 {
-    return s->chunk != 0 ? 2.5 * all_weights / dc_rate(2.0 * all_weights)
-                         : 7.0 * (double)(s->points * s->taps * s->groups) *
-                               (double)(s->cin * s->cout); /* in double precision */
+    const double vector = s->kernel->vector, stream = all_weights / dc_rate(2.0 * all_weights);
+    if (s->chunk != 0) {
+        /* What isn't used at once goes through memory, and back. */
+        return (s->made ? 1.0 : 4.0) * stream;
+    }
+    /* Packing transforms each filter in double precision, and writes it transformed. */
+    return 2.0 * width(s) * (double)(s->points * s->taps * s->groups * s->cin) *
+               ceil((double)s->cout / vector) * (16.0 / vector) +
+           2.0 * stream;
 }
 
 /* The part of all work that the task with the most of it has. */
 static double largest_share(const struct dc_winograd_state *s)
 {
-    const double units = ceil((double)(s->places * s->out_chunks) / (double)s->tasks);
-    return units * (double)s->out_chunk / ((double)s->places * (double)s->out_blocks);
+    const double places = (double)(s->made ? s->groups : s->places);
+    const double units = ceil(places * (double)s->out_chunks / (double)s->tasks);
+    return units * (double)s->out_chunk / (places * (double)s->out_blocks);
 }
 
 /*
@@ -102,7 +113,8 @@ static double estimate(const struct dc_problem *p, const struct dc_winograd_stat
     const double points = 4.0 * (double)s->points * inputs * (double)s->points_tile,
                  products = 4.0 * (double)s->points * tiles * (double)(s->outs * s->tile_channels),
                  weights = 4.0 * (double)s->weights.block_floats * blocks;
-    const double all_weights = weights * (double)s->groups, used = points + products;
+    const double all_weights = weights * (double)s->groups,
+                 used = (s->made ? (double)s->blocks : 1.0) * points + products;
     const bool raw = s->chunk != 0;
     /* An output block's weights are one stream; going from block to block is many short ones. */
     const double streams =
@@ -121,12 +133,16 @@ static double estimate(const struct dc_problem *p, const struct dc_winograd_stat
     cycles +=
         in * inputs * ceil((double)s->cin / vector) + out * tiles * ceil((double)s->cout / vector);
     /* What the buffers move: in L2, if they leave room there for tensors and weights in passing. */
-    const double fill = used / (double)dc_cpu_probe()->l2_bytes;
+    const double fill = fmin(used / (double)dc_cpu_probe()->l2_bytes, 1.0);
     cycles += (1.0 + fill) * (points + products * blocks / (double)s->outs) / dc_rate(1.15 * used);
     const bool vectors = s->src_map.channel == 1 && s->src_map.block_channels >= vector;
     cycles += s->in_place ? 0.0 : 0.25 * points / (vectors ? 12.0 : 5.0);
     cycles +=
         s->direct_store ? 0.0 : 4.0 * tiles * (double)(s->tile_height * s->outputs * s->cout) / 6.0;
+    if (s->made && used > 0.75 * (double)dc_cpu_probe()->l2_bytes) {
+        /* Each output block meets the points of all places anew. */
+        cycles += points * blocks / dc_rate(used);
+    }
     cycles += raw ? raw_cycles(s, products) + 0.5 * weights / weight_rate : 0.0;
     cycles = cycles * places + (p->fresh_weights ? fresh_cycles(s, all_weights) : 0.0);
     return (cycles + cold * (double)s->groups) / DC_NOMINAL_HERTZ * largest_share(s);
@@ -165,7 +181,8 @@ static void describe(const struct dc_candidate *c, char *text, size_t size)
     dc_get_parameters(c, &q);
     const char *const blocks = c->kernel->winograd.axes == 2 ? "tiles" : "rows";
     if (q.chunk != 0) {
-        snprintf(text, size, ":%s=%d,raw=%d", blocks, q.block, q.chunk);
+        snprintf(text, size, ":%s=%d,raw=%d%s", blocks, q.block, q.chunk,
+                 q.made != 0 ? ",order=pack" : "");
     } else {
         snprintf(text, size, ":%s=%d,outputs=%s", blocks, q.block, q.outs == 0 ? "all" : "each");
     }
@@ -210,9 +227,9 @@ static const char *offer_blocks(const doconv_context *ctx, const struct dc_probl
             const char *reason = offer(ctx, p, kernel, gemm, &q, list);
             refused = reason != NULL ? reason : refused;
         }
-        const struct dc_winograd_parameters raw = {
-            .block = block, .outs = 1, .chunk = chunk_for(p, kernel, gemm)};
-        if (block != last) {
+        for (int made = 0; made <= (p->fresh_weights ? 1 : 0) && block != last; made++) {
+            const struct dc_winograd_parameters raw = {
+                .block = block, .outs = 1, .chunk = chunk_for(p, kernel, gemm), .made = made};
             const char *reason = offer(ctx, p, kernel, gemm, &raw, list);
             refused = reason != NULL ? reason : refused;
         }

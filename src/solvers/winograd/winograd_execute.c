@@ -26,13 +26,15 @@ struct job {
     const struct dc_winograd_state *s;
     const float *packed, *src, *residual;
     float *dst;
-    float *shared; /* points of all places, or NULL */
-    float *space;  /* the tasks' */
+    const struct dc_weight_source *fresh; /* weights that are made on the way; NULL: packed */
+    float *shared;                        /* points of all places, or NULL */
+    float *space;                         /* the tasks', */
+    ptrdiff_t task_floats;                /* which have so many each */
 };
 
 /* A task's buffers. */
 struct task {
-    float *points, *products, *strip, *rows, *filters;
+    float *points, *products, *strip, *rows, *filters, *made;
 };
 
 struct place {
@@ -236,6 +238,23 @@ static void multiply(const struct job *job, const struct place *place, const flo
     }
 }
 
+/* An output block of a group. */
+struct output {
+    int64_t group, ob;
+    const float *weights, *bias;
+};
+
+static struct output packed_output(const struct job *job, int64_t group, int64_t ob)
+{
+    const struct dc_winograd_state *s = job->s;
+    return (struct output){
+        .group = group,
+        .ob = ob,
+        .weights = block_weights(job, group, ob),
+        .bias = job->packed + (group * s->out_blocks + ob) * s->tile_channels,
+    };
+}
+
 /* Filters of `channels` inputs of an output block, whose weights begin at `block`. */
 static void transform_filters(const struct dc_winograd_state *s, const float *block, int64_t first,
                               int64_t channels, float *filters)
@@ -257,21 +276,24 @@ static void transform_filters(const struct dc_winograd_state *s, const float *bl
 }
 
 /*
- * Output block ob of a place, whose weights are transformed a chunk of input channels at a time:
- * they stay in L2, and the next chunk's come there in the meantime.
+ * An output block of a place, whose weights are transformed a chunk of input channels at a time:
+ * they stay in L2, and the next chunk's come there in the meantime. ready: all of them are there.
  */
 static void multiply_raw(const struct job *job, const struct task *task, const struct place *place,
-                         const float *points, int64_t ob, const float *after)
+                         const float *points, const struct output *output, bool ready,
+                         const float *after)
 {
     const struct dc_winograd_state *s = job->s;
     const int64_t nr = s->tile_channels, taps = s->weights.kh * s->weights.kw;
-    const float *const block = block_weights(job, place->group, ob);
+    const float *const block = output->weights;
     struct dc_segment segments[DC_WINOGRAD_TAPS];
     for (int64_t c = 0; c < s->cin; c += s->chunk) {
         const int64_t channels = least(s->chunk, s->cin - c);
-        transform_filters(s, block, c, channels, task->filters);
+        if (!ready) {
+            transform_filters(s, block, c, channels, task->filters);
+        }
         struct dc_run_args args = products_of(s, place, channels, s->filters_tap, segments);
-        args.channels = least(nr, s->cout - ob * nr);
+        args.channels = least(nr, s->cout - output->ob * nr);
         /* Each point fetches its share of what is transformed next. */
         const bool ends = c + s->chunk >= s->cin;
         args.soon = ends ? after : block + (c + s->chunk) * taps * nr;
@@ -298,13 +320,13 @@ struct target {
     bool through_rows; /* rows of outputs go to the buffer, then store() */
 };
 
-static void find_target(const struct job *job, const struct task *task, int64_t group, int64_t ob,
+static void find_target(const struct job *job, const struct task *task, const struct output *output,
                         struct target *t)
 {
     const struct dc_winograd_state *s = job->s;
     const struct dc_problem *p = &job->plan->problem;
-    const int64_t nr = s->tile_channels, vector = s->kernel->vector,
-                  channel = group * s->cout + ob * nr, channels = least(nr, s->cout - ob * nr);
+    const int64_t nr = s->tile_channels, vector = s->kernel->vector, first = output->ob * nr,
+                  channel = output->group * s->cout + first, channels = least(nr, s->cout - first);
     const int64_t stored =
         dc_channels_stored(dc_layout_block(p->desc.dst_layout), channel, channels, p->desc.cout);
     *t = (struct target){
@@ -312,7 +334,7 @@ static void find_target(const struct job *job, const struct task *task, int64_t 
             {
                 .point = s->products_point,
                 .tile = nr,
-                .bias = job->packed + (group * s->out_blocks + ob) * nr,
+                .bias = output->bias,
                 .vectors = divide_up(channels, vector),
                 .dst_row = s->dst_map.row,
                 .dst_pixel = s->dst_map.pixel,
@@ -352,14 +374,15 @@ static void store_rows(const struct job *job, const struct task *task, struct ta
     }
 }
 
-/* Outputs of output block ob of a place. */
+/* Outputs of an output block of a place. */
 static void transform_back(const struct job *job, const struct task *task,
-                           const struct place *place, int64_t ob, const float *products)
+                           const struct place *place, const struct output *output,
+                           const float *products)
 {
     const struct dc_winograd_state *s = job->s;
     const struct dc_problem *p = &job->plan->problem;
     struct target t;
-    find_target(job, task, place->group, ob, &t);
+    find_target(job, task, output, &t);
     t.args.vector_at = t.vector_at;
     const int64_t most_tiles = t.through_rows ? DC_WINOGRAD_STORE_TILES : s->tile_columns;
     for (int64_t slot = 0; slot < place->tiles;) {
@@ -387,12 +410,13 @@ static void transform_back(const struct job *job, const struct task *task,
 static struct task task_of(const struct job *job, int index)
 {
     const struct dc_winograd_state *s = job->s;
-    float *const space = job->space + index * s->task_floats;
+    float *const space = job->space + index * job->task_floats;
     struct task task = {.points = space};
     task.products = space + (s->shared ? 0 : s->points_floats);
     task.strip = task.products + s->products_floats;
     task.rows = task.strip + s->strip_floats;
     task.filters = task.rows + s->rows_floats;
+    task.made = space + s->task_floats;
     return task;
 }
 
@@ -420,13 +444,15 @@ static void run_outputs(const struct job *job, const struct task *task, const st
         const int64_t end_outs = least(end, ob + s->outs);
         const float *const next =
             end_outs < end ? block_weights(job, place->group, end_outs) : after;
+        const struct output first = packed_output(job, place->group, ob);
         if (s->chunk != 0) {
-            multiply_raw(job, task, place, points, ob, next);
+            multiply_raw(job, task, place, points, &first, false, next);
         } else {
             multiply(job, place, points, ob, end_outs, next, task->products);
         }
         for (int64_t i = ob; i < end_outs; i++) {
-            transform_back(job, task, place, i,
+            const struct output output = packed_output(job, place->group, i);
+            transform_back(job, task, place, &output,
                            task->products + (i - ob) * s->points * s->products_point);
         }
     }
@@ -456,22 +482,54 @@ static void run_task(void *arg, int index)
     }
 }
 
+/* Where output blocks are made one by one: each for all places, whose points are there. */
+static void made_task(void *arg, int index)
+{
+    const struct job *job = arg;
+    const struct dc_winograd_state *s = job->s;
+    const struct task task = task_of(job, index);
+    const int64_t blocks = s->groups * s->out_blocks;
+    for (int64_t i = blocks * index / s->tasks; i < blocks * (index + 1) / s->tasks; i++) {
+        struct output output = {.group = i / s->out_blocks, .ob = i % s->out_blocks};
+        if (job->fresh != NULL) {
+            float *const bias = task.made + s->weights.block_floats;
+            dc_pack_bias(&s->weights, i, job->fresh->bias, bias);
+            dc_winograd_make_block(job->plan, job->fresh, i, true, task.made,
+                                   task.made + s->made_floats);
+            output.weights = task.made;
+            output.bias = bias;
+        } else {
+            output = packed_output(job, output.group, output.ob);
+        }
+        for (int64_t block = 0; block < s->blocks; block++) {
+            const int64_t number = block * s->groups + output.group;
+            const struct place place = place_of(s, number);
+            multiply_raw(job, &task, &place, job->shared + number * s->points_floats, &output,
+                         block != 0 && s->chunk >= s->cin, output.weights);
+            transform_back(job, &task, &place, &output, task.products);
+        }
+    }
+}
+
 void dc_winograd_execute(const doconv_plan *plan, const struct dc_tensors *tensors, char *workspace)
 {
     const struct dc_winograd_state *s = plan->state;
+    const bool makes = tensors->packed == NULL;
     struct job job = {
         .plan = plan,
         .s = s,
         .packed = tensors->packed,
+        .fresh = makes ? tensors->fresh : NULL,
         .src = tensors->src,
         .residual = tensors->residual,
         .dst = tensors->dst,
         .shared = s->shared ? (float *)workspace : NULL,
         .space = (float *)workspace,
+        .task_floats = s->task_floats + (makes ? s->fresh_floats : 0),
     };
     if (s->shared) {
         job.space += s->places * s->points_floats;
         dc_parallel(plan->ctx, s->tasks, points_task, &job);
     }
-    dc_parallel(plan->ctx, s->tasks, run_task, &job);
+    dc_parallel(plan->ctx, s->tasks, s->made ? made_task : run_task, &job);
 }

@@ -13,56 +13,38 @@
 #include "plan/solver.h"
 #include "solvers/winograd/winograd.h"
 
-/* Inputs that are folded before they are packed: both stay in L1 or L2. */
-#define FOLDED_INPUTS (8 * DC_CHANNEL_BLOCK)
+/* Taps that are brought side by side at a time, for a vector of lanes: they stay in L1. */
+#define MOST_TAPS 9
+/* Floats that packing a unit may write behind it. */
+#define PACK_SLACK 16
 
-/* Room for a row of packed weights, and taps of those. */
-enum { LANES = DC_PACK_LANES, MOST = DC_WINOGRAD_POINTS };
-
-/* to[p * row + lane] = sum over k of G[p][k] * f[k * tap + lane] */
-static void transform(const struct dc_winograd_kernel *w, int64_t lanes, const double *f,
-                      int64_t tap, double *to, int64_t row)
-{
-    const double *g = w->filter;
-    for (int p = 0; p < w->points; p++, g += 3) {
-        for (int64_t lane = 0; lane < lanes; lane++) {
-            to[p * row + lane] = g[0] * f[lane] + g[1] * f[tap + lane] + g[2] * f[2 * tap + lane];
-        }
-    }
-}
-
-/* One input of a block: `lanes` filters, `at` its first one's first tap. */
-static void pack_input(const struct dc_winograd_state *s, const struct dc_weight_view *weight,
-                       const float *at, int64_t lanes, float *to)
+/*
+ * Inputs of a block from `first` on, DC_CHANNEL_BLOCK of them or what is left: `rows` kernel rows,
+ * from `row` on, which are transformed together or each alone.
+ */
+static void pack_rows(const struct dc_winograd_state *s, const struct dc_weight_view *weight,
+                      int64_t index, int64_t first, int64_t row, int64_t rows, float *to)
 {
     const struct dc_winograd_kernel *w = &s->kernel->winograd;
-    const int64_t nr = s->tile_channels, point = s->taps * s->cin * nr;
-    for (int64_t tap = 0; tap < s->taps; tap++) {
-        double f[9 * LANES] = {0}, rows[MOST * 3 * LANES], all[MOST * MOST * LANES];
-        const int64_t height = w->axes == 2 ? 3 : 1;
-        for (int64_t y = 0; y < height; y++) {
-            for (int64_t x = 0; x < 3; x++) {
-                const float *from = at + (tap + y) * weight->row + x * weight->column;
-                for (int64_t lane = 0; lane < lanes; lane++) {
-                    f[(y * 3 + x) * LANES + lane] = (double)from[lane * weight->out];
-                }
-            }
-        }
-        for (int64_t x = 0; x < 3 && w->axes == 2; x++) {
-            transform(w, nr, f + x * LANES, 3 * LANES, rows + x * LANES, 3 * LANES);
-        }
-        for (int64_t p = 0; p < w->points && w->axes == 2; p++) {
-            transform(w, nr, rows + p * 3 * LANES, LANES, all + p * w->points * LANES, LANES);
-        }
-        if (w->axes == 1) {
-            transform(w, nr, f, LANES, all, LANES);
-        }
-        for (int64_t p = 0; p < s->points; p++) {
-            float *const row = to + p * point + tap * s->cin * nr;
-            for (int64_t lane = 0; lane < nr; lane++) {
-                row[lane] = (float)all[p * LANES + lane];
-            }
-        }
+    const int64_t nr = s->tile_channels, columns = w->taps, lines = w->axes == 2 ? rows : 1,
+                  floats = least(DC_CHANNEL_BLOCK, s->cin - first) * nr;
+    float filters[MOST_TAPS * DC_CHANNEL_BLOCK * DC_PACK_LANES + PACK_SLACK]
+        __attribute__((aligned(64)));
+    const struct dc_packed_weights part =
+        dc_packed_weights(s->groups, s->cin, s->cout, rows, columns, nr);
+    struct dc_weight_view view = *weight;
+    view.data += row * weight->row;
+    dc_pack_unit(&part, &s->gemm->direct, &view, index, first, filters);
+    struct dc_winograd_filter_args args = {
+        .src_tap = floats,
+        .floats = floats,
+        .point = s->taps * s->cin * nr,
+        .stream = s->stream,
+    };
+    for (int64_t y = 0; y < rows; y += lines) {
+        args.src = filters + y * columns * floats;
+        args.points = to + (w->axes == 2 ? 0 : (row + y) * s->cin * nr) + first * nr;
+        w->pack_filters(&args);
     }
 }
 
@@ -74,11 +56,12 @@ static void pack_inputs(const struct dc_winograd_state *s, const struct dc_weigh
         dc_pack_inputs(&s->weights, &s->gemm->direct, weight, index, first, last - first, block);
         return;
     }
-    const int64_t group = index / s->out_blocks, out = index % s->out_blocks * s->tile_channels;
-    const float *at = weight->data + group * weight->group + (out - weight->first) * weight->out;
-    for (int64_t c = first; c < last; c++) {
-        pack_input(s, weight, at + c * weight->in, least(s->tile_channels, s->cout - out),
-                   block + c * s->tile_channels);
+    const int64_t columns = s->kernel->winograd.taps,
+                  height = s->kernel->winograd.axes == 2 ? columns : s->taps;
+    for (int64_t c = first; c < last; c += DC_CHANNEL_BLOCK) {
+        for (int64_t row = 0; row < height; row += MOST_TAPS / columns) {
+            pack_rows(s, weight, index, c, row, least(MOST_TAPS / columns, height - row), block);
+        }
     }
 }
 
@@ -97,17 +80,21 @@ static void clear_gap(const struct dc_packed_weights *w, float *packed)
     memset(packed + biases, 0, (size_t)(w->bias_floats - biases) * sizeof *packed);
 }
 
-/* A block's biases; and zeros between its weights and the next block's. */
-static void finish_block(const struct dc_winograd_state *s, int64_t index, const float *bias,
-                         float *packed)
+/* Zeros between a block's weights and the next block's. */
+static void finish_block(const struct dc_winograd_state *s, float *block)
 {
     const struct dc_packed_weights *w = &s->weights;
     const int64_t floats = w->kh * w->kw * s->cin * s->tile_channels;
-    memset(block_of(s, packed, index) + floats, 0,
-           (size_t)(w->block_floats - floats) * sizeof *packed);
-    dc_pack_bias(w, index, bias, packed + index * s->tile_channels);
+    memset(block + floats, 0, (size_t)(w->block_floats - floats) * sizeof *block);
+}
+
+/* And a block's biases. */
+static void put_bias(const struct dc_winograd_state *s, int64_t index, const float *bias,
+                     float *packed)
+{
+    dc_pack_bias(&s->weights, index, bias, packed + index * s->tile_channels);
     if (index == 0) {
-        clear_gap(w, packed);
+        clear_gap(&s->weights, packed);
     }
 }
 
@@ -131,7 +118,8 @@ static void pack_task(void *arg, int index)
         pack_inputs(s, job->weight, block, first, least(s->cin, first + DC_CHANNEL_BLOCK),
                     block_of(s, job->packed, block));
         if (first == 0) {
-            finish_block(s, block, job->bias, job->packed);
+            finish_block(s, block_of(s, job->packed, block));
+            put_bias(s, block, job->bias, job->packed);
         }
     }
 }
@@ -165,26 +153,40 @@ static int64_t weight_floats(const doconv_plan *plan)
     return s->tile_channels * s->cin * plan->problem.desc.kh * plan->problem.desc.kw;
 }
 
-static void make(const doconv_plan *plan, const struct dc_weight_source *source, int64_t index,
-                 float *packed, float *scratch)
+/* A block that is folded a part at a time. */
+struct making {
+    const struct dc_winograd_state *s;
+    int64_t index;
+    float *block;
+};
+
+static void pack_part(void *arg, const struct dc_weight_view *view, const struct dc_part *part)
+{
+    const struct making *m = arg;
+    pack_inputs(m->s, view, m->index, part->in, part->in + part->ins, m->block);
+}
+
+void dc_winograd_make_block(const doconv_plan *plan, const struct dc_weight_source *source,
+                            int64_t index, bool whole, float *block, float *scratch)
 {
     const struct dc_winograd_state *s = plan->state;
-    float *const block = block_of(s, packed, index);
-    finish_block(s, index, source->bias, packed);
+    finish_block(s, block);
     if (source->fold == NULL) {
         pack_inputs(s, &source->view, index, 0, s->cin, block);
         return;
     }
-    struct dc_part part = {.out = index * s->tile_channels};
-    part.outs = least(s->tile_channels, s->cout - part.out);
-    struct dc_weight_view view = source->view;
-    view.first = part.out;
-    const struct dc_tensors tensors = {.w = source->w, .d = source->d, .weight = source->folded};
-    for (part.in = 0; part.in < s->cin; part.in += part.ins) {
-        part.ins = least(FOLDED_INPUTS, s->cin - part.in);
-        source->fold->candidate.solver->parts->run(source->fold, &part, &tensors, scratch);
-        pack_inputs(s, &view, index, part.in, part.in + part.ins, block);
-    }
+    struct making making = {.s = s, .index = index, .block = block};
+    const int64_t out = index * s->tile_channels;
+    dc_fold_block(source, out, least(s->tile_channels, s->cout - out), s->cin, whole, scratch,
+                  pack_part, &making);
+}
+
+static void make(const doconv_plan *plan, const struct dc_weight_source *source, int64_t index,
+                 float *packed, float *scratch)
+{
+    const struct dc_winograd_state *s = plan->state;
+    put_bias(s, index, source->bias, packed);
+    dc_winograd_make_block(plan, source, index, false, block_of(s, packed, index), scratch);
 }
 
 const struct dc_block_hooks dc_winograd_blocks = {

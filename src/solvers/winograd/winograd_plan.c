@@ -4,6 +4,7 @@
 
 #include "base/arithmetic.h"
 #include "base/context.h"
+#include "base/cpu.h"
 #include "base/layout.h"
 #include "base/log.h"
 #include "base/registry.h"
@@ -31,6 +32,7 @@ static void cut(const struct dc_problem *p, const struct dc_winograd_parameters 
     s->cout = p->group_cout;
     s->tile_channels = s->gemm->tile_channels;
     s->chunk = q->chunk;
+    s->made = q->made != 0;
     const bool raw = q->chunk != 0;
     s->weights = dc_packed_weights(d->groups, s->cin, s->cout, raw ? d->kh : s->points,
                                    raw ? d->kw : s->taps, s->gemm->tile_channels);
@@ -98,12 +100,13 @@ const char *dc_winograd_geometry(const struct dc_problem *p, const struct dc_ker
     *s = (struct dc_winograd_state){.kernel = kernel, .gemm = gemm};
     cut(p, q, s);
     find_layouts(p, s);
-    /* Outputs are cut only if there are fewer places than threads. */
-    s->out_chunk = dc_cut_outputs(p->threads, s->places, s->out_blocks);
+    /* Outputs are cut only if there are fewer places than threads, or they are made one by one. */
+    s->out_chunk = s->made ? 1 : dc_cut_outputs(p->threads, s->places, s->out_blocks);
     s->out_chunks = divide_up(s->out_blocks, s->out_chunk);
     s->outs = q->outs == 0 ? s->out_chunk : least(q->outs, s->out_chunk);
-    s->shared = s->out_chunks > 1;
-    s->tasks = (int)least(p->threads, s->places * s->out_chunks);
+    s->shared = s->out_chunks > 1 || s->made;
+    s->tasks =
+        (int)least(p->threads, s->made ? s->groups * s->out_blocks : s->places * s->out_chunks);
     const double channels = (double)(s->cin + (s->outs + 1) * s->tile_channels),
                  tiles = (double)s->block + (double)(s->taps * s->tile_columns);
     if ((double)s->points * tiles * channels * (double)(s->shared ? s->places + 1 : 1) > 1e12) {
@@ -111,6 +114,35 @@ const char *dc_winograd_geometry(const struct dc_problem *p, const struct dc_ker
     }
     lay_out_buffers(p, s);
     return NULL;
+}
+
+/* What a task needs to make weights on the way. */
+static void plan_fresh(doconv_plan *plan, struct dc_winograd_state *s)
+{
+    const doconv_plan *fold = plan->fold;
+    plan->takes_fresh = plan->problem.fresh_weights && s->made;
+    if (!plan->takes_fresh) {
+        return;
+    }
+    const struct dc_part_hooks *parts = fold != NULL ? fold->candidate.solver->parts : NULL;
+    plan->folds_parts = fold != NULL && parts->inputs(fold) != 0;
+    s->made_floats = s->weights.block_floats + align_floats(s->tile_channels);
+    s->fresh_floats = s->made_floats;
+    if (plan->folds_parts) {
+        s->fresh_floats += align_floats((int64_t)parts->scratch_floats(fold));
+    }
+    plan->candidate.workspace_size += (size_t)s->tasks * (size_t)s->fresh_floats * sizeof(float);
+}
+
+/*
+ * Are packed weights so many that they, written as usual, would only pass through the caches? Those
+ * of a call are used at once: any that L3 holds are better there.
+ */
+static bool streams(const struct dc_problem *p, const struct dc_winograd_state *s)
+{
+    const size_t bytes = dc_packed_bytes(&s->weights);
+    return (s->cin * s->tile_channels) % 16 == 0 &&
+           (p->fresh_weights ? 1 : 4) * bytes > (size_t)dc_cpu_probe()->l3_bytes;
 }
 
 doconv_status dc_winograd_prepare(doconv_plan *plan)
@@ -124,6 +156,8 @@ doconv_status dc_winograd_prepare(doconv_plan *plan)
     dc_get_parameters(c, &q);
     dc_winograd_geometry(&plan->problem, c->kernel, c->second, &q,
                          s); /* enumerate() did it before */
+    s->stream = streams(&plan->problem, s);
+    plan_fresh(plan, s);
     plan->state = s;
     const int64_t layout[] = {s->points, s->taps, s->outputs, s->tile_channels, s->chunk != 0};
     plan->packed_layout = dc_hash(plan->packed_layout, layout, sizeof layout);

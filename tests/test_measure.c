@@ -1,0 +1,766 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the tuner chooses, drops and repeats, on a clock that only the candidates move: nothing here
+ * depends on the machine. The first half is one measurement, the second all of doconv_tune().
+ */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#include <doconv/doconv_tune.h>
+
+#include "fake_solver.h"
+#include "measure.h"
+#include "tuner_fixture.h"
+
+/* Long enough for one call to be a sample. */
+#define CALL 1e-3
+#define LEAST_ROUNDS 5
+
+struct bench {
+    doconv_context *ctx;
+    struct fake fake;
+    struct measure_set set;
+};
+
+/* A set of the fake's candidates, in their order: the first is the default. */
+static void open_set(struct bench *b, struct fixture *f, const doconv_plan_options *options)
+{
+    b->ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
+    fake_install(&b->fake, b->ctx);
+    const doconv_conv_desc desc = fixture_problem(FAKE_PROBLEM);
+    struct dc_problem problem;
+    assert_int_equal(dc_problem_create(b->ctx, &desc, &problem), DOCONV_OK);
+    assert_int_equal(dc_measure_set_create(b->ctx, &problem, options, b->fake.count, &b->set),
+                     DOCONV_OK);
+    for (int i = 0; i < b->fake.count; i++) {
+        char variant[DC_VARIANT_SIZE];
+        snprintf(variant, sizeof variant, "fake:fake_a@none:number=%d", i);
+        assert_int_equal(dc_measure_set_add(&b->set, options, variant), DOCONV_OK);
+    }
+}
+
+static void close_set(struct bench *b)
+{
+    dc_measure_set_destroy(&b->set);
+    fake_remove(&b->fake, b->ctx);
+    doconv_context_destroy(b->ctx);
+}
+
+static void start(struct bench *b, const double *seconds, int count)
+{
+    memset(b, 0, sizeof *b);
+    b->fake.kernels = 1;
+    b->fake.count = count;
+    for (int i = 0; i < count; i++) {
+        b->fake.candidates[i].seconds = seconds[i];
+    }
+}
+
+static void measure(struct bench *b, double budget_seconds)
+{
+    const struct measure_limits limits = {.budget_seconds = budget_seconds,
+                                          .least_rounds = LEAST_ROUNDS};
+    dc_measure(&b->set, &limits);
+}
+
+static int number_of(const struct measured *m)
+{
+    return fake_number(m->plan->candidate.text);
+}
+
+/* Where a candidate stands after the measurement. */
+static const struct measured *find(const struct bench *b, int number)
+{
+    int i = 0;
+    while (i + 1 < b->set.count && number_of(&b->set.items[i]) != number) {
+        i++;
+    }
+    assert_int_equal(number_of(&b->set.items[i]), number);
+    return &b->set.items[i];
+}
+
+/* A measurement of these times, from the start to the end; returns the winner. */
+static int winner_of(struct fixture *f, const double *seconds, int count)
+{
+    struct bench b;
+    start(&b, seconds, count);
+    open_set(&b, f, NULL);
+    measure(&b, 1.0);
+    const int winner = number_of(&b.set.items[0]);
+    close_set(&b);
+    return winner;
+}
+
+/* ---- the choice ---- */
+
+/* Whichever place the fastest has, among near ones and far ones. */
+static void test_fastest_wins(void **state)
+{
+    static const double times[] = {1.00, 1.04, 1.06, 1.08, 1.14, 1.3, 2.0, 5.0};
+    enum { COUNT = sizeof times / sizeof times[0] };
+    for (int shift = 0; shift < COUNT; shift++) {
+        double seconds[COUNT];
+        for (int i = 0; i < COUNT; i++) {
+            seconds[(i + shift) % COUNT] = CALL * times[i];
+        }
+        assert_int_equal(winner_of(*state, seconds, COUNT), shift);
+        for (int i = 0; i < COUNT; i++) {
+            seconds[(COUNT - i + shift) % COUNT] = CALL * times[i];
+        }
+        assert_int_equal(winner_of(*state, seconds, COUNT), shift);
+    }
+}
+
+/* A gain within the noise is none: the default, which is the first, stays. */
+static void test_margin(void **state)
+{
+    for (int fast = 1; fast < 6; fast++) {
+        double seconds[6];
+        for (int i = 0; i < 6; i++) {
+            seconds[i] = CALL * (i == 0 ? 1.0 : 1.004);
+        }
+        seconds[fast] = CALL * 0.995;
+        assert_int_equal(winner_of(*state, seconds, 6), 0);
+        seconds[fast] = CALL * 0.97;
+        assert_int_equal(winner_of(*state, seconds, 6), fast);
+        /* It stays where it is no finalist by itself, too: each of the others is faster. */
+        for (int i = 1; i < 6; i++) {
+            seconds[i] = CALL * (0.995 - 1e-4 * i);
+        }
+        assert_int_equal(winner_of(*state, seconds, 6), 0);
+    }
+}
+
+/* Behind the winner, by their medians, which are those of the calls. */
+static void test_order_and_medians(void **state)
+{
+    static const double times[] = {1.3, 1.0, 1.1, 1.7, 1.05, 9.0};
+    static const int order[] = {1, 4, 2, 0, 3, 5};
+    struct bench b;
+    double seconds[6];
+    for (int i = 0; i < 6; i++) {
+        seconds[i] = CALL * times[i];
+    }
+    start(&b, seconds, 6);
+    open_set(&b, *state, NULL);
+    measure(&b, 1.0);
+    for (int i = 0; i < 6; i++) {
+        const struct measured *m = &b.set.items[i];
+        assert_int_equal(number_of(m), order[i]);
+        assert_true(fabs(m->median / seconds[order[i]] - 1.0) < 1e-9);
+        assert_true(m->spread >= 0.0 && m->spread < 1e-9);
+        assert_int_equal(m->is_default, order[i] == 0);
+    }
+    close_set(&b);
+}
+
+/* ---- what is dropped ---- */
+
+/* What is far behind costs few calls; what is near is kept to the end of the coarse rounds. */
+static void test_far_ones_are_dropped(void **state)
+{
+    static const double times[] = {1.0, 1.01, 1.02, 1.03, 1.12, 1.25, 1.6, 2.8, 3.2, 50.0};
+    enum { COUNT = sizeof times / sizeof times[0], FAR = 5 };
+    /* The calibration's one is a sample, of two calls where these are short. */
+    static const int most_rounds[COUNT - FAR] = {6, 3, 3, 1, 1};
+    double seconds[COUNT];
+    struct bench b;
+    for (int i = 0; i < COUNT; i++) {
+        seconds[i] = CALL * times[i];
+    }
+    start(&b, seconds, COUNT);
+    open_set(&b, *state, NULL);
+    measure(&b, 0.2);
+    for (int i = 0; i < COUNT; i++) {
+        const struct measured *m = find(&b, i);
+        assert_int_equal(m->dropped, i >= FAR);
+        assert_int_equal(b.fake.candidates[i].calls, m->rounds + (seconds[i] < 20e-3));
+        if (i >= FAR) {
+            assert_in_range(m->rounds, 1, most_rounds[i - FAR]);
+        } else {
+            assert_true(m->rounds >= LEAST_ROUNDS);
+        }
+    }
+    close_set(&b);
+}
+
+/* Candidate 1 is the fastest; another process has the core during one of its calls. */
+static int stolen_call;
+static double lose_one_call(const struct fake *fake, int candidate, int call)
+{
+    return fake->candidates[candidate].seconds *
+           (candidate == 1 && call == stolen_call ? 15.0 : 1.0);
+}
+
+static void test_one_slow_sample_costs_nothing(void **state)
+{
+    static const double seconds[] = {1.2 * CALL, CALL, 1.1 * CALL, 1.12 * CALL, 1.14 * CALL};
+    for (stolen_call = 0; stolen_call < 12; stolen_call++) {
+        struct bench b;
+        start(&b, seconds, 5);
+        b.fake.seconds = lose_one_call;
+        open_set(&b, *state, NULL);
+        measure(&b, 1.0);
+        assert_int_equal(number_of(&b.set.items[0]), 1);
+        assert_false(b.set.items[0].dropped);
+        close_set(&b);
+    }
+}
+
+/* Another process has the core for a while in some calls: the thread's own time leaves that out. */
+struct thief {
+    struct fake *fake;
+    int every; /* which calls */
+    int calls;
+};
+
+static void steal(void *user)
+{
+    struct thief *t = user;
+    if (t->calls++ % t->every == 0) {
+        t->fake->now += 3.0 * CALL;
+        t->fake->switches++;
+    }
+}
+
+/* Samples that lost the core are taken again: they neither cost a candidate its place nor count. */
+static void test_lost_samples(void **state)
+{
+    static const double seconds[] = {1.05 * CALL, CALL, 1.02 * CALL, 1.1 * CALL};
+    for (int threads = 1; threads <= 2; threads++) {
+        for (int every = 2; every <= 5; every++) {
+            struct bench b;
+            start(&b, seconds, 4);
+            struct thief thief = {&b.fake, every, 0};
+            b.fake.called = steal;
+            b.fake.user = &thief;
+            open_set(&b, *state, NULL);
+            b.ctx->threads = threads;
+            measure(&b, 1.0);
+            b.ctx->threads = 1;
+            assert_int_equal(number_of(&b.set.items[0]), 1);
+            for (int i = 0; i < 4; i++) {
+                const struct measured *m = find(&b, i);
+                assert_true(fabs(m->median / seconds[i] - 1.0) < 1e-6);
+                assert_true(m->spread < 1e-6);
+            }
+            close_set(&b);
+        }
+    }
+}
+
+/* Where none keeps the core, the measurement ends all the same. */
+static void test_always_lost(void **state)
+{
+    static const double seconds[] = {1.5 * CALL, CALL};
+    struct bench b;
+    start(&b, seconds, 2);
+    struct thief thief = {&b.fake, 1, 0};
+    b.fake.called = steal;
+    b.fake.user = &thief;
+    open_set(&b, *state, NULL);
+    measure(&b, 1.0);
+    assert_int_equal(number_of(&b.set.items[0]), 1);
+    for (int i = 0; i < 2; i++) {
+        assert_true(b.fake.candidates[i].calls <= 5 * (find(&b, i)->rounds + 1));
+    }
+    close_set(&b);
+}
+
+/* One call of candidate 3 seems to take no time: the others are not behind for that. */
+static double one_lucky_call(const struct fake *fake, int candidate, int call)
+{
+    return fake->candidates[candidate].seconds *
+           (candidate == 3 && call == stolen_call ? 0.1 : 1.0);
+}
+
+static void test_one_fast_sample_wins_nothing(void **state)
+{
+    static const double seconds[] = {1.2 * CALL, CALL, 1.1 * CALL, 1.12 * CALL, 1.14 * CALL};
+    /* From the third on: the first two are the calibration's, of which the faster counts. */
+    for (stolen_call = 2; stolen_call < 12; stolen_call++) {
+        struct bench b;
+        start(&b, seconds, 5);
+        b.fake.seconds = one_lucky_call;
+        open_set(&b, *state, NULL);
+        measure(&b, 1.0);
+        assert_int_equal(number_of(&b.set.items[0]), 1);
+        close_set(&b);
+    }
+}
+
+/* A clock that drifts (each call of any candidate is slower than that before) moves all alike. */
+static double drift(const struct fake *fake, int candidate, int call)
+{
+    (void)call;
+    return fake->candidates[candidate].seconds * (1.0 + 20.0 * fake->now);
+}
+
+static void test_drift(void **state)
+{
+    for (int fast = 0; fast < 3; fast++) {
+        double seconds[] = {CALL, CALL, CALL};
+        seconds[fast] *= 0.9;
+        struct bench b;
+        start(&b, seconds, 3);
+        b.fake.seconds = drift;
+        open_set(&b, *state, NULL);
+        measure(&b, 1.0);
+        assert_int_equal(number_of(&b.set.items[0]), fast);
+        for (int i = 0; i < 3; i++) {
+            assert_true(b.set.items[i].spread < 0.05);
+        }
+        close_set(&b);
+    }
+}
+
+/* The spread of a finalist is its own: every other call of candidate 1 takes half as long again. */
+static double uneven(const struct fake *fake, int candidate, int call)
+{
+    return fake->candidates[candidate].seconds * (candidate == 1 && call % 2 != 0 ? 1.5 : 1.0);
+}
+
+static void test_spread(void **state)
+{
+    static const double seconds[] = {CALL, 0.6 * CALL};
+    struct bench b;
+    start(&b, seconds, 2);
+    b.fake.seconds = uneven;
+    open_set(&b, *state, NULL);
+    measure(&b, 1.0);
+    assert_true(find(&b, 1)->spread > 0.05);
+    /* As many of the one kind as of the other: between them. */
+    assert_true(fabs(find(&b, 1)->median - 0.75 * CALL) < 1e-9);
+    close_set(&b);
+    start(&b, seconds + 1, 1); /* alone, and even */
+    open_set(&b, *state, NULL);
+    measure(&b, 1.0);
+    assert_true(b.set.items[0].spread == 0.0);
+    close_set(&b);
+}
+
+/* ---- how long and how often ---- */
+
+/* A sample of short calls has many of them, so that the clock vanishes in it. */
+static void test_repeats(void **state)
+{
+    static const struct {
+        double seconds;
+        int repeats;
+    } rows[] = {{1e-9, 1000}, {1e-7, 1000}, {1.01e-6, 199}, {30e-6, 7}, {199e-6, 2}, {201e-6, 1}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        struct bench b;
+        start(&b, &rows[i].seconds, 1);
+        open_set(&b, *state, NULL);
+        measure(&b, 1.0);
+        assert_int_equal(b.set.items[0].repeats, rows[i].repeats);
+        assert_true(fabs(b.set.items[0].median / rows[i].seconds - 1.0) < 1e-6);
+        assert_int_equal(b.fake.candidates[0].calls,
+                         2 + (b.set.items[0].rounds - 1) * rows[i].repeats);
+        close_set(&b);
+    }
+}
+
+/* The first call pays for what only first calls do. */
+static double slow_at_first(const struct fake *fake, int candidate, int call)
+{
+    return fake->candidates[candidate].seconds * (call == 0 ? 8.0 : 1.0);
+}
+
+static void test_first_call_is_forgotten(void **state)
+{
+    static const double seconds[] = {50e-6, 41e-6};
+    struct bench b;
+    start(&b, seconds, 2);
+    b.fake.seconds = slow_at_first;
+    open_set(&b, *state, NULL);
+    measure(&b, 1.0);
+    assert_int_equal(number_of(&b.set.items[0]), 1);
+    assert_int_equal(b.set.items[0].repeats, 5);
+    assert_true(fabs(b.set.items[0].samples[0] - 41e-6) < 1e-9);
+    close_set(&b);
+}
+
+/* Of calls that take long, the first is enough. */
+static void test_long_calls(void **state)
+{
+    static const double seconds[] = {0.05, 0.04, 0.3};
+    struct bench b;
+    start(&b, seconds, 3);
+    open_set(&b, *state, NULL);
+    measure(&b, 0.6);
+    assert_int_equal(number_of(&b.set.items[0]), 1);
+    assert_int_equal(b.fake.candidates[2].calls, 1);
+    assert_int_equal(b.fake.candidates[0].calls, find(&b, 0)->rounds);
+    /* Both calls and finals, but no more: the budget is spent. */
+    assert_in_range(b.fake.candidates[0].calls, LEAST_ROUNDS, 2 * LEAST_ROUNDS + 2);
+    close_set(&b);
+}
+
+/* Rounds go on while the budget lasts, and end with it but for the least. */
+static void test_budget(void **state)
+{
+    double seconds[8];
+    for (int i = 0; i < 8; i++) {
+        seconds[i] = CALL * (1.0 + 0.01 * i);
+    }
+    int before = 0;
+    for (double budget = 0.01; budget < 2.0; budget *= 4.0) {
+        struct bench b;
+        start(&b, seconds, 8);
+        open_set(&b, *state, NULL);
+        measure(&b, budget);
+        const struct measured *last = find(&b, 7);
+        assert_in_range(last->rounds, LEAST_ROUNDS + 1, MEASURE_SAMPLES);
+        assert_true(last->rounds > before || budget < 0.1);
+        before = last->rounds;
+        /* The least of rounds: of calibration two, coarse ones, half of the final ones of four. */
+        const double least = CALL * 8 * (2 + LEAST_ROUNDS + LEAST_ROUNDS);
+        assert_true(b.fake.now < 1.2 * fmax(least, budget));
+        for (int i = 0; i < 8; i++) {
+            assert_true(b.set.items[i].rounds <= MEASURE_SAMPLES);
+        }
+        close_set(&b);
+    }
+}
+
+struct progress {
+    int calls, done, total;
+};
+
+static void follow(void *user, int done, int total)
+{
+    struct progress *p = user;
+    assert_in_range(done, p->done, total);
+    *p = (struct progress){p->calls + 1, done, total};
+}
+
+static void test_progress_ends(void **state)
+{
+    static const double seconds[] = {CALL, 1.01 * CALL, 1.02 * CALL, 1.03 * CALL, 1.04 * CALL};
+    for (int count = 1; count <= 5; count += 4) {
+        struct progress p = {0};
+        const struct measure_limits limits = {.budget_seconds = 0.3,
+                                              .least_rounds = LEAST_ROUNDS,
+                                              .progress = follow,
+                                              .progress_user = &p};
+        struct bench b;
+        start(&b, seconds, count);
+        open_set(&b, *state, NULL);
+        dc_measure(&b.set, &limits);
+        assert_int_equal(p.done, p.total);
+        assert_true(p.calls > LEAST_ROUNDS);
+        close_set(&b);
+    }
+}
+
+/* ---- cold weights ---- */
+
+enum { COLD_THREADS = 8 };
+
+struct cold {
+    struct bench bench;
+    char seen[2 * COLD_THREADS]; /* the first and last line of each thread's part */
+    int calls, warm;
+};
+
+/* Flushing takes a second: none of it may be counted. The candidates' own tasks are fewer. */
+static void run_slowly(void *user, int count, void (*task)(void *arg, int index), void *arg)
+{
+    struct cold *c = user;
+    for (int i = 0; i < count; i++) {
+        task(arg, i);
+    }
+    c->bench.fake.now += count == COLD_THREADS ? 1.0 : 0.0;
+}
+
+static void look_at_flush(void *user)
+{
+    struct cold *c = user;
+    const struct measure_set *set = &c->bench.set;
+    const size_t part = set->flush_bytes / COLD_THREADS;
+    bool flushed = true;
+    for (int i = 0; i < 2 * COLD_THREADS; i++) {
+        const char now = set->flush[part * (size_t)(i / 2) + (i % 2 != 0 ? part - 64 : 0)];
+        flushed = flushed && now != c->seen[i];
+        c->seen[i] = now;
+    }
+    c->calls++;
+    c->warm += !flushed;
+}
+
+/* Before every call the caches are filled with something else, on every thread. */
+static void test_cold_flush(void **state)
+{
+    static const double seconds[] = {20e-6, 15e-6};
+    const doconv_plan_options options = {.size = sizeof options, .cold_weights = 1};
+    const struct dc_cpu *cpu = dc_cpu_probe();
+    struct cold c = {.warm = 0};
+    start(&c.bench, seconds, 2);
+    c.bench.fake.called = look_at_flush;
+    c.bench.fake.user = &c;
+    open_set(&c.bench, *state, &options);
+    assert_true(c.bench.set.cold);
+    const double caches = (double)cpu->l3_bytes + (double)cpu->l2_bytes;
+    assert_true((double)c.bench.set.flush_bytes >= fmin(caches, (double)((size_t)1 << 28)));
+    /* Less is enough to see it. */
+    c.bench.set.flush_bytes = COLD_THREADS * 4096;
+    memset(c.seen, 1, sizeof c.seen);
+    c.bench.ctx->threads = COLD_THREADS;
+    c.bench.ctx->parallel_for = run_slowly;
+    c.bench.ctx->parallel_for_user = &c;
+    measure(&c.bench, 1.0);
+    assert_int_equal(number_of(&c.bench.set.items[0]), 1);
+    assert_true(c.calls > 2 * LEAST_ROUNDS);
+    assert_int_equal(c.warm, 0);
+    for (int i = 0; i < 2; i++) {
+        const struct measured *m = find(&c.bench, i);
+        /* Few calls a sample: each flush costs more than they do. */
+        assert_int_equal(m->repeats, 3);
+        assert_true(fabs(m->median / seconds[i] - 1.0) < 1e-6);
+    }
+    c.bench.ctx->threads = 1;
+    close_set(&c.bench);
+}
+
+/* ---- all of a tuning ---- */
+
+/* Tunes the fake's candidates, a second of budget. */
+static doconv_tune_report *tune(doconv_context *ctx)
+{
+    const doconv_conv_desc desc = fixture_problem(FAKE_PROBLEM);
+    const doconv_tune_options options = {.size = sizeof options, .force = 1};
+    doconv_tune_report *report;
+    assert_int_equal(doconv_tune(ctx, &desc, NULL, &options, &report), DOCONV_OK);
+    return report;
+}
+
+static doconv_tune_entry entry_of(const doconv_tune_report *report, int index)
+{
+    doconv_tune_entry entry = {.size = sizeof entry};
+    assert_int_equal(doconv_tune_report_get(report, index, &entry), DOCONV_OK);
+    return entry;
+}
+
+/* In the report: the number of a candidate's entry; -1: not measured. */
+static int place_of(const doconv_tune_report *report, int number)
+{
+    for (int i = 0; i < doconv_tune_report_count(report); i++) {
+        if (fake_number(entry_of(report, i).variant) == number) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+/* The fastest is chosen, reported with its time, stored, and what plans get from then on. */
+static void test_tuned_choice(void **state)
+{
+    struct fixture *f = *state;
+    static const double times[] = {1.2, 1.5, 1.0, 1.07, 1.1, 6.0};
+    struct fake fake = {.kernels = 1, .count = 6};
+    for (int i = 0; i < 6; i++) {
+        fake.candidates[i].seconds = CALL * times[i];
+    }
+    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
+    fake_install(&fake, ctx);
+    doconv_tune_report *report = tune(ctx);
+    const doconv_tune_summary s = fixture_summary(report);
+    assert_int_equal(fake_number(s.variant), 2);
+    assert_true(fabs(s.seconds - CALL) < 1e-9);
+    assert_true(s.stored && !s.noisy && !s.from_cache && s.max_rel_error == 0.0);
+    assert_int_equal(s.measured, 6);
+    for (int i = 0; i < 6; i++) {
+        const doconv_tune_entry e = entry_of(report, i);
+        const int number = fake_number(e.variant);
+        assert_true(fabs(e.median_seconds - fake.candidates[number].seconds) < 1e-9);
+        assert_int_equal(e.dropped, times[number] > 1.15);
+    }
+    doconv_tune_report_destroy(report);
+    const doconv_conv_desc desc = fixture_problem(FAKE_PROBLEM);
+    doconv_plan *plan;
+    assert_int_equal(doconv_plan_create(ctx, &desc, NULL, &plan), DOCONV_OK);
+    assert_string_equal(doconv_plan_origin(plan), "cache");
+    assert_int_equal(fake_number(doconv_plan_variant(plan)), 2);
+    doconv_plan_destroy(plan);
+    fake_remove(&fake, ctx);
+    doconv_context_destroy(ctx);
+}
+
+/* An entry is found with the revisions of both its kernels, and with no others. */
+static void test_revisions_of_pairs(void **state)
+{
+    struct fixture *f = *state;
+    struct fake fake = {.kernels = 3, .count = 1, .pairs = true};
+    for (int i = 0; i < 3; i++) {
+        fake.candidates[i].seconds = i == 0 ? CALL : 2.0 * CALL;
+    }
+    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
+    fake_install(&fake, ctx);
+    doconv_tune_report_destroy(tune(ctx));
+    const doconv_conv_desc desc = fixture_problem(FAKE_PROBLEM);
+    for (int changed = 0; changed < 3; changed++) {
+        fake.rows[0].revision += changed == 1;
+        fake.rows[2].revision += changed == 2 ? 1 : 0;
+        fake.rows[0].revision -= changed == 2;
+        fixture_reattach(ctx, fake.list); /* nothing in memory */
+        doconv_plan *plan;
+        assert_int_equal(doconv_plan_create(ctx, &desc, NULL, &plan), DOCONV_OK);
+        assert_string_equal(doconv_plan_origin(plan), changed == 0 ? "cache" : "estimate");
+        doconv_plan_destroy(plan);
+    }
+    fake_remove(&fake, ctx);
+    doconv_context_destroy(ctx);
+}
+
+/*
+ * Of many candidates the best by estimate are measured, the best of each kernel among them; none
+ * that the estimate finds three times slower.
+ */
+static void test_pruning(void **state)
+{
+    enum { EACH = 30, MOST = 20 };
+    struct fixture *f = *state;
+    struct fake fake = {.kernels = 3, .count = EACH};
+    for (int i = 0; i < 3 * EACH; i++) {
+        fake.candidates[i].seconds = CALL;
+        /* All of the second kernel's stand behind all of the first's; the third's are hopeless. */
+        fake.candidates[i].estimated = i < 2 * EACH ? 1.0 + 0.02 * i : 3.1;
+    }
+    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
+    fake_install(&fake, ctx);
+    doconv_tune_report *report = tune(ctx);
+    for (int i = 0; i < 3 * EACH; i++) {
+        assert_int_equal(fake.candidates[i].calls > 0, i < MOST - 1 || i == EACH);
+    }
+    doconv_tune_report_destroy(report);
+    fake_remove(&fake, ctx);
+    /* Few: all but the hopeless. */
+    fake = (struct fake){.kernels = 3, .count = 2};
+    for (int i = 0; i < 6; i++) {
+        fake.candidates[i].seconds = CALL;
+        fake.candidates[i].estimated = 1.0 + 0.5 * i;
+    }
+    fake.candidates[5].estimated = 3.01;
+    fake_install(&fake, ctx);
+    report = tune(ctx);
+    assert_int_equal(doconv_tune_report_count(report), 5);
+    for (int i = 0; i < 6; i++) {
+        assert_int_equal(place_of(report, i) >= 0, i < 5);
+    }
+    doconv_tune_report_destroy(report);
+    fake_remove(&fake, ctx);
+    doconv_context_destroy(ctx);
+}
+
+/* What is wrong may be the fastest by far, and is never chosen; the others run again. */
+static void test_wrong_ones_are_passed_over(void **state)
+{
+    struct fixture *f = *state;
+    static const double times[] = {1.0, 0.5, 0.9, 0.1, 0.95};
+    struct fake fake = {.kernels = 1, .count = 5};
+    for (int i = 0; i < 5; i++) {
+        fake.candidates[i] =
+            (struct fake_candidate){.seconds = CALL * times[i], .wrong = i == 1 || i == 3};
+    }
+    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
+    fake_install(&fake, ctx);
+    doconv_tune_report *report = tune(ctx);
+    assert_int_equal(fake_number(fixture_summary(report).variant), 2);
+    assert_int_equal(f->log.errors, 2);
+    assert_true(place_of(report, 1) >= 3 && place_of(report, 3) >= 3);
+    assert_int_equal(entry_of(report, place_of(report, 4)).dropped, 0);
+    doconv_tune_report_destroy(report);
+    fake_remove(&fake, ctx);
+    doconv_context_destroy(ctx);
+}
+
+/* Of candidate 1, no call takes as long as that before. */
+static double noise(const struct fake *fake, int candidate, int call)
+{
+    return fake->candidates[candidate].seconds * (candidate == 1 ? 1.0 + call % 3 : 1.0);
+}
+
+/* Measured again, twice as long each time; then used here, and not kept. */
+static void test_noisy_times(void **state)
+{
+    struct fixture *f = *state;
+    struct fake fake = {.kernels = 1, .count = 2, .seconds = noise};
+    fake.candidates[0].seconds = fake.candidates[1].seconds = CALL;
+    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
+    fake_install(&fake, ctx);
+    doconv_tune_report *report = tune(ctx);
+    doconv_tune_summary s = fixture_summary(report);
+    assert_true(s.noisy && !s.stored);
+    assert_int_equal(fixture_count(f, "c", ".txt", NULL), 0);
+    /* Three attempts of 10, 20 and 40 final rounds, two calls of calibration each; the check's. */
+    for (int i = 0; i < 2; i++) {
+        assert_in_range(fake.candidates[i].calls, 10 + 20 + 40, 10 + 20 + 40 + 3 * 2 + 1);
+    }
+    doconv_tune_report_destroy(report);
+    fake.seconds = NULL; /* quiet again */
+    report = tune(ctx);
+    s = fixture_summary(report);
+    assert_true(!s.noisy && s.stored);
+    assert_int_equal(fixture_count(f, "c", ".txt", NULL), 1);
+    doconv_tune_report_destroy(report);
+    fake_remove(&fake, ctx);
+    doconv_context_destroy(ctx);
+}
+
+/* ---- the clock that all others have ---- */
+
+static void test_system_clock(void **state)
+{
+    doconv_context *ctx = fixture_context(*state, "c", DOCONV_TUNE_OFF);
+    assert_ptr_equal(ctx->clock, &dc_system_clock);
+    const struct dc_clock *clock = ctx->clock;
+    const double wall = clock->wall(clock->user), thread = clock->thread(clock->user);
+    const struct timespec pause = {.tv_nsec = 30000000};
+    nanosleep(&pause, NULL);
+    const double slept = clock->wall(clock->user) - wall;
+    assert_true(slept >= 0.029);
+    /* Who sleeps has no core. */
+    const double ran = clock->thread(clock->user) - thread;
+    assert_true(ran >= 0.0 && ran < 0.8 * slept);
+    assert_true(dc_now(ctx) >= wall + slept);
+    doconv_context_destroy(ctx);
+}
+
+#define WITH_FIXTURE(test) cmocka_unit_test_setup_teardown(test, fixture_setup, fixture_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        WITH_FIXTURE(test_fastest_wins),
+        WITH_FIXTURE(test_margin),
+        WITH_FIXTURE(test_order_and_medians),
+        WITH_FIXTURE(test_far_ones_are_dropped),
+        WITH_FIXTURE(test_one_slow_sample_costs_nothing),
+        WITH_FIXTURE(test_lost_samples),
+        WITH_FIXTURE(test_always_lost),
+        WITH_FIXTURE(test_one_fast_sample_wins_nothing),
+        WITH_FIXTURE(test_drift),
+        WITH_FIXTURE(test_spread),
+        WITH_FIXTURE(test_repeats),
+        WITH_FIXTURE(test_first_call_is_forgotten),
+        WITH_FIXTURE(test_long_calls),
+        WITH_FIXTURE(test_budget),
+        WITH_FIXTURE(test_progress_ends),
+        WITH_FIXTURE(test_cold_flush),
+        WITH_FIXTURE(test_tuned_choice),
+        WITH_FIXTURE(test_revisions_of_pairs),
+        WITH_FIXTURE(test_pruning),
+        WITH_FIXTURE(test_wrong_ones_are_passed_over),
+        WITH_FIXTURE(test_noisy_times),
+        WITH_FIXTURE(test_system_clock),
+    };
+    return cmocka_run_group_tests_name("measure", tests, NULL, NULL);
+}
