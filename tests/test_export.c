@@ -368,8 +368,10 @@ static void test_keep_and_forget(void **state)
     assert_int_equal(doconv_entries_read(entries), DOCONV_OK);
     assert_int_equal(doconv_entries_keep(entries, "own", "mb1_ic5*"), DOCONV_OK);
     fixture_assert_origin(ctx, &desc, NULL, "cache");
+    const unsigned long choices = atomic_load(&ctx->choices);
     assert_int_equal(doconv_entries_forget(entries, &removed), DOCONV_OK);
     assert_int_equal(removed, 1);
+    assert_true(atomic_load(&ctx->choices) > choices); /* plans that are kept are old now */
     fixture_assert_origin(ctx, &desc, NULL, ""); /* nor does the context remember it */
     fixture_assert_origin(ctx, &other, NULL, "cache");
     assert_int_equal(fixture_count(f, "c", ".txt", NULL), 1);
