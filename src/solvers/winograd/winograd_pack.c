@@ -17,16 +17,20 @@
 #define FOLDED_INPUTS (8 * DC_CHANNEL_BLOCK)
 
 /* Room for a row of packed weights, and taps of those. */
-enum { LANES = DC_PACK_LANES, MOST = DC_WINOGRAD_POINTS };
+enum { LANES = DC_PACK_LANES, MOST = DC_WINOGRAD_POINTS, TAPS = DC_WINOGRAD_FILTER };
 
-/* to[p * row + lane] = sum over k of G[p][k] * f[k * tap + lane] */
+/* to[p * row + lane] = sum over k of G[p][k] * f[k * tap + lane], in the order of k */
 static void transform(const struct dc_winograd_kernel *w, int64_t lanes, const double *f,
                       int64_t tap, double *to, int64_t row)
 {
     const double *g = w->filter;
-    for (int p = 0; p < w->points; p++, g += 3) {
+    for (int p = 0; p < w->points; p++, g += w->taps) {
         for (int64_t lane = 0; lane < lanes; lane++) {
-            to[p * row + lane] = g[0] * f[lane] + g[1] * f[tap + lane] + g[2] * f[2 * tap + lane];
+            double sum = g[0] * f[lane];
+            for (int k = 1; k < w->taps; k++) {
+                sum += g[k] * f[k * tap + lane];
+            }
+            to[p * row + lane] = sum;
         }
     }
 }
@@ -36,23 +40,23 @@ static void pack_input(const struct dc_winograd_state *s, const struct dc_weight
                        const float *at, int64_t lanes, float *to)
 {
     const struct dc_winograd_kernel *w = &s->kernel->winograd;
-    const int64_t nr = s->tile_channels, point = s->taps * s->cin * nr;
+    const int64_t nr = s->tile_channels, point = s->taps * s->cin * nr, taps = w->taps;
     for (int64_t tap = 0; tap < s->taps; tap++) {
-        double f[9 * LANES] = {0}, rows[MOST * 3 * LANES], all[MOST * MOST * LANES];
-        const int64_t height = w->axes == 2 ? 3 : 1;
+        double f[TAPS * TAPS * LANES] = {0}, rows[MOST * TAPS * LANES], all[MOST * MOST * LANES];
+        const int64_t height = w->axes == 2 ? taps : 1;
         for (int64_t y = 0; y < height; y++) {
-            for (int64_t x = 0; x < 3; x++) {
+            for (int64_t x = 0; x < taps; x++) {
                 const float *from = at + (tap + y) * weight->row + x * weight->column;
                 for (int64_t lane = 0; lane < lanes; lane++) {
-                    f[(y * 3 + x) * LANES + lane] = (double)from[lane * weight->out];
+                    f[(y * taps + x) * LANES + lane] = (double)from[lane * weight->out];
                 }
             }
         }
-        for (int64_t x = 0; x < 3 && w->axes == 2; x++) {
-            transform(w, nr, f + x * LANES, 3 * LANES, rows + x * LANES, 3 * LANES);
+        for (int64_t x = 0; x < taps && w->axes == 2; x++) {
+            transform(w, nr, f + x * LANES, taps * LANES, rows + x * LANES, taps * LANES);
         }
         for (int64_t p = 0; p < w->points && w->axes == 2; p++) {
-            transform(w, nr, rows + p * 3 * LANES, LANES, all + p * w->points * LANES, LANES);
+            transform(w, nr, rows + p * taps * LANES, LANES, all + p * w->points * LANES, LANES);
         }
         if (w->axes == 1) {
             transform(w, nr, f, LANES, all, LANES);
@@ -64,6 +68,18 @@ static void pack_input(const struct dc_winograd_state *s, const struct dc_weight
             }
         }
     }
+}
+
+/* Weights as the plan's view sees them. */
+static struct dc_weight_view seen(const struct dc_winograd_state *s,
+                                  const struct dc_weight_view *weight)
+{
+    struct dc_weight_view view = *weight;
+    if (s->down) {
+        view.row = weight->column;
+        view.column = weight->row;
+    }
+    return view;
 }
 
 /* Inputs [first, last) of block `index` of all groups' blocks. */
@@ -140,13 +156,14 @@ void dc_winograd_pack(const doconv_plan *plan, const struct dc_weight_view *weig
                       const float *bias, float *packed)
 {
     const struct dc_winograd_state *s = plan->state;
+    const struct dc_weight_view view = seen(s, weight);
     if (s->chunk != 0) {
         clear_gap(&s->weights, packed);
-        dc_pack_weights(plan->ctx, plan->problem.threads, &s->weights, &s->gemm->direct, weight,
+        dc_pack_weights(plan->ctx, plan->problem.threads, &s->weights, &s->gemm->direct, &view,
                         bias, packed);
         return;
     }
-    struct job job = {.s = s, .weight = weight, .bias = bias, .packed = packed};
+    struct job job = {.s = s, .weight = &view, .bias = bias, .packed = packed};
     job.parts = divide_up(s->cin, DC_CHANNEL_BLOCK);
     job.units = s->groups * s->out_blocks * job.parts;
     job.tasks = (int)least(plan->problem.threads, job.units);
@@ -171,13 +188,13 @@ static void make(const doconv_plan *plan, const struct dc_weight_source *source,
     const struct dc_winograd_state *s = plan->state;
     float *const block = block_of(s, packed, index);
     finish_block(s, index, source->bias, packed);
+    struct dc_weight_view view = seen(s, &source->view);
     if (source->fold == NULL) {
-        pack_inputs(s, &source->view, index, 0, s->cin, block);
+        pack_inputs(s, &view, index, 0, s->cin, block);
         return;
     }
     struct dc_part part = {.out = index * s->tile_channels};
     part.outs = least(s->tile_channels, s->cout - part.out);
-    struct dc_weight_view view = source->view;
     view.first = part.out;
     const struct dc_tensors tensors = {.w = source->w, .d = source->d, .weight = source->folded};
     for (part.in = 0; part.in < s->cin; part.in += part.ins) {
