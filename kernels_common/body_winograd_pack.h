@@ -101,9 +101,9 @@ move_line(const float *line, ptrdiff_t floats, float *points, ptrdiff_t point, b
     }
 }
 
-/* Lines of points of `floats` filters, from the taps of a line, which are vectors of v's. */
-static inline void pack_line(const vecd (*f)[WINOGRAD_TAPS], ptrdiff_t floats, float *points,
-                             ptrdiff_t point, bool stream)
+/* A line of points of `floats` filters: f has the taps of a vector of them, then of the next. */
+static inline void pack_line(const vecd *f, ptrdiff_t floats, float *points, ptrdiff_t point,
+                             bool stream)
 {
     /*
      * Points lie a power of two apart for most layers, and share a few sets of the cache: eight
@@ -116,7 +116,7 @@ static inline void pack_line(const vecd (*f)[WINOGRAD_TAPS], ptrdiff_t floats, f
     const ptrdiff_t step = through ? PACK_FLOATS : point;
     for (ptrdiff_t at = 0; at < floats; at += D_LENGTH) {
         vecd r[WINOGRAD_POINTS];
-        exact_line(f[at / D_LENGTH], r);
+        exact_line(f + at / D_LENGTH * WINOGRAD_TAPS, r);
         put_line(r, to + at, step);
     }
     if (stream) {
@@ -147,7 +147,7 @@ static inline void pack_floats(const float *src, ptrdiff_t tap, ptrdiff_t floats
         }
     }
     for (int i = 0; i < WINOGRAD_POINTS; i++) {
-        pack_line(rows[i], floats, points + i * WINOGRAD_POINTS * point, point, stream);
+        pack_line(rows[i][0], floats, points + i * WINOGRAD_POINTS * point, point, stream);
     }
 #else
     vecd row[PACK_FLOATS / D_LENGTH][WINOGRAD_TAPS];
@@ -156,7 +156,7 @@ static inline void pack_floats(const float *src, ptrdiff_t tap, ptrdiff_t floats
         EACH_TAP(GET)
 #undef GET
     }
-    pack_line(row, floats, points, point, stream);
+    pack_line(row[0], floats, points, point, stream);
 #endif
 }
 
