@@ -12,8 +12,8 @@
 #include "kernel.h"
 
 /*
- * Pairs of points p, -p by the first one's row of G. The last row, of infinity, stands alone, and so
- * does the first where there is a point 0.
+ * Pairs of points p, -p by the first one's row of G. The last row, of infinity, stands alone, and
+ * so does the first where there is a point 0.
  */
 #if WINOGRAD_POINTS == 4
 #define EACH_ROW_PAIR(X) X(1)
