@@ -122,6 +122,17 @@ const char *command_tune_mode_string(doconv_tune_mode mode);
 /* The block that --layout=blocked stands for: as wide as the ISA's vectors. */
 doconv_layout command_blocked_layout(doconv_isa isa);
 
+/* ---- command_files.c ---- */
+
+/*
+ * The whole of a regular file; the caller frees *data. Returns an exit status, after a message that
+ * begins with the verb.
+ */
+int command_read_file(const char *verb, const char *path, unsigned char **data, size_t *size);
+
+/* Likewise. All or nothing: the file has its name once it is whole and on the disk. */
+int command_write_file(const char *verb, const char *path, const unsigned char *data, size_t size);
+
 /* ---- command_table.c ---- */
 
 /* Text in columns. The first row is the head. */

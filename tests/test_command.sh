@@ -328,9 +328,19 @@ fi
 old=$work/cache/0123456789abcdef
 mkdir -p "$old"
 echo winner >"$old/fedcba9876543210.txt"
-usage 'what to do is missing: clean' cache
-usage 'not "dirty"' cache dirty
-usage 'not "now"' cache clean now
+usage 'what to do is missing: list, show' cache
+usage 'nothing is called "dirty" (list, show' cache dirty
+usage 'clean: one word too many: "now"' cache clean now
+usage 'list has no option --all' cache list --all
+usage 'clean has no option --environment' cache clean --environment=own
+usage 'export has no option --output' cache export x --output=y
+usage 'show: PROBLEM or pattern is missing' cache show
+usage 'export: FILE is missing' cache export
+usage 'merge: FILE ... is missing' cache merge
+usage 'import: one word too many: "b"' cache import a b
+usage 'merge has no option --name' cache merge a --name=x
+usage '"conv" is no problem, nor a pattern' cache forget conv
+usage '"mine" is not own, all or 16 digits' cache list --environment=mine
 run 0 cache clean
 out "cache     $work/cache"
 out '0 removed, 0 bytes'
@@ -342,6 +352,82 @@ mkdir -p "$old"
 run 0 cache clean --all
 out 'removed   0123456789abcdef'
 if [ -z "$(ls -A "$work/cache")" ]; then pass; else fail "cache clean --all left something"; fi
+run 0 cache list
+out '0 entries of 0 environments'
+
+# ---- winners from one cache to another
+cached '1 problem' $small --threads=1 --budget=0.02
+cached '1 problem' mb1ic5ih7oc6kh3ph1 --threads=1 --budget=0.02
+run 0 cache list
+out '(own)'
+out '  cpu '
+out '2 entries of 1 environment'
+if awk 'length > 120 { exit 1 }' "$work/out"; then pass; else fail 'cache list: lines are long'; fi
+run 0 cache show $small # as any text that means it
+out 'problem   mb1_ic8ih6iw6oc8'
+out 'for       threads=1 runner=default'
+out '100.0%'
+no_out 'ic5ih7'
+run 0 cache show '*_ic?ih*'
+out 'ic5ih7'
+run 1 cache show 'mb7*'
+err 'no entry'
+run 0 cache export "$work/one.txt"
+out 'one.txt: 2 entries of 1 environment exported'
+run 0 cache export -
+if cmp -s "$work/out" "$work/one.txt"; then pass; else fail 'exports differ'; fi
+run 0 cache forget 'mb1_ic8*'
+out '1 entry forgotten'
+run 0 cache export "$work/two.txt"
+run 0 explain $small --threads=1
+out 'origin    estimate'
+run 0 cache import "$work/one.txt"
+out '1 of 2 entries stored'
+run 0 explain $small --threads=1
+out 'origin    cache'
+run 0 cache merge "$work/two.txt" "$work/one.txt"
+if cmp -s "$work/out" "$work/one.txt"; then pass; else fail 'a merge is not the larger'; fi
+run 0 cache merge "$work/two.txt" "$work/one.txt" --output="$work/merged.txt"
+if cmp -s "$work/merged.txt" "$work/one.txt"; then pass; else fail 'a merged file differs'; fi
+run 0 cache merge "$work/one.txt" --environment=0123456789abcdef
+no_out 'environment'
+run 0 cache to-c "$work/table.c"
+out 'table.c: 2 entries of 1 environment written as a table'
+run 0 cache to-c - "$work/one.txt" "$work/two.txt" --name=mine
+out 'const doconv_table mine = '
+sed 's/mine/tuned_table/' "$work/out" | cmp -s - "$work/table.c"
+if [ $? -eq 0 ]; then pass; else fail 'tables of cache and export differ'; fi
+run 1 cache regret "$work/one.txt"
+err 'two environments, not of 1'
+cached '1 problem' $small --threads=1 --budget=0.02 --isa=none
+run 0 cache export "$work/both.txt"
+out '3 entries of 2 environments'
+run 0 cache regret "$work/both.txt" "$work/one.txt"
+out 'choices  on  problems  measured  loss'
+out 'all'
+run 0 cache forget '*' --environment=own
+run 0 cache import "$work/one.txt"
+run 1 cache to-c - "$work/one.txt" --name=9
+err 'no identifier'
+run 1 cache to-c - "$work/one.txt" --environment=0123456789abcdef
+err 'no entries'
+sed 's/^workspace ./workspace 7/' "$work/one.txt" >"$work/damaged.txt"
+run 0 cache clean --all
+run 2 cache import "$work/damaged.txt"
+err 'damaged.txt: malformed or inconsistent file: line 13: the entry is refused: its checksum'
+run 2 cache import "$work"
+err 'not a regular file'
+run 2 cache import "$work/nonesuch"
+run 1 cache export "$work/nonesuch/file"
+run 0 cache list
+out '0 entries'
+home=$HOME
+DOCONV_CACHE=
+HOME=
+run 1 cache export -
+err 'there is no directory'
+DOCONV_CACHE=$work/cache
+HOME=$home
 
 # ---- output that can't be written is no success
 if [ -w /dev/full ]; then

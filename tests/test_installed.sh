@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: MIT
 # The installed copy serves applications: test_installed.sh MESON BUILD_DIR SOURCE_DIR PREFIX LIBDIR
 # Installs the build below a temporary root, builds tests/installed against it with pkg-config and
-# CMake, shared and static, and runs what it built; runs the installed command; configures a Meson
-# project that has the source tree as its subproject. CC: the compiler.
+# CMake, shared and static, and runs what it built; runs the installed command; builds a table of
+# choices that it wrote; configures a Meson project that has the source tree as its subproject. CC:
+# the compiler.
 set -u
 
 if [ $# -ne 5 ]; then
@@ -106,6 +107,47 @@ else
     for program in "$root"/bin/*; do
         [ -x "$program" ] && try "$(basename "$program"): finds its library" "$program" --help
     done
+fi
+
+# ---- a table that the installed command writes and an application compiles in ----
+
+if [ "$prefix" != /usr ] && [ -x "$root/bin/doconv" ] && [ -n "$shared" ]; then
+    tune() { # a noisy machine keeps nothing the first time
+        for i in 1 2 3 4 5; do
+            for problem in mb1ic8ih6oc8kh3ph1 mb1ic16ih9oc8:src=nhwc,dst=nhwc,bias,relu; do
+                "$root/bin/doconv" tune $problem --threads=1 --budget=0.02 || return 1
+            done
+            "$root/bin/doconv" cache list | grep '^2 entries' && return 0
+        done
+        return 1
+    }
+    compile_table() { # PROGRAM, then the compiler's words for the table
+        program=$1
+        shift
+        "$@" -Wall -Wextra -pedantic -Werror -I"$root/include" -c "$work/table.c" \
+            -o "$work/table.o" || return 1
+        $CC -std=c11 -Wall -Werror -I"$root/include" "$consumer/tabled.c" "$work/table.o" \
+            "$shared" -Wl,-rpath,"$root/$libdir" -o "$work/$program"
+    }
+    DOCONV_CACHE=$work/table_cache
+    try "table: problems are tuned" tune
+    try "table: is written" "$root/bin/doconv" cache to-c "$work/table.c"
+    # shellcheck disable=SC2086
+    try "table: builds as C" compile_table tabled_c $CC -std=c11
+    try "table: chooses" "$work/tabled_c"
+    if command -v c++ >/dev/null; then
+        try "table: builds as C++" compile_table tabled_cxx c++ -std=c++17 -x c++
+        try "table: chooses from C++" "$work/tabled_cxx"
+    fi
+    if command -v strace >/dev/null && strace -o "$work/trace" true 2>/dev/null; then
+        reads_nothing() {
+            strace -f -e trace=open,openat -o "$work/trace" "$work/tabled_c" || return 1
+            ! grep -F "$DOCONV_CACHE" "$work/trace"
+        }
+        try "table: nothing of the cache is read" reads_nothing
+    fi
+else
+    skip "the table needs the command and the shared library"
 fi
 
 # ---- a Meson project around the source tree ----

@@ -31,6 +31,8 @@ static const struct {
     KNOWN(doconv_training_options), KNOWN(doconv_parameters),
     KNOWN(doconv_gradients),        KNOWN(doconv_tune_options),
     KNOWN(doconv_tune_summary),     KNOWN(doconv_tune_entry),
+    KNOWN(doconv_entry_info),       KNOWN(doconv_table),
+    KNOWN(doconv_regret),
 };
 #undef KNOWN
 #define STRUCTS (sizeof every_struct / sizeof every_struct[0])

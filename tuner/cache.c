@@ -14,10 +14,10 @@
 #include "base/log.h"
 #include "base/registry.h"
 #include "cache.h"
+#include "cachedir.h"
 #include "collect.h"
 #include "kernel.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
@@ -27,9 +27,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#define PATH_SIZE 4096
-#define FILE_NAME_SIZE 128 /* room for the longest name in an environment's directory */
 
 struct node {
     uint64_t hash;
@@ -45,7 +42,7 @@ struct cache {
     uint64_t clock;
     struct node nodes[CACHE_MEMORY_ENTRIES];
     /* the environment's directories; "" if there is none */
-    char user[PATH_SIZE], system[PATH_SIZE];
+    char user[CACHEDIR_PATH], system[CACHEDIR_PATH];
     char environment[512];  /* what their name is the hash of */
     atomic_bool prepared;   /* the user's directory exists */
     atomic_bool used;       /* and its time of modification says so */
@@ -141,38 +138,6 @@ static bool entry_path(const char *directory, uint64_t hash, char *path, size_t 
            (size_t)snprintf(path, size, "%s/%016" PRIx64 ".txt", directory, hash) < size;
 }
 
-/*
- * Reads a plain file of less than size bytes. Its length, or -1 and the reason ("" if there is no
- * such file).
- */
-static ssize_t read_whole(const char *path, char *text, size_t size, const char **reason)
-{
-    /* Without O_NONBLOCK a FIFO of that name would stop the program. */
-    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
-    if (fd < 0) {
-        *reason = errno == ENOENT || errno == ENOTDIR ? ""
-                  : errno == ELOOP                    ? "it is a symbolic link"
-                                                      : "it can't be opened";
-        return -1;
-    }
-    struct stat info;
-    size_t length = 0;
-    ssize_t n = -1;
-    if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
-        *reason = "it is no plain file";
-    } else if (info.st_size >= (off_t)size) {
-        *reason = "it is too large";
-    } else {
-        *reason = "it can't be read";
-        while (length < size &&
-               ((n = read(fd, text + length, size - length)) > 0 || (n < 0 && errno == EINTR))) {
-            length += n > 0 ? (size_t)n : 0;
-        }
-    }
-    close(fd);
-    return n < 0 ? -1 : (ssize_t)length;
-}
-
 /* Does the build have a variant's kernel of this name? NULL, or why not. */
 static const char *check_kernel(const struct cache *cache, const char *name, size_t length,
                                 unsigned revision)
@@ -207,7 +172,7 @@ static const char *read_entry(const struct cache *cache, const char *path, const
                               char *text, struct cache_entry *entry)
 {
     const char *reason;
-    const ssize_t length = read_whole(path, text, CACHEFILE_SIZE, &reason);
+    const ssize_t length = dc_cachedir_read(path, text, CACHEFILE_SIZE, &reason);
     if (length < 0) {
         return reason;
     }
@@ -224,7 +189,7 @@ static const char *read_entry(const struct cache *cache, const char *path, const
 static bool load(struct cache *cache, const char *directory, uint64_t hash, const char *key,
                  struct cache_entry *entry)
 {
-    char path[PATH_SIZE + FILE_NAME_SIZE];
+    char path[CACHEDIR_PATH + CACHEDIR_NAME];
     if (!entry_path(directory, hash, path, sizeof path)) {
         return false;
     }
@@ -241,92 +206,6 @@ static bool load(struct cache *cache, const char *directory, uint64_t hash, cons
 }
 
 /* ---- writing: NULL, or the reason of a failure ---- */
-
-static bool is_directory(const char *path)
-{
-    struct stat info;
-    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
-}
-
-/* mkdir -p. The umask alone says who may read: a cache may be filled for other users. */
-static bool make_directories(char *path)
-{
-    for (char *c = path + 1; *c != '\0'; c++) {
-        if (*c == '/') {
-            *c = '\0';
-            const bool ok = mkdir(path, 0777) == 0 || errno == EEXIST || is_directory(path);
-            *c = '/';
-            if (!ok) {
-                return false;
-            }
-        }
-    }
-    return mkdir(path, 0777) == 0 || errno == EEXIST;
-}
-
-static bool write_all(int fd, const char *text, size_t length)
-{
-    while (length > 0) {
-        const ssize_t n = write(fd, text, length);
-        if (n < 0 && errno != EINTR) {
-            return false;
-        }
-        text += n > 0 ? n : 0;
-        length -= n > 0 ? (size_t)n : 0;
-    }
-    return fsync(fd) == 0;
-}
-
-/*
- * The new name survives a crash only once its directory is written. Not every file system can do
- * that: a wish.
- */
-static void sync_directory(const char *path)
-{
-    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_DIRECTORY);
-    if (fd >= 0) {
-        (void)fsync(fd);
-        close(fd);
-    }
-}
-
-/* Atomic: a reader, and a crash, see the old file or the new one. */
-static const char *write_file(const struct cache *cache, const char *name, const char *text,
-                              size_t length)
-{
-    /*
-     * Process and counter tell apart the temporary files of one machine; on a shared directory the
-     * address helps, and O_EXCL decides.
-     */
-    static atomic_ulong counter;
-    char path[PATH_SIZE + FILE_NAME_SIZE], temporary[PATH_SIZE + FILE_NAME_SIZE];
-    if ((size_t)snprintf(path, sizeof path, "%s/%s", cache->user, name) >= sizeof path ||
-        (size_t)snprintf(temporary, sizeof temporary, "%s/%s.%ld.%lu.%" PRIxPTR ".tmp", cache->user,
-                         name, (long)getpid(), atomic_fetch_add(&counter, 1),
-                         (uintptr_t)cache) >= sizeof temporary) {
-        return strerror(ENAMETOOLONG);
-    }
-    const int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd < 0) {
-        return strerror(errno);
-    }
-    bool ok = write_all(fd, text, length);
-    int error = errno;
-    if (close(fd) != 0 && ok) {
-        ok = false;
-        error = errno;
-    }
-    if (ok && rename(temporary, path) != 0) {
-        ok = false;
-        error = errno;
-    }
-    if (!ok) {
-        unlink(temporary);
-        return strerror(error);
-    }
-    sync_directory(cache->user);
-    return NULL;
-}
 
 static int collect(const struct cache *cache, enum collect_scope scope,
                    doconv_cache_report_fn report, void *user)
@@ -347,16 +226,7 @@ static const char *prepare_directory(struct cache *cache)
     if (atomic_load(&cache->prepared)) {
         return NULL;
     }
-    char path[PATH_SIZE + FILE_NAME_SIZE];
-    snprintf(path, sizeof path, "%s", cache->user);
-    if (!make_directories(path)) {
-        return strerror(errno);
-    }
-    snprintf(path, sizeof path, "%s/MANIFEST", cache->user);
-    const char *reason = NULL;
-    if (access(path, F_OK) != 0) {
-        reason = write_file(cache, "MANIFEST", cache->environment, strlen(cache->environment));
-    }
+    const char *reason = dc_cachedir_create(cache->user, cache->environment);
     if (reason == NULL) {
         (void)collect(cache, COLLECT_BUILDS, NULL, NULL); /* what can't be removed does no harm */
     }
@@ -380,14 +250,14 @@ static bool save(struct cache *cache, const struct cache_entry *entry, uint64_t 
         reason = prepare_directory(cache);
     }
     if (reason == NULL) {
-        char name[FILE_NAME_SIZE];
+        char name[CACHEDIR_NAME];
         snprintf(name, sizeof name, "%016" PRIx64 ".txt", hash);
-        reason = write_file(cache, name, text, length);
-        if (reason != NULL && !is_directory(cache->user)) {
+        reason = dc_cachedir_write(cache->user, name, text, length);
+        if (reason != NULL && !dc_cachedir_exists(cache->user)) {
             /* Another process cleaned it up. */
             atomic_store(&cache->prepared, false);
             reason = prepare_directory(cache);
-            reason = reason != NULL ? reason : write_file(cache, name, text, length);
+            reason = reason != NULL ? reason : dc_cachedir_write(cache->user, name, text, length);
         }
     }
     dc_free(cache->ctx, text);
@@ -406,7 +276,7 @@ static void set_directory(doconv_context *ctx, char *path, const char *root, uin
 {
     path[0] = '\0';
     if (root != NULL && root[0] != '\0' &&
-        (size_t)snprintf(path, PATH_SIZE, "%s/%016" PRIx64, root, hash) >= PATH_SIZE) {
+        (size_t)snprintf(path, CACHEDIR_PATH, "%s/%016" PRIx64, root, hash) >= CACHEDIR_PATH) {
         path[0] = '\0';
         dc_log(ctx, DOCONV_LOG_WARNING,
                "cache: the directory's name of %zu characters is too long and ignored",
@@ -455,6 +325,11 @@ void dc_cache_destroy(struct cache *cache)
 doconv_context *dc_cache_context(const struct cache *cache)
 {
     return cache->ctx;
+}
+
+const char *dc_cache_manifest(const struct cache *cache)
+{
+    return cache->environment;
 }
 
 /* What memory knows of a key; false if nothing, not even that it is missing. */
@@ -519,6 +394,28 @@ int dc_cache_clean(struct cache *cache, bool all, doconv_cache_report_fn report,
 {
     return cache->user[0] != '\0' ? collect(cache, all ? COLLECT_ALL : COLLECT_OLD, report, user)
                                   : 0;
+}
+
+void dc_cache_drop(struct cache *cache, const char *key)
+{
+    struct node nothing = {0};
+    pthread_mutex_lock(&cache->lock);
+    exchange(cache, dc_hash(0, key, strlen(key)), key, &nothing);
+    pthread_mutex_unlock(&cache->lock);
+    atomic_fetch_add(&cache->ctx->choices, 1);
+    release_node(cache, &nothing);
+}
+
+bool dc_cache_memory_get(struct cache *cache, int index, struct cache_entry *entry)
+{
+    pthread_mutex_lock(&cache->lock);
+    const struct node *node = &cache->nodes[index];
+    const bool found = node->used != 0 && node->state == CACHE_MEMORY;
+    if (found) {
+        *entry = *node->entry;
+    }
+    pthread_mutex_unlock(&cache->lock);
+    return found;
 }
 
 int dc_cache_memory_count(struct cache *cache)

@@ -31,6 +31,8 @@ enum cache_state {
 struct cache *dc_cache_create(doconv_context *ctx);
 void dc_cache_destroy(struct cache *cache);
 doconv_context *dc_cache_context(const struct cache *cache);
+/* The environment: what makes measured choices comparable, a line each. */
+const char *dc_cache_manifest(const struct cache *cache);
 
 /*
  * Copies the entry of a key. Its kernels are in the build with the same revisions; whether its
@@ -51,6 +53,15 @@ enum cache_state dc_cache_store(struct cache *cache, const struct cache_entry *e
  * environment; see collect.h. What is in memory stays. 0 or an errno.
  */
 int dc_cache_clean(struct cache *cache, bool all, doconv_cache_report_fn report, void *user);
+
+/* Forgets in memory what is known of a key: the next look-up reads its file. */
+void dc_cache_drop(struct cache *cache, const char *key);
+
+/*
+ * Copies the entry in a place of the memory, index in [0, CACHE_MEMORY_ENTRIES); false unless there
+ * is one that no file has and that may be trusted.
+ */
+bool dc_cache_memory_get(struct cache *cache, int index, struct cache_entry *entry);
 
 /* Number of entries in memory, misses included. */
 int dc_cache_memory_count(struct cache *cache);

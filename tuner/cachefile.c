@@ -178,6 +178,18 @@ const char *dc_cachefile_parse(const char *text, size_t length, struct cache_ent
     return NULL;
 }
 
+doconv_tune_entry dc_cachefile_public(const struct cache_measured *measured)
+{
+    return (doconv_tune_entry){
+        .size = sizeof(doconv_tune_entry),
+        .variant = measured->variant,
+        .median_seconds = 1e-12 * (double)measured->picoseconds,
+        .spread = 1e-6 * measured->spread_ppm,
+        .rounds = measured->rounds,
+        .dropped = measured->dropped,
+    };
+}
+
 const char *dc_cachefile_kernel(const char *variant, size_t *length)
 {
     const char *colon = strchr(variant, ':');

@@ -3,6 +3,8 @@
 #ifndef DOCONV_CACHEFILE_H
 #define DOCONV_CACHEFILE_H
 
+#include <doconv/doconv_tune.h>
+
 #include "base/context.h"
 
 #define CACHEFILE_VERSION 1
@@ -42,6 +44,9 @@ size_t dc_cachefile_print(const struct cache_entry *entry, char *text, size_t si
  * dc_cachefile_print() gives back byte for byte.
  */
 const char *dc_cachefile_parse(const char *text, size_t length, struct cache_entry *entry);
+
+/* A measured candidate as the API shows it. */
+doconv_tune_entry dc_cachefile_public(const struct cache_measured *measured);
 
 /* The kernel's name in a variant text, and its length; NULL if there is none. */
 const char *dc_cachefile_kernel(const char *variant, size_t *length);

@@ -61,3 +61,105 @@ doconv_status doconv_cache_clean(doconv_context *context, const doconv_cache_cle
     (void)options;
     return dc_fail(context, DOCONV_UNSUPPORTED, "cache: this build has no tuner");
 }
+
+doconv_status doconv_entries_create(doconv_context *context, doconv_entries **entries)
+{
+    if (entries != NULL) {
+        *entries = NULL;
+    }
+    return dc_fail(context, DOCONV_UNSUPPORTED, "entries: this build has no tuner");
+}
+
+void doconv_entries_destroy(doconv_entries *entries)
+{
+    (void)entries;
+}
+
+doconv_status doconv_entries_read(doconv_entries *entries)
+{
+    (void)entries;
+    return DOCONV_UNSUPPORTED;
+}
+
+doconv_status doconv_entries_parse(doconv_entries *entries, const char *text, size_t size)
+{
+    (void)entries;
+    (void)text;
+    (void)size;
+    return DOCONV_UNSUPPORTED;
+}
+
+doconv_status doconv_entries_keep(doconv_entries *entries, const char *environment,
+                                  const char *pattern)
+{
+    (void)entries;
+    (void)environment;
+    (void)pattern;
+    return DOCONV_UNSUPPORTED;
+}
+
+int doconv_entries_count(const doconv_entries *entries)
+{
+    (void)entries;
+    return 0;
+}
+
+doconv_status doconv_entries_get(const doconv_entries *entries, int index, doconv_entry_info *info)
+{
+    (void)entries;
+    (void)index;
+    (void)info;
+    return DOCONV_UNSUPPORTED;
+}
+
+doconv_status doconv_entries_get_measured(const doconv_entries *entries, int index, int candidate,
+                                          doconv_tune_entry *measured)
+{
+    (void)entries;
+    (void)index;
+    (void)candidate;
+    (void)measured;
+    return DOCONV_UNSUPPORTED;
+}
+
+doconv_status doconv_entries_write(const doconv_entries *entries, doconv_write_fn write, void *user)
+{
+    (void)entries;
+    (void)write;
+    (void)user;
+    return DOCONV_UNSUPPORTED;
+}
+
+doconv_status doconv_entries_write_table(const doconv_entries *entries, const char *name,
+                                         doconv_write_fn write, void *user)
+{
+    (void)entries;
+    (void)name;
+    (void)write;
+    (void)user;
+    return DOCONV_UNSUPPORTED;
+}
+
+doconv_status doconv_entries_regret(const doconv_entries *entries, const char *from, const char *on,
+                                    doconv_regret *regret)
+{
+    (void)entries;
+    (void)from;
+    (void)on;
+    (void)regret;
+    return DOCONV_UNSUPPORTED;
+}
+
+doconv_status doconv_entries_store(const doconv_entries *entries, int *stored)
+{
+    (void)entries;
+    (void)stored;
+    return DOCONV_UNSUPPORTED;
+}
+
+doconv_status doconv_entries_forget(const doconv_entries *entries, int *removed)
+{
+    (void)entries;
+    (void)removed;
+    return DOCONV_UNSUPPORTED;
+}

@@ -388,16 +388,8 @@ doconv_status doconv_tune_report_get(const doconv_tune_report *report, int index
         return dc_fail(report->ctx, DOCONV_INVALID_ARGUMENT, "entry: NULL, or index: %d is none",
                        index);
     }
-    const struct cache_measured *m = &report->entry.measured[index];
-    const doconv_tune_entry result = {
-        .size = sizeof result,
-        .variant = m->variant,
-        .median_seconds = 1e-12 * (double)m->picoseconds,
-        .spread = 1e-6 * m->spread_ppm,
-        .rounds = m->rounds,
-        .dropped = m->dropped,
-        .rms_error = report->rms_error[index],
-    };
+    doconv_tune_entry result = dc_cachefile_public(&report->entry.measured[index]);
+    result.rms_error = report->rms_error[index];
     return DC_WRITE_STRUCT(report->ctx, doconv_tune_entry, &result, entry);
 }
 

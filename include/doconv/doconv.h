@@ -134,6 +134,29 @@ typedef void (*doconv_parallel_for_fn)(void *user, int count, void (*task)(void 
 typedef void *(*doconv_allocate_fn)(void *user, size_t size, size_t alignment);
 typedef void (*doconv_release_fn)(void *user, void *memory);
 
+/** A choice of a table. It has no size: it never grows. */
+typedef struct doconv_table_row {
+    const char *key;     /**< whom it is for, as the cache's entries have it (doconv_entry_info) */
+    const char *variant; /**< the full text */
+    /** for contexts that may use this bundle; DOCONV_ISA_DEFAULT: for all */
+    doconv_isa isa;
+} doconv_table_row;
+
+/**
+ * Choices that a program brings along, for the same plans wherever it runs: nothing is read and
+ * nothing measured for what is in it. doconv_entries_write_table() and `doconv cache to-c` write
+ * one in C.
+ */
+typedef struct doconv_table {
+    size_t size; /**< sizeof(doconv_table) */
+    /**
+     * sorted by key, as strcmp() does; of several with one key the first counts that the context's
+     * ISA allows and whose variant is a candidate
+     */
+    const doconv_table_row *rows;
+    size_t count; /**< of rows */
+} doconv_table;
+
 /**
  * Options of a context. Set size and zero the rest for the defaults. Environment variables are read
  * once, at creation, and only where the field here is zero or NULL: DOCONV_MAX_ISA (none, avx2,
@@ -184,6 +207,17 @@ typedef struct doconv_context_options {
      * algorithm suits the threads better. The cache keeps its winners apart.
      */
     int deterministic;
+    /**
+     * NULL: none. It is not copied: it and its rows stay as they are while the context lives. A
+     * plan's choice is a forced variant, else the table's, else the cache's, else a measured one,
+     * else the estimate's: `tune` says which of the last three there are where the table has none.
+     * So with TUNE_OFF, plans of a table's keys have its choices and all others the estimate's; for
+     * TUNE_ONLY a table's choice is a choice; with TUNE_FORCE only what it lacks is measured. A row
+     * for this ISA whose variant is no candidate (its kernel is not in this build, ...) is passed
+     * over with a warning to the log. DOCONV_RIGOR_ESTIMATE takes no table; doconv_tune() measures
+     * and stores as if there were none.
+     */
+    const doconv_table *table;
 } doconv_context_options;
 
 /**
@@ -491,7 +525,8 @@ DOCONV_API void doconv_plan_destroy(doconv_plan *plan);
 DOCONV_API const char *doconv_plan_variant(const doconv_plan *plan);
 
 /**
- * Who chose it: "forced", "cache", "measured", "estimate"; lives as long as the plan; "" for NULL.
+ * Who chose it: "forced", "table", "cache", "measured", "estimate"; lives as long as the plan; ""
+ * for NULL.
  */
 DOCONV_API const char *doconv_plan_origin(const doconv_plan *plan);
 

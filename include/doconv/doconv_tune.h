@@ -3,7 +3,8 @@
  * @file doconv_tune.h @brief Measuring the variants of a problem, and the cache of winners.
  *
  * Plans use the cache by themselves (doconv_tune_mode); this header is for programs that tune ahead
- * of time and want to see the figures.
+ * of time, want to see the figures, or take winners from one machine to another. In a build without
+ * the tuner its functions are UNSUPPORTED.
  */
 #ifndef DOCONV_DOCONV_TUNE_H
 #define DOCONV_DOCONV_TUNE_H
@@ -121,6 +122,137 @@ typedef struct doconv_cache_clean_options {
  */
 DOCONV_API doconv_status doconv_cache_clean(doconv_context *context,
                                             const doconv_cache_clean_options *options);
+
+/* ----------------------------------------------------------------------- the cache's entries */
+
+/**
+ * A set of winners as the cache keeps them, of one environment (the winners of a CPU, an
+ * instruction set and a build of the library) or of many, other machines' among them. It is sorted
+ * by environment, then by key, and has one entry for each pair: of two that meet, that of more
+ * samples stays, of as many the faster one. It comes from the cache's directory or from exports,
+ * and goes there, or into a table that a program compiles in (doconv_context_options.table).
+ *
+ * A set takes some 6 KB an entry, from the context's allocator. It is the business of one thread at
+ * a time, and the context must outlive it. What adds entries and fails for want of memory, or of a
+ * directory that can be read, may have added some.
+ */
+typedef struct doconv_entries doconv_entries;
+
+/** Makes an empty set. The caller owns it. Errors: INVALID_ARGUMENT, OUT_OF_MEMORY, UNSUPPORTED. */
+DOCONV_API doconv_status doconv_entries_create(doconv_context *context, doconv_entries **entries);
+DOCONV_API void doconv_entries_destroy(doconv_entries *entries);
+
+/**
+ * Adds every entry of the context's cache: those in its directory, all environments', and those
+ * that it keeps in memory only. Files that are none of this version's entries are left out with a
+ * warning to the log. The directory of DOCONV_SYSTEM_CACHE is not read. Errors: IO_ERROR (the
+ * directory can't be read), OUT_OF_MEMORY.
+ */
+DOCONV_API doconv_status doconv_entries_read(doconv_entries *entries);
+
+/**
+ * Adds the entries of an export, which doconv_entries_write() wrote: all of them, or, if the size
+ * bytes at text are cut off, changed or out of order anywhere, none. text needs no NUL and no
+ * trust. Errors: INVALID_FILE (the detail names the line), OUT_OF_MEMORY.
+ */
+DOCONV_API doconv_status doconv_entries_parse(doconv_entries *entries, const char *text,
+                                              size_t size);
+
+/**
+ * Drops all entries but those of an environment (its 16 hexadecimal digits; "own": the context's;
+ * NULL: any) whose problem matches a pattern of the shell ("mb1_ic64*"; NULL: any). Errors:
+ * INVALID_ARGUMENT.
+ */
+DOCONV_API doconv_status doconv_entries_keep(doconv_entries *entries, const char *environment,
+                                             const char *pattern);
+
+/** One entry. Strings live until the set changes. */
+typedef struct doconv_entry_info {
+    size_t size;             /**< in: sizeof(doconv_entry_info) */
+    const char *environment; /**< 16 hexadecimal digits: the hash of manifest */
+    /** lines "NAME VALUE": doconv-cache (the format), library, cpu, isa, l1d, l2, l3, kernels */
+    const char *manifest;
+    /** the problem, then after a blank each, what else its best choice depends on */
+    const char *key;
+    const char *variant;     /**< the winner */
+    double seconds;          /**< its median time */
+    double max_rel_error;    /**< as in doconv_tune_summary */
+    int64_t workspace_bytes; /**< that it needs */
+    int64_t samples;         /**< taken of all candidates */
+    int measured;            /**< candidates, doconv_entries_get_measured() */
+    int own;                 /**< 1: of the context's environment */
+} doconv_entry_info;
+
+/** Number of entries; 0 for NULL. */
+DOCONV_API int doconv_entries_count(const doconv_entries *entries);
+DOCONV_API doconv_status doconv_entries_get(const doconv_entries *entries, int index,
+                                            doconv_entry_info *info);
+/** A measured candidate of an entry, fastest first. */
+DOCONV_API doconv_status doconv_entries_get_measured(const doconv_entries *entries, int index,
+                                                     int candidate, doconv_tune_entry *measured);
+
+/**
+ * Takes the next length bytes of a text, whole lines. 0: go on; anything else ends the call, which
+ * returns DOCONV_IO_ERROR.
+ */
+typedef int (*doconv_write_fn)(void *user, const char *text, size_t length);
+
+/**
+ * Writes the set as one text, an export: each environment's manifest and entries, sorted, each
+ * entry with a checksum. Equal sets give equal bytes; what changes in an entry changes lines of
+ * its own. Errors: IO_ERROR (write asked to end), OUT_OF_MEMORY.
+ */
+DOCONV_API doconv_status doconv_entries_write(const doconv_entries *entries, doconv_write_fn write,
+                                              void *user);
+
+/**
+ * Writes the set's choices as C: a constant doconv_table (doconv_context_options.table) called name
+ * (an identifier of at most 63 characters; NULL: "tuned_table"), with external linkage, in C11 or
+ * C++. A key has a row for each ISA that it was tuned for. Where machines with one ISA have
+ * different winners, that one is taken by which all of them together lose least, as far as they
+ * measured it. Errors: NOT_FOUND (the set is empty), INVALID_ARGUMENT, IO_ERROR (write asked to
+ * end), OUT_OF_MEMORY.
+ */
+DOCONV_API doconv_status doconv_entries_write_table(const doconv_entries *entries, const char *name,
+                                                    doconv_write_fn write, void *user);
+
+/** What choices lose against a machine's own. */
+typedef struct doconv_regret {
+    size_t size;  /**< in: sizeof(doconv_regret) */
+    int problems; /**< keys that both have */
+    /** of these, where the machine measured the choice; nothing is known of the others */
+    int known;
+    /** share of the speed that is lost: 1 - geometric mean of own winner's time / choice's time */
+    double loss;
+    double worst;          /**< the largest share of a key */
+    const char *worst_key; /**< its key, until the set changes; "" if known is 0 */
+} doconv_regret;
+
+/**
+ * Tells what the choices of an environment would lose on another one of the set, by what that one
+ * measured when it was tuned. from, on: names of environments, as doconv_entry_info has them; from
+ * NULL: the choices that doconv_entries_write_table() would write of the whole set. Errors:
+ * INVALID_ARGUMENT, OUT_OF_MEMORY, MISMATCH (size).
+ */
+DOCONV_API doconv_status doconv_entries_regret(const doconv_entries *entries, const char *from,
+                                               const char *on, doconv_regret *regret);
+
+/**
+ * Stores the set in the context's cache as winners are stored: in its directory, each entry with
+ * its environment, other machines' too, atomically, one after the other; where the context has no
+ * directory, in its memory, entries of its own environment alone. An entry that is there already
+ * stays if it has as many samples. This context's plans find them from then on; other contexts may
+ * have looked for a key before. stored (may be NULL): how many entries were, on failure too.
+ * Errors: IO_ERROR, OUT_OF_MEMORY.
+ */
+DOCONV_API doconv_status doconv_entries_store(const doconv_entries *entries, int *stored);
+
+/**
+ * Removes the entries with these environments and keys from the directory of the context's cache,
+ * and from this context's memory. removed (may be NULL): how many files there were, on failure too.
+ * Errors: IO_ERROR.
+ */
+DOCONV_API doconv_status doconv_entries_forget(const doconv_entries *entries, int *removed);
 
 #ifdef __cplusplus
 }

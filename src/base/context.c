@@ -13,6 +13,7 @@
 #include "base/cpu.h"
 #include "base/log.h"
 #include "base/registry.h"
+#include "base/table.h"
 #include "base/versioned.h"
 #include "base/runner.h"
 #include "kernel.h"
@@ -299,7 +300,10 @@ doconv_status dc_context_create(const doconv_context_options *options, const str
     if (ctx->log == NULL && level > 0) {
         ctx->log = default_log;
     }
-    status = set_threads(ctx, o);
+    status = dc_table_read(ctx, o->table, &ctx->table);
+    if (status == DOCONV_OK) {
+        status = set_threads(ctx, o);
+    }
     if (status == DOCONV_OK) {
         status = set_isa(ctx, o);
     }

@@ -72,6 +72,7 @@ struct doconv_context {
     char *cache_directory; /* "" if none */
     bool memory_only;      /* the caller wants no directory */
     bool deterministic;    /* plans keep to one order of sums */
+    doconv_table table;    /* the caller's choices; without rows if there are none */
     char fingerprint[17];
     _Atomic(struct dc_kept *) kept[DC_KEPT]; /* or NULL */
     atomic_ulong choices;                    /* that the advisor has made: what was before is old */

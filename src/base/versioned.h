@@ -31,6 +31,7 @@ struct dc_struct {
      alignof(type))
 enum {
     dc_smallest_doconv_context_options = DC_SIZE_THROUGH(doconv_context_options, cache_directory),
+    dc_smallest_doconv_table = DC_SIZE_THROUGH(doconv_table, count),
     dc_smallest_doconv_context_info = DC_SIZE_THROUGH(doconv_context_info, registry),
     dc_smallest_doconv_kernel_info = DC_SIZE_THROUGH(doconv_kernel_info, usable),
     dc_smallest_doconv_conv_desc = DC_SIZE_THROUGH(doconv_conv_desc, add_identity),
@@ -47,7 +48,9 @@ enum {
     dc_smallest_doconv_cache_clean_options =
         DC_SIZE_THROUGH(doconv_cache_clean_options, report_user),
     dc_smallest_doconv_tune_summary = DC_SIZE_THROUGH(doconv_tune_summary, measured),
-    dc_smallest_doconv_tune_entry = DC_SIZE_THROUGH(doconv_tune_entry, dropped)
+    dc_smallest_doconv_tune_entry = DC_SIZE_THROUGH(doconv_tune_entry, dropped),
+    dc_smallest_doconv_entry_info = DC_SIZE_THROUGH(doconv_entry_info, own),
+    dc_smallest_doconv_regret = DC_SIZE_THROUGH(doconv_regret, worst_key)
 };
 #define DC_STRUCT(type) (&(const struct dc_struct){#type, sizeof(type), dc_smallest_##type})
 

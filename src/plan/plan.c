@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Choosing a candidate (forced > cache > measured > estimate) and fixing it in an immutable plan.
+ * Choosing a candidate (forced > table > cache > measured > estimate) and fixing it in an immutable
+ * plan.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -9,8 +10,10 @@
 #include "base/arithmetic.h"
 #include "base/clock.h"
 #include "base/context.h"
+#include "base/cpu.h"
 #include "base/log.h"
 #include "base/registry.h"
+#include "base/table.h"
 #include "base/versioned.h"
 #include "kernel.h"
 #include "plan/candidate.h"
@@ -93,6 +96,69 @@ static doconv_status refuse_forced(doconv_context *ctx, const char *forced,
     return dc_fail(ctx, DOCONV_NOT_FOUND, "variant: no candidate is called \"%.100s\"", forced);
 }
 
+/* The table's choice, if it has one for this key that is a candidate here; else NULL. */
+static const struct dc_candidate *find_in_table(const doconv_context *ctx, const char *key,
+                                                struct dc_candidate_list *list)
+{
+    size_t count;
+    const doconv_table_row *rows = dc_table_find(&ctx->table, key, &count);
+    for (size_t i = 0; i < count; i++) {
+        if (rows[i].isa != DOCONV_ISA_DEFAULT &&
+            !dc_isa_usable((enum dc_isa)rows[i].isa, ctx->isa)) {
+            continue;
+        }
+        const struct dc_candidate *found = find(list, rows[i].variant);
+        if (found != NULL) {
+            return found;
+        }
+        dc_log(ctx, DOCONV_LOG_WARNING, "table: \"%.120s\" is no candidate of %s", rows[i].variant,
+               key);
+    }
+    return NULL;
+}
+
+/*
+ * The choice of the cache, or, if the mode asks for it, of a measurement: *found and *origin, or
+ * *found NULL. NOT_FOUND if the mode allows nothing else.
+ */
+static doconv_status ask_advisor(const doconv_plan *plan, const doconv_plan_options *options,
+                                 const char *key, struct dc_candidate_list *list,
+                                 const struct dc_candidate **found, const char **origin)
+{
+    doconv_context *ctx = plan->ctx;
+    const struct dc_advisor *advisor = &ctx->advisor;
+    const doconv_rigor rigor = options != NULL ? options->rigor : DOCONV_RIGOR_DEFAULT;
+    const bool by_mode = rigor == DOCONV_RIGOR_DEFAULT;
+    const bool force = by_mode && ctx->tune == DOCONV_TUNE_FORCE;
+    const bool only = by_mode && ctx->tune == DOCONV_TUNE_ONLY;
+    const bool measure =
+        rigor == DOCONV_RIGOR_MEASURE || force || (by_mode && ctx->tune == DOCONV_TUNE_TUNE);
+    char variant[DC_VARIANT_SIZE];
+    *found = NULL;
+    *origin = "cache";
+    if (!force && advisor->lookup != NULL &&
+        advisor->lookup(advisor->self, key, variant, sizeof variant)) {
+        *found = find(list, variant);
+        if (*found == NULL) {
+            dc_log(ctx, DOCONV_LOG_WARNING, "cache: \"%s\" is no candidate of %s any more", variant,
+                   key);
+        }
+    }
+    if (*found == NULL && measure && advisor->measure != NULL) {
+        const doconv_status status =
+            advisor->measure(advisor->self, &plan->problem, options, variant, sizeof variant);
+        if (status != DOCONV_OK) {
+            return status;
+        }
+        *found = find(list, variant);
+        *origin = "measured";
+    }
+    return *found == NULL && only
+               ? dc_fail(ctx, DOCONV_NOT_FOUND,
+                         "tune mode only: the cache has no choice for %.180s", key)
+               : DOCONV_OK;
+}
+
 /* Nothing takes the problem, within the limits that the caller sets. */
 static doconv_status refuse_all(doconv_context *ctx, const doconv_plan_options *options)
 {
@@ -125,42 +191,23 @@ static doconv_status choose(doconv_plan *plan, const doconv_plan_options *option
     }
     plan->candidate = list->items[0];
     plan->origin = forced != NULL ? "forced" : "estimate";
-    if (forced != NULL || rigor == DOCONV_RIGOR_ESTIMATE ||
-        (rigor == DOCONV_RIGOR_DEFAULT && ctx->tune == DOCONV_TUNE_OFF)) {
+    const bool off = rigor == DOCONV_RIGOR_DEFAULT && ctx->tune == DOCONV_TUNE_OFF;
+    if (forced != NULL || rigor == DOCONV_RIGOR_ESTIMATE || (off && ctx->table.count == 0)) {
         return DOCONV_OK;
     }
-    const bool force = rigor == DOCONV_RIGOR_DEFAULT && ctx->tune == DOCONV_TUNE_FORCE;
-    const bool only = rigor == DOCONV_RIGOR_DEFAULT && ctx->tune == DOCONV_TUNE_ONLY;
-    const bool measure =
-        rigor == DOCONV_RIGOR_MEASURE ||
-        (rigor == DOCONV_RIGOR_DEFAULT && (force || ctx->tune == DOCONV_TUNE_TUNE));
-    char key[DC_KEY_SIZE], variant[DC_VARIANT_SIZE];
+    char key[DC_KEY_SIZE];
     dc_plan_key(ctx, &plan->problem, options, key, sizeof key);
-    const struct dc_candidate *found = NULL;
-    if (!force && ctx->advisor.lookup != NULL &&
-        ctx->advisor.lookup(ctx->advisor.self, key, variant, sizeof variant)) {
-        found = find(list, variant);
-        if (found == NULL) {
-            dc_log(ctx, DOCONV_LOG_WARNING, "cache: \"%s\" is no candidate of %s any more", variant,
-                   key);
-        }
-    }
-    const char *origin = "cache";
-    if (found == NULL && measure && ctx->advisor.measure != NULL) {
-        const doconv_status status = ctx->advisor.measure(ctx->advisor.self, &plan->problem,
-                                                          options, variant, sizeof variant);
+    const struct dc_candidate *found = find_in_table(ctx, key, list);
+    const char *origin = "table";
+    if (found == NULL && !off) {
+        const doconv_status status = ask_advisor(plan, options, key, list, &found, &origin);
         if (status != DOCONV_OK) {
             return status;
         }
-        found = find(list, variant);
-        origin = "measured";
     }
     if (found != NULL) {
         plan->candidate = *found;
         plan->origin = origin;
-    } else if (only) {
-        return dc_fail(ctx, DOCONV_NOT_FOUND, "tune mode only: the cache has no choice for %.180s",
-                       key);
     }
     return DOCONV_OK;
 }
