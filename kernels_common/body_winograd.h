@@ -2,7 +2,8 @@
 /*
  * The transforms of Winograd's convolutions (struct dc_winograd_input_args and _output_args), a
  * vector of channels of a tile at a time. The including file has defined the vector operations,
- * WINOGRAD_OUTPUTS (2, 4 or 6) and WINOGRAD_AXES (2: tiles; 1: rows stay as they are).
+ * WINOGRAD_AXES (2: tiles; 1: rows stay as they are), and of an axis WINOGRAD_OUTPUTS and
+ * WINOGRAD_TAPS (see body_winograd_lines.h for which there are).
  */
 #ifndef DOCONV_BODY_WINOGRAD_H
 #define DOCONV_BODY_WINOGRAD_H
@@ -127,27 +128,30 @@ static void winograd_filter_rows(const struct dc_winograd_filter_args *a)
         const float *const src = a->src + at;
         float *const points = a->points + at;
 #if WINOGRAD_AXES == 2
-        vec lines[WINOGRAD_POINTS * 3];
-        for (int x = 0; x < 3; x++) {
-            const vec f[3] = {v_load(src + x * tap), v_load(src + (3 + x) * tap),
-                              v_load(src + (6 + x) * tap)};
-            vec r[WINOGRAD_POINTS];
+        vec lines[WINOGRAD_POINTS * WINOGRAD_TAPS];
+        for (int x = 0; x < WINOGRAD_TAPS; x++) {
+            vec f[WINOGRAD_TAPS], r[WINOGRAD_POINTS];
+#define GET(y) f[y] = v_load(src + ((y)*WINOGRAD_TAPS + x) * tap);
+            EACH_TAP(GET)
+#undef GET
             line_filter(f, r);
-#define PUT(i) lines[(i)*3 + x] = r[i];
+#define PUT(i) lines[(i)*WINOGRAD_TAPS + x] = r[i];
             EACH_POINT(PUT)
 #undef PUT
         }
         for (int i = 0; i < WINOGRAD_POINTS; i++) {
             vec r[WINOGRAD_POINTS];
             float *const to = points + i * WINOGRAD_POINTS * point;
-            line_filter(lines + i * 3, r);
+            line_filter(lines + i * WINOGRAD_TAPS, r);
 #define PUT(j) v_store(to + (j)*point, r[j]);
             EACH_POINT(PUT)
 #undef PUT
         }
 #else
-        const vec f[3] = {v_load(src), v_load(src + tap), v_load(src + 2 * tap)};
-        vec r[WINOGRAD_POINTS];
+        vec f[WINOGRAD_TAPS], r[WINOGRAD_POINTS];
+#define GET(x) f[x] = v_load(src + (x)*tap);
+        EACH_TAP(GET)
+#undef GET
         line_filter(f, r);
 #define PUT(j) v_store(points + (j)*point, r[j]);
         EACH_POINT(PUT)
@@ -204,6 +208,8 @@ output_row(const struct dc_winograd_output_args *a, const vec x[WINOGRAD_POINTS]
 static void winograd_output(const struct dc_winograd_output_args *a)
 {
     const ptrdiff_t point = a->point;
+    /* Read but once: else compilers merge that with the sums, and run out of registers. */
+    const float *const residuals = a->residual;
     for (ptrdiff_t t = 0; t < a->tiles; t++) {
         const ptrdiff_t first = t * WINOGRAD_OUTPUTS * a->dst_pixel;
         const int columns = clip(a->columns - t * WINOGRAD_OUTPUTS, WINOGRAD_OUTPUTS);
@@ -212,7 +218,7 @@ static void winograd_output(const struct dc_winograd_output_args *a)
             const ptrdiff_t at = first + a->vector_at[v];
             const vec bias = v_load(a->bias + v * V_LENGTH);
             float *dst = a->dst + at;
-            const float *residual = a->residual != 0 ? a->residual + at : 0;
+            const float *residual = residuals != 0 ? residuals + at : 0;
 #if WINOGRAD_AXES == 2
             vec lines[ROWS_OUT * WINOGRAD_POINTS];
             for (int j = 0; j < WINOGRAD_POINTS; j++) {

@@ -11,42 +11,63 @@
 
 #include "kernel.h"
 
-/* Pairs of points p, -p by the first one's row of G; the first row and the last stand alone. */
+/*
+ * Pairs of points p, -p by the first one's row of G. The last row, of infinity, stands alone, and
+ * so does the first where there is a point 0.
+ */
 #if WINOGRAD_POINTS == 4
-#define EACH_PAIR(X) X(1)
+#define EACH_ROW_PAIR(X) X(1)
 #elif WINOGRAD_POINTS == 6
-#define EACH_PAIR(X) X(1) X(3)
+#define EACH_ROW_PAIR(X) X(1) X(3)
+#elif WINOGRAD_POINTS == 8
+#define EACH_ROW_PAIR(X) X(1) X(3) X(5)
 #else
-#define EACH_PAIR(X) X(1) X(3) X(5)
+#define EACH_ROW_PAIR(X) X(0) X(2) X(4) X(6)
 #endif
-/* Taps whose factors are the same in both rows of a pair, but for tap 0; and of opposite signs. */
-#define LATER_EVEN_TAPS(X) X(2)
-#define ODD_TAPS(X) X(1)
-#define EACH_TAP(X) X(0) X(1) X(2)
+/*
+ * Taps whose factors are the same in both rows of a pair, but for the first of them, and those of
+ * opposite signs: even and odd ones. Where there is no point 0, the second row's scale is the
+ * first's with the other sign, and it is the other way round.
+ */
+#if WINOGRAD_TAPS == 3
+#define FIRST_SAME_TAP 0
+#define LATER_SAME_TAPS(X) X(2)
+#define OPPOSITE_TAPS(X) X(1)
+#elif WINOGRAD_TAPS == 5
+#define FIRST_SAME_TAP 0
+#define LATER_SAME_TAPS(X) X(2) X(4)
+#define OPPOSITE_TAPS(X) X(1) X(3)
+#else
+#define FIRST_SAME_TAP 1
+#define LATER_SAME_TAPS(X) X(3) X(5)
+#define OPPOSITE_TAPS(X) X(0) X(2) X(4) X(6)
+#endif
 
 /* r = G f */
 static inline __attribute__((always_inline)) void exact_line(const vecd f[WINOGRAD_TAPS],
                                                              vecd r[WINOGRAD_POINTS])
 {
 #define G(p, k) d_set1(winograd_filter[(p)*WINOGRAD_TAPS + (k)])
-    r[0] = d_mul(G(0, 0), f[0]);
+    if (WINOGRAD_POINTS % 2 == 0) {
+        r[0] = d_mul(G(0, 0), f[0]);
+    }
 #define PAIR(p)                                                                                    \
     {                                                                                              \
         enum { pair = p };                                                                         \
-        vecd even = d_mul(G(p, 0), f[0]);                                                          \
-        LATER_EVEN_TAPS(EVEN)                                                                      \
-        vecd first = even, second = even;                                                          \
-        ODD_TAPS(ODD)                                                                              \
+        vecd same = d_mul(G(pair, FIRST_SAME_TAP), f[FIRST_SAME_TAP]);                             \
+        LATER_SAME_TAPS(SAME)                                                                      \
+        vecd first = same, second = same;                                                          \
+        OPPOSITE_TAPS(OPPOSITE)                                                                    \
         r[p] = first;                                                                              \
         r[(p) + 1] = second;                                                                       \
     }
-#define EVEN(k) even = d_fma(G(pair, k), f[k], even);
-#define ODD(k)                                                                                     \
+#define SAME(k) same = d_fma(G(pair, k), f[k], same);
+#define OPPOSITE(k)                                                                                \
     first = d_fma(G(pair, k), f[k], first);                                                        \
     second = d_fnma(G(pair, k), f[k], second);
-    EACH_PAIR(PAIR)
-#undef ODD
-#undef EVEN
+    EACH_ROW_PAIR(PAIR)
+#undef OPPOSITE
+#undef SAME
 #undef PAIR
     r[WINOGRAD_POINTS - 1] = d_mul(G(WINOGRAD_POINTS - 1, WINOGRAD_TAPS - 1), f[WINOGRAD_TAPS - 1]);
 #undef G
@@ -80,9 +101,9 @@ move_line(const float *line, ptrdiff_t floats, float *points, ptrdiff_t point, b
     }
 }
 
-/* Lines of points of `floats` filters, from the taps of a line, which are vectors of v's. */
-static inline void pack_line(const vecd (*f)[WINOGRAD_TAPS], ptrdiff_t floats, float *points,
-                             ptrdiff_t point, bool stream)
+/* A line of points of `floats` filters: f has the taps of a vector of them, then of the next. */
+static inline void pack_line(const vecd *f, ptrdiff_t floats, float *points, ptrdiff_t point,
+                             bool stream)
 {
     /*
      * Points lie a power of two apart for most layers, and share a few sets of the cache: eight
@@ -95,7 +116,7 @@ static inline void pack_line(const vecd (*f)[WINOGRAD_TAPS], ptrdiff_t floats, f
     const ptrdiff_t step = through ? PACK_FLOATS : point;
     for (ptrdiff_t at = 0; at < floats; at += D_LENGTH) {
         vecd r[WINOGRAD_POINTS];
-        exact_line(f[at / D_LENGTH], r);
+        exact_line(f + at / D_LENGTH * WINOGRAD_TAPS, r);
         put_line(r, to + at, step);
     }
     if (stream) {
@@ -126,7 +147,7 @@ static inline void pack_floats(const float *src, ptrdiff_t tap, ptrdiff_t floats
         }
     }
     for (int i = 0; i < WINOGRAD_POINTS; i++) {
-        pack_line(rows[i], floats, points + i * WINOGRAD_POINTS * point, point, stream);
+        pack_line(rows[i][0], floats, points + i * WINOGRAD_POINTS * point, point, stream);
     }
 #else
     vecd row[PACK_FLOATS / D_LENGTH][WINOGRAD_TAPS];
@@ -135,7 +156,7 @@ static inline void pack_floats(const float *src, ptrdiff_t tap, ptrdiff_t floats
         EACH_TAP(GET)
 #undef GET
     }
-    pack_line(row, floats, points, point, stream);
+    pack_line(row[0], floats, points, point, stream);
 #endif
 }
 

@@ -1,30 +1,31 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The contract of DC_FAMILY_WINOGRAD: the transforms of Winograd's convolutions F(m, 3), to which
+ * The contract of DC_FAMILY_WINOGRAD: the transforms of Winograd's convolutions F(m, r), to which
  * the products of a direct kernel belong. A tile is m x m outputs of a vector of channels, or 1 x m
  * of them where only columns are transformed: tile_pixels outputs, tile_channels = vector. Included
  * by kernel.h alone.
  *
- * Along an axis, m outputs y of a correlation of m + 2 inputs x with a filter f of 3 taps are
+ * Along an axis, m outputs y of a correlation of m + r - 1 inputs x with a filter f of r taps are
  *
- *   y = At ((G f) * (Bt x)),   * being elementwise, over the m + 2 points,
+ *   y = At ((G f) * (Bt x)),   * being elementwise, over as many points as there are inputs,
  *
- * and where both axes are transformed the points are (m + 2)^2, by rows.
+ * and where both axes are transformed the points are (m + r - 1)^2, by rows.
  */
 #ifndef DOCONV_CONTRACT_WINOGRAD_H
 #define DOCONV_CONTRACT_WINOGRAD_H
 
 #include <stddef.h>
 
-/* Points of an axis, at most. */
-#define DC_WINOGRAD_POINTS 8
+/* Points and taps of an axis, at most. */
+#define DC_WINOGRAD_FILTER 7
+#define DC_WINOGRAD_POINTS 9
 
 /*
  * Tiles side by side, as the points that they have for every vector of channels:
  *
  *   points(t)[p][c] = (Bt x)[p]
  *   x(i, j) = src(y0 + i, x0 + t * m + j, c), or 0 where that row and column lie outside of
- *             [0, h) x [0, w)       for i, j < m + 2 (rows are not transformed: i = 0 alone)
+ *             [0, h) x [0, w)       for i, j < m + r - 1 (rows are not transformed: i = 0 alone)
  *
  *   array    element at
  *   src      c / src_block_channels * src_block + c % src_block_channels +
@@ -77,7 +78,7 @@ struct dc_winograd_output_args {
 /*
  * Filters, many side by side.
  *
- *   points[p] = (G f)[p], f(y, x) = tap 3 * y + x of src   (rows are not transformed: y = 0 alone)
+ *   points[p] = (G f)[p], f(y, x) = tap r * y + x of src   (rows are not transformed: y = 0 alone)
  *
  *   array    element at
  *   src      tap * src_tap + i      for i < floats
@@ -102,7 +103,7 @@ struct dc_winograd_kernel {
     /* axes that are transformed: 2; or 1, the columns */
     int axes;
     /* of an axis */
-    int outputs, points, taps;
+    int outputs, taps, points; /* points = outputs + taps - 1 */
     void (*input)(const struct dc_winograd_input_args *args);
     /* in float: for weights that are transformed in a call */
     void (*filter_rows)(const struct dc_winograd_filter_args *args);
@@ -112,9 +113,9 @@ struct dc_winograd_kernel {
 };
 
 /* Sets the family and its functions in a kernel's row; one left out is a compile error. */
-#define DC_WINOGRAD_FUNCTIONS(axes, outputs, points, taps, input, filter_rows, output,             \
+#define DC_WINOGRAD_FUNCTIONS(axes, outputs, taps, points, input, filter_rows, output,             \
                               pack_filters)                                                        \
     .family = DC_FAMILY_WINOGRAD,                                                                  \
-    .winograd = {axes, outputs, points, taps, input, filter_rows, output, pack_filters}
+    .winograd = {axes, outputs, taps, points, input, filter_rows, output, pack_filters}
 
 #endif

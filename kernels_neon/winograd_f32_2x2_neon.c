@@ -2,6 +2,7 @@
 #include "vec_neon.h"
 
 #define WINOGRAD_AXES 2
+#define WINOGRAD_TAPS 3
 #define WINOGRAD_OUTPUTS 2
 #include "body_winograd.h"
 
@@ -13,7 +14,7 @@ const struct dc_kernel dck_winograd_f32_2x2_neon = {
     .tile_channels = V_LENGTH,
     .vector = V_LENGTH,
     .error_amplification = 1.25f,
-    DC_WINOGRAD_FUNCTIONS(WINOGRAD_AXES, WINOGRAD_OUTPUTS, WINOGRAD_POINTS, WINOGRAD_TAPS,
+    DC_WINOGRAD_FUNCTIONS(WINOGRAD_AXES, WINOGRAD_OUTPUTS, WINOGRAD_TAPS, WINOGRAD_POINTS,
                           winograd_input, winograd_filter_rows, winograd_output,
                           winograd_pack_filters),
 };

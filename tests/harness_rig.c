@@ -11,6 +11,7 @@
 #include "kernel.h"
 #include "oracle.h"
 #include "plan/plan.h"
+#include "solvers/winograd/winograd.h"
 
 /* ---- data ---- */
 
@@ -343,10 +344,14 @@ bool rig_tile(const struct rig *rig, int64_t output, struct rig_window *window)
         return false;
     }
     const struct dc_winograd_kernel *w = &kernel->winograd;
-    const int64_t height = w->axes == 2 ? w->outputs : 1,
-                  y0 = output / e->wout % e->hout / height * height - d->pad_top,
-                  x0 = output % e->wout / w->outputs * w->outputs - d->pad_left;
-    const int64_t y1 = y0 + height - 1 + d->kh, x1 = x0 + w->points;
+    struct dc_winograd_parameters parameters;
+    dc_get_parameters(&rig->plan->candidate, &parameters);
+    const bool tiled = w->axes == 2;
+    const int64_t height = tiled || parameters.down ? w->outputs : 1,
+                  width = tiled || !parameters.down ? w->outputs : 1;
+    const int64_t y0 = output / e->wout % e->hout / height * height - d->pad_top,
+                  x0 = output % e->wout / width * width - d->pad_left;
+    const int64_t y1 = y0 + height - 1 + d->kh, x1 = x0 + width - 1 + d->kw;
     *window = (struct rig_window){.y0 = y0 < 0 ? 0 : y0,
                                   .y1 = y1 > d->h ? d->h : y1,
                                   .x0 = x0 < 0 ? 0 : x0,

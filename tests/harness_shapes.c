@@ -215,6 +215,21 @@ static int64_t tile_channels(struct rng *rng, int vector)
     return count < vector ? vector : count;
 }
 
+static void exchange(int64_t *a, int64_t *b)
+{
+    const int64_t was = *a;
+    *a = *b;
+    *b = was;
+}
+
+static void exchange_axes(doconv_conv_desc *d)
+{
+    exchange(&d->h, &d->w);
+    exchange(&d->kh, &d->kw);
+    exchange(&d->pad_top, &d->pad_left);
+    exchange(&d->pad_bottom, &d->pad_right);
+}
+
 /* For kernels that transform tiles: what they take, of sizes around a few tiles. */
 static doconv_conv_desc sample_tiles(const struct dc_kernel *kernel, struct rng *rng)
 {
@@ -226,18 +241,21 @@ static doconv_conv_desc sample_tiles(const struct dc_kernel *kernel, struct rng 
     d.groups = rng_pick(rng, groups, sizeof groups / sizeof groups[0]);
     d.cin = d.groups * tile_channels(rng, kernel->vector);
     d.cout = d.groups * tile_channels(rng, kernel->vector);
-    d.kw = 3;
-    d.kh = w->axes == 2 ? 3 : rng_pick(rng, heights, sizeof heights / sizeof heights[0]);
+    d.kw = w->taps;
+    d.kh = w->axes == 2 ? w->taps : rng_pick(rng, heights, sizeof heights / sizeof heights[0]);
     d.pad_top = rng_range(rng, 0, 3);
-    d.pad_left = rng_range(rng, 0, 3);
+    d.pad_left = rng_range(rng, 0, w->taps);
     d.pad_bottom = rng_range(rng, 0, 3);
-    d.pad_right = rng_range(rng, 0, 3);
+    d.pad_right = rng_range(rng, 0, w->taps);
     const int64_t least_h = d.kh - d.pad_top - d.pad_bottom,
                   least_w = d.kw - d.pad_left - d.pad_right;
     d.h = rng_range(rng, 1, 2 * w->outputs + 3);
     d.w = rng_range(rng, 1, 3 * w->outputs + 3);
     d.h = d.h < least_h ? least_h : d.h;
     d.w = d.w < least_w ? least_w : d.w;
+    if (w->axes == 1 && rng_range(rng, 0, 1) == 0) {
+        exchange_axes(&d);
+    }
     d.src_layout = (doconv_layout)rng_range(rng, 0, 3);
     d.dst_layout = (doconv_layout)rng_range(rng, 0, 3);
     sample_post(rng, &d);

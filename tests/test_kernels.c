@@ -189,7 +189,8 @@ static void assert_functions(const struct dc_kernel *kernel)
         assert_non_null(w->output);
         assert_non_null(w->pack_filters);
         assert_int_equal(w->points, w->outputs + w->taps - 1);
-        assert_true(w->points <= DC_WINOGRAD_POINTS);
+        assert_true(w->points <= DC_WINOGRAD_POINTS && w->taps <= DC_WINOGRAD_FILTER);
+        assert_true(w->axes == 1 || w->axes == 2);
         assert_int_equal(kernel->tile_pixels, w->axes == 2 ? w->outputs * w->outputs : w->outputs);
         assert_true(kernel->error_amplification > 1.0f); /* accuracy=strict takes none */
         return;

@@ -116,6 +116,21 @@ static float *run(const struct dc_kernel *kernel, doconv_context *context,
 /* Whether filters are transformed when they are packed or in the call decides the bits. */
 static const char *const forms[] = {",outputs=", ",raw="};
 
+/* So does the axis: where both are offered, columns are tested, for rows are elsewhere. */
+static const char columns[] = ":columns=";
+
+static bool has_columns(const doconv_candidates *list)
+{
+    for (int i = 0; i < doconv_candidates_count(list); i++) {
+        doconv_candidate_info info = {.size = sizeof info};
+        expect_ok(doconv_candidates_get(list, i, &info));
+        if (info.refused == NULL && strstr(info.variant, columns) != NULL) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Variants of a kernel whose text has `form`: at most `most` of them, at random; how many. */
 static int pick_variants(const struct dc_kernel *kernel, doconv_context *context,
                          const doconv_conv_desc *desc, const char *form, struct rng *rng,
@@ -124,11 +139,18 @@ static int pick_variants(const struct dc_kernel *kernel, doconv_context *context
     const doconv_plan_options options = {.size = sizeof options, .variant = kernel->name};
     doconv_candidates *list;
     expect_ok(doconv_candidates_create(context, desc, &options, &list));
+    const bool down = has_columns(list);
+    const char *chunk = NULL; /* the first one's: taps are summed beside it */
     int seen = 0;
     for (int i = 0; i < doconv_candidates_count(list); i++) {
         doconv_candidate_info info = {.size = sizeof info};
         expect_ok(doconv_candidates_get(list, i, &info));
-        if (info.refused != NULL || strstr(info.variant, form) == NULL) {
+        if (info.refused != NULL || strstr(info.variant, form) == NULL ||
+            (down && strstr(info.variant, columns) == NULL)) {
+            continue;
+        }
+        chunk = chunk == NULL ? strstr(info.variant, ",raw=") : chunk;
+        if (chunk != NULL && strstr(info.variant, chunk) == NULL) {
             continue;
         }
         const int64_t place = seen < most ? seen : rng_range(rng, 0, seen);
@@ -386,12 +408,16 @@ static void test_rounding(void **state)
         skip();
     }
     doconv_context *const context = open_with((doconv_isa)kernel->isa, 1, NULL);
-    static const char *const problems[] = {
-        "ic64ih12oc32kh3ph1:src=nhwc,dst=nhwc,accuracy=fast",
-        "ic160ih12oc32kh3ph1:src=nhwc,dst=nhwc,accuracy=fast",
-    };
-    for (size_t p = 0; p < sizeof problems / sizeof problems[0]; p++) {
-        const doconv_conv_desc desc = problem(problems[p]);
+    /* Square; and, of one axis, a row and a column of taps, whose direct sums are the shortest. */
+    const struct dc_winograd_kernel *w = &kernel->winograd;
+    const int shapes[3][2] = {{w->taps, w->taps}, {1, w->taps}, {w->taps, 1}};
+    for (int p = 0; p < (w->axes == 2 ? 2 : 6); p++) {
+        const int *shape = shapes[p / 2];
+        char layer[TEXT_SIZE];
+        snprintf(layer, sizeof layer,
+                 "ic%dih12iw12oc32kh%dkw%dph%dpw%d:src=nhwc,dst=nhwc,accuracy=fast",
+                 p % 2 == 0 ? 64 : 160, shape[0], shape[1], shape[0] / 2, shape[1] / 2);
+        const doconv_conv_desc desc = problem(layer);
         struct experiment e;
         char text[TEXT_SIZE];
         assert_true(experiment_create(&e, &desc, harness_seed(), text, TEXT_SIZE));
@@ -399,7 +425,7 @@ static void test_rounding(void **state)
         for (int64_t i = 0; i < desc.cin * desc.h * desc.w; i++) {
             e.reals.src[i] = normal(&rng);
         }
-        for (int64_t i = 0; i < desc.cout * desc.cin * 9; i++) {
+        for (int64_t i = 0; i < desc.cout * desc.cin * desc.kh * desc.kw; i++) {
             e.reals.weight[i] = normal(&rng);
         }
         oracle_convolve(&desc, e.reals.src, e.reals.weight, NULL, NULL, e.reals.value,
@@ -438,6 +464,16 @@ static void expect_refused(const struct dc_kernel *kernel, doconv_context *conte
     doconv_plan_destroy(plan);
 }
 
+/* A layer of kh x kw taps. */
+static void expect_taps(const struct dc_kernel *kernel, doconv_context *context,
+                        const char *channels, int kh, int kw, const char *rest,
+                        size_t workspace_limit, bool refused)
+{
+    char text[TEXT_SIZE];
+    snprintf(text, sizeof text, "%sih20iw20kh%dkw%dpw3%s", channels, kh, kw, rest);
+    expect_refused(kernel, context, text, workspace_limit, refused);
+}
+
 static void test_refusals(void **state)
 {
     const struct dc_kernel *kernel = *state;
@@ -445,20 +481,28 @@ static void test_refusals(void **state)
         skip();
     }
     doconv_context *const context = open_with((doconv_isa)kernel->isa, 1, NULL);
-    static const char *const refused[] = {
-        "ic32ih9oc32kh3ph1:accuracy=strict",     "ic32ih9oc32kh3sh2ph1:accuracy=fast",
-        "ic32ih9iw9oc32kh3kw1:accuracy=fast",    "ic32ih9oc32kh3dh1ph2:accuracy=fast",
-        "ic32ih9oc32kh5ph2:accuracy=fast",       "ic3ih9oc32kh3ph1:accuracy=fast",
-        "ic32ih9oc3kh3ph1:accuracy=fast",        "g32ic32ih9oc32kh3ph1:accuracy=fast",
-        "ic32ih30iw30oc32kh17kw3:accuracy=fast",
+    const struct dc_winograd_kernel *w = &kernel->winograd;
+    const int taps = w->taps;
+    static const struct {
+        const char *channels, *rest;
+    } refused[] = {
+        {"ic32oc32", "ph3:accuracy=strict"},  {"ic32oc32", "sh2ph3:accuracy=fast"},
+        {"ic32oc32", "dh1ph6:accuracy=fast"}, {"ic3oc32", "ph3:accuracy=fast"},
+        {"ic32oc3", "ph3:accuracy=fast"},     {"g32ic32oc32", "ph3:accuracy=fast"},
     };
     for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++) {
-        expect_refused(kernel, context, refused[i], 0, true);
+        expect_taps(kernel, context, refused[i].channels, taps, taps, refused[i].rest, 0, true);
     }
-    expect_refused(kernel, context, "ic32ih9oc32kh3ph1:accuracy=fast", 0, false);
-    expect_refused(kernel, context, "ic32ih9oc32kh3ph1:accuracy=fast", 4096, true);
+    const char *const layer = "ic32oc32", *const rest = "ph3:accuracy=fast";
+    expect_taps(kernel, context, layer, taps + 1, taps + 1, rest, 0, true);
+    expect_taps(kernel, context, layer, taps, 17, rest, 0, true);
+    expect_taps(kernel, context, layer, 17, taps, rest, 0, true);
+    expect_taps(kernel, context, layer, taps, 1, rest, 0, w->axes == 2);
+    expect_taps(kernel, context, layer, 1, taps, rest, 0, w->axes == 2);
+    expect_taps(kernel, context, layer, taps, taps, rest, 0, false);
+    expect_taps(kernel, context, layer, taps, taps, rest, 4096, true);
     /* The default class takes four times a direct kernel's error. */
-    expect_refused(kernel, context, "ic32ih9oc32kh3ph1", 0, kernel->error_amplification > 4.0f);
+    expect_taps(kernel, context, layer, taps, taps, "ph3", 0, kernel->error_amplification > 4.0f);
     doconv_context_destroy(context);
 }
 
@@ -472,9 +516,11 @@ static void test_packed_limit(void **state)
     doconv_context *const context = open_with((doconv_isa)kernel->isa, 1, NULL);
     static const size_t channels[] = {96, 192};
     for (size_t i = 0; i < sizeof channels / sizeof channels[0]; i++) {
-        const size_t c = channels[i], weight = c * c * 9 * sizeof(float), bias = c * sizeof(float);
+        const int taps = kernel->winograd.taps;
+        const size_t c = channels[i], bias = c * sizeof(float),
+                     weight = c * c * (size_t)(taps * taps) * sizeof(float);
         char text[64];
-        snprintf(text, sizeof text, "ic%zuih9oc%zukh3ph1:accuracy=fast", c, c);
+        snprintf(text, sizeof text, "ic%zuih9oc%zukh%dph1:accuracy=fast", c, c, taps);
         const doconv_conv_desc desc = problem(text);
         doconv_plan_options options = {
             .size = sizeof options, .variant = kernel->name, .packed_limit = weight + bias};
@@ -500,28 +546,31 @@ static void test_fold(void **state)
         skip();
     }
     doconv_context *const context = open_with((doconv_isa)kernel->isa, 3, NULL);
-    static const char *const problems[] = {
-        "ic150ih6oc70kh3ph1:src=nhwc,dst=nhwc,bias,accuracy=fast",
-        "g2ic36ih6oc38kh3ph1:src=nhwc,dst=nhwc,bias,accuracy=fast",
-    };
-    for (size_t p = 0; p < sizeof problems / sizeof problems[0]; p++) {
-        const doconv_conv_desc desc = problem(problems[p]);
+    static const char *const layers[] = {"ic150oc70", "g2ic36oc38"};
+    const struct dc_winograd_kernel *winograd = &kernel->winograd;
+    for (size_t p = 0; p < 2; p++) {
+        char layer[TEXT_SIZE];
+        /* Of one axis, once down the columns. */
+        snprintf(layer, sizeof layer, "%sih6iw6kh%dkw%dph3pw3:src=nhwc,dst=nhwc,bias,accuracy=fast",
+                 layers[p], winograd->taps, p == 0 && winograd->axes == 1 ? 2 : winograd->taps);
+        const doconv_conv_desc desc = problem(layer);
+        const int64_t taps = desc.kh * desc.kw;
         const doconv_fold_desc fold = {.size = sizeof fold,
                                        .cout = desc.cout,
                                        .cin = desc.cin,
-                                       .kh = 3,
-                                       .kw = 3,
+                                       .kh = desc.kh,
+                                       .kw = desc.kw,
                                        .groups = desc.groups,
-                                       .d_mul = 9};
-        const size_t rows = (size_t)(desc.cout * desc.cin / desc.groups);
-        float *w = malloc(rows * 9 * sizeof *w), *folded = malloc(rows * 9 * sizeof *w),
-              *d = malloc((size_t)desc.cin * 81 * sizeof *d);
+                                       .d_mul = taps};
+        const size_t floats = (size_t)(desc.cout * desc.cin / desc.groups * taps);
+        float *w = malloc(floats * sizeof *w), *folded = malloc(floats * sizeof *w),
+              *d = malloc((size_t)(desc.cin * taps * taps) * sizeof *d);
         assert_true(w != NULL && folded != NULL && d != NULL);
         struct rng rng = rng_from(harness_seed(), NULL);
-        for (size_t i = 0; i < rows * 9; i++) {
+        for (size_t i = 0; i < floats; i++) {
             w[i] = normal(&rng);
         }
-        for (int64_t i = 0; i < desc.cin * 81; i++) {
+        for (int64_t i = 0; i < desc.cin * taps * taps; i++) {
             d[i] = normal(&rng);
         }
         struct tensors t = tensors_for(&desc);

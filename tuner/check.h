@@ -21,7 +21,7 @@
 #define CHECK_WEIGHT_GRADIENT "loops:portable"
 
 struct check {
-    const struct measure_set *set;
+    struct measure_set *set;
     const struct measured *item; /* has run on tensors full of NaN */
     /* The verdict, on the tensors compared so far: */
     struct check_result result;

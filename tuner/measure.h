@@ -64,7 +64,8 @@ struct measure_set {
     size_t bytes[MEASURE_TENSORS];
     char *workspace; /* shared by all */
     size_t workspace_size;
-    char *flush; /* as large as the caches; NULL: warm */
+    float *expected; /* dst by the reference kernel, where it is compared; NULL: not yet */
+    char *flush;     /* as large as the caches; NULL: warm */
     size_t flush_bytes;
     struct measured *items;
     int count, capacity;

@@ -122,6 +122,7 @@ void dc_measure_set_destroy(struct measure_set *set)
         dc_free(ctx, set->tensors[i]);
     }
     dc_free(ctx, set->workspace);
+    dc_free(ctx, set->expected);
     dc_free(ctx, set->flush);
     dc_free(ctx, set->items);
     *set = (struct measure_set){0};

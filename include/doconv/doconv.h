@@ -305,15 +305,15 @@ typedef enum doconv_layout {
 /**
  * How far a variant's rounding may be from a direct convolution's in fp32.
  *
- * DEFAULT and FAST take Winograd's algorithms for 3x3 kernels and the like, which compute outputs
- * by tiles (of up to 4x4; FAST: 6x6) from all inputs that any output of the tile reads. Beside
- * rounding by the largest of these inputs, that shows in two ways:
+ * DEFAULT and FAST take Winograd's algorithms for kernels of 3, 5 or 7 taps along an axis, which
+ * compute outputs by tiles (of up to 4x4; FAST: 6x6) from all inputs that any output of the tile
+ * reads. Beside rounding by the largest of these inputs, that shows in two ways:
  *  - A NaN or an infinity in src may come out as NaN, and may reach all outputs of the tiles that
  *    read it, in every channel of its group: not only those whose own window it lies in. One in a
  *    weight may turn all outputs of its output channel to NaN.
  *  - Sums in between may overflow where a direct convolution's would not. They don't as long as for
  *    each output the sum over its input channels of the largest |src| times the largest |weight| of
- *    its filter stays below 2^117 (FAST: 2^107).
+ *    its filter stays below 2^116 (FAST: 2^107).
  * STRICT keeps each output to its own window.
  */
 typedef enum doconv_accuracy {

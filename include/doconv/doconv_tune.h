@@ -34,7 +34,7 @@ typedef struct doconv_tune_options {
     double budget_seconds;
     doconv_tune_progress_fn progress;
     void *progress_user;
-    /** 1: compute doconv_tune_entry.rms_error too, about a tenth of a second for each candidate */
+    /** 1: compute doconv_tune_entry.rms_error of every candidate that is measured */
     int errors;
 } doconv_tune_options;
 

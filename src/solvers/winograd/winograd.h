@@ -13,7 +13,7 @@
 
 /* What a candidate chooses. */
 struct dc_winograd_parameters {
-    int block; /* tiles of a block; where only columns are transformed: rows of an image */
+    int block; /* tiles of a block; where one axis is transformed: rows (columns) of an image */
     int outs;  /* output blocks whose products wait for each other; 0: all */
     /*
      * Weights are packed as they are, and input channels of an output block, so many at a time, are
@@ -25,11 +25,21 @@ struct dc_winograd_parameters {
      * made just before its use.
      */
     int made;
+    int down; /* one axis is transformed, and its tiles lie down the columns, not along the rows */
 };
 
 /*
- * Tiles have numbers, along rows, through all images: a block is a range of them. Where only
- * columns are transformed a tile is a part of a row, and a block is whole rows of an image.
+ * A problem as a plan sees it: with rows and columns exchanged where tiles lie down the columns. So
+ * tiles are parts of rows for all that follows, and the kernels know nothing else.
+ */
+struct dc_winograd_view {
+    int64_t h, w, hout, wout, kh, kw, pad_top, pad_left;
+    struct dc_tensor_map src_map, dst_map;
+};
+
+/*
+ * Tiles have numbers, along rows, through all images: a block is a range of them. Where one axis is
+ * transformed a tile is a part of a row (of the view), and a block is whole rows of an image.
  *
  * Two buffers: points, which the input's transform makes of a block of one group, and products,
  * which a GEMM for each point makes of these:
@@ -41,8 +51,10 @@ struct dc_winograd_state {
     const struct dc_kernel *kernel, *gemm;
     bool in_place;     /* the transform reads src itself, not a strip */
     bool direct_store; /* outputs go to dst themselves, where they fill vectors */
-    bool shared;       /* points are made first, all of them, and then used by several tasks */
-    int64_t outputs;   /* of a tile, along an axis that is transformed */
+    bool down;         /* of the parameters */
+    struct dc_winograd_view view;
+    bool shared;     /* points are made first, all of them, and then used by several tasks */
+    int64_t outputs; /* of a tile, along an axis that is transformed */
     int64_t tile_height;
     int64_t points, taps;      /* of all axes; kernel rows that are summed in the products */
     int64_t groups, cin, cout; /* cin, cout: of a group */
@@ -61,6 +73,8 @@ struct dc_winograd_state {
     ptrdiff_t points_tile, points_point, points_floats;
     ptrdiff_t products_point, products_floats;
     ptrdiff_t strip_row, strip_floats, rows_floats, task_floats;
+    /* Lines of tiles, and tiles of each, that go through a strip together; through stored rows. */
+    int64_t strip_lines, strip_tiles, store_lines, store_tiles;
     /* A chunk's filters, as points: [point][tap][input channel of the chunk][tile channel]. */
     ptrdiff_t filters_tap, filters_point, filters_floats;
     /* A task's block of weights that it makes, and its biases; and what making it needs, too. */
@@ -68,14 +82,23 @@ struct dc_winograd_state {
     /* Each block: [point][tap][input channel][tile channel]; with a chunk, as direct tiles do. */
     struct dc_packed_weights weights;
     bool stream; /* they are packed past the caches */
-    struct dc_tensor_map src_map, dst_map;
 };
 
+/* Input channels of a chunk, at most. */
+#define DC_WINOGRAD_MOST_CHUNK 128
 /* Kernel rows that products may sum. */
 #define DC_WINOGRAD_TAPS 16
-/* Tiles that are copied to a strip at a time, and stored from a buffer: both stay in L1. */
+/*
+ * Tiles that are copied to a strip at a time, and stored from a buffer: both stay in L1. Down the
+ * columns, of several columns, for their pixels are neighbours in memory.
+ */
 #define DC_WINOGRAD_STRIP_TILES 12
 #define DC_WINOGRAD_STORE_TILES 8
+#define DC_WINOGRAD_DOWN_LINES 16
+#define DC_WINOGRAD_DOWN_TILES 8
+
+/* down: as in the parameters. */
+struct dc_winograd_view dc_winograd_view(const struct dc_problem *problem, bool down);
 
 /* Fills the state; NULL, or the reason why the candidate can't be. */
 const char *dc_winograd_geometry(const struct dc_problem *problem, const struct dc_kernel *kernel,

@@ -135,7 +135,7 @@ static double estimate(const struct dc_problem *p, const struct dc_winograd_stat
     /* What the buffers move: in L2, if they leave room there for tensors and weights in passing. */
     const double fill = fmin(used / (double)dc_cpu_probe()->l2_bytes, 1.0);
     cycles += (1.0 + fill) * (points + products * blocks / (double)s->outs) / dc_rate(1.15 * used);
-    const bool vectors = s->src_map.channel == 1 && s->src_map.block_channels >= vector;
+    const bool vectors = s->view.src_map.channel == 1 && s->view.src_map.block_channels >= vector;
     cycles += s->in_place ? 0.0 : 0.25 * points / (vectors ? 12.0 : 5.0);
     cycles +=
         s->direct_store ? 0.0 : 4.0 * tiles * (double)(s->tile_height * s->outputs * s->cout) / 6.0;
@@ -146,6 +146,18 @@ static double estimate(const struct dc_problem *p, const struct dc_winograd_stat
     cycles += raw ? raw_cycles(s, products) + 0.5 * weights / weight_rate : 0.0;
     cycles = cycles * places + (p->fresh_weights ? fresh_cycles(s, all_weights) : 0.0);
     return (cycles + cold * (double)s->groups) / DC_NOMINAL_HERTZ * largest_share(s);
+}
+
+/*
+ * A number for each form: points, outputs, which axes, how filters are transformed. Where taps are
+ * summed beside channels, a chunk's come before the next chunk's.
+ */
+static int order_of(const struct dc_winograd_kernel *w, const struct dc_winograd_state *s)
+{
+    enum { CHUNKS = DC_WINOGRAD_MOST_CHUNK / DC_CHANNEL_BLOCK + 1 };
+    const int axes = w->axes == 2 ? 2 : s->down;
+    const int chunk = s->chunk == 0 ? 0 : s->taps == 1 ? 1 : (int)s->chunk / DC_CHANNEL_BLOCK;
+    return chunk + CHUNKS * (axes + 3 * (w->points + (DC_WINOGRAD_POINTS + 1) * w->outputs));
 }
 
 static const char *offer(const doconv_context *ctx, const struct dc_problem *p,
@@ -164,7 +176,7 @@ static const char *offer(const doconv_context *ctx, const struct dc_problem *p,
         .solver = &dc_solver_winograd,
         .kernel = kernel,
         .second = gemm,
-        .order_of_sums = DC_SUMS_WINOGRAD + 4 * w->outputs + 2 * w->axes + (q->chunk != 0),
+        .order_of_sums = DC_SUMS_WINOGRAD + order_of(w, &s),
         .error_amplification = kernel->error_amplification,
         .workspace_size = floats * sizeof(float) + 64,
         .packed_size = dc_packed_bytes(&s.weights),
@@ -179,7 +191,9 @@ static void describe(const struct dc_candidate *c, char *text, size_t size)
 {
     struct dc_winograd_parameters q;
     dc_get_parameters(c, &q);
-    const char *const blocks = c->kernel->winograd.axes == 2 ? "tiles" : "rows";
+    const char *const blocks = c->kernel->winograd.axes == 2 ? "tiles"
+                               : q.down                      ? "columns"
+                                                             : "rows";
     if (q.chunk != 0) {
         snprintf(text, size, ":%s=%d,raw=%d%s", blocks, q.block, q.chunk,
                  q.made != 0 ? ",order=pack" : "");
@@ -196,24 +210,25 @@ static int even(int64_t all, int64_t block)
 }
 
 /* Input channels whose transformed filters take a third of L2. */
-static int chunk_for(const struct dc_problem *p, const struct dc_kernel *kernel,
+static int chunk_for(const struct dc_winograd_view *v, const struct dc_kernel *kernel,
                      const struct dc_kernel *gemm)
 {
     const struct dc_winograd_kernel *w = &kernel->winograd;
-    const int64_t points = w->axes == 2 ? w->points * w->points : w->points * p->desc.kh,
+    const int64_t points = w->axes == 2 ? w->points * w->points : w->points * v->kh,
                   channel = 4 * points * gemm->tile_channels;
     const int64_t blocks = dc_cpu_probe()->l2_bytes / 3 / channel / DC_CHANNEL_BLOCK;
-    return (int)(least(most(blocks, 1), 8) * DC_CHANNEL_BLOCK);
+    return (int)least(most(blocks, 1) * DC_CHANNEL_BLOCK, DC_WINOGRAD_MOST_CHUNK);
 }
 
-/* The candidates of a direct tile, by the size of blocks. */
+/* The candidates of a direct tile and of an axis, by the size of blocks. */
 static const char *offer_blocks(const doconv_context *ctx, const struct dc_problem *p,
                                 const struct dc_kernel *kernel, const struct dc_kernel *gemm,
-                                struct dc_candidate_list *list)
+                                bool down, struct dc_candidate_list *list)
 {
     const struct dc_winograd_kernel *w = &kernel->winograd;
-    const int64_t columns = divide_up(p->wout, w->outputs),
-                  tiles = divide_up(p->hout, w->outputs) * columns * p->desc.n;
+    const struct dc_winograd_view v = dc_winograd_view(p, down);
+    const int64_t columns = divide_up(v.wout, w->outputs),
+                  tiles = divide_up(v.hout, w->outputs) * columns * p->desc.n;
     /* Tiles of blocks: as many as a few direct tiles; or rows that have about as many. */
     static const int64_t targets[] = {14, 28, 56, 112};
     const bool several = p->group_cout > gemm->tile_channels;
@@ -221,15 +236,18 @@ static const char *offer_blocks(const doconv_context *ctx, const struct dc_probl
     int last = 0;
     for (size_t i = 0; i < sizeof targets / sizeof targets[0]; i++) {
         const int block =
-            w->axes == 2 ? even(tiles, targets[i]) : even(p->hout, most(1, targets[i] / columns));
+            w->axes == 2 ? even(tiles, targets[i]) : even(v.hout, most(1, targets[i] / columns));
         for (int outs = 0; outs <= (several ? 1 : 0) && block != last; outs++) {
-            const struct dc_winograd_parameters q = {.block = block, .outs = outs};
+            const struct dc_winograd_parameters q = {.block = block, .outs = outs, .down = down};
             const char *reason = offer(ctx, p, kernel, gemm, &q, list);
             refused = reason != NULL ? reason : refused;
         }
         for (int made = 0; made <= (p->fresh_weights ? 1 : 0) && block != last; made++) {
-            const struct dc_winograd_parameters raw = {
-                .block = block, .outs = 1, .chunk = chunk_for(p, kernel, gemm), .made = made};
+            const struct dc_winograd_parameters raw = {.block = block,
+                                                       .outs = 1,
+                                                       .chunk = chunk_for(&v, kernel, gemm),
+                                                       .made = made,
+                                                       .down = down};
             const char *reason = offer(ctx, p, kernel, gemm, &raw, list);
             refused = reason != NULL ? reason : refused;
         }
@@ -238,14 +256,30 @@ static const char *offer_blocks(const doconv_context *ctx, const struct dc_probl
     return refused;
 }
 
+/* Does the kernel's filter lie along rows (or down columns) of the problem's? */
+static bool fits(const struct dc_problem *p, const struct dc_winograd_kernel *w, bool down)
+{
+    const struct dc_winograd_view v = dc_winograd_view(p, down);
+    return v.kw == w->taps && (w->axes == 2 ? v.kh == w->taps && !down : v.kh <= DC_WINOGRAD_TAPS);
+}
+
+/*
+ * Is an axis worth a try? Where both fit, columns are if they are cut into fewer tiles: else there
+ * is nothing in it that rows don't have.
+ */
+static bool has_axis(const struct dc_problem *p, const struct dc_winograd_kernel *w, bool down)
+{
+    return fits(p, w, down) &&
+           (!down || !fits(p, w, false) ||
+            divide_up(p->hout, w->outputs) * p->wout < divide_up(p->wout, w->outputs) * p->hout);
+}
+
 static const char *refuse(const struct dc_problem *p, const struct dc_kernel *kernel)
 {
     const doconv_conv_desc *d = &p->desc;
-    if (d->kw != 3 || (kernel->winograd.axes == 2 && d->kh != 3)) {
-        return "it computes kernels of 3 taps along an axis that is transformed";
-    }
-    if (d->kh > DC_WINOGRAD_TAPS) {
-        return "the kernel has too many rows";
+    const struct dc_winograd_kernel *w = &kernel->winograd;
+    if (!fits(p, w, false) && !fits(p, w, true)) {
+        return "it computes kernels of other sizes";
     }
     if (d->stride_h != 1 || d->stride_w != 1 || d->dilation_h != 1 || d->dilation_w != 1) {
         return "it computes no strides and no dilations";
@@ -267,8 +301,12 @@ static const char *enumerate(const doconv_context *ctx, const struct dc_problem 
     const int before = list->count;
     const struct dc_kernel *gemm = NULL;
     while ((gemm = dc_kernel_next(ctx, DC_FAMILY_DIRECT, kernel->isa, gemm)) != NULL) {
-        const char *reason = offer_blocks(ctx, p, kernel, gemm, list);
-        refused = reason != NULL ? reason : refused;
+        for (int down = 0; down < 2; down++) {
+            const char *reason = has_axis(p, &kernel->winograd, down)
+                                     ? offer_blocks(ctx, p, kernel, gemm, down, list)
+                                     : NULL;
+            refused = reason != NULL ? reason : refused;
+        }
     }
     return list->count > before ? NULL : refused;
 }

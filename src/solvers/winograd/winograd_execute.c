@@ -2,56 +2,28 @@
 /*
  * Running a Winograd plan. A place is a block of tiles of one group: its inputs are transformed, a
  * direct tile multiplies them by the weights of each point, and the products of an output block are
- * transformed back. Tasks own places; or, where these are fewer than threads, all points are made
- * first and tasks own places' chunks of output blocks. Each output has the same sums whatever the
- * block, the chunk and the task.
+ * transformed back (both in winograd_transform.c). Tasks own places; or, where these are fewer than
+ * threads, all points are made first and tasks own places' chunks of output blocks. Each output has
+ * the same sums whatever the block, the chunk and the task.
  */
 #include "base/arithmetic.h"
 #include "base/context.h"
-#include "base/layout.h"
-#include "geometry/strips.h"
 #include "kernel.h"
 #include "plan/plan.h"
 #include "plan/problem.h"
 #include "plan/solver.h"
 #include "solvers/winograd/winograd.h"
+#include "solvers/winograd/winograd_call.h"
 
 /* Floats of packed weights that stay in L2 beside a block's points and products. */
 #define SMALL_WEIGHTS 131072
 /* Channels that a task of the transform alone takes at a time. */
 #define SHARE (2 * DC_CHANNEL_BLOCK)
 
-struct job {
-    const doconv_plan *plan;
-    const struct dc_winograd_state *s;
-    const float *packed, *src, *residual;
-    float *dst;
-    const struct dc_weight_source *fresh; /* weights that are made on the way; NULL: packed */
-    float *shared;                        /* points of all places, or NULL */
-    float *space;                         /* the tasks', */
-    ptrdiff_t task_floats;                /* which have so many each */
-};
-
-/* A task's buffers. */
-struct task {
-    float *points, *products, *strip, *rows, *filters, *made;
-};
-
-struct place {
-    int64_t group;
-    int64_t first, tiles; /* of the block */
-};
-
-/* Tiles side by side. */
-struct tile_run {
-    int64_t n, row, column; /* the first one's place, in tiles */
-    int64_t tiles, slot;    /* slot: the first one's, in the block */
-};
-
-static struct place place_of(const struct dc_winograd_state *s, int64_t number)
+static struct dc_winograd_place place_of(const struct dc_winograd_state *s, int64_t number)
 {
     const int64_t block = number / s->groups, of_image = s->tile_rows * s->tile_columns;
-    struct place place = {.group = number % s->groups};
+    struct dc_winograd_place place = {.group = number % s->groups};
     if (s->row_blocks == 0) {
         place.first = block * s->block;
         place.tiles = least(s->block, s->tiles - place.first);
@@ -63,119 +35,9 @@ static struct place place_of(const struct dc_winograd_state *s, int64_t number)
     return place;
 }
 
-/* The run of at most `most` tiles of a place's from `slot` on. */
-static struct tile_run run_of(const struct dc_winograd_state *s, const struct place *place,
-                              int64_t slot, int64_t most_tiles)
-{
-    const int64_t tile = place->first + slot, line = tile / s->tile_columns;
-    struct tile_run run = {
-        .n = line / s->tile_rows,
-        .row = line % s->tile_rows,
-        .column = tile % s->tile_columns,
-        .slot = slot,
-    };
-    run.tiles = least(least(s->tile_columns - run.column, place->tiles - slot), most_tiles);
-    return run;
-}
-
-/* ---- input ---- */
-
-/* Channels [first, last) of tiles side by side whose first pixel is (y, x) of an image. */
-static void transform_run(const struct job *job, const struct task *task, const float *image,
-                          int64_t group, int64_t y, int64_t x, int64_t tiles, int64_t first,
-                          int64_t last, float *points)
-{
-    const struct dc_winograd_state *s = job->s;
-    const doconv_conv_desc *d = &job->plan->problem.desc;
-    const struct dc_tensor_map *map = &s->src_map;
-    const int64_t channel = group * s->cin + first, vector = s->kernel->vector;
-    struct dc_winograd_input_args args = {
-        .src_block_channels = map->block_channels,
-        .src_block = map->block,
-        .src_row = map->row,
-        .src_pixel = map->pixel,
-        .h = d->h,
-        .w = d->w,
-        .y0 = y,
-        .x0 = x,
-        .tiles = tiles,
-        .vectors = divide_up(last - first, vector),
-        .points = points + first,
-        .point = s->points_point,
-        .tile = s->points_tile,
-    };
-    if (s->in_place) {
-        args.src = image + channel_at(map, channel);
-        s->kernel->winograd.input(&args);
-        return;
-    }
-    /* A block of channels at a time, with the borders' zeros. */
-    struct dc_load_args load = dc_load_from(map, image, group * s->cin, s->cin, d->h, d->w);
-    load.strip = task->strip;
-    load.strip_row = s->strip_row;
-    load.strip_pixel = DC_CHANNEL_BLOCK;
-    load.rows = s->row_blocks == 0 ? s->kernel->winograd.points : 1;
-    load.columns = tiles * s->outputs + 2;
-    load.y0 = y;
-    load.x0 = x;
-    args.src = task->strip;
-    args.src_block_channels = DC_CHANNEL_BLOCK;
-    args.src_row = load.strip_row;
-    args.src_pixel = load.strip_pixel;
-    args.h = load.rows;
-    args.w = load.columns;
-    args.y0 = args.x0 = 0;
-    for (int64_t c = first; c < last; c += DC_CHANNEL_BLOCK) {
-        load.src_first_channel = group * s->cin + c;
-        load.channels = least(DC_CHANNEL_BLOCK, last - c);
-        args.vectors = divide_up(load.channels, vector);
-        args.points = points + c;
-        s->gemm->direct.load(&load);
-        s->kernel->winograd.input(&args);
-    }
-}
-
-/*
- * The same of a place's points. Where rows aren't transformed, these are of rows of the image: the
- * block's, and what the kernel's height adds, which may lie past the image's end.
- */
-static struct tile_run input_run_of(const struct dc_winograd_state *s, const struct place *place,
-                                    int64_t slot, int64_t most_tiles)
-{
-    if (s->row_blocks == 0) {
-        return run_of(s, place, slot, most_tiles);
-    }
-    const int64_t line = place->first / s->tile_columns;
-    struct tile_run run = {
-        .n = line / s->tile_rows,
-        .row = line % s->tile_rows + slot / s->tile_columns,
-        .column = slot % s->tile_columns,
-        .slot = slot,
-    };
-    run.tiles = least(s->tile_columns - run.column, most_tiles);
-    return run;
-}
-
-/* Channels [first, last) of a place. */
-static void transform_place(const struct job *job, const struct task *task,
-                            const struct place *place, int64_t first, int64_t last, float *points)
-{
-    const struct dc_winograd_state *s = job->s;
-    const doconv_conv_desc *d = &job->plan->problem.desc;
-    const int64_t most_tiles = s->in_place ? s->tile_columns : DC_WINOGRAD_STRIP_TILES,
-                  slots = place->tiles + (s->taps - 1) * s->tile_columns;
-    for (int64_t slot = 0; slot < slots;) {
-        const struct tile_run run = input_run_of(s, place, slot, most_tiles);
-        transform_run(job, task, job->src + run.n * s->src_map.image, place->group,
-                      run.row * s->tile_height - d->pad_top, run.column * s->outputs - d->pad_left,
-                      run.tiles, first, last, points + slot * s->points_tile);
-        slot += run.tiles;
-    }
-}
-
 /* ---- products ---- */
 
-static const float *block_weights(const struct job *job, int64_t group, int64_t ob)
+static const float *block_weights(const struct dc_winograd_job *job, int64_t group, int64_t ob)
 {
     const struct dc_winograd_state *s = job->s;
     return job->packed + s->weights.bias_floats +
@@ -188,8 +50,9 @@ static const float zeros[DC_PACK_LANES] __attribute__((aligned(64)));
  * The products of a place's points, but for weights and sums, and the segments of `channels`
  * channels whose weights have taps `weight_tap` floats apart.
  */
-static struct dc_run_args products_of(const struct dc_winograd_state *s, const struct place *place,
-                                      int64_t channels, ptrdiff_t weight_tap,
+static struct dc_run_args products_of(const struct dc_winograd_state *s,
+                                      const struct dc_winograd_place *place, int64_t channels,
+                                      ptrdiff_t weight_tap,
                                       struct dc_segment segments[DC_WINOGRAD_TAPS])
 {
     for (int64_t tap = 0; tap < s->taps; tap++) {
@@ -213,8 +76,9 @@ static struct dc_run_args products_of(const struct dc_winograd_state *s, const s
  * Output blocks [begin, end) of a place: point by point, so that a point's inputs serve all of them
  * from L1. after: what will be multiplied after the last.
  */
-static void multiply(const struct job *job, const struct place *place, const float *points,
-                     int64_t begin, int64_t end, const float *after, float *products)
+static void multiply(const struct dc_winograd_job *job, const struct dc_winograd_place *place,
+                     const float *points, int64_t begin, int64_t end, const float *after,
+                     float *products)
 {
     const struct dc_winograd_state *s = job->s;
     const int64_t nr = s->tile_channels, floats = s->taps * s->cin * nr;
@@ -238,16 +102,11 @@ static void multiply(const struct job *job, const struct place *place, const flo
     }
 }
 
-/* An output block of a group. */
-struct output {
-    int64_t group, ob;
-    const float *weights, *bias;
-};
-
-static struct output packed_output(const struct job *job, int64_t group, int64_t ob)
+static struct dc_winograd_output packed_output(const struct dc_winograd_job *job, int64_t group,
+                                               int64_t ob)
 {
     const struct dc_winograd_state *s = job->s;
-    return (struct output){
+    return (struct dc_winograd_output){
         .group = group,
         .ob = ob,
         .weights = block_weights(job, group, ob),
@@ -279,9 +138,9 @@ static void transform_filters(const struct dc_winograd_state *s, const float *bl
  * An output block of a place, whose weights are transformed a chunk of input channels at a time:
  * they stay in L2, and the next chunk's come there in the meantime. ready: all of them are there.
  */
-static void multiply_raw(const struct job *job, const struct task *task, const struct place *place,
-                         const float *points, const struct output *output, bool ready,
-                         const float *after)
+static void multiply_raw(const struct dc_winograd_job *job, const struct dc_winograd_task *task,
+                         const struct dc_winograd_place *place, const float *points,
+                         const struct dc_winograd_output *output, bool ready, const float *after)
 {
     const struct dc_winograd_state *s = job->s;
     const int64_t nr = s->tile_channels, taps = s->weights.kh * s->weights.kw;
@@ -310,108 +169,13 @@ static void multiply_raw(const struct job *job, const struct task *task, const s
     }
 }
 
-/* ---- output ---- */
-
-/* Where an output block's channels lie, and how they are stored. */
-struct target {
-    struct dc_winograd_output_args args;
-    struct dc_store_args store;
-    ptrdiff_t vector_at[DC_MAX_TILE_VECTORS];
-    bool through_rows; /* rows of outputs go to the buffer, then store() */
-};
-
-static void find_target(const struct job *job, const struct task *task, const struct output *output,
-                        struct target *t)
-{
-    const struct dc_winograd_state *s = job->s;
-    const struct dc_problem *p = &job->plan->problem;
-    const int64_t nr = s->tile_channels, vector = s->kernel->vector, first = output->ob * nr,
-                  channel = output->group * s->cout + first, channels = least(nr, s->cout - first);
-    const int64_t stored =
-        dc_channels_stored(dc_layout_block(p->desc.dst_layout), channel, channels, p->desc.cout);
-    *t = (struct target){
-        .args =
-            {
-                .point = s->products_point,
-                .tile = nr,
-                .bias = output->bias,
-                .vectors = divide_up(channels, vector),
-                .dst_row = s->dst_map.row,
-                .dst_pixel = s->dst_map.pixel,
-                .lo = p->lo,
-                .hi = p->hi,
-            },
-        .store = dc_store_to(&s->dst_map, channel, channels, stored),
-        .through_rows = !s->direct_store || stored % vector != 0 || stored != channels,
-    };
-    for (int64_t v = 0; v < t->args.vectors; v++) {
-        t->vector_at[v] =
-            t->through_rows ? v * vector : channel_at(&s->dst_map, channel + v * vector);
-    }
-    if (t->through_rows) {
-        t->args.dst = task->rows;
-        t->args.dst_row = DC_WINOGRAD_STORE_TILES * s->outputs * nr;
-        t->args.dst_pixel = nr;
-        t->args.lo = -__builtin_inff();
-        t->args.hi = __builtin_inff();
-        t->store.tile_channels = nr;
-        t->store.lo = p->lo;
-        t->store.hi = p->hi;
-    }
-}
-
-static void store_rows(const struct job *job, const struct task *task, struct target *t,
-                       ptrdiff_t at)
-{
-    const struct dc_winograd_state *s = job->s;
-    t->store.pixels = t->args.columns;
-    for (int64_t i = 0; i < t->args.rows; i++) {
-        const ptrdiff_t row = at + i * s->dst_map.row;
-        t->store.tile = task->rows + i * t->args.dst_row;
-        t->store.dst = job->dst + row;
-        t->store.residual = job->residual != NULL ? job->residual + row : NULL;
-        s->gemm->direct.store(&t->store);
-    }
-}
-
-/* Outputs of an output block of a place. */
-static void transform_back(const struct job *job, const struct task *task,
-                           const struct place *place, const struct output *output,
-                           const float *products)
-{
-    const struct dc_winograd_state *s = job->s;
-    const struct dc_problem *p = &job->plan->problem;
-    struct target t;
-    find_target(job, task, output, &t);
-    t.args.vector_at = t.vector_at;
-    const int64_t most_tiles = t.through_rows ? DC_WINOGRAD_STORE_TILES : s->tile_columns;
-    for (int64_t slot = 0; slot < place->tiles;) {
-        const struct tile_run run = run_of(s, place, slot, most_tiles);
-        const int64_t y = run.row * s->tile_height, x = run.column * s->outputs;
-        const ptrdiff_t at = run.n * s->dst_map.image + y * s->dst_map.row + x * s->dst_map.pixel;
-        t.args.points = products + slot * s->tile_channels;
-        t.args.tiles = run.tiles;
-        t.args.rows = least(s->tile_height, p->hout - y);
-        t.args.columns = least(run.tiles * s->outputs, p->wout - x);
-        if (!t.through_rows) {
-            t.args.dst = job->dst + at;
-            t.args.residual = job->residual != NULL ? job->residual + at : NULL;
-        }
-        s->kernel->winograd.output(&t.args);
-        if (t.through_rows) {
-            store_rows(job, task, &t, at);
-        }
-        slot += run.tiles;
-    }
-}
-
 /* ---- tasks ---- */
 
-static struct task task_of(const struct job *job, int index)
+static struct dc_winograd_task task_of(const struct dc_winograd_job *job, int index)
 {
     const struct dc_winograd_state *s = job->s;
     float *const space = job->space + index * job->task_floats;
-    struct task task = {.points = space};
+    struct dc_winograd_task task = {.points = space};
     task.products = space + (s->shared ? 0 : s->points_floats);
     task.strip = task.products + s->products_floats;
     task.rows = task.strip + s->strip_floats;
@@ -423,55 +187,56 @@ static struct task task_of(const struct job *job, int index)
 /* Where points are shared: places' channels, a few at a time. */
 static void points_task(void *arg, int index)
 {
-    const struct job *job = arg;
+    const struct dc_winograd_job *job = arg;
     const struct dc_winograd_state *s = job->s;
-    const struct task task = task_of(job, index);
+    const struct dc_winograd_task task = task_of(job, index);
     const int64_t shares = divide_up(s->cin, SHARE), units = s->places * shares;
     for (int64_t unit = units * index / s->tasks; unit < units * (index + 1) / s->tasks; unit++) {
         const int64_t number = unit / shares, first = unit % shares * SHARE;
-        const struct place place = place_of(s, number);
-        transform_place(job, &task, &place, first, least(s->cin, first + SHARE),
-                        job->shared + number * s->points_floats);
+        const struct dc_winograd_place place = place_of(s, number);
+        dc_winograd_transform(job, &task, &place, first, least(s->cin, first + SHARE),
+                              job->shared + number * s->points_floats);
     }
 }
 
 /* Output blocks [begin, end) of a place. after: what will be multiplied after the last. */
-static void run_outputs(const struct job *job, const struct task *task, const struct place *place,
-                        const float *points, int64_t begin, int64_t end, const float *after)
+static void run_outputs(const struct dc_winograd_job *job, const struct dc_winograd_task *task,
+                        const struct dc_winograd_place *place, const float *points, int64_t begin,
+                        int64_t end, const float *after)
 {
     const struct dc_winograd_state *s = job->s;
     for (int64_t ob = begin; ob < end; ob += s->outs) {
         const int64_t end_outs = least(end, ob + s->outs);
         const float *const next =
             end_outs < end ? block_weights(job, place->group, end_outs) : after;
-        const struct output first = packed_output(job, place->group, ob);
+        const struct dc_winograd_output first = packed_output(job, place->group, ob);
         if (s->chunk != 0) {
             multiply_raw(job, task, place, points, &first, false, next);
         } else {
             multiply(job, place, points, ob, end_outs, next, task->products);
         }
         for (int64_t i = ob; i < end_outs; i++) {
-            const struct output output = packed_output(job, place->group, i);
-            transform_back(job, task, place, &output,
-                           task->products + (i - ob) * s->points * s->products_point);
+            const struct dc_winograd_output output = packed_output(job, place->group, i);
+            dc_winograd_transform_back(job, task, place, &output,
+                                       task->products + (i - ob) * s->points * s->products_point);
         }
     }
 }
 
 static void run_task(void *arg, int index)
 {
-    const struct job *job = arg;
+    const struct dc_winograd_job *job = arg;
     const struct dc_winograd_state *s = job->s;
-    const struct task task = task_of(job, index);
+    const struct dc_winograd_task task = task_of(job, index);
     const int64_t units = s->places * s->out_chunks, last = units * (index + 1) / s->tasks;
     for (int64_t unit = units * index / s->tasks; unit < last; unit++) {
         const int64_t number = unit / s->out_chunks, begin = unit % s->out_chunks * s->out_chunk;
-        const struct place place = place_of(s, number);
+        const struct dc_winograd_place place = place_of(s, number);
         const float *points = task.points;
         if (s->shared) {
             points = job->shared + number * s->points_floats;
         } else {
-            transform_place(job, &task, &place, 0, s->cin, task.points);
+            dc_winograd_transform(job, &task, &place, 0, s->cin, task.points);
         }
         /* The next unit's first block, or this one's once more. */
         const int64_t next = unit + 1 < last ? unit + 1 : unit;
@@ -485,12 +250,12 @@ static void run_task(void *arg, int index)
 /* Where output blocks are made one by one: each for all places, whose points are there. */
 static void made_task(void *arg, int index)
 {
-    const struct job *job = arg;
+    const struct dc_winograd_job *job = arg;
     const struct dc_winograd_state *s = job->s;
-    const struct task task = task_of(job, index);
+    const struct dc_winograd_task task = task_of(job, index);
     const int64_t blocks = s->groups * s->out_blocks;
     for (int64_t i = blocks * index / s->tasks; i < blocks * (index + 1) / s->tasks; i++) {
-        struct output output = {.group = i / s->out_blocks, .ob = i % s->out_blocks};
+        struct dc_winograd_output output = {.group = i / s->out_blocks, .ob = i % s->out_blocks};
         if (job->fresh != NULL) {
             float *const bias = task.made + s->weights.block_floats;
             dc_pack_bias(&s->weights, i, job->fresh->bias, bias);
@@ -503,10 +268,10 @@ static void made_task(void *arg, int index)
         }
         for (int64_t block = 0; block < s->blocks; block++) {
             const int64_t number = block * s->groups + output.group;
-            const struct place place = place_of(s, number);
+            const struct dc_winograd_place place = place_of(s, number);
             multiply_raw(job, &task, &place, job->shared + number * s->points_floats, &output,
                          block != 0 && s->chunk >= s->cin, output.weights);
-            transform_back(job, &task, &place, &output, task.products);
+            dc_winograd_transform_back(job, &task, &place, &output, task.products);
         }
     }
 }
@@ -515,7 +280,7 @@ void dc_winograd_execute(const doconv_plan *plan, const struct dc_tensors *tenso
 {
     const struct dc_winograd_state *s = plan->state;
     const bool makes = tensors->packed == NULL;
-    struct job job = {
+    struct dc_winograd_job job = {
         .plan = plan,
         .s = s,
         .packed = tensors->packed,

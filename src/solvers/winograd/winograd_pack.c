@@ -48,6 +48,18 @@ static void pack_rows(const struct dc_winograd_state *s, const struct dc_weight_
     }
 }
 
+/* Weights as the plan's view sees them. */
+static struct dc_weight_view seen(const struct dc_winograd_state *s,
+                                  const struct dc_weight_view *weight)
+{
+    struct dc_weight_view view = *weight;
+    if (s->down) {
+        view.row = weight->column;
+        view.column = weight->row;
+    }
+    return view;
+}
+
 /* Inputs [first, last) of block `index` of all groups' blocks. */
 static void pack_inputs(const struct dc_winograd_state *s, const struct dc_weight_view *weight,
                         int64_t index, int64_t first, int64_t last, float *block)
@@ -128,13 +140,14 @@ void dc_winograd_pack(const doconv_plan *plan, const struct dc_weight_view *weig
                       const float *bias, float *packed)
 {
     const struct dc_winograd_state *s = plan->state;
+    const struct dc_weight_view view = seen(s, weight);
     if (s->chunk != 0) {
         clear_gap(&s->weights, packed);
-        dc_pack_weights(plan->ctx, plan->problem.threads, &s->weights, &s->gemm->direct, weight,
+        dc_pack_weights(plan->ctx, plan->problem.threads, &s->weights, &s->gemm->direct, &view,
                         bias, packed);
         return;
     }
-    struct job job = {.s = s, .weight = weight, .bias = bias, .packed = packed};
+    struct job job = {.s = s, .weight = &view, .bias = bias, .packed = packed};
     job.parts = divide_up(s->cin, DC_CHANNEL_BLOCK);
     job.units = s->groups * s->out_blocks * job.parts;
     job.tasks = (int)least(plan->problem.threads, job.units);
@@ -163,7 +176,8 @@ struct making {
 static void pack_part(void *arg, const struct dc_weight_view *view, const struct dc_part *part)
 {
     const struct making *m = arg;
-    pack_inputs(m->s, view, m->index, part->in, part->in + part->ins, m->block);
+    const struct dc_weight_view turned = seen(m->s, view);
+    pack_inputs(m->s, &turned, m->index, part->in, part->in + part->ins, m->block);
 }
 
 void dc_winograd_make_block(const doconv_plan *plan, const struct dc_weight_source *source,
@@ -172,7 +186,8 @@ void dc_winograd_make_block(const doconv_plan *plan, const struct dc_weight_sour
     const struct dc_winograd_state *s = plan->state;
     finish_block(s, block);
     if (source->fold == NULL) {
-        pack_inputs(s, &source->view, index, 0, s->cin, block);
+        const struct dc_weight_view view = seen(s, &source->view);
+        pack_inputs(s, &view, index, 0, s->cin, block);
         return;
     }
     struct making making = {.s = s, .index = index, .block = block};
