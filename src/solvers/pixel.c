@@ -23,7 +23,7 @@
 struct state {
     /* outputs to write: a blocked dst is filled up with zeros */
     int64_t stored;
-    /* vectors of outputs; blocks, the first `larger` of which have size + 1 vectors, the rest size */
+    /* vectors of outputs; blocks: the first `larger` have size + 1 vectors each, the rest size */
     int64_t vectors, blocks, size, larger;
     int64_t bias_floats; /* of packed weights: all biases */
     int tasks;
