@@ -41,8 +41,9 @@ struct place {
      * where only masked loads go
      */
     uintptr_t x;
-    ptrdiff_t row0, rows; /* kernel rows [row0, row0 + rows) lie inside */
-    ptrdiff_t column;     /* x's input column, may be negative */
+    ptrdiff_t row0, rows;        /* kernel rows [row0, row0 + rows) lie inside */
+    ptrdiff_t column;            /* x's input column, may be negative */
+    const float *weights, *bias; /* of the vector of outputs */
     float *dst;
     const float *residual; /* or NULL */
 };
@@ -57,6 +58,17 @@ static inline void meet_rows(const struct dc_grouped_args *args, ptrdiff_t top, 
     }
     at->row0 = row0;
     at->rows = (row1 < args->kh ? row1 : args->kh) - row0;
+}
+
+/* `count` vectors on, of the same pixels; back, where it is negative. */
+static inline void move_vectors(const struct dc_grouped_args *args, ptrdiff_t count,
+                                struct place *at)
+{
+    at->x += (uintptr_t)(count * args->src_vector * (ptrdiff_t)sizeof(float));
+    at->weights += count * args->weights_vector;
+    at->bias += count * V_LENGTH;
+    at->dst += count * args->dst_vector;
+    at->residual += at->residual != 0 ? count * args->dst_vector : 0;
 }
 
 /*
@@ -96,7 +108,7 @@ static __attribute__((noinline)) void finish_grouped_tail(const struct dc_groupe
  */
 #define GROUPED_ROWS(T, kx, BODY)                                                                  \
     {                                                                                              \
-        const float *w = args->weights + ((kx)*args->kh + at.row0 * (T)) * planes * V_LENGTH;      \
+        const float *w = at.weights + ((kx)*args->kh + at.row0 * (T)) * planes * V_LENGTH;         \
         const ptrdiff_t column = at.column + (kx);                                                 \
         uintptr_t x = at.x + (uintptr_t)((kx)*pixel);                                              \
         for (ptrdiff_t row = at.rows; row > 0; row--) {                                            \
@@ -292,26 +304,37 @@ static const float no_inputs[V_LENGTH];
             meet_rows(args, top, &at);                                                             \
             at.x = row_x + (uintptr_t)(at.row0 * row_bytes);                                       \
             at.column = column0;                                                                   \
+            at.weights = args->weights;                                                            \
+            at.bias = args->bias;                                                                  \
             at.dst = args->dst + out;                                                              \
             at.residual = args->residual != 0 ? args->residual + out : 0;                          \
             for (ptrdiff_t left = tiles;; left--) {                                                \
-                const vec bias = v_load(args->bias);                                               \
-                EACH_##P(GROUPED_BIAS, P, 0) TAPS(P, S);                                           \
-                if (whole) {                                                                       \
-                    if (at.residual != 0) {                                                        \
-                        const float *residual = at.residual;                                       \
-                        EACH_##P(GROUPED_ADD, P, 0)                                                \
+                for (ptrdiff_t more = args->vectors;;) {                                           \
+                    const vec bias = v_load(at.bias);                                              \
+                    EACH_##P(GROUPED_BIAS, P, 0) TAPS(P, S);                                       \
+                    if (whole) {                                                                   \
+                        if (at.residual != 0) {                                                    \
+                            const float *residual = at.residual;                                   \
+                            EACH_##P(GROUPED_ADD, P, 0)                                            \
+                        }                                                                          \
+                        if (clamps) {                                                              \
+                            const vec lo = v_set1(args->lo), hi = v_set1(args->hi);                \
+                            EACH_##P(GROUPED_CLAMP, P, 0)                                          \
+                        }                                                                          \
+                        float *dst = at.dst;                                                       \
+                        EACH_##P(GROUPED_STORE, P, 0)                                              \
+                    } else {                                                                       \
+                        float sums[(P)*V_LENGTH];                                                  \
+                        EACH_##P(GROUPED_SPILL, P, 0)                                              \
+                            finish_grouped_tail(args, at.dst, at.residual, sums, P);               \
                     }                                                                              \
-                    if (clamps) {                                                                  \
-                        const vec lo = v_set1(args->lo), hi = v_set1(args->hi);                    \
-                        EACH_##P(GROUPED_CLAMP, P, 0)                                              \
+                    if (--more == 0) {                                                             \
+                        break;                                                                     \
                     }                                                                              \
-                    float *dst = at.dst;                                                           \
-                    EACH_##P(GROUPED_STORE, P, 0)                                                  \
-                } else {                                                                           \
-                    float sums[(P)*V_LENGTH];                                                      \
-                    EACH_##P(GROUPED_SPILL, P, 0)                                                  \
-                        finish_grouped_tail(args, at.dst, at.residual, sums, P);                   \
+                    move_vectors(args, 1, &at);                                                    \
+                }                                                                                  \
+                if (args->vectors != 1) {                                                          \
+                    move_vectors(args, 1 - args->vectors, &at);                                    \
                 }                                                                                  \
                 if (left == 1) {                                                                   \
                     break; /* no pointer is formed past the row's end */                           \
@@ -352,7 +375,7 @@ static const float no_inputs[V_LENGTH];
 #define STEPS(P, S)                                                                                \
     const uintptr_t u = (uintptr_t)(pixel * args->stride_w);                                       \
     for (ptrdiff_t kx = 0; kx < args->kw; kx++) {                                                  \
-        const float *w = args->weights + (kx * args->kh + at.row0) * planes * V_LENGTH;            \
+        const float *w = at.weights + (kx * args->kh + at.row0) * planes * V_LENGTH;               \
         const ptrdiff_t column = at.column + kx * args->dilation_w,                                \
                         last = column + ((P)-1) * args->stride_w;                                  \
         uintptr_t x = at.x + (uintptr_t)(kx * args->dilation_w * pixel);                           \

@@ -38,6 +38,12 @@ struct dc_grouped_args {
     ptrdiff_t src_row, src_pixel, h, w;
     /* 64-byte aligned */
     const float *weights, *bias;
+    /*
+     * >= 1: vectors of output channels of the same pixels. From one to the next, src, weights, and
+     * dst and residual move by src_vector, weights_vector and dst_vector, bias by a vector. Several
+     * are all whole (channels and stored: vector)
+     */
+    ptrdiff_t vectors, src_vector, weights_vector, dst_vector;
     /* [planes][vector], each in [0, vector); DC_FAMILY_DEPTHWISE: unused, lanes are in order */
     const int32_t *lanes;
     /* DC_FAMILY_DEPTHWISE: 1 */

@@ -19,6 +19,7 @@
 #include "contract_direct.h"
 #include "contract_grouped.h"
 #include "contract_planes.h"
+#include "contract_pixel.h"
 #include "contract_winograd.h"
 #include "contract_compose.h"
 #include "contract_product.h"
@@ -27,13 +28,14 @@
 /* Pixels x channels of the largest tile of any kernel. */
 #define DC_MAX_TILE_FLOATS 576
 
-/* What a kernel computes: the first six convolve and have solvers, the others serve training. */
+/* What a kernel computes: the first seven convolve and have solvers, the others serve training. */
 enum dc_family {
     DC_FAMILY_REFERENCE,
     DC_FAMILY_DIRECT,
     DC_FAMILY_DEPTHWISE,
     DC_FAMILY_GROUPED,
     DC_FAMILY_PLANES,
+    DC_FAMILY_PIXEL,
     DC_FAMILY_WINOGRAD,
     DC_FAMILY_COMPOSE,
     DC_FAMILY_PRODUCT,
@@ -72,6 +74,7 @@ struct dc_kernel {
         /* DC_FAMILY_DEPTHWISE and DC_FAMILY_GROUPED */
         struct dc_grouped_kernel grouped;
         struct dc_planes_kernel planes;
+        struct dc_pixel_kernel pixel;
         struct dc_winograd_kernel winograd;
         struct dc_compose_kernel compose;
         struct dc_product_kernel product;

@@ -11,6 +11,7 @@
 #include "plan/solver.h"
 #include "solvers/direct/direct.h"
 #include "solvers/grouped.h"
+#include "solvers/pixel.h"
 #include "solvers/planes.h"
 #include "solvers/reference.h"
 #include "solvers/winograd/winograd.h"
@@ -21,6 +22,7 @@ const struct dc_solver *const dc_solvers[] = {
     &dc_solver_depthwise,
     &dc_solver_grouped,
     &dc_solver_planes,
+    &dc_solver_pixel,
     &dc_solver_winograd,
     &dc_solver_reference,
     &dc_solver_fold,

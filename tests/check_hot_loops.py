@@ -4,10 +4,10 @@
 
 check_hot_loops.py OBJDUMP LIBRARY ...
 
-Each function direct_tile_P_V (P pixels, V vectors), planes_tile_P_V (P output channels) or
-product_tile_P_V (P rows) must have a loop with exactly 4 * P * V FMAs (four steps) in which no
-vector touches the stack; each compose_tile_P_R (P taps, R rows) likewise one with P * R; each
-grouped_slide_S_P (stride S, P pixels) one with 3 * P (three taps of a kernel's row), each
+Each function direct_tile_P_V (P pixels, V vectors), pixel_tile_1_V, planes_tile_P_V (P output
+channels) or product_tile_P_V (P rows) must have a loop with exactly 4 * P * V FMAs (four steps) in
+which no vector touches the stack; each compose_tile_P_R (P taps, R rows) likewise one with P * R;
+each grouped_slide_S_P (stride S, P pixels) one with 3 * P (three taps of a kernel's row), each
 taps_correlate_Q and taps_scatter_Q one with Q, each correlate_tile_3_3 one with 9. Winograd's
 transforms must have no such vector at all: what they keep between the axes is an array, which they
 reach by other registers. Exits 1 if one has not, or if there is no such function at all.
@@ -25,7 +25,7 @@ JUMP = re.compile(r"^(?:j\w+|b(?:\.\w+)?|cbn?z|tbn?z)\b.*?([0-9a-f]+) <")
 
 def expected_fmas(name):
     """The FMAs of a tile function's loop; 0: not a tile function."""
-    match = re.match(r"(?:direct|planes|product)_tile_(\d+)_(\d+)$", name)
+    match = re.match(r"(?:direct|planes|pixel|product)_tile_(\d+)_(\d+)$", name)
     if match:
         return 4 * int(match.group(1)) * int(match.group(2))
     match = re.match(r"compose_tile_(\d+)_(\d+)$", name)

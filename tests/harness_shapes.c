@@ -263,6 +263,23 @@ static doconv_conv_desc sample_tiles(const struct dc_kernel *kernel, struct rng 
     return d;
 }
 
+/* For kernels of a single pixel: few and many outputs, that end anywhere in a block. */
+static doconv_conv_desc sample_pixel(const struct dc_kernel *kernel, struct rng *rng)
+{
+    const int64_t outputs[] = {1, kernel->vector, kernel->tile_channels, 2 * kernel->tile_channels,
+                               5 * kernel->tile_channels};
+    doconv_conv_desc d;
+    doconv_conv_desc_init(&d);
+    d.cin = rng_range(rng, 1, 70);
+    d.cout = rng_pick(rng, outputs, sizeof outputs / sizeof outputs[0]) +
+             rng_range(rng, 0, 3) * kernel->vector + rng_range(rng, 0, 3);
+    d.stride_h = rng_range(rng, 1, 3);
+    d.src_layout = (doconv_layout)rng_range(rng, 0, 3);
+    d.dst_layout = (doconv_layout)rng_range(rng, 0, 3);
+    sample_post(rng, &d);
+    return d;
+}
+
 void harness_sample(const struct dc_kernel *kernel, struct rng *rng, int index,
                     doconv_conv_desc *desc)
 {
@@ -280,6 +297,10 @@ void harness_sample(const struct dc_kernel *kernel, struct rng *rng, int index,
         most *= 1.05; /* large kernels with large tiles may need a little more */
         if (kernel->family == DC_FAMILY_WINOGRAD && index % 8 != 0) {
             d = sample_tiles(kernel, rng);
+            continue;
+        }
+        if (kernel->family == DC_FAMILY_PIXEL && index % 8 != 0) {
+            d = sample_pixel(kernel, rng);
             continue;
         }
         doconv_conv_desc_init(&d);

@@ -182,6 +182,9 @@ static void assert_functions(const struct dc_kernel *kernel)
         assert_non_null(kernel->planes.run);
         assert_non_null(kernel->planes.gather);
         return;
+    case DC_FAMILY_PIXEL:
+        assert_non_null(kernel->pixel.run);
+        return;
     case DC_FAMILY_WINOGRAD: {
         const struct dc_winograd_kernel *w = &kernel->winograd;
         assert_non_null(w->input);

@@ -329,7 +329,8 @@ static double uneven(const struct fake *fake, int candidate, int call)
 
 static void test_spread(void **state)
 {
-    static const double seconds[] = {CALL, 0.6 * CALL};
+    /* Too long for a call that isn't timed before each sample: all are samples. */
+    static const double seconds[] = {5.0 * CALL, 3.0 * CALL};
     struct bench b;
     start(&b, seconds, 2);
     b.fake.seconds = uneven;
@@ -337,7 +338,7 @@ static void test_spread(void **state)
     measure(&b, 1.0);
     assert_true(find(&b, 1)->spread > 0.05);
     /* As many of the one kind as of the other: between them. */
-    assert_true(fabs(find(&b, 1)->median - 0.75 * CALL) < 1e-9);
+    assert_true(fabs(find(&b, 1)->median - 3.75 * CALL) < 1e-9);
     close_set(&b);
     start(&b, seconds + 1, 1); /* alone, and even */
     open_set(&b, *state, NULL);
@@ -363,9 +364,35 @@ static void test_repeats(void **state)
         assert_int_equal(b.set.items[0].repeats, rows[i].repeats);
         assert_true(fabs(b.set.items[0].median / rows[i].seconds - 1.0) < 1e-6);
         assert_int_equal(b.fake.candidates[0].calls,
-                         2 + (b.set.items[0].rounds - 1) * rows[i].repeats);
+                         2 + (b.set.items[0].rounds - 1) * (rows[i].repeats + 1));
         close_set(&b);
     }
+}
+
+/* A short call takes twice as long where another candidate's weights have pushed its own out. */
+static int last_candidate;
+static double cold_after_others(const struct fake *fake, int candidate, int call)
+{
+    (void)call;
+    const bool cold = candidate != last_candidate;
+    last_candidate = candidate;
+    return fake->candidates[candidate].seconds * (cold ? 2.0 : 1.0);
+}
+
+static void test_own_weights_come_back(void **state)
+{
+    static const double seconds[] = {0.3 * CALL, 0.25 * CALL, 0.28 * CALL};
+    struct bench b;
+    start(&b, seconds, 3);
+    last_candidate = -1;
+    b.fake.seconds = cold_after_others;
+    open_set(&b, *state, NULL);
+    measure(&b, 1.0);
+    assert_int_equal(number_of(&b.set.items[0]), 1);
+    for (int i = 0; i < 3; i++) {
+        assert_true(fabs(find(&b, i)->median / seconds[i] - 1.0) < 1e-6);
+    }
+    close_set(&b);
 }
 
 /* The first call pays for what only first calls do. */
@@ -750,6 +777,7 @@ int main(void)
         WITH_FIXTURE(test_drift),
         WITH_FIXTURE(test_spread),
         WITH_FIXTURE(test_repeats),
+        WITH_FIXTURE(test_own_weights_come_back),
         WITH_FIXTURE(test_first_call_is_forgotten),
         WITH_FIXTURE(test_long_calls),
         WITH_FIXTURE(test_budget),

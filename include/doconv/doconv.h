@@ -271,8 +271,8 @@ typedef struct doconv_kernel_info {
     size_t size;      /**< in: sizeof(doconv_kernel_info) */
     const char *name; /**< unique, e.g. "direct_f32_14x32@avx512" */
     /**
-     * its family: "reference", "direct", "depthwise", "grouped" and "planes" convolve; "compose",
-     * "product" and "correlate" serve training
+     * its family: "reference", "direct", "depthwise", "grouped", "planes", "pixel" and "winograd"
+     * convolve; "compose", "product" and "correlate" serve training
      */
     const char *operation;
     doconv_isa isa;

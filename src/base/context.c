@@ -390,9 +390,9 @@ doconv_status doconv_kernel_get(const doconv_context *context, int index, doconv
     static const char *const operations[] = {
         [DC_FAMILY_REFERENCE] = "reference", [DC_FAMILY_DIRECT] = "direct",
         [DC_FAMILY_DEPTHWISE] = "depthwise", [DC_FAMILY_GROUPED] = "grouped",
-        [DC_FAMILY_PLANES] = "planes",       [DC_FAMILY_WINOGRAD] = "winograd",
-        [DC_FAMILY_COMPOSE] = "compose",     [DC_FAMILY_PRODUCT] = "product",
-        [DC_FAMILY_CORRELATE] = "correlate"};
+        [DC_FAMILY_PLANES] = "planes",       [DC_FAMILY_PIXEL] = "pixel",
+        [DC_FAMILY_WINOGRAD] = "winograd",   [DC_FAMILY_COMPOSE] = "compose",
+        [DC_FAMILY_PRODUCT] = "product",     [DC_FAMILY_CORRELATE] = "correlate"};
     if (context == NULL || info == NULL) {
         return dc_fail(context, DOCONV_INVALID_ARGUMENT, "info: NULL");
     }

@@ -115,6 +115,7 @@ void dc_feature_make_z(const struct dc_feature *f, const float *factors, const f
     const doconv_conv_desc *d = &f->problem.desc;
     const int64_t vector = f->depthwise->vector;
     struct dc_grouped_args args = {
+        .vectors = 1,
         .src_row = src_row,
         .src_pixel = src_pixel,
         .h = row1 - row0,

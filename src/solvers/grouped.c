@@ -29,9 +29,23 @@
  */
 #define SUMS_FLOATS 4096
 
+/*
+ * Channels that are taken together, in as many vectors: where they lie side by side, these are two
+ * cache lines, which the hardware fetches as a pair; and what a tile costs beside its taps is paid
+ * once.
+ */
+#define CHANNELS_TOGETHER 32
+
 /* What a candidate chooses. */
 struct parameters {
     int rows; /* output rows of a unit */
+};
+
+/* Where a vector of output channels and its inputs lie in an image. */
+struct place {
+    ptrdiff_t src, dst;
+    int32_t channels, stored; /* valid, and to write */
+    bool copied, buffered;    /* its inputs are copied; its sums go through the buffer */
 };
 
 struct grouped_state {
@@ -42,6 +56,11 @@ struct grouped_state {
     ptrdiff_t bias_floats, vector_floats; /* of packed weights: all biases; one vector's taps */
     struct dc_tensor_map src_map, dst_map;
     struct dc_grouped_args args; /* what all calls share */
+    /*
+     * [vectors]: a unit may be as short as a few hundred cycles, and an address takes several
+     * divisions
+     */
+    const struct place *places;
 };
 
 /* Channels of dst that the vector from `channel` on writes. */
@@ -119,7 +138,8 @@ static void geometry(const struct dc_problem *p, const struct dc_kernel *kernel,
         .rows = least(q->rows, p->hout),
         .src_map = dc_tensor_map(d->src_layout, d->cin, d->h, d->w),
         .dst_map = dc_tensor_map(d->dst_layout, d->cout, p->hout, p->wout),
-        .args = {.w = d->w,
+        .args = {.vectors = 1,
+                 .w = d->w,
                  .planes = p->group_cin,
                  .kh = d->kh,
                  .kw = d->kw,
@@ -142,6 +162,7 @@ static void geometry(const struct dc_problem *p, const struct dc_kernel *kernel,
     s->task_floats = align_floats(
         s->strip_floats + (buffers ? (s->store_rows * p->wout + DC_TILE_SLACK) * vector : 0));
     s->vector_floats = align_floats(taps * p->group_cin * vector);
+    s->args.weights_vector = s->vector_floats;
     s->bias_floats = align_floats(s->vectors * vector);
     s->tasks = (int)least(p->threads, d->n * s->row_blocks * s->vectors);
 }
@@ -233,19 +254,40 @@ static void describe(const struct dc_candidate *c, char *text, size_t size)
     snprintf(text, size, ":rows=%d", q.rows);
 }
 
+static struct place place_of(const struct dc_problem *p, const struct grouped_state *s,
+                             int64_t vector, int64_t channel)
+{
+    const int64_t first = dc_first_input(p, channel);
+    return (struct place){
+        .src = channel_at(&s->src_map, first),
+        .dst = channel_at(&s->dst_map, channel),
+        .channels = (int32_t)least(vector, p->desc.cout - channel),
+        .stored = (int32_t)channels_stored(p, vector, channel),
+        .copied = !dc_vector_in_place(&s->src_map, p->desc.cin, vector, first),
+        .buffered = !stores_directly(p, &s->dst_map, vector, channel),
+    };
+}
+
 static doconv_status prepare(doconv_plan *plan)
 {
     const struct dc_problem *p = &plan->problem;
     const int64_t vector = plan->candidate.kernel->vector, planes = p->group_cin;
-    struct grouped_state *s =
-        dc_alloc(plan->ctx, sizeof *s + (size_t)(planes * vector) * sizeof(int32_t));
+    struct parameters q;
+    struct grouped_state state, *s;
+    dc_get_parameters(&plan->candidate, &q);
+    geometry(p, plan->candidate.kernel, &q, &state); /* enumerate() did it before */
+    const size_t places = (size_t)state.vectors * sizeof(struct place);
+    s = dc_alloc(plan->ctx, sizeof *s + places + (size_t)(planes * vector) * sizeof(int32_t));
     if (s == NULL) {
         return dc_fail(plan->ctx, DOCONV_OUT_OF_MEMORY, "plan: out of memory");
     }
-    struct parameters q;
-    dc_get_parameters(&plan->candidate, &q);
-    geometry(p, plan->candidate.kernel, &q, s); /* enumerate() did it before */
-    int32_t *lanes = (int32_t *)(s + 1);
+    *s = state;
+    struct place *const place = (struct place *)(s + 1);
+    for (int64_t v = 0; v < s->vectors; v++) {
+        place[v] = place_of(p, s, vector, v * vector);
+    }
+    s->places = place;
+    int32_t *lanes = (int32_t *)(place + s->vectors);
     dc_group_lanes(p, vector, lanes);
     s->args.lanes = lanes;
     s->args.src_pixel = s->src_map.pixel;
@@ -334,32 +376,60 @@ static void copy_rows(const struct job *job, struct dc_grouped_args *args, int64
     args->pad_top = d->pad_top + first;
 }
 
-static void run_unit(const struct job *job, int64_t n, int64_t row_block, int64_t v, float *strip)
+/*
+ * How many vectors from v on, of at most `most`, can be one call's, which takes a tile of pixels
+ * for all of them before the next tile: whole ones, read and written in place, equally far apart.
+ */
+static int64_t vectors_together(const struct grouped_state *s, int64_t vector, int64_t v,
+                                int64_t most)
+{
+    const struct place *first = &s->places[v];
+    int64_t count = 1;
+    while (count < most && (v + count) * vector % CHANNELS_TOGETHER != 0) {
+        const struct place *next = first + count;
+        if (first->copied || first->buffered || next->copied || next->buffered ||
+            next->src - first->src != count * (first[1].src - first->src) ||
+            next->dst - first->dst != count * (first[1].dst - first->dst) ||
+            next->channels != vector || next->stored != vector) {
+            break;
+        }
+        count++;
+    }
+    return count;
+}
+
+/* Vectors [v, v + vectors); several only as vectors_together() has them. */
+static void run_unit(const struct job *job, int64_t n, int64_t row_block, int64_t v,
+                     int64_t vectors, float *strip)
 {
     const struct grouped_state *s = job->plan->state;
     const struct dc_problem *p = &job->plan->problem;
     const struct dc_kernel *kernel = job->plan->candidate.kernel;
-    const int64_t vector = kernel->vector, channel = v * vector, first = dc_first_input(p, channel);
+    const struct place *place = &s->places[v];
+    const int64_t vector = kernel->vector, channel = v * vector;
     const int64_t y0 = row_block * s->rows, y1 = least(p->hout, y0 + s->rows);
     struct dc_grouped_args args = s->args;
     args.weights = job->packed + s->bias_floats + v * s->vector_floats;
     args.bias = job->packed + channel;
-    args.channels = least(vector, p->desc.cout - channel);
-    if (dc_vector_in_place(&s->src_map, p->desc.cin, vector, first)) {
-        args.src = job->src + n * s->src_map.image + channel_at(&s->src_map, first);
-    } else {
+    args.vectors = vectors;
+    if (vectors > 1) {
+        args.src_vector = place[1].src - place->src;
+        args.dst_vector = place[1].dst - place->dst;
+    }
+    args.channels = place->channels;
+    if (place->copied) {
         copy_rows(job, &args, n, channel, y0, y1, strip);
+    } else {
+        args.src = job->src + n * s->src_map.image + place->src;
     }
     float *const dst = job->dst + n * s->dst_map.image + y0 * s->dst_map.row;
     const float *const residual = job->residual != NULL ? job->residual + (dst - job->dst) : NULL;
-    const int64_t stored = channels_stored(p, vector, channel);
-    if (stores_directly(p, &s->dst_map, vector, channel)) {
-        const ptrdiff_t at = channel_at(&s->dst_map, channel);
-        args.stored = stored;
+    if (!place->buffered) {
+        args.stored = place->stored;
         args.y0 = y0;
         args.y1 = y1;
-        args.dst = dst + at;
-        args.residual = residual != NULL ? residual + at : NULL;
+        args.dst = dst + place->dst;
+        args.residual = residual != NULL ? residual + place->dst : NULL;
         kernel->grouped.run(&args);
         return;
     }
@@ -370,8 +440,7 @@ static void run_unit(const struct job *job, int64_t n, int64_t row_block, int64_
     args.dst = sums;
     args.dst_pixel = vector;
     args.dst_row = p->wout * vector;
-    struct dc_store_args store =
-        dc_store_to(&s->dst_map, channel, least(vector, p->desc.cout - channel), stored);
+    struct dc_store_args store = dc_store_to(&s->dst_map, channel, place->channels, place->stored);
     store.tile = sums;
     store.tile_channels = vector;
     store.lo = p->lo;
@@ -391,13 +460,16 @@ static void run_task(void *arg, int index)
     const struct job *job = arg;
     const struct grouped_state *s = job->plan->state;
     float *const strip = job->workspace + index * s->task_floats;
+    const int64_t vector = job->plan->candidate.kernel->vector;
     const int64_t units = job->plan->problem.desc.n * s->row_blocks * s->vectors;
     const int64_t begin = units * index / s->tasks, end = units * (index + 1) / s->tasks;
     int64_t v = begin % s->vectors, row_block = begin / s->vectors % s->row_blocks,
             n = begin / s->vectors / s->row_blocks;
-    for (int64_t i = begin; i < end; i++) {
-        run_unit(job, n, row_block, v, strip);
-        if (++v == s->vectors) {
+    for (int64_t i = begin, count; i < end; i += count) {
+        count = vectors_together(s, vector, v, least(end - i, s->vectors - v));
+        run_unit(job, n, row_block, v, count, strip);
+        v += count;
+        if (v == s->vectors) {
             v = 0;
             if (++row_block == s->row_blocks) {
                 row_block = 0;
