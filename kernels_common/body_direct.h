@@ -8,6 +8,8 @@
 #ifndef DOCONV_BODY_DIRECT_H
 #define DOCONV_BODY_DIRECT_H
 
+#include <stdbool.h>
+
 #include "body_tile.h"
 
 #define DIRECT_WEIGHT(p, v) const vec w##v = v_load(w + (v)*V_LENGTH);
@@ -20,20 +22,19 @@
 
 /*
  * Weights are fetched as fast as a tile has time for: a cache line every so many steps; beside FMAs
- * of 512 bits one in each, or two in a run of one tile, which no other tile helps.
+ * of 512 bits one in each, and as many again in a run of one large tile, which no other helps.
  */
 #define STEPS_PER_FETCH (V_LENGTH == 16 ? 1 : 2)
 
 /*
  * Prefetches. The inputs of the segment or tile that follows go to L1, all at once where the plan
- * says that they may be far; the weights of the run that follows to L2, a cache line every other
- * step. Addresses are integers: they may lie outside the tensor.
+ * says that they may be far; the weights of the run that follows to L2, step by step. Addresses are integers: they may lie outside the tensor.
  */
 #define DIRECT_FETCH_START(P)                                                                      \
     const uintptr_t after =                                                                        \
         first + (P) < args->pixels ? (uintptr_t)src + (uintptr_t)((P)*s) : args->src_next;         \
     if (soon >= soon_end) {                                                                        \
-        soon = (uintptr_t)args->weights, pace = 0;                                                 \
+        soon = (uintptr_t)args->weights, soon_step = 0;                                            \
     }
 #define DIRECT_FETCH_PIXEL(L, p)                                                                   \
     __builtin_prefetch((const void *)next, 0, 3);                                                  \
@@ -48,10 +49,13 @@
 #define DIRECT_FETCH_WEIGHTS(i)                                                                    \
     if ((i) % STEPS_PER_FETCH == STEPS_PER_FETCH - 1) {                                            \
         __builtin_prefetch((const void *)soon, 0, 2);                                              \
-        if (STEPS_PER_FETCH == 1) {                                                                \
-            __builtin_prefetch((const void *)(soon + pace / 2), 0, 2);                             \
-        }                                                                                          \
-        soon += pace;                                                                              \
+        soon += soon_step;                                                                         \
+    }
+/* After four steps, in runs that fetch twice as much: the P of these, a literal, is large. */
+#define MAY_FETCH_TWICE(P) (STEPS_PER_FETCH == 1 && 2 * (P) > TILE_PIXELS)
+#define DIRECT_FETCH_MORE                                                                          \
+    for (int line = 0; line < 4; line++, soon += soon_step) {                                      \
+        __builtin_prefetch((const void *)soon, 0, 2);                                              \
     }
 
 /* Step i of four. */
@@ -72,19 +76,19 @@
 #endif
 
 /*
- * Tiles of P pixels x NV vectors: `count` of them from pixel `first` of the line on; pace: bytes of
- * weights that are fetched at a time, a line or two. Tiles follow
+ * Tiles of P pixels x NV vectors: `count` of them from pixel `first` of the line on; twice: weights
+ * are fetched twice as fast. Tiles follow
  * each other without a call between: the sums of one are being stored while the next multiplies,
  * and a core that has more to do between them runs out of FMAs.
  */
 typedef void tile_row_fn(const struct dc_run_args *args, ptrdiff_t first, ptrdiff_t count,
-                         uintptr_t pace);
+                         bool twice);
 #define DIRECT_TILE(P, NV)                                                                         \
     static void direct_tile_##P##_##NV(const struct dc_run_args *args, ptrdiff_t first,            \
-                                       ptrdiff_t count, uintptr_t pace)                            \
+                                       ptrdiff_t count, bool twice)                                \
     {                                                                                              \
         const ptrdiff_t s = args->src_pixel * (ptrdiff_t)sizeof(float), s3 = 3 * s, s5 = 5 * s;    \
-        uintptr_t soon = (uintptr_t)args->soon;                                                    \
+        uintptr_t soon = (uintptr_t)args->soon, soon_step = 64;                                    \
         const uintptr_t soon_end = soon + (uintptr_t)args->soon_floats * sizeof(float);            \
         for (; count > 0; count--, first += (P)) {                                                 \
             const float *const src = args->src + first * args->src_pixel;                          \
@@ -102,9 +106,14 @@ typedef void tile_row_fn(const struct dc_run_args *args, ptrdiff_t first, ptrdif
                         DIRECT_STEP(P, NV, 0)                                                      \
                     } while (--j % 4 != 0);                                                        \
                 }                                                                                  \
-                while (j != 0) {                                                                   \
+                if (MAY_FETCH_TWICE(P) && twice) {                                                 \
+                    for (; j != 0; j -= 4) {                                                       \
+                        DIRECT_FOUR_STEPS(P, NV)                                                   \
+                        DIRECT_FETCH_MORE                                                          \
+                    }                                                                              \
+                }                                                                                  \
+                for (; j != 0; j -= 4) {                                                           \
                     DIRECT_FOUR_STEPS(P, NV)                                                       \
-                    j -= 4;                                                                        \
                 }                                                                                  \
                 (void)r7, (void)s3, (void)s5;                                                      \
             }                                                                                      \
@@ -125,21 +134,21 @@ static inline void run_direct_tiles(const struct dc_run_args *args,
     const ptrdiff_t tiles = (args->pixels + TILE_PIXELS - 1) / TILE_PIXELS;
     const ptrdiff_t size = args->pixels / tiles, larger = args->pixels % tiles;
     /* Each tile fetches a part of the weights that follow, until there are no more. */
-    const uintptr_t pace = STEPS_PER_FETCH == 1 && tiles * args->lines == 1 ? 128 : 64;
+    const bool twice = tiles * args->lines == 1 && MAY_FETCH_TWICE(args->pixels);
     ptrdiff_t part = 0;
     for (ptrdiff_t i = 0; i < args->segment_count && args->soon_floats != 0; i++) {
-        part += args->segments[i].length / STEPS_PER_FETCH * (ptrdiff_t)(pace / sizeof(float));
+        part += args->segments[i].length / STEPS_PER_FETCH * (twice ? 32 : 16);
     }
     for (ptrdiff_t left = args->lines;; left--) {
         line.src_next =
             (uintptr_t)line.src + (left > 1 ? (uintptr_t)args->src_line * sizeof(float) : 0);
         if (larger != 0) {
-            row[size](&line, 0, larger, pace);
+            row[size](&line, 0, larger, twice);
             const ptrdiff_t done =
                 part * larger < line.soon_floats ? part * larger : line.soon_floats;
             line.soon += done, line.soon_floats -= done;
         }
-        row[size - 1](&line, larger * (size + 1), tiles - larger, pace);
+        row[size - 1](&line, larger * (size + 1), tiles - larger, twice);
         if (left == 1) {
             break; /* no pointer is formed past the last line */
         }
