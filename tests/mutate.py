@@ -39,7 +39,8 @@ PLAN = ["test_api", "test_desc", "test_empty", "test_layout", "test_overlap", "t
 TRAIN = ["test_training", "test_fresh", "test_operations", "test_weight_gradient", "test_limits"]
 TESTS = {
     "tuner": TUNER,
-    "src/base": PLAN + ["test_versions", "test_runner", "test_cache", "test_tuner_modes"],
+    "src/base": PLAN + ["test_versions", "test_runner", "test_cache", "test_tuner_modes",
+                        "test_measure"],
     "src/geometry": ["test_plan", "test_fresh", "test_training", "test_winograd", "test_kernels"],
     "src/plan": PLAN + ["test_versions", "test_bits", "test_fold", "test_fresh", "test_operations",
                         "test_tuner_modes"],

@@ -21,7 +21,7 @@
 #include "tuner_fixture.h"
 
 /* The first contexts are alike. */
-enum { CALLERS = 4, CONTEXTS = 3, ALIKE = 2, ROUNDS = 400 };
+enum { CALLERS = 4, CONTEXTS = 3, ALIKE = 2 };
 
 /* Small ones of each solver, and layers in training of each composition. */
 static const char *const layers[] = {
@@ -72,6 +72,7 @@ struct caller {
     struct shared *shared;
     int number;
     uint64_t random;
+    int rounds;
     const char *failed; /* what went wrong; NULL: nothing */
 };
 
@@ -266,10 +267,18 @@ static const struct {
 };
 enum { ACTIONS = sizeof actions / sizeof actions[0] };
 
+/* 400, of which DOCONV_TEST_SCALE per cent. */
+static int rounds(void)
+{
+    const char *scale = getenv("DOCONV_TEST_SCALE");
+    const int percent = scale != NULL ? atoi(scale) : 0;
+    return percent > 0 ? 4 * percent : 400;
+}
+
 static void *run_caller(void *arg)
 {
     struct caller *c = arg;
-    for (int i = 0; i < ROUNDS && c->failed == NULL; i++) {
+    for (int i = 0; i < c->rounds && c->failed == NULL; i++) {
         /* Each one first with all others at it, too; then as it comes. */
         const int action = i < ACTIONS ? i : pick(c, ACTIONS);
         if (!actions[action].run(c)) {
@@ -371,7 +380,8 @@ static void test_everything_at_once(void **state)
     struct shared *shared = open_shared(f);
     struct caller callers[CALLERS];
     for (int i = 0; i < CALLERS; i++) {
-        callers[i] = (struct caller){.shared = shared, .number = i, .random = (uint64_t)i + 1};
+        callers[i] = (struct caller){
+            .shared = shared, .number = i, .random = (uint64_t)i + 1, .rounds = rounds()};
         assert_int_equal(pthread_create(&callers[i].thread, NULL, run_caller, &callers[i]), 0);
     }
     for (int i = 0; i < CALLERS; i++) {
