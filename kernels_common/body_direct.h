@@ -28,7 +28,8 @@
 
 /*
  * Prefetches. The inputs of the segment or tile that follows go to L1, all at once where the plan
- * says that they may be far; the weights of the run that follows to L2, step by step. Addresses are integers: they may lie outside the tensor.
+ * says that they may be far; the weights of the run that follows to L2, step by step. Addresses are
+ * integers: they may lie outside the tensor.
  */
 #define DIRECT_FETCH_START(P)                                                                      \
     const uintptr_t after =                                                                        \
