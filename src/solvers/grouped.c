@@ -30,15 +30,16 @@
 #define SUMS_FLOATS 4096
 
 /*
- * Channels that are taken together, in as many vectors: where they lie side by side, these are two
- * cache lines, which the hardware fetches as a pair; and what a tile costs beside its taps is paid
- * once.
+ * Channels that may be taken together, in as many vectors: where they lie side by side, these are
+ * two cache lines, which the hardware fetches as a pair; and what a tile costs beside its taps is
+ * paid once. Where they lie far apart a tile reads that many streams at a time.
  */
 #define CHANNELS_TOGETHER 32
 
 /* What a candidate chooses. */
 struct parameters {
-    int rows; /* output rows of a unit */
+    int rows;     /* output rows of a unit */
+    int together; /* channels that a call takes: CHANNELS_TOGETHER, or 0: a vector */
 };
 
 /* Where a vector of output channels and its inputs lie in an image. */
@@ -50,6 +51,7 @@ struct place {
 
 struct grouped_state {
     int64_t vectors, row_blocks, rows; /* rows: output rows of a unit */
+    int64_t together;                  /* channels that a call takes, at most */
     int64_t store_rows;                /* output rows of a call whose sums go through the buffer */
     int tasks;
     ptrdiff_t strip_row, strip_floats, task_floats;
@@ -136,6 +138,7 @@ static void geometry(const struct dc_problem *p, const struct dc_kernel *kernel,
     *s = (struct grouped_state){
         .vectors = divide_up(d->cout, vector),
         .rows = least(q->rows, p->hout),
+        .together = most(q->together, vector),
         .src_map = dc_tensor_map(d->src_layout, d->cin, d->h, d->w),
         .dst_map = dc_tensor_map(d->dst_layout, d->cout, p->hout, p->wout),
         .args = {.vectors = 1,
@@ -167,46 +170,84 @@ static void geometry(const struct dc_problem *p, const struct dc_kernel *kernel,
     s->tasks = (int)least(p->threads, d->n * s->row_blocks * s->vectors);
 }
 
-/* Seconds at a nominal 3 GHz. It only has to rank: what matters is measured. */
-static double estimate(const struct dc_problem *p, const struct dc_kernel *kernel,
-                       const struct grouped_state *s)
+/*
+ * How much slower than its FMAs a kernel goes through its taps. Where these have 32 registers, or
+ * tiles are small, neighbouring pixels share their columns in registers; with strides less so.
+ */
+static double tap_factor(const struct dc_problem *p, const struct dc_kernel *kernel)
+{
+    const bool shares = kernel->vector != 8 || kernel->tile_pixels <= 8;
+    return kernel->family == DC_FAMILY_GROUPED ? 1.2
+           : !shares                           ? 1.4
+           : p->desc.stride_w == 1             ? 1.0
+                                               : 1.2;
+}
+
+/* Cycles of what an image's tensors take to come and go. */
+static double tensor_cycles(const struct dc_problem *p, const struct grouped_state *s)
 {
     const struct dc_cpu *cpu = dc_cpu_probe();
-    const double taps = (double)(p->desc.kh * p->desc.kw * p->group_cin);
-    const double fma_rate = kernel->vector == 16 ? cpu->fma512_per_cycle : 2.0;
-    const double tiles = ceil((double)p->wout / kernel->tile_pixels),
-                 lines = (double)(s->vectors * p->hout);
-    double cycles =
-        lines * ((double)p->wout *
-                     (taps / fma_rate * (kernel->family == DC_FAMILY_GROUPED ? 1.2 : 1.0) + 3.0) +
-                 tiles * 25.0);
-    cycles += (double)(s->vectors * s->row_blocks) * 60.0;
     const double in = 4.0 * (double)(p->desc.cin * p->desc.h * p->desc.w),
                  out = 4.0 * (double)(p->desc.cout * p->hout * p->wout);
     /*
      * Where channels of a pixel lie side by side, a pass over a block of rows should find them in a
-     * cache again.
+     * cache again; else each is read once.
      */
-    const double block =
-        p->desc.src_layout == DOCONV_NHWC ? in / (double)s->row_blocks : in / (double)s->vectors;
-    cycles += in / (block < 0.5 * (double)cpu->l1d_bytes  ? 64.0
-                    : block < 0.6 * (double)cpu->l2_bytes ? 32.0
-                                                          : 10.0);
+    const double block = p->desc.src_layout == DOCONV_NHWC ? in / (double)s->row_blocks : in + out;
+    double cycles = in / (block < 0.5 * (double)cpu->l1d_bytes  ? 64.0
+                          : block < 0.6 * (double)cpu->l2_bytes ? 32.0
+                                                                : 10.0);
     if (s->strip_floats != 0) {
         cycles += 4.0 * (double)s->strip_floats * (double)s->vectors * (double)s->row_blocks /
                   (s->src_map.channel == 1 ? 12.0 : 5.0);
     }
-    if (s->task_floats > s->strip_floats) {
-        cycles += out / 6.0;
+    return s->task_floats > s->strip_floats ? cycles + out / 6.0 : cycles;
+}
+
+/* Seconds. It only has to rank: what matters is measured. */
+static double estimate(const struct dc_problem *p, const struct dc_kernel *kernel,
+                       const struct grouped_state *s)
+{
+    const struct dc_cpu *cpu = dc_cpu_probe();
+    const double taps = (double)(p->desc.kh * p->desc.kw * p->group_cin),
+                 fma_rate = kernel->vector == 16 ? cpu->fma512_per_cycle : 2.0,
+                 calls = (double)kernel->vector / (double)s->together; /* of a vector */
+    const double tiles = ceil((double)p->wout / kernel->tile_pixels),
+                 lines = (double)(s->vectors * p->hout);
+    double cycles = lines * ((double)p->wout * (taps / fma_rate * tap_factor(p, kernel) + 3.0) +
+                             tiles * (15.0 + 10.0 * calls)) +
+                    (double)(s->vectors * s->row_blocks) * 60.0 * calls + tensor_cycles(p, s);
+    if (calls < 1.0 && p->desc.src_layout != DOCONV_NHWC &&
+        (double)(p->src_bytes + p->dst_bytes) > 0.6 * (double)cpu->l2_bytes) {
+        cycles *= 1.1; /* several streams of what no cache holds */
     }
     return (double)p->desc.n * cycles / DC_NOMINAL_HERTZ / (double)s->tasks;
+}
+
+static void append(const doconv_context *ctx, const struct dc_problem *p,
+                   const struct dc_kernel *kernel, const struct parameters *q,
+                   struct dc_candidate_list *list)
+{
+    const bool depthwise = kernel->family == DC_FAMILY_DEPTHWISE;
+    struct grouped_state s;
+    geometry(p, kernel, q, &s);
+    struct dc_candidate c = {
+        .solver = depthwise ? &dc_solver_depthwise : &dc_solver_grouped,
+        .kernel = kernel,
+        .order_of_sums = depthwise ? DC_SUMS_DEPTHWISE : DC_SUMS_GROUPED,
+        .error_amplification = kernel->error_amplification,
+        .workspace_size = (size_t)s.tasks * (size_t)s.task_floats * sizeof(float) + 64,
+        .packed_size = (size_t)(s.bias_floats + s.vectors * s.vector_floats) * sizeof(float),
+        .estimated_seconds = estimate(p, kernel, &s),
+    };
+    dc_set_parameters(&c, q);
+    dc_candidate_append(ctx, list, &c);
 }
 
 static const char *enumerate(const doconv_context *ctx, const struct dc_problem *p,
                              const struct dc_kernel *kernel, struct dc_candidate_list *list)
 {
     const struct dc_cpu *cpu = dc_cpu_probe();
-    const bool depthwise = kernel->family == DC_FAMILY_DEPTHWISE;
     const char *refused = refuse(p, kernel);
     if (refused != NULL) {
         return refused;
@@ -214,6 +255,8 @@ static const char *enumerate(const doconv_context *ctx, const struct dc_problem 
     struct parameters q = {.rows = 1};
     struct grouped_state s;
     geometry(p, kernel, &q, &s);
+    const bool apart = s.src_map.channel != 1 || s.dst_map.channel != 1 || s.vectors == 1 ||
+                       kernel->vector >= CHANNELS_TOGETHER;
     /*
      * Rows whose inputs, of all channels, stay in a cache from one vector to the next; or whose
      * copy does.
@@ -231,18 +274,11 @@ static const char *enumerate(const doconv_context *ctx, const struct dc_problem 
         if (!is_new(q.rows, offered, &count)) {
             continue;
         }
-        geometry(p, kernel, &q, &s);
-        struct dc_candidate c = {
-            .solver = depthwise ? &dc_solver_depthwise : &dc_solver_grouped,
-            .kernel = kernel,
-            .order_of_sums = depthwise ? DC_SUMS_DEPTHWISE : DC_SUMS_GROUPED,
-            .error_amplification = kernel->error_amplification,
-            .workspace_size = (size_t)s.tasks * (size_t)s.task_floats * sizeof(float) + 64,
-            .packed_size = (size_t)(s.bias_floats + s.vectors * s.vector_floats) * sizeof(float),
-            .estimated_seconds = estimate(p, kernel, &s),
-        };
-        dc_set_parameters(&c, &q);
-        dc_candidate_append(ctx, list, &c);
+        for (int together = 0; together <= (apart ? 0 : CHANNELS_TOGETHER);
+             together += CHANNELS_TOGETHER) {
+            q.together = together;
+            append(ctx, p, kernel, &q, list);
+        }
     }
     return NULL;
 }
@@ -251,7 +287,11 @@ static void describe(const struct dc_candidate *c, char *text, size_t size)
 {
     struct parameters q;
     dc_get_parameters(c, &q);
-    snprintf(text, size, ":rows=%d", q.rows);
+    if (q.together != 0) {
+        snprintf(text, size, ":rows=%d,channels=%d", q.rows, q.together);
+    } else {
+        snprintf(text, size, ":rows=%d", q.rows);
+    }
 }
 
 static struct place place_of(const struct dc_problem *p, const struct grouped_state *s,
@@ -385,7 +425,7 @@ static int64_t vectors_together(const struct grouped_state *s, int64_t vector, i
 {
     const struct place *first = &s->places[v];
     int64_t count = 1;
-    while (count < most && (v + count) * vector % CHANNELS_TOGETHER != 0) {
+    while (count < most && (v + count) * vector % s->together != 0) {
         const struct place *next = first + count;
         if (first->copied || first->buffered || next->copied || next->buffered ||
             next->src - first->src != count * (first[1].src - first->src) ||
