@@ -170,10 +170,11 @@ mb2_ic19ih7iw11oc33kh5kw3ph2pw1dh1dw0:src=nChw8c,dst=nChw16c,bias,residual,clamp
 ic3ih40oc8kh1:dst=nChw8c,accuracy=fast
 ic32ih40iw41oc32kh3kw3ph2pw2:src=nhwc,dst=nhwc,accuracy=fast
 ic32ih40iw41oc32kh7kw1ph6pw0:src=nhwc,dst=nhwc
+g70000ic70000ih2oc70000kh3ph1:src=nhwc,dst=nhwc
 ic3ih1oc5
 mb0ic3ih5oc5kh3
 EOF
-    out 'problems  9 run, 0 of them failed; 0 skipped; 0 not read'
+    out 'problems  10 run, 0 of them failed; 0 skipped; 0 not read'
     out 'ok   mb1_ic16ih14iw14oc24oh14ow14kh3kw3sh1sw1ph1pw1dh0dw0, '
     out 'ok   mb1_ic20ih1iw30oc17oh1ow13kh1kw5sh1sw2ph0pw0dh0dw0, '
     out 'PASS'

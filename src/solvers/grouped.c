@@ -36,6 +36,9 @@
  */
 #define CHANNELS_TOGETHER 32
 
+/* Vectors whose places are fixed with a plan. */
+#define MOST_PLACES 4096
+
 /* What a candidate chooses. */
 struct parameters {
     int rows;     /* output rows of a unit */
@@ -59,8 +62,8 @@ struct grouped_state {
     struct dc_tensor_map src_map, dst_map;
     struct dc_grouped_args args; /* what all calls share */
     /*
-     * [vectors]: a unit may be as short as a few hundred cycles, and an address takes several
-     * divisions
+     * [vectors], for a unit may be as short as a few hundred cycles, and an address takes several
+     * divisions; NULL where there would be more than MOST_PLACES
      */
     const struct place *places;
 };
@@ -316,18 +319,19 @@ static doconv_status prepare(doconv_plan *plan)
     struct grouped_state state, *s;
     dc_get_parameters(&plan->candidate, &q);
     geometry(p, plan->candidate.kernel, &q, &state); /* enumerate() did it before */
-    const size_t places = (size_t)state.vectors * sizeof(struct place);
+    const int64_t placed = state.vectors <= MOST_PLACES ? state.vectors : 0;
+    const size_t places = (size_t)placed * sizeof(struct place);
     s = dc_alloc(plan->ctx, sizeof *s + places + (size_t)(planes * vector) * sizeof(int32_t));
     if (s == NULL) {
         return dc_fail(plan->ctx, DOCONV_OUT_OF_MEMORY, "plan: out of memory");
     }
     *s = state;
     struct place *const place = (struct place *)(s + 1);
-    for (int64_t v = 0; v < s->vectors; v++) {
+    for (int64_t v = 0; v < placed; v++) {
         place[v] = place_of(p, s, vector, v * vector);
     }
-    s->places = place;
-    int32_t *lanes = (int32_t *)(place + s->vectors);
+    s->places = placed != 0 ? place : NULL;
+    int32_t *lanes = (int32_t *)(place + placed);
     dc_group_lanes(p, vector, lanes);
     s->args.lanes = lanes;
     s->args.src_pixel = s->src_map.pixel;
@@ -423,8 +427,11 @@ static void copy_rows(const struct job *job, struct dc_grouped_args *args, int64
 static int64_t vectors_together(const struct grouped_state *s, int64_t vector, int64_t v,
                                 int64_t most)
 {
-    const struct place *first = &s->places[v];
     int64_t count = 1;
+    if (s->places == NULL) {
+        return count;
+    }
+    const struct place *first = &s->places[v];
     while (count < most && (v + count) * vector % s->together != 0) {
         const struct place *next = first + count;
         if (first->copied || first->buffered || next->copied || next->buffered ||
@@ -445,8 +452,9 @@ static void run_unit(const struct job *job, int64_t n, int64_t row_block, int64_
     const struct grouped_state *s = job->plan->state;
     const struct dc_problem *p = &job->plan->problem;
     const struct dc_kernel *kernel = job->plan->candidate.kernel;
-    const struct place *place = &s->places[v];
     const int64_t vector = kernel->vector, channel = v * vector;
+    const struct place own = s->places == NULL ? place_of(p, s, vector, channel) : s->places[v],
+                       *const place = s->places == NULL ? &own : &s->places[v];
     const int64_t y0 = row_block * s->rows, y1 = least(p->hout, y0 + s->rows);
     struct dc_grouped_args args = s->args;
     args.weights = job->packed + s->bias_floats + v * s->vector_floats;
