@@ -16,40 +16,58 @@
 #include "plan/problem.h"
 #include "plan/solver.h"
 
-enum { TAPS = 3, MOST_FLOATS = 208 };
+enum { MOST_TAPS = 9, MOST_FLOATS = 208 };
 #define ROOT_HALF 0.70710678118654752440
 #define ROOT_TWO 1.41421356237309504880
 
-/* A form's pairs of points a, -a and what their rows of G, (1, +-a, a^2), are scaled by. */
+/*
+ * A form's pairs of points a, -a and what their rows of G, (1, +-a, a^2, ...), are scaled by: both
+ * alike where there is a point 0 before them, else the second one with the other sign.
+ */
 static const struct form {
-    int outputs, pairs;
-    double a[3], scale[3];
+    int points, pairs;
+    double a[4], scale[4];
 } forms[] = {
-    {2, 1, {1.0}, {0.5}},
-    {4, 2, {ROOT_HALF, ROOT_TWO}, {-ROOT_HALF / 1.5, 1.0 / 3.0}},
-    {6, 3, {1.0, 2.0, 0.5}, {-1.0 / 4.5, 1.0 / 90.0, 32.0 / 45.0}},
+    {4, 1, {1.0}, {0.5}},
+    {6, 2, {ROOT_HALF, ROOT_TWO}, {-ROOT_HALF / 1.5, 1.0 / 3.0}},
+    {8, 3, {1.0, 2.0, 0.5}, {-1.0 / 4.5, 1.0 / 90.0, 32.0 / 45.0}},
+    {9, 4, {0.25, 0.6875, 1.125, 2.0}, {0}},
 };
 
 static const struct form *form_of(const struct dc_winograd_kernel *w)
 {
     for (size_t i = 0; i < sizeof forms / sizeof forms[0]; i++) {
-        if (forms[i].outputs == w->outputs) {
+        if (forms[i].points == w->points) {
             return &forms[i];
         }
     }
-    fail_msg("no form has %d outputs", w->outputs);
+    fail_msg("no form has %d points", w->points);
     return NULL;
 }
 
-/* G[point][tap] */
-static double factor(const struct form *form, int point, int tap)
+/* Without a point 0: half of 1 / a over the product of a^2 - b^2 for the other pairs b. */
+static double scale_of(const struct form *form, int pair)
 {
-    if (point == 0 || point == 2 * form->pairs + 1) {
-        return tap == (point == 0 ? 0 : TAPS - 1) ? 1.0 : 0.0;
+    double scale = 0.5 / form->a[pair];
+    for (int i = 0; i < form->pairs; i++) {
+        scale /= i == pair ? 1.0 : form->a[pair] * form->a[pair] - form->a[i] * form->a[i];
     }
-    const int pair = (point - 1) / 2;
-    const double a = point % 2 != 0 ? form->a[pair] : -form->a[pair];
-    return form->scale[pair] * (tap == 0 ? 1.0 : tap == 1 ? a : a * a);
+    return scale;
+}
+
+/* G[point][tap] of `taps` taps */
+static double factor(const struct form *form, int taps, int point, int tap)
+{
+    const int zero = form->points % 2 == 0 ? 1 : 0, pair = (point - zero) / 2;
+    if (point == form->points - 1) {
+        return tap == taps - 1 ? 1.0 : 0.0;
+    }
+    if (point < zero) {
+        return tap == 0 ? 1.0 : 0.0;
+    }
+    const double sign = (point - zero) % 2 == 0 ? 1.0 : -1.0,
+                 scale = zero != 0 ? form->scale[pair] : sign * scale_of(form, pair);
+    return scale * pow(sign * form->a[pair], tap);
 }
 
 static bool usable(const struct dc_kernel *kernel)
@@ -70,7 +88,7 @@ static void transform(const struct dc_kernel *kernel, const float *src, ptrdiff_
                       int stream, struct filters *f)
 {
     const struct dc_winograd_kernel *w = &kernel->winograd;
-    const int taps = w->axes == 2 ? TAPS * TAPS : TAPS;
+    const int taps = w->axes == 2 ? w->taps * w->taps : w->taps;
     f->count = w->axes == 2 ? w->points * w->points : w->points;
     const ptrdiff_t point = floats + (stream ? 16 : 8);
     const size_t bytes = (size_t)((f->count - 1) * point + floats) * sizeof(float);
@@ -97,13 +115,14 @@ static void check_rounding(const struct dc_kernel *kernel, const struct filters 
 {
     const struct dc_winograd_kernel *w = &kernel->winograd;
     const struct form *form = form_of(w);
-    const int rows = w->axes == 2 ? TAPS : 1;
+    const int taps = w->taps, rows = w->axes == 2 ? taps : 1;
     for (int p = 0; p < f->count; p++) {
         for (ptrdiff_t i = 0; i < f->args.floats; i++) {
             double sum = 0.0, magnitude = 0.0;
-            for (int tap = 0; tap < rows * TAPS; tap++) {
-                const double g = (w->axes == 2 ? factor(form, p / w->points, tap / TAPS) : 1.0) *
-                                 factor(form, p % w->points, tap % TAPS),
+            for (int tap = 0; tap < rows * taps; tap++) {
+                const double down =
+                                 w->axes == 2 ? factor(form, taps, p / w->points, tap / taps) : 1.0,
+                             g = down * factor(form, taps, p % w->points, tap % taps),
                              product = g * (double)f->args.src[tap * f->args.src_tap + i];
                 sum += product;
                 magnitude += fabs(product);
@@ -134,7 +153,7 @@ static void test_kernels(void **state)
 {
     (void)state;
     static const ptrdiff_t floats[] = {16, 48, 64, 80, 128, MOST_FLOATS};
-    float src[TAPS * TAPS * MOST_FLOATS];
+    float src[MOST_TAPS * MOST_FLOATS];
     struct rng rng = rng_from(harness_seed(), "winograd pack");
     for (size_t s = 0; s < sizeof floats / sizeof floats[0]; s++) {
         for (size_t i = 0; i < sizeof src / sizeof src[0]; i++) {
@@ -155,6 +174,7 @@ static void test_kernels(void **state)
                 const struct dc_kernel *other = dc_builtin_kernels[j];
                 if (other->family == DC_FAMILY_WINOGRAD && usable(other) &&
                     other->winograd.axes == kernel->winograd.axes &&
+                    other->winograd.taps == kernel->winograd.taps &&
                     other->winograd.outputs == kernel->winograd.outputs) {
                     struct filters others;
                     transform(other, src, floats[s], 0, &others);
@@ -234,8 +254,8 @@ static void check_view(doconv_context *context, const doconv_conv_desc *desc, co
     doconv_plan_destroy(plan);
 }
 
-/* Every kernel's own variants, under its cap, on each of the problems. */
-static void each_variant(const char *const *texts,
+/* Every kernel's variants, under its cap, on each of the layers, with as many taps as it has. */
+static void each_variant(const char *const *layers,
                          void (*check)(doconv_context *context, const doconv_conv_desc *desc,
                                        const char *variant, struct rng *rng),
                          doconv_context *(*open)(doconv_isa cap), struct rng *rng)
@@ -247,8 +267,10 @@ static void each_variant(const char *const *texts,
             continue;
         }
         doconv_context *context = open((doconv_isa)kernel->isa);
-        for (const char *const *text = texts; *text != NULL; text++) {
-            const doconv_conv_desc desc = problem(*text);
+        for (const char *const *layer = layers; *layer != NULL; layer++) {
+            char text[64];
+            snprintf(text, sizeof text, "%skh%dph1:accuracy=fast", *layer, kernel->winograd.taps);
+            const doconv_conv_desc desc = problem(text);
             for (int k = 0; k < 2; k++) {
                 char variant[DC_VARIANT_SIZE];
                 assert_true(find_variant(context, &desc, kernel->name, kinds[k], variant));
@@ -268,10 +290,9 @@ static doconv_context *open_two(doconv_isa cap)
 static void test_views(void **state)
 {
     (void)state;
-    static const char *const texts[] = {"ic33ih6oc50kh3ph1:accuracy=fast",
-                                        "ic16ih6oc64kh3ph1:accuracy=fast", NULL};
+    static const char *const layers[] = {"ic33ih6oc50", "ic16ih6oc64", NULL};
     struct rng rng = rng_from(harness_seed(), "views");
-    each_variant(texts, check_view, open_two, &rng);
+    each_variant(layers, check_view, open_two, &rng);
 }
 
 /* ---- memory of a fold ---- */
@@ -329,16 +350,16 @@ static void check_fold(doconv_context *context, const doconv_conv_desc *desc, co
     const doconv_fold_desc fold = {.size = sizeof fold,
                                    .cout = desc->cout,
                                    .cin = desc->cin,
-                                   .kh = 3,
-                                   .kw = 3,
+                                   .kh = desc->kh,
+                                   .kw = desc->kw,
                                    .groups = 1,
-                                   .d_mul = 9};
-    const size_t rows = (size_t)(desc->cout * desc->cin), weight = rows * 9 * sizeof(float);
-    float *w = malloc(weight), *folded = malloc(weight),
-          *d = malloc((size_t)desc->cin * 81 * sizeof *d);
+                                   .d_mul = desc->kh * desc->kw};
+    const size_t taps = (size_t)fold.d_mul, rows = (size_t)(desc->cout * desc->cin),
+                 weight = rows * taps * sizeof(float), square = (size_t)desc->cin * taps * taps;
+    float *w = malloc(weight), *folded = malloc(weight), *d = malloc(square * sizeof *d);
     assert_true(w != NULL && folded != NULL && d != NULL);
-    fill(rng, w, rows * 9);
-    fill(rng, d, (size_t)desc->cin * 81);
+    fill(rng, w, rows * taps);
+    fill(rng, d, square);
     expect_ok(doconv_fold(context, &fold, w, d, folded));
     doconv_weights *weights[2];
     expect_ok(doconv_weights_create(plan, folded, NULL, &weights[0]));
@@ -363,9 +384,9 @@ static void check_fold(doconv_context *context, const doconv_conv_desc *desc, co
 static void test_fold_memory(void **state)
 {
     (void)state;
-    static const char *const texts[] = {"ic160ih6oc300kh3ph1:accuracy=fast", NULL};
+    static const char *const layers[] = {"ic160ih6oc300", NULL};
     struct rng rng = rng_from(harness_seed(), "fold memory");
-    each_variant(texts, check_fold, open_measured, &rng);
+    each_variant(layers, check_fold, open_measured, &rng);
     assert_int_equal(bytes.live, 0);
 }
 
