@@ -10,14 +10,22 @@ which no vector touches the stack; each compose_tile_P_R (P taps, R rows) likewi
 each grouped_slide_S_P (stride S, P pixels) one with 3 * P (three taps of a kernel's row), each
 taps_correlate_Q and taps_scatter_Q one with Q, each correlate_tile_3_3 one with 9. Winograd's
 transforms must have no such vector at all: what they keep between the axes is an array, which they
-reach by other registers. Exits 1 if one has not, or if there is no such function at all.
+reach by other registers; and where they go line by line, a loop of a line's arithmetic and no more
+than a tenth beside it. Exits 1 if one has not, or if there is no such function at all.
 """
 import re
 import subprocess
 import sys
 
 FMA = re.compile(r"\b(vfmadd\d+ps|fmla)\b")
+ARITHMETIC = re.compile(r"^(?:vf?n?m?(?:add|sub|mul)\d*ps|f(?:add|sub|mul|mla|mls))\s+[^%]*[%v]")
 TRANSFORMS = ("winograd_input", "winograd_output", "winograd_filter_rows")
+# The operations of a line, by the form in a kernel's name; of one axis, the output's line has what
+# follows it in its loop.
+LINES = {
+    "winograd_input": {"2x2": 4, "4x4": 12, "6x6": 24, "1x4": 12, "1x4k5": 24, "1x3k7": 36},
+    "winograd_output": {"2x2": 4, "4x4": 10, "6x6": 20},
+}
 # A vector register and the stack pointer in one instruction.
 SPILL = re.compile(r"[xyz]mm\d+.*\(%rsp|\(%rsp.*[xyz]mm\d+|\bq\d+,.*\[sp|\bv\d+\..*\[sp")
 JUMP = re.compile(r"^(?:j\w+|b(?:\.\w+)?|cbn?z|tbn?z)\b.*?([0-9a-f]+) <")
@@ -75,6 +83,14 @@ def loops(code):
             yield [t for a, t in code if start <= a <= address]
 
 
+def line_is_short(unit, name, code):
+    """Has a transform a loop of a line's operations, if it is known how many these are?"""
+    form = re.search(r"winograd_f32_(\w+?)_(?:avx|neon)", unit)
+    line = LINES.get(name, {}).get(form.group(1)) if form else None
+    counts = [sum(bool(ARITHMETIC.match(t)) for t in body) for body in loops(code)]
+    return line is None or any(line <= count <= 1.1 * line for count in counts)
+
+
 def main():
     if len(sys.argv) < 3:
         print(__doc__, file=sys.stderr)
@@ -86,6 +102,9 @@ def main():
             if any(SPILL.search(t) for _, t in code):
                 failed += 1
                 print(f"{unit}: {name}: vectors on the stack")
+            elif not line_is_short(unit, name, code):
+                failed += 1
+                print(f"{unit}: {name}: no loop of a line's arithmetic")
             continue
         expected = expected_fmas(name)
         found = [body for body in loops(code) if sum(bool(FMA.search(t)) for t in body) == expected]
