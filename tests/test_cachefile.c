@@ -11,25 +11,13 @@
 
 #include "base/registry.h"
 #include "cachefile.h"
+#include "tuner_fixture.h"
 
 #define REFERENCE "reference:reference_f32@none"
 
 static struct cache_entry make_entry(const char *key)
 {
-    struct cache_entry e = {
-        .workspace = 4096, .picoseconds = 123456789, .max_rel_error_e12 = 98765, .count = 3};
-    snprintf(e.key, sizeof e.key, "%s", key);
-    snprintf(e.variant, sizeof e.variant, "%s", REFERENCE);
-    e.revision = 1;
-    for (int i = 0; i < e.count; i++) {
-        snprintf(e.measured[i].variant, sizeof e.measured[i].variant,
-                 "direct:kernel_%d@none:rows=%d", i, 7 * i);
-        e.measured[i].picoseconds = 123456789 * (i + 1);
-        e.measured[i].rounds = 5 + i;
-        e.measured[i].spread_ppm = 1000 * i;
-        e.measured[i].dropped = i == 2;
-    }
-    return e;
+    return fixture_entry_of("reference_f32@none", 1, key);
 }
 
 static void assert_same(const struct cache_entry *a, const struct cache_entry *b)

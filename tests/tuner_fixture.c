@@ -200,13 +200,15 @@ const struct dc_kernel *fixture_kernel(const doconv_context *ctx)
     return ctx->kernels[doconv_kernel_count(ctx) - 1];
 }
 
-struct cache_entry fixture_entry(const doconv_context *ctx, const char *key)
+struct cache_entry fixture_entry_of(const char *kernel, unsigned revision, const char *key)
 {
-    struct cache_entry e = {
-        .workspace = 4096, .picoseconds = 123456789, .max_rel_error_e12 = 98765, .count = 3};
+    struct cache_entry e = {.revision = revision,
+                            .workspace = 4096,
+                            .picoseconds = 123456789,
+                            .max_rel_error_e12 = 98765,
+                            .count = 3};
     snprintf(e.key, sizeof e.key, "%s", key);
-    snprintf(e.variant, sizeof e.variant, "reference:%s", fixture_kernel(ctx)->name);
-    e.revision = fixture_kernel(ctx)->revision;
+    snprintf(e.variant, sizeof e.variant, "reference:%s", kernel);
     for (int i = 0; i < e.count; i++) {
         snprintf(e.measured[i].variant, sizeof e.measured[i].variant,
                  "direct:kernel_%d@none:rows=%d", i, 7 * i);
@@ -216,6 +218,12 @@ struct cache_entry fixture_entry(const doconv_context *ctx, const char *key)
         e.measured[i].dropped = i == 2;
     }
     return e;
+}
+
+struct cache_entry fixture_entry(const doconv_context *ctx, const char *key)
+{
+    const struct dc_kernel *kernel = fixture_kernel(ctx);
+    return fixture_entry_of(kernel->name, kernel->revision, key);
 }
 
 /* ---- problems and plans ---- */

@@ -83,6 +83,8 @@ void fixture_write(const char *path, const void *data, size_t size);
 const struct dc_kernel *fixture_kernel(const doconv_context *ctx);
 /* An entry of that kernel that a cache takes, with three measured variants. */
 struct cache_entry fixture_entry(const doconv_context *ctx, const char *key);
+/* Likewise of a kernel that no context needs to have. */
+struct cache_entry fixture_entry_of(const char *kernel, unsigned revision, const char *key);
 
 /* ---- problems and plans ---- */
 
