@@ -78,9 +78,9 @@
 
 /*
  * Tiles of P pixels x NV vectors: `count` of them from pixel `first` of the line on; twice: weights
- * are fetched twice as fast. Tiles follow
- * each other without a call between: the sums of one are being stored while the next multiplies,
- * and a core that has more to do between them runs out of FMAs.
+ * are fetched twice as fast. Tiles follow each other without a call between: the sums of one are
+ * being stored while the next multiplies, and a core that has more to do between them runs out of
+ * FMAs.
  */
 typedef void tile_row_fn(const struct dc_run_args *args, ptrdiff_t first, ptrdiff_t count,
                          bool twice);
@@ -134,8 +134,8 @@ static inline void run_direct_tiles(const struct dc_run_args *args,
     tile_row_fn *const *row = table[(lanes + V_LENGTH - 1) / V_LENGTH - 1];
     const ptrdiff_t tiles = (args->pixels + TILE_PIXELS - 1) / TILE_PIXELS;
     const ptrdiff_t size = args->pixels / tiles, larger = args->pixels % tiles;
-    /* Each tile fetches a part of the weights that follow, until there are no more. */
     const bool twice = tiles * args->lines == 1 && MAY_FETCH_TWICE(args->pixels);
+    /* Each tile fetches a part of the weights that follow, until there are no more. */
     ptrdiff_t part = 0;
     for (ptrdiff_t i = 0; i < args->segment_count && args->soon_floats != 0; i++) {
         part += args->segments[i].length / STEPS_PER_FETCH * (twice ? 32 : 16);

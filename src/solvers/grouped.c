@@ -453,31 +453,30 @@ static void run_unit(const struct job *job, int64_t n, int64_t row_block, int64_
     const struct dc_problem *p = &job->plan->problem;
     const struct dc_kernel *kernel = job->plan->candidate.kernel;
     const int64_t vector = kernel->vector, channel = v * vector;
-    const struct place own = s->places == NULL ? place_of(p, s, vector, channel) : s->places[v],
-                       *const place = s->places == NULL ? &own : &s->places[v];
+    const struct place place = s->places != NULL ? s->places[v] : place_of(p, s, vector, channel);
     const int64_t y0 = row_block * s->rows, y1 = least(p->hout, y0 + s->rows);
     struct dc_grouped_args args = s->args;
     args.weights = job->packed + s->bias_floats + v * s->vector_floats;
     args.bias = job->packed + channel;
     args.vectors = vectors;
     if (vectors > 1) {
-        args.src_vector = place[1].src - place->src;
-        args.dst_vector = place[1].dst - place->dst;
+        args.src_vector = s->places[v + 1].src - place.src;
+        args.dst_vector = s->places[v + 1].dst - place.dst;
     }
-    args.channels = place->channels;
-    if (place->copied) {
+    args.channels = place.channels;
+    if (place.copied) {
         copy_rows(job, &args, n, channel, y0, y1, strip);
     } else {
-        args.src = job->src + n * s->src_map.image + place->src;
+        args.src = job->src + n * s->src_map.image + place.src;
     }
     float *const dst = job->dst + n * s->dst_map.image + y0 * s->dst_map.row;
     const float *const residual = job->residual != NULL ? job->residual + (dst - job->dst) : NULL;
-    if (!place->buffered) {
-        args.stored = place->stored;
+    if (!place.buffered) {
+        args.stored = place.stored;
         args.y0 = y0;
         args.y1 = y1;
-        args.dst = dst + place->dst;
-        args.residual = residual != NULL ? residual + place->dst : NULL;
+        args.dst = dst + place.dst;
+        args.residual = residual != NULL ? residual + place.dst : NULL;
         kernel->grouped.run(&args);
         return;
     }
@@ -488,7 +487,7 @@ static void run_unit(const struct job *job, int64_t n, int64_t row_block, int64_
     args.dst = sums;
     args.dst_pixel = vector;
     args.dst_row = p->wout * vector;
-    struct dc_store_args store = dc_store_to(&s->dst_map, channel, place->channels, place->stored);
+    struct dc_store_args store = dc_store_to(&s->dst_map, channel, place.channels, place.stored);
     store.tile = sums;
     store.tile_channels = vector;
     store.lo = p->lo;

@@ -9,6 +9,7 @@
 
 #include "base/arithmetic.h"
 #include "base/context.h"
+#include "base/costs.h"
 #include "base/cpu.h"
 #include "base/layout.h"
 #include "base/log.h"
@@ -47,7 +48,7 @@ static int64_t block_first(const struct state *s, int64_t block)
     return block * s->size + least(block, s->larger);
 }
 
-/* Seconds at a nominal 3 GHz, as the direct solver's estimate. */
+/* Seconds, as the direct solver's estimate. */
 static double estimate(const struct dc_problem *p, const struct dc_kernel *kernel,
                        const struct state *s)
 {
@@ -60,7 +61,7 @@ static double estimate(const struct dc_problem *p, const struct dc_kernel *kerne
                                                                   : 30.0;
     /* A sum waits four cycles for its FMA. */
     const double cycles = fmax(fmax(size / fma_rate, 4.0), step / rate);
-    return ((double)s->blocks * (k * cycles + 30.0) + 100.0) / 3e9 / (double)s->tasks;
+    return ((double)s->blocks * (k * cycles + 30.0) + 100.0) / DC_NOMINAL_HERTZ / (double)s->tasks;
 }
 
 static const char *enumerate(const doconv_context *ctx, const struct dc_problem *p,

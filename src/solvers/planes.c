@@ -80,7 +80,7 @@ static const char *geometry(const struct dc_problem *p, const struct dc_kernel *
     return NULL;
 }
 
-/* Seconds at a nominal 3 GHz, as the direct solver's estimate. */
+/* Seconds, as the direct solver's estimate. */
 static double estimate(const struct dc_problem *p, const struct dc_kernel *kernel,
                        const struct parameters *q, const struct state *s)
 {

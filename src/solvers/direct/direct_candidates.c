@@ -113,8 +113,7 @@ static double copy_cycles(const struct dc_problem *p, const struct dc_direct_sta
 }
 
 /*
- * Seconds: the bounds of the tiles, then the copies. It only has to rank: what
- * matters is measured.
+ * Seconds: the bounds of the tiles, then the copies. It only has to rank: what matters is measured.
  */
 static double estimate(const struct dc_problem *p, const struct dc_kernel *kernel,
                        const struct dc_direct_state *s)
