@@ -59,7 +59,8 @@ CandidateInfo = _struct(
     + [("second", c_char_p)],
 )
 FoldDesc = _struct(
-    "FoldDesc", _named(c_int64, "cout cin kh kw groups d_mul") + _named(c_int, "mapping add_identity")
+    "FoldDesc",
+    _named(c_int64, "cout cin kh kw groups d_mul") + _named(c_int, "mapping add_identity"),
 )
 FoldedLayer = _struct(
     "FoldedLayer",

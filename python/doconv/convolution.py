@@ -136,16 +136,20 @@ class Conv:
         if residual is not None:
             residual = read_array(residual, self._dst_shape, "residual")
             residual_at = address(residual)
+        self.run_at(address(x), address(out), residual_at)
+        return result
+
+    def run_at(self, x, out, residual=None):
+        """The same on the addresses of contiguous tensors: for bindings with tensors of their own.
+        """
         space, space_at = self._take_space()
         status = lib.doconv_execute(
-            self._plan, self._weights, address(x), residual_at, address(out), space_at,
-            self._workspace_size,
-        )  # fmt: skip
+            self._plan, self._weights, x, residual, out, space_at, self._workspace_size
+        )
         if space is not None:
             self._spaces.append(space)
         if status != 0:
             check(status, self._context.address)
-        return result
 
     def _take_space(self):
         if self._workspace_size == 0:

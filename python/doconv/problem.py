@@ -127,7 +127,8 @@ class Problem:
         context = context_for()
         shape = (ctypes.c_int64 * 4)()
         desc = self.desc()
-        check(lib.doconv_conv_dst_shape(context.address, ctypes.byref(desc), shape), context.address)
+        status = lib.doconv_conv_dst_shape(context.address, ctypes.byref(desc), shape)
+        check(status, context.address)
         return memory_shape(self.dst_layout, *shape)
 
     @property

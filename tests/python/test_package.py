@@ -347,7 +347,7 @@ class TestTraining(unittest.TestCase):
 class TestTuning(unittest.TestCase):
     def test_tune_and_cache(self):
         problem = doconv.conv_problem("ic16ih8oc16kh3ph1")
-        tuned = doconv.tune(problem, budget_seconds=0.05, threads=1)
+        tuned = doconv.tune(problem, force=True, budget_seconds=0.05, threads=1)
         self.assertFalse(tuned.from_cache)
         self.assertGreater(len(tuned.measured), 1)
         self.assertIn(tuned.variant, [m.variant for m in tuned.measured])

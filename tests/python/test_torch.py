@@ -371,5 +371,73 @@ class TestNetworks(unittest.TestCase):
         self.assertLess(error(got, torch.cat(expected)), 1e-5)
 
 
+class Varied(nn.Module):
+    """What optimize() must take apart: sums both ways, pools, clamps, reuse, what it can't take."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 24, 3, 2, 1, bias=False), nn.BatchNorm2d(24)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.wide = nn.Conv2d(24, 40, 3, padding="same")
+        self.deep = nn.Conv2d(24, 40, 3, padding=1, groups=4)
+        self.depthwise = nn.Conv2d(40, 40, 5, padding=2, groups=40)
+        self.shared = nn.Conv2d(40, 40, 1)
+        self.odd = nn.Conv2d(40, 40, 3, padding=1, padding_mode="reflect")
+        self.after, self.late = nn.Conv2d(80, 16, 1), nn.BatchNorm2d(16)
+        self.clamp, self.drop = nn.ReLU6(), nn.Dropout()
+        self.layer = dt.DOConv2d(16, 16, 3, padding=1)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.pool(F.relu(self.norm(self.stem(x))))
+        x = F.relu(self.wide(x) + self.deep(x))
+        y = self.clamp(self.depthwise(x))
+        y = self.shared(self.shared(y)) + x
+        y = y + self.odd(x)
+        y = torch.cat((y, x), 1)
+        z = self.late(self.after(self.drop(y)))
+        z = z + self.layer(z).sigmoid() * 2
+        return self.head(z.mean((2, 3))), z
+
+
+class TestInference(unittest.TestCase):
+    def test_optimize(self):
+        torch.manual_seed(3)
+        model = Varied().eval()
+        for norm in (model.norm, model.late):
+            nn.init.uniform_(norm.running_var, 0.5, 2)
+            nn.init.normal_(norm.running_mean, std=0.2)
+        names = [n for n, _ in model.named_modules()]
+        x = torch.randn(2, 3, 40, 36)
+        with torch.no_grad():
+            expected = model(x)
+        for layout in ("nhwc", "nChw8c", "nChw16c", None):
+            fast = dt.optimize(model, x, layout=layout, tune="read")
+            for got, wanted in zip(fast(x), expected):
+                self.assertLess(error(got, wanted), 1e-5, layout)
+            with torch.no_grad():  # other shapes, and an input that is channels last
+                other = torch.randn(3, 3, 33, 32).contiguous(memory_format=torch.channels_last)
+                for got, wanted in zip(fast(other), model(other)):
+                    self.assertLess(error(got, wanted), 1e-5, layout)
+            what = {item.name: item.what for item in fast.report}
+            self.assertEqual(what["stem"], "conv+relu")
+            self.assertEqual(what["deep"], "conv+add+relu")
+            self.assertEqual(what["depthwise"], "conv+clamp")
+            self.assertEqual(what["odd"], "")
+            self.assertIn("odd: stays: padding_mode=reflect", fast.summary())
+            self.assertIn("layer", what)
+            self.assertFalse(any(isinstance(m, nn.BatchNorm2d) for m in fast.modules()))
+            self.assertFalse(fast(x)[0].requires_grad)
+        self.assertEqual(len(fast.seconds), 2)  # measured
+        self.assertEqual([n for n, _ in model.named_modules()], names)  # as it was
+
+    def test_what_it_refuses(self):
+        with self.assertRaisesRegex(ValueError, "layout: 'nchw'"):
+            dt.optimize(nn.Conv2d(3, 4, 1), torch.randn(1, 3, 4, 4), layout="nchw")
+        fast = dt.optimize(nn.Conv2d(3, 4, 1), torch.randn(1, 3, 4, 4), tune="read")
+        with self.assertRaisesRegex(TypeError, "float32 on the CPU, not torch.float64"):
+            fast(torch.randn(1, 3, 4, 4, dtype=torch.float64))
+
+
 if __name__ == "__main__":
     unittest.main()

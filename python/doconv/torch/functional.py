@@ -67,7 +67,7 @@ def _by_formula(x, w, d, bias, kernel, stride, padding, dilation, groups, mappin
     return F.conv2d(x, w.reshape(*w.shape[:2], *kernel), bias, stride, 0, dilation, groups)
 
 
-# ---------------------------------------------------------------------- the library's side of a call
+# -------------------------------------------------------------------- the library's side of a call
 
 
 def _is_ours(*tensors):
