@@ -223,7 +223,7 @@ out '6 operations: '
 err "pw1dh0dw0: "
 
 # ---- networks
-header=$(head -n 1 "$networks/resnet18.tsv")
+header=$(head -n 1 "$networks/restoration.tsv")
 network() {
     { printf '%s\n' "$header"; printf "$1"; } >"$work/net.tsv"
 }
