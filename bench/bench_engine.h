@@ -138,8 +138,11 @@ struct tuning_totals {
 /* Prints how far the tuning of all problems is. */
 class progress;
 
-/* A context as the options ask for; the caller owns it. Throws usage_error. */
-doconv_context *create_context(const options &o);
+/*
+ * A context as the options ask for, on the user's cache; or one that tunes what the cache in a
+ * directory lacks. The caller owns it. Throws usage_error.
+ */
+doconv_context *create_context(const options &o, const char *cache = nullptr);
 
 class doconv_engine : public engine
 {

@@ -38,6 +38,9 @@ struct options {
     size_t packed = 0;
     bool packed_as_direct = false;
     bool plans = false; /* time the making of plans, not the convolutions */
+    bool audit = false; /* --tune=audit: hold the tuner's choices against every candidate */
+    double audit_seconds = 3; /* of samples of a layer */
+    std::string audit_cache;  /* a directory; "": a fresh one, removed at the end */
     std::string json, tsv;
     /*
      * --benchmark_*: Google Benchmark's own, but the two that choose rows: it would match names

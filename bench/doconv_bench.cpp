@@ -14,6 +14,7 @@
  *   bench_sums           totals and ratios; bench_cells: rows of texts
  *   bench_table          the table; bench_report: the TSV; bench_progress: the bar
  *   bench_plans          --plans
+ *   bench_audit          --tune=audit; bench_audit_layer: of a layer
  */
 #include <benchmark/benchmark.h>
 
@@ -21,6 +22,7 @@
 #include <cstdio>
 #include <set>
 
+#include "bench_audit.h"
 #include "bench_options.h"
 #include "bench_plans.h"
 #include "bench_report.h"
@@ -51,7 +53,7 @@ void expect_writable(const char *flag, const std::string &path)
  */
 std::vector<std::string> contender_names(const options &o)
 {
-    if (o.plans) {
+    if (o.plans || o.audit) {
         return {"doconv"};
     }
     if (o.engines.empty()) {
@@ -114,7 +116,7 @@ void describe_run(const options &o, const doconv_context_info &info,
     benchmark::AddCustomContext("bench_threads", std::to_string(o.threads));
     benchmark::AddCustomContext("layout", layout_choice_name(o.layout));
     benchmark::AddCustomContext("accuracy", accuracy_name(o.accuracy));
-    benchmark::AddCustomContext("tune", option_name(option_tunes, o.tune));
+    benchmark::AddCustomContext("tune", o.audit ? "audit" : option_name(option_tunes, o.tune));
     benchmark::AddCustomContext("weights", o.cold ? "cold" : "warm");
     benchmark::AddCustomContext("packed_limit",
                                 o.packed_as_direct ? "direct" : std::to_string(o.packed));
@@ -258,6 +260,10 @@ int run(int argc, char **argv)
     expect_writable(o.json.empty() ? "--benchmark_out" : "--json", o.out);
     expect_writable("--tsv", o.tsv);
     describe_run(o, info, contenders, work, rows);
+    if (o.audit) {
+        audit(o, work, wanted);
+        return 0;
+    }
     if (roles != 0) {
         tune_all(o, ours, work, wanted);
     }

@@ -125,15 +125,18 @@ class doconv_runner : public runner
 
 } // namespace
 
-doconv_context *create_context(const options &o)
+doconv_context *create_context(const options &o, const char *cache)
 {
     doconv_context_options context_options = {};
     context_options.size = sizeof context_options;
     context_options.threads = o.threads;
     context_options.parallel_for = o.threads > 1 ? shared_threads() : nullptr;
     context_options.max_isa = o.isa;
-    /* The engine tunes by itself, ahead of all timing. */
-    context_options.tune = o.tune == DOCONV_TUNE_OFF ? DOCONV_TUNE_OFF : DOCONV_TUNE_READ;
+    context_options.cache_directory = cache;
+    /* But for an audit, the engine tunes by itself, ahead of all timing. */
+    context_options.tune = cache != nullptr            ? DOCONV_TUNE_TUNE
+                           : o.tune == DOCONV_TUNE_OFF ? DOCONV_TUNE_OFF
+                                                       : DOCONV_TUNE_READ;
     doconv_context *context = nullptr;
     const doconv_status status = doconv_context_create(&context_options, &context);
     if (status != DOCONV_OK) {
