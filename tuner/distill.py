@@ -4,11 +4,11 @@
 
 usage: distill.py EXPORT... [--doconv=COMMAND] [--networks=DIRECTORY] [--rules=N]
 
-EXPORT: files of `doconv cache export`, of one machine or several. The rules say, for each ISA, which
-kernel a convolution should have by its shape; the kernel's parameters are the estimate's. `doconv
-explain` tells the estimate's order of the candidates, so COMMAND (default: doconv) must be of the
-build whose choices are distilled. Entries of what it doesn't list (another architecture's kernels)
-are left out, with a note.
+EXPORT: files of `doconv cache export`, of one machine or several. The rules say, for each ISA,
+which kernel a convolution should have by its shape; the kernel's parameters are the estimate's.
+`doconv explain` tells the estimate's order of the candidates, so COMMAND (default: doconv) must be
+of the build whose choices are distilled. Entries of what it doesn't list (another architecture's
+kernels) are left out, with a note.
 
 For each machine (an environment of the exports) this prints the regret, the share of speed that is
 lost against the best measured candidate, 1 - geometric mean of best time / choice's time, and the
