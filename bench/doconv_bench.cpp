@@ -183,7 +183,7 @@ void tune_all(const options &o, doconv_engine &ours, const workload &work,
     if (totals.unstored > 0) {
         std::fprintf(
             stderr,
-            "%d results were not stored (noisy, or no cache directory can be used: \"%s\")\n",
+            "%d results were not stored (surer ones were, or no directory can be used: \"%s\")\n",
             totals.unstored, ours.info().cache_directory);
     }
 }

@@ -260,36 +260,22 @@ const std::string *doconv_engine::tune_one(const placed &in, tuning_totals &tota
         s.show->within(s.start + s.width * done / std::max(total, 1));
     };
     tune_options.progress_user = &part;
-    bool settled = false;
-    std::string *variant = nullptr;
-    /*
-     * A noisy result isn't stored: another try or two, with more samples, so that the next process
-     * needn't measure again.
-     */
-    for (int attempt = 0; attempt < 3 && !settled; attempt++) {
-        tune_options.budget_seconds = attempt == 0 ? 0 : 1.2;
-        doconv_tune_report *report = nullptr;
-        const doconv_status status =
-            doconv_tune(context_, &in.desc, &plan_options, &tune_options, &report);
-        if (status == DOCONV_UNSUPPORTED) {
-            break;
-        }
-        check(context_, status, in.text);
-        doconv_tune_summary summary = {};
-        summary.size = sizeof summary;
-        check(context_, doconv_tune_report_summary(report, &summary), in.text);
-        settled = summary.from_cache || summary.stored || !summary.noisy;
-        totals.measured += summary.measured;
-        if (attempt == 0) {
-            totals.problems++;
-            totals.cached += summary.from_cache;
-        }
-        variant = &(variants_[in.text] = summary.variant);
-        if ((settled || attempt == 2) && !summary.from_cache && !summary.stored) {
-            totals.unstored++;
-        }
-        doconv_tune_report_destroy(report);
+    doconv_tune_report *report = nullptr;
+    const doconv_status status =
+        doconv_tune(context_, &in.desc, &plan_options, &tune_options, &report);
+    if (status == DOCONV_UNSUPPORTED) {
+        return nullptr;
     }
+    check(context_, status, in.text);
+    doconv_tune_summary summary = {};
+    summary.size = sizeof summary;
+    check(context_, doconv_tune_report_summary(report, &summary), in.text);
+    totals.measured += summary.measured;
+    totals.problems++;
+    totals.cached += summary.from_cache;
+    totals.unstored += !summary.from_cache && !summary.stored;
+    std::string *variant = &(variants_[in.text] = summary.variant);
+    doconv_tune_report_destroy(report);
     return variant;
 }
 

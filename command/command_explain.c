@@ -10,7 +10,8 @@
 /* A variant's measured figures; 0: none. */
 struct measured {
     double seconds, spread, rms_error;
-    bool dropped;
+    int clean, retaken;
+    const char *why; /* it was dropped; "" or NULL: it was not */
 };
 
 struct explanation {
@@ -34,7 +35,7 @@ static void show_rounds(void *user, int done, int total)
 {
     char line[96];
     (void)user;
-    snprintf(line, sizeof line, "measuring: round %d of %d", done + 1, total);
+    snprintf(line, sizeof line, "measuring: %d %% of the time", 100 * done / total);
     command_progress(line);
 }
 
@@ -49,8 +50,12 @@ static struct measured find_measured(const struct explanation *e, const char *va
         doconv_tune_entry entry = {.size = sizeof entry};
         if (doconv_tune_report_get(e->report, i, &entry) == DOCONV_OK &&
             strcmp(entry.variant, variant) == 0) {
-            return (struct measured){entry.median_seconds, entry.spread, entry.rms_error,
-                                     entry.dropped != 0};
+            return (struct measured){.seconds = entry.median_seconds,
+                                     .spread = entry.spread,
+                                     .rms_error = entry.rms_error,
+                                     .clean = entry.clean,
+                                     .retaken = entry.retaken,
+                                     .why = entry.why};
         }
     }
     if (count == 0 && strcmp(e->summary.variant, variant) == 0) {
@@ -141,7 +146,7 @@ static void print_operation(const struct command_operation *operation)
     printf(", %.6g million multiply-adds\n", 1e-6 * command_operation_macs(operation));
 }
 
-/* Four cells, or none without a report. */
+/* Five cells, four of what the cache has, none without a report. */
 static void add_measured_cells(struct command_table *table, const struct explanation *e,
                                const char *variant)
 {
@@ -156,11 +161,18 @@ static void add_measured_cells(struct command_table *table, const struct explana
         command_table_add(table, "-");
         command_table_add(table, "-");
     }
-    if (m.dropped) {
-        command_table_add(table, "early"); /* far behind, and measured no more */
+    if (m.why != NULL && *m.why != '\0') {
+        command_table_add(table, "%s", m.why); /* and dropped for it */
     } else if (m.spread > 0) {
         command_table_add(table, "%.1f%%", 100 * m.spread);
     } else {
+        command_table_add(table, "-");
+    }
+    if (e->measure && m.retaken > 0) {
+        command_table_add(table, "%d (%d)", m.clean, m.retaken);
+    } else if (e->measure && m.seconds > 0) {
+        command_table_add(table, "%d", m.clean);
+    } else if (e->measure) {
         command_table_add(table, "-");
     }
     if (m.rms_error > 0) {
@@ -179,16 +191,23 @@ static void add_heads(struct command_table *table, const char *const *heads)
 
 static int print_candidates(const struct explanation *e)
 {
-    static const char *const accepted_heads[] = {
-        "candidate",   "space KiB", "packed KiB", "error", "estimate ms",
-        "measured ms", "GFLOP/s",   "spread",     "rms",   NULL};
+    static const char *const measured_heads[] = {
+        "candidate", "space KiB", "packed KiB",      "error", "estimate ms", "measured ms",
+        "GFLOP/s",   "spread",    "clean (retaken)", "rms",   NULL};
+    static const char *const cached_heads[] = {"candidate",   "space KiB",   "packed KiB", "error",
+                                               "estimate ms", "measured ms", "GFLOP/s",    "spread",
+                                               "rms",         NULL};
     static const char *const estimated_heads[] = {"candidate", "space KiB",   "packed KiB",
                                                   "error",     "estimate ms", NULL};
     static const char *const refused_heads[] = {"refused", "reason", NULL};
     static const char *const limited_heads[] = {"refused", "packed KiB", "reason", NULL};
-    struct command_table accepted = {.align = e->report != NULL ? "lrrrrrrrr" : "lrrrr"},
+    struct command_table accepted = {.align = e->report == NULL ? "lrrrr"
+                                              : e->measure      ? "lrrrrrrrrr"
+                                                                : "lrrrrrrrr"},
                          refused = {.align = e->packed > 0 ? "lrl" : "ll"};
-    add_heads(&accepted, e->report != NULL ? accepted_heads : estimated_heads);
+    add_heads(&accepted, e->report == NULL ? estimated_heads
+                         : e->measure      ? measured_heads
+                                           : cached_heads);
     const int count = doconv_candidates_count(e->candidates);
     int result = COMMAND_OK;
     for (int i = 0; i < count; i++) {
@@ -239,15 +258,19 @@ static void print_choice(const struct explanation *e)
         return;
     }
     const doconv_tune_summary *s = &e->summary;
+    static const char *const doubts[] = {"", " (doubtful: measured again when tuning)"};
     if (s->from_cache) {
         printf("cached    %s: %.4f ms, error %.2g of max|y|\n", s->variant, 1e3 * s->seconds,
                s->max_rel_error);
+        printf("when      %s\n", s->when);
     } else {
         printf("measured  %s: %.4f ms, error %.2g of max|y|, rms error %.2g; %d variants "
-               "measured%s%s\n",
+               "measured%s\n",
                s->variant, 1e3 * s->seconds, s->max_rel_error, s->rms_error, s->measured,
-               s->noisy ? "; noisy" : "", s->stored ? "" : "; not stored in the cache");
+               s->stored ? "" : "; not stored in the cache");
     }
+    printf("against   %s: %.4f ms\n", s->against, 1e3 * s->against_seconds);
+    printf("sure      to %.1f%%%s\n", 100 * s->confidence, doubts[s->noisy != 0]);
 }
 
 /* ---- what is asked of the library ---- */

@@ -203,7 +203,7 @@ static void add_row(struct command_table *table, const struct command_operation 
     command_table_add(table, "%s", summary->from_cache ? "cache" : "measured");
     const bool lost = !summary->from_cache && !summary->stored;
     command_table_add(table, "%s",
-                      summary->noisy ? (lost ? "noisy, not stored" : "noisy")
+                      summary->noisy ? (lost ? "doubtful, not stored" : "doubtful")
                       : lost         ? "not stored"
                                      : "-");
 }
@@ -333,8 +333,9 @@ const struct command_verb command_tune = {
         "the cache has already is not\n"
         "measured again. At the end prints a table: problem, variant, time, GFLOP/s (2 "
         "operations a multiply-add), largest\n"
-        "error relative to max|y|, whether the cache had it, and a note where a result was "
-        "noisy or could not be stored.\n"
+        "error relative to max|y|, whether the cache had it, and a note where a result is "
+        "doubtful (it is measured again\n"
+        "the next time) or could not be stored.\n"
         "Of a layer in training, as a DO-Conv layer always is, it tunes each operation that "
         "its passes consist of, a row each.\n"
         "Without an argument the network is " DEFAULT_NETWORK
@@ -356,7 +357,7 @@ const struct command_verb command_tune = {
         "  --composition=NAME of those: kernel (default), feature\n"
         "  --deterministic    for contexts that are: their winners are kept apart\n"
         "  --force            measure all anew\n"
-        "  --budget=SECONDS   aimed at for each problem (default: 0.6)\n"
+        "  --budget=SECONDS   for each problem, at most (default: 0.25)\n"
         "\n"
         "Exit status: 0 done, 1 a problem failed, 2 bad usage or a malformed file.\n",
     .run = run_tune,

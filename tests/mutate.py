@@ -32,15 +32,16 @@ import threading
 import time
 
 # Programs of tests/ that bear on a folder, in any order: their times are taken first.
-TUNER = ["test_cachefile", "test_measure", "test_cache", "test_cache_clean", "test_tuner",
-         "test_tuner_checks", "test_tuner_modes", "test_tuner_operations"]
+TUNER = ["test_cachefile", "test_measure", "test_measure_choice", "test_cache",
+         "test_cache_clean", "test_tuner", "test_tuner_checks", "test_tuner_modes",
+         "test_tuner_operations"]
 PLAN = ["test_api", "test_desc", "test_empty", "test_layout", "test_overlap", "test_plan",
         "test_text", "test_problem_lines", "test_tasks", "test_limits"]
 TRAIN = ["test_training", "test_fresh", "test_operations", "test_weight_gradient", "test_limits"]
 TESTS = {
     "tuner": TUNER,
     "src/base": PLAN + ["test_versions", "test_runner", "test_cache", "test_tuner_modes",
-                        "test_measure"],
+                        "test_measure", "test_measure_choice"],
     "src/geometry": ["test_plan", "test_fresh", "test_training", "test_winograd", "test_kernels"],
     "src/plan": PLAN + ["test_versions", "test_bits", "test_fold", "test_fresh", "test_operations",
                         "test_tuner_modes"],

@@ -184,11 +184,12 @@ static void test_stale_variant(void **state)
     const doconv_conv_desc desc = fixture_problem(FIXTURE_PROBLEM);
     struct dc_problem p;
     const struct dc_candidate c = fixture_candidate(ctx, &desc);
-    struct cache_entry entry = {.revision = c.kernel->revision, .picoseconds = 1};
+    struct cache_entry entry = {
+        .revision = c.kernel->revision, .picoseconds = 1, .when = FIXTURE_WHEN, .against = "a"};
     assert_int_equal(dc_problem_create(ctx, &desc, &p), DOCONV_OK);
     dc_plan_key(ctx, &p, NULL, entry.key, sizeof entry.key);
     snprintf(entry.variant, sizeof entry.variant, "direct:%s:src=nowhere", c.kernel->name);
-    assert_int_equal(dc_cache_store(ctx->advisor.self, &entry, false), CACHE_STORED);
+    assert_int_equal(dc_cache_store(ctx->advisor.self, &entry), CACHE_STORED);
     fixture_assert_origin(ctx, &desc, NULL, "estimate");
     doconv_tune_report *report = fixture_tune(ctx, &desc, NULL, false);
     const doconv_tune_summary s = fixture_summary(report);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What is measured: an operation's tensors and candidates ready to run on them. */
+#include "base/clock.h"
 #include "base/context.h"
 #include "base/cpu.h"
 #include "base/log.h"
@@ -98,6 +99,8 @@ doconv_status dc_measure_set_create(doconv_context *ctx, const struct dc_problem
         .cold = options != NULL && options->cold_weights != 0,
         .items = dc_alloc(ctx, (size_t)capacity * sizeof *set->items),
         .capacity = capacity,
+        .wall_start = dc_now(ctx),
+        .thread_start = ctx->clock->thread(ctx->clock->user),
     };
     set_sizes(set);
     const char *missing = set->items != NULL ? create_tensors(set) : "candidates";
@@ -139,6 +142,7 @@ static doconv_status reserve_workspace(struct measure_set *set, size_t needed)
         return dc_fail(set->ctx, DOCONV_OUT_OF_MEMORY,
                        "tune: no memory for a workspace of %zu bytes", needed);
     }
+    memset(workspace, 0, needed); /* its pages are there: a first call may be a sample */
     dc_free(set->ctx, set->workspace);
     set->workspace = workspace;
     set->workspace_size = needed;

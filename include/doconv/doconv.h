@@ -100,8 +100,12 @@ typedef enum doconv_tune_mode {
     DOCONV_TUNE_DEFAULT = 0, /**< READ, unless DOCONV_TUNE says otherwise */
     DOCONV_TUNE_OFF = 1,     /**< neither read nor measure: the analytic estimate chooses */
     DOCONV_TUNE_READ = 2,    /**< use a cached choice; estimate where there is none */
-    DOCONV_TUNE_TUNE = 3,    /**< use a cached choice; measure and store where there is none */
-    DOCONV_TUNE_FORCE = 4,   /**< measure and store always */
+    /**
+     * use a cached choice; measure and store where there is none, or a doubtful one of another
+     * context
+     */
+    DOCONV_TUNE_TUNE = 3,
+    DOCONV_TUNE_FORCE = 4, /**< measure and store always */
     /** use a cached choice; fail with DOCONV_NOT_FOUND where there is none */
     DOCONV_TUNE_ONLY = 5
 } doconv_tune_mode;
@@ -457,7 +461,7 @@ typedef enum doconv_rigor {
     DOCONV_RIGOR_DEFAULT = 0,  /**< as the context's tune mode says */
     DOCONV_RIGOR_ESTIMATE = 1, /**< the analytic estimate alone */
     DOCONV_RIGOR_READ = 2,     /**< the cache, else the estimate */
-    DOCONV_RIGOR_MEASURE = 3   /**< the cache, else measure (takes up to a second) and store */
+    DOCONV_RIGOR_MEASURE = 3   /**< as with TUNE_TUNE, whatever the mode */
 } doconv_rigor;
 
 /**

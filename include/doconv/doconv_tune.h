@@ -17,10 +17,7 @@ extern "C" {
 
 typedef struct doconv_tune_report doconv_tune_report;
 
-/**
- * Called before each measuring round: done of total rounds (total may shrink as candidates are
- * dropped).
- */
+/** Called before each measuring round, and at the end: done of total parts of the budget. */
 typedef void (*doconv_tune_progress_fn)(void *user, int done, int total);
 
 /** Set size and zero the rest for the defaults. */
@@ -28,8 +25,9 @@ typedef struct doconv_tune_options {
     size_t size;
     int force; /**< 1: measure though the cache has a winner */
     /**
-     * aimed at for one problem; 0: 0.6. Each kept candidate gets its minimum of samples all the
-     * same
+     * for one problem, preparation and check included; 0: 0.25. It ends with the call that runs
+     * then, earlier where the choice is clear. Time that other processes took is not counted, up to
+     * as much again
      */
     double budget_seconds;
     doconv_tune_progress_fn progress;
@@ -40,8 +38,10 @@ typedef struct doconv_tune_options {
 
 /**
  * Measures the candidates of an operation on a layer (plan_options.operation; NULL: its
- * convolution), checks the winner, stores it in the cache (unless the result is noisy or the cache
- * directory can't be used: a log line, not an error) and reports. What is measured is the whole
+ * convolution), checks the winner, stores it in the cache (unless its directory can't be used: a
+ * log line, not an error) and reports. A result that is doubtful, as a busy machine may leave it,
+ * is stored too, is used like any other, and is measured again by the next context that tunes this
+ * problem; the better founded one stays. What is measured is the whole
  * call: of fresh weights with their packing; of a DO-Conv layer's convolution with the fold, and of
  * its weight's gradient with the gradients of W and D. The check compares every tensor that the
  * winner writes, or a part of it where all would take long, with what shares no kernel with it: the
@@ -65,11 +65,18 @@ typedef struct doconv_tune_summary {
     /** largest |y - ref| / max|ref| of any tensor that it writes; from the cache: as stored */
     double max_rel_error;
     int from_cache; /**< 1: nothing was measured */
-    int noisy;      /**< 1: the spread of the samples was too wide to trust */
+    int noisy;      /**< 1: doubtful: too little is sure to rely on it (confidence) */
     int stored;     /**< 1: now in the cache */
     int measured;   /**< variants measured */
     /** as doconv_tune_entry's, of the winner; 0: from the cache */
     double rms_error;
+    /**
+     * 0..1: how sure that no other measured candidate is faster by more than the tolerance of 2 %
+     */
+    double confidence;
+    const char *when;       /**< it was measured: UTC, "2026-11-27T22:56:22Z" */
+    const char *against;    /**< what the library would have taken without measuring ... */
+    double against_seconds; /**< ... and its median time */
 } doconv_tune_summary;
 
 DOCONV_API doconv_status doconv_tune_report_summary(const doconv_tune_report *report,
@@ -82,13 +89,16 @@ typedef struct doconv_tune_entry {
     double median_seconds;
     double spread; /**< median absolute deviation / median */
     int rounds;    /**< samples taken */
-    int dropped;   /**< 1: dropped early, far behind */
+    int dropped;   /**< 1: sampled no more from some round on, or wrong */
     /**
      * root mean square of y - ref, relative to that of ref, of the tensor where it is largest, on
      * random values; ref is summed in double or by plain loops. The winner's, and the others' with
      * doconv_tune_options.errors; else 0
      */
     double rms_error;
+    int clean;       /**< of the samples, those during which no other process had the cores */
+    int retaken;     /**< tries that another process disturbed, and that were made again */
+    const char *why; /**< it was dropped: "slower" than the best, or "wrong"; "": it was not */
 } doconv_tune_entry;
 
 /** Number of measured candidates: 0 if the winner came from the cache. */
@@ -128,9 +138,10 @@ DOCONV_API doconv_status doconv_cache_clean(doconv_context *context,
 /**
  * A set of winners as the cache keeps them, of one environment (the winners of a CPU, an
  * instruction set and a build of the library) or of many, other machines' among them. It is sorted
- * by environment, then by key, and has one entry for each pair: of two that meet, that of more
- * samples stays, of as many the faster one. It comes from the cache's directory or from exports,
- * and goes there, or into a table that a program compiles in (doconv_context_options.table).
+ * by environment, then by key, and has one entry for each pair: of two that meet, one that is not
+ * doubtful stays, then that of more samples, of as many the faster one. It comes from the cache's
+ * directory or from exports, and goes there, or into a table that a program compiles in
+ * (doconv_context_options.table).
  *
  * A set takes some 6 KB an entry, from the context's allocator. It is the business of one thread at
  * a time, and the context must outlive it. What adds entries and fails for want of memory, or of a
@@ -181,6 +192,11 @@ typedef struct doconv_entry_info {
     int64_t samples;         /**< taken of all candidates */
     int measured;            /**< candidates, doconv_entries_get_measured() */
     int own;                 /**< 1: of the context's environment */
+    const char *when;        /**< these four as in doconv_tune_summary */
+    const char *against;
+    double against_seconds;
+    double confidence;
+    int doubtful; /**< 1: a later run that tunes measures it again */
 } doconv_entry_info;
 
 /** Number of entries; 0 for NULL. */
@@ -241,8 +257,9 @@ DOCONV_API doconv_status doconv_entries_regret(const doconv_entries *entries, co
  * Stores the set in the context's cache as winners are stored: in its directory, each entry with
  * its environment, other machines' too, atomically, one after the other; where the context has no
  * directory, in its memory, entries of its own environment alone. An entry that is there already
- * stays if it has as many samples. This context's plans find them from then on; other contexts may
- * have looked for a key before. stored (may be NULL): how many entries were, on failure too.
+ * stays if it has as many samples and is no more doubtful. This context's plans find them from then
+ * on; other contexts may have looked for a key before. stored (may be NULL): how many entries were,
+ * on failure too.
  * Errors: IO_ERROR, OUT_OF_MEMORY.
  */
 DOCONV_API doconv_status doconv_entries_store(const doconv_entries *entries, int *stored);

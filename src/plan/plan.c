@@ -117,6 +117,47 @@ static const struct dc_candidate *find_in_table(const doconv_context *ctx, const
     return NULL;
 }
 
+/* The cache's choice, if it has one for this key that is a candidate here; else NULL. */
+static const struct dc_candidate *find_in_cache(const doconv_context *ctx, const char *key,
+                                                bool measures, struct dc_candidate_list *list)
+{
+    const struct dc_advisor *advisor = &ctx->advisor;
+    char variant[DC_VARIANT_SIZE];
+    if (advisor->lookup == NULL ||
+        !advisor->lookup(advisor->self, key, measures, variant, sizeof variant)) {
+        return NULL;
+    }
+    const struct dc_candidate *found = find(list, variant);
+    if (found == NULL) {
+        dc_log(ctx, DOCONV_LOG_WARNING, "cache: \"%s\" is no candidate of %s any more", variant,
+               key);
+    }
+    return found;
+}
+
+/*
+ * A measurement's choice; NULL, with a line in the log, if it fails. UNSUPPORTED: it did not, and
+ * found every variant wrong.
+ */
+static doconv_status measure(const doconv_plan *plan, const doconv_plan_options *options,
+                             const char *key, struct dc_candidate_list *list,
+                             const struct dc_candidate **found)
+{
+    doconv_context *ctx = plan->ctx;
+    const struct dc_advisor *advisor = &ctx->advisor;
+    char variant[DC_VARIANT_SIZE];
+    const doconv_status status =
+        advisor->measure(advisor->self, &plan->problem, options, variant, sizeof variant);
+    *found = status == DOCONV_OK ? find(list, variant) : NULL;
+    if (status != DOCONV_OK && status != DOCONV_UNSUPPORTED) {
+        char detail[256];
+        doconv_context_last_error(ctx, detail, sizeof detail);
+        dc_log(ctx, DOCONV_LOG_WARNING, "tune: %s: %.200s; planned without: %s",
+               doconv_status_string(status), detail, key);
+    }
+    return status == DOCONV_UNSUPPORTED ? status : DOCONV_OK;
+}
+
 /*
  * The choice of the cache, or, if the mode asks for it, of a measurement: *found and *origin, or
  * *found NULL. NOT_FOUND if the mode allows nothing else.
@@ -126,32 +167,26 @@ static doconv_status ask_advisor(const doconv_plan *plan, const doconv_plan_opti
                                  const struct dc_candidate **found, const char **origin)
 {
     doconv_context *ctx = plan->ctx;
-    const struct dc_advisor *advisor = &ctx->advisor;
     const doconv_rigor rigor = options != NULL ? options->rigor : DOCONV_RIGOR_DEFAULT;
     const bool by_mode = rigor == DOCONV_RIGOR_DEFAULT;
     const bool force = by_mode && ctx->tune == DOCONV_TUNE_FORCE;
     const bool only = by_mode && ctx->tune == DOCONV_TUNE_ONLY;
-    const bool measure =
-        rigor == DOCONV_RIGOR_MEASURE || force || (by_mode && ctx->tune == DOCONV_TUNE_TUNE);
-    char variant[DC_VARIANT_SIZE];
-    *found = NULL;
+    const bool measures =
+        ctx->advisor.measure != NULL &&
+        (rigor == DOCONV_RIGOR_MEASURE || force || (by_mode && ctx->tune == DOCONV_TUNE_TUNE));
     *origin = "cache";
-    if (!force && advisor->lookup != NULL &&
-        advisor->lookup(advisor->self, key, variant, sizeof variant)) {
-        *found = find(list, variant);
-        if (*found == NULL) {
-            dc_log(ctx, DOCONV_LOG_WARNING, "cache: \"%s\" is no candidate of %s any more", variant,
-                   key);
-        }
-    }
-    if (*found == NULL && measure && advisor->measure != NULL) {
-        const doconv_status status =
-            advisor->measure(advisor->self, &plan->problem, options, variant, sizeof variant);
+    *found = force ? NULL : find_in_cache(ctx, key, measures, list);
+    if (*found == NULL && measures) {
+        const doconv_status status = measure(plan, options, key, list, found);
         if (status != DOCONV_OK) {
             return status;
         }
-        *found = find(list, variant);
         *origin = "measured";
+        if (*found == NULL) {
+            /* A result that was found wanting is better than none. */
+            *found = find_in_cache(ctx, key, false, list);
+            *origin = "cache";
+        }
     }
     return *found == NULL && only
                ? dc_fail(ctx, DOCONV_NOT_FOUND,
