@@ -213,7 +213,7 @@ done
 run 0 explain $small:dmul=9,composition=feature --threads=1 --measure
 for role in forward backward; do
     section "$role" '^measured  feature:'
-    section "$role" 'spread +clean \(retaken\) +rms( 1e-7)?$'
+    section "$role" 'spread +clean( \(retaken\))? +rms( 1e-7)?$'
 done
 cached '2 operations' $small:dmul=9,composition=feature --threads=1 --budget=0.02
 cached '2 operations' $small --train --threads=1 --budget=0.02
