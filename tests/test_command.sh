@@ -150,7 +150,8 @@ usage '--packed: a layer in training has no limit' explain $small --train --pack
 usage '--train takes no value' tune $small --train=1
 usage '--d-mul: "0" is not mn or a whole number' tune resnet18 --d-mul=0
 usage '--d-mul: "nm" is not mn' tune resnet18 --d-mul=nm
-usage '--composition: "both" is not kernel or feature' tune resnet18 --d-mul=mn --composition=both
+usage '--composition: "both" is not kernel, feature or auto' \
+    tune resnet18 --d-mul=mn --composition=both
 usage '--composition needs --d-mul' tune resnet18 --composition=feature
 
 # ---- tune: measured once, then from the cache, which explain knows too
