@@ -59,8 +59,8 @@ double dc_layer_estimate(const struct dc_layer *layer, bool step);
 void dc_layer_forward(const struct dc_layer *layer, const struct dc_tensors *tensors, float *saved,
                       char *workspace);
 /*
- * tensors: src, w, d, grad_dst; grad_src, grad_w (a plain layer's weight's), grad_d, or NULL. saved:
- * what the forward pass left, or NULL.
+ * tensors: src, w, d, grad_dst; grad_src, grad_w (a plain layer's weight's), grad_d, or NULL.
+ * saved: what the forward pass left, or NULL.
  */
 void dc_layer_backward(const struct dc_layer *layer, const struct dc_tensors *tensors,
                        const float *saved, char *workspace);
