@@ -117,6 +117,7 @@ static void print_results(const struct command_operation *operation)
     switch (operation->operation) {
     case DOCONV_OPERATION_CONVOLUTION:
     case DOCONV_OPERATION_FEATURE_FORWARD:
+    case DOCONV_OPERATION_LAYER_FORWARD:
         print_shape("output    ", dst, 4);
         return;
     case DOCONV_OPERATION_FOLD:
@@ -129,6 +130,7 @@ static void print_results(const struct command_operation *operation)
         }
         break;
     case DOCONV_OPERATION_FEATURE_BACKWARD:
+    case DOCONV_OPERATION_LAYER_STEP:
         print_shape("gradient  of src ", src, 4);
         printf("\n");
         break;
@@ -231,8 +233,13 @@ static int print_candidates(const struct explanation *e)
             continue;
         }
         command_table_add(&accepted, "%s", candidate.variant);
-        command_table_add(&accepted, "%.1f", (double)candidate.workspace_size / 1024);
-        command_table_add(&accepted, "%.1f", (double)candidate.packed_size / 1024);
+        if (candidate.kernel[0] == '\0') { /* a composition: its operations have their own */
+            command_table_add(&accepted, "-");
+            command_table_add(&accepted, "-");
+        } else {
+            command_table_add(&accepted, "%.1f", (double)candidate.workspace_size / 1024);
+            command_table_add(&accepted, "%.1f", (double)candidate.packed_size / 1024);
+        }
         command_table_add(&accepted, "%.3g", candidate.error_amplification);
         command_table_add(&accepted, "%.4f", 1e3 * candidate.estimated_seconds);
         add_measured_cells(&accepted, e, candidate.variant);
@@ -476,7 +483,10 @@ const struct command_verb command_explain = {
         "every kernel that refused\n"
         "the problem, with the reason; and the variant that a plan gets, with its origin (cache or "
         "estimate).\n"
-        "Of a layer in training it prints that for each operation that its passes consist of.\n"
+        "Of a layer in training it prints that for each operation that its passes consist of; with "
+        "composition=auto for those of\n"
+        "each composition, then for the layer as a whole: kernel or feature composition, for "
+        "forward passes and for steps.\n"
         "\n"
         "PROBLEM is written as benchdnn writes it, e.g. "
         "mb1_ic64ih56oc64kh3ph1:src=nhwc,dst=nhwc,bias,relu;\n"

@@ -58,7 +58,7 @@ enum command_option_kind {
     COMMAND_OPTION_ACCURACY, /* doconv_accuracy */
     COMMAND_OPTION_LAYOUTS,  /* struct command_layouts */
     COMMAND_OPTION_MAPPING,  /* doconv_mapping */
-    /* doconv_composition: kernel or feature */
+    /* doconv_composition: kernel, feature or auto */
     COMMAND_OPTION_COMPOSITION,
     /* int: at least 1, or COMMAND_D_MUL_TAPS */
     COMMAND_OPTION_D_MUL,

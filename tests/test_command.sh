@@ -97,7 +97,7 @@ sections() {
         section "$role" 'million multiply-adds$'
         section "$role" '^candidate .* error +estimate ms'
         section "$role" ' 1 +[0-9]+\.[0-9]{4}$'
-        section "$role" '^choice    [a-z]+:'
+        section "$role" '^choice    [a-z]+'
         section "$role" '^origin    estimate'
     done
 }
@@ -129,6 +129,19 @@ section backward '^operation feature_backward$'
 section backward '^gradient  of src 1 x 8 x 6 x 6$'
 section backward '^gradient  of W 8 x 8 x 12, of D 8 x 9 x 12, 0\.117504 million'
 section backward 'feature:portable'
+# A layer whose composition is open: what either consists of, then the choice.
+run 0 explain $small:dmul=9,composition=auto --threads=1
+sections 'kernel: forward' 'kernel: fold' 'kernel: gradient of weight' 'kernel: gradient of fold' \
+    'kernel: gradient of src' 'feature: forward' 'feature: backward' 'forward: composition' \
+    'step: composition'
+section 'forward: composition' '^operation layer_forward$'
+section 'step: composition' '^operation layer_step$'
+section 'step: composition' '^kernel +- +- '
+section 'step: composition' '^feature +- +- '
+section 'step: composition' '^gradient  of W 8 x 8 x 9, of D 8 x 9 x 9, 0\.07776 million'
+run 0 explain g2$small:dmul=9,composition=auto,mapping=pytorch --threads=1
+section 'step: composition' '^feature +feature composition is defined for the paper'
+section 'step: composition' '^choice    kernel'
 # A layer that is its own gradient's convolution, and one with a class for each stride.
 run 0 explain $small --train --threads=1
 sections 'forward, gradient of src' 'gradient of weight'
@@ -150,7 +163,8 @@ usage '--packed: a layer in training has no limit' explain $small --train --pack
 usage '--train takes no value' tune $small --train=1
 usage '--d-mul: "0" is not mn or a whole number' tune resnet18 --d-mul=0
 usage '--d-mul: "nm" is not mn' tune resnet18 --d-mul=nm
-usage '--composition: "both" is not kernel or feature' tune resnet18 --d-mul=mn --composition=both
+usage '--composition: "both" is not kernel, feature or auto' \
+    tune resnet18 --d-mul=mn --composition=both
 usage '--composition needs --d-mul' tune resnet18 --composition=feature
 
 # ---- tune: measured once, then from the cache, which explain knows too
@@ -217,6 +231,14 @@ for role in forward backward; do
 done
 cached '2 operations' $small:dmul=9,composition=feature --threads=1 --budget=0.02
 cached '2 operations' $small --train --threads=1 --budget=0.02
+run 0 tune $small:dmul=9,composition=auto --threads=1 --budget=0.02
+out '9 operations: '
+err ', step: composition: '
+run 0 explain $small:dmul=9,composition=auto --threads=1 --measure
+for role in 'forward: composition' 'step: composition'; do
+    section "$role" '^measured  (kernel|feature)'
+    section "$role" 'variants measured'
+done
 # A plan's entry is another than that of the same convolution in training.
 run 0 tune $small $small:dmul=9 --threads=1 --budget=0.02
 out '6 operations: '

@@ -521,7 +521,14 @@ static void feature_composition(void **state)
     composed_layers(DOCONV_COMPOSITION_FEATURE);
 }
 
-/* Values that round: within the bound of the sums, both compositions. */
+/* Either of them, with every mapping; the same bits for any number of threads all the same. */
+static void open_composition(void **state)
+{
+    (void)state;
+    composed_layers(DOCONV_COMPOSITION_AUTO);
+}
+
+/* Values that round: within the bound of the sums, all compositions. */
 static void real_values(void **state)
 {
     (void)state;
@@ -535,7 +542,7 @@ static void real_values(void **state)
         "g4mb1ic32ih28oc32kh3ph1:src=nhwc,dst=nhwc",
     };
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
-        for (int composition = 0; composition <= DOCONV_COMPOSITION_FEATURE; composition++) {
+        for (int composition = 0; composition <= DOCONV_COMPOSITION_AUTO; composition++) {
             struct layer l =
                 make_layer(texts[i], composition != 0 ? 9 : 0, DOCONV_MAPPING_PAPER, 1, false);
             l.desc.composition = (doconv_composition)composition;
@@ -616,7 +623,7 @@ static void finite_differences(void **state)
 static void wanted_gradients(void **state)
 {
     (void)state;
-    for (int composition = 0; composition <= DOCONV_COMPOSITION_FEATURE; composition++) {
+    for (int composition = 0; composition <= DOCONV_COMPOSITION_AUTO; composition++) {
         struct layer l =
             make_layer(shapes[1], composition != 0 ? 9 : 0, DOCONV_MAPPING_PAPER, 0, true);
         l.desc.composition = (doconv_composition)composition;
@@ -695,7 +702,7 @@ static void refused_layers(void **state)
     d.composition = DOCONV_COMPOSITION_KERNEL;
     d.d_mul = -1;
     expect_status(doconv_training_create(context, &d, &options, &training), DOCONV_INVALID_PROBLEM);
-    for (int composition = DOCONV_COMPOSITION_KERNEL; composition <= DOCONV_COMPOSITION_FEATURE;
+    for (int composition = DOCONV_COMPOSITION_KERNEL; composition <= DOCONV_COMPOSITION_AUTO;
          composition++) {
         d.composition = (doconv_composition)composition;
         for (int bits = 32; bits < 63; bits++) {
@@ -780,11 +787,11 @@ static void refused_calls(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(plain_layers),         cmocka_unit_test(kernel_composition),
-        cmocka_unit_test(feature_composition),  cmocka_unit_test(real_values),
-        cmocka_unit_test(finite_differences),   cmocka_unit_test(wanted_gradients),
-        cmocka_unit_test(test_input_gradients), cmocka_unit_test(refused_layers),
-        cmocka_unit_test(refused_calls),
+        cmocka_unit_test(plain_layers),        cmocka_unit_test(kernel_composition),
+        cmocka_unit_test(feature_composition), cmocka_unit_test(open_composition),
+        cmocka_unit_test(real_values),         cmocka_unit_test(finite_differences),
+        cmocka_unit_test(wanted_gradients),    cmocka_unit_test(test_input_gradients),
+        cmocka_unit_test(refused_layers),      cmocka_unit_test(refused_calls),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

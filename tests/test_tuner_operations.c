@@ -31,16 +31,21 @@ static const char *const layers[] = {
     /* too much for loops: a part of the results is compared */
     "mb1_ic64ih40oc64kh3ph1:src=nhwc,dst=nhwc,dmul=9",
     "mb1_ic64ih40oc64kh3ph1:src=nhwc,dst=nhwc,dmul=9,composition=feature",
+    /* open: the last two, for what is chosen alone */
+    "mb1_ic20ih9oc40kh3ph1:src=nhwc,dst=nhwc,bias,dmul=9,composition=auto",
+    "g4mb1_ic8ih7oc12kh3ph1:src=nChw8c,dst=nChw16c,dmul=12,mapping=pytorch,composition=auto",
 };
 #define LAYERS (sizeof layers / sizeof layers[0])
+#define OPEN_LAYERS 2
 #define COMPOSED "mb1_ic20ih9oc40kh3ph1:src=nhwc,dst=nhwc,bias,dmul=9"
 #define FEATURE COMPOSED ",composition=feature"
 #define DEPTHWISE "g16mb2_ic16ih7oc16kh3ph1:bias,dmul=9"
 
 static doconv_training *create_training(doconv_context *ctx, const doconv_conv_desc *desc,
-                                        doconv_rigor rigor)
+                                        doconv_rigor rigor, doconv_purpose purpose)
 {
-    const doconv_training_options options = {.size = sizeof options, .rigor = rigor};
+    const doconv_training_options options = {
+        .size = sizeof options, .rigor = rigor, .purpose = purpose};
     doconv_training *training;
     assert_int_equal(doconv_training_create(ctx, desc, &options, &training), DOCONV_OK);
     return training;
@@ -76,9 +81,11 @@ static void test_every_operation(void **state)
     doconv_context *ctx;
     assert_int_equal(doconv_context_create(&context_options, &ctx), DOCONV_OK);
     int tuned[DC_OPERATIONS] = {0};
-    for (size_t l = 0; l < LAYERS; l++) {
-        const doconv_conv_desc desc = fixture_problem(layers[l]);
-        doconv_training *training = create_training(ctx, &desc, DOCONV_RIGOR_ESTIMATE);
+    for (size_t l = 0; l < LAYERS + OPEN_LAYERS; l++) {
+        const doconv_conv_desc desc = fixture_problem(layers[l < LAYERS ? l : l - OPEN_LAYERS]);
+        doconv_training *training =
+            create_training(ctx, &desc, DOCONV_RIGOR_ESTIMATE,
+                            l < LAYERS ? DOCONV_PURPOSE_STEP : DOCONV_PURPOSE_FORWARD);
         for (int i = 0; i < doconv_training_operation_count(training); i++) {
             const doconv_training_operation operation = operation_of(training, i);
             doconv_plan_options options = options_of(&operation);
@@ -109,7 +116,8 @@ static void test_loops_are_left_out(void **state)
     struct fixture *f = *state;
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
     const doconv_conv_desc desc = fixture_problem(COMPOSED);
-    doconv_training *training = create_training(ctx, &desc, DOCONV_RIGOR_ESTIMATE);
+    doconv_training *training =
+        create_training(ctx, &desc, DOCONV_RIGOR_ESTIMATE, DOCONV_PURPOSE_STEP);
     for (int i = 0; i < doconv_training_operation_count(training); i++) {
         const doconv_training_operation operation = operation_of(training, i);
         const doconv_plan_options options = options_of(&operation);
@@ -213,11 +221,12 @@ static void plant(doconv_context *ctx, const doconv_training_operation *operatio
 static void test_training_reads(void **state)
 {
     struct fixture *f = *state;
-    for (size_t l = 0; l < LAYERS; l++) {
+    for (size_t l = 0; l < LAYERS - OPEN_LAYERS; l++) {
         char variants[16][DC_VARIANT_SIZE];
         const doconv_conv_desc desc = fixture_problem(layers[l]);
         doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
-        doconv_training *training = create_training(ctx, &desc, DOCONV_RIGOR_ESTIMATE);
+        doconv_training *training =
+            create_training(ctx, &desc, DOCONV_RIGOR_ESTIMATE, DOCONV_PURPOSE_STEP);
         const int count = doconv_training_operation_count(training);
         assert_in_range(count, 2, 16);
         for (int i = 0; i < count; i++) {
@@ -229,7 +238,7 @@ static void test_training_reads(void **state)
         doconv_context_destroy(ctx);
 
         ctx = fixture_context(f, "c", DOCONV_TUNE_ONLY);
-        training = create_training(ctx, &desc, DOCONV_RIGOR_DEFAULT);
+        training = create_training(ctx, &desc, DOCONV_RIGOR_DEFAULT, DOCONV_PURPOSE_STEP);
         for (int i = 0; i < count; i++) {
             const doconv_training_operation operation = operation_of(training, i);
             const doconv_plan_options options = options_of(&operation);
@@ -252,7 +261,8 @@ static void test_training_reads_winners(void **state)
     struct fixture *f = *state;
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
     const doconv_conv_desc desc = fixture_problem(DEPTHWISE);
-    doconv_training *training = create_training(ctx, &desc, DOCONV_RIGOR_ESTIMATE);
+    doconv_training *training =
+        create_training(ctx, &desc, DOCONV_RIGOR_ESTIMATE, DOCONV_PURPOSE_STEP);
     const int count = doconv_training_operation_count(training);
     char variants[8][DC_VARIANT_SIZE] = {""};
     assert_in_range(count, 5, 8);
@@ -268,7 +278,7 @@ static void test_training_reads_winners(void **state)
     doconv_training_destroy(training);
     doconv_context_destroy(ctx);
     ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
-    training = create_training(ctx, &desc, DOCONV_RIGOR_DEFAULT);
+    training = create_training(ctx, &desc, DOCONV_RIGOR_DEFAULT, DOCONV_PURPOSE_STEP);
     for (int i = 0; i < count; i++) {
         const doconv_training_operation operation = operation_of(training, i);
         assert_string_equal(operation.origin, variants[i][0] != '\0' ? "cache" : "estimate");
@@ -288,7 +298,8 @@ static void test_training_measures(void **state)
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_OFF);
     for (size_t l = 0; l < sizeof measured / sizeof measured[0]; l++) {
         const doconv_conv_desc desc = fixture_problem(measured[l]);
-        doconv_training *training = create_training(ctx, &desc, DOCONV_RIGOR_MEASURE);
+        doconv_training *training =
+            create_training(ctx, &desc, DOCONV_RIGOR_MEASURE, DOCONV_PURPOSE_STEP);
         for (int i = 0; i < doconv_training_operation_count(training); i++) {
             const doconv_training_operation operation = operation_of(training, i);
             /* Classes of strides may be the same problem: the second one is found. */

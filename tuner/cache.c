@@ -156,6 +156,9 @@ static const char *check_kernels(const struct cache *cache, const struct cache_e
 {
     size_t length;
     const char *name = dc_cachefile_kernel(entry->variant, &length);
+    if (dc_cachefile_composes(entry)) {
+        return NULL; /* kernels of other entries, or of the estimate */
+    }
     const char *reason = check_kernel(cache, name, length, entry->revision);
     if (reason != NULL) {
         return reason;

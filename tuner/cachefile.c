@@ -240,6 +240,11 @@ doconv_tune_entry dc_cachefile_public(const struct cache_measured *measured)
     };
 }
 
+bool dc_cachefile_composes(const struct cache_entry *entry)
+{
+    return strstr(entry->key, " operation=layer_") != NULL;
+}
+
 const char *dc_cachefile_kernel(const char *variant, size_t *length)
 {
     const char *colon = strchr(variant, ':');

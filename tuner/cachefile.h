@@ -3,6 +3,8 @@
 #ifndef DOCONV_CACHEFILE_H
 #define DOCONV_CACHEFILE_H
 
+#include <stdbool.h>
+
 #include <doconv/doconv_tune.h>
 
 #include "base/context.h"
@@ -60,6 +62,9 @@ const char *dc_cachefile_parse(const char *text, size_t length, struct cache_ent
 
 /* A measured candidate as the API shows it. */
 doconv_tune_entry dc_cachefile_public(const struct cache_measured *measured);
+
+/* Is it a layer's as a whole, whose variant names a composition and no kernel? */
+bool dc_cachefile_composes(const struct cache_entry *entry);
 
 /* The kernel's name in a variant text, and its length; NULL if there is none. */
 const char *dc_cachefile_kernel(const char *variant, size_t *length);

@@ -42,9 +42,10 @@ static void set_sizes(struct measure_set *set)
     const size_t taps = (size_t)(p->desc.kh * p->desc.kw), d_mul = (size_t)p->fold.d_mul,
                  w_bytes = p->weight_bytes / taps * d_mul,
                  d_bytes = (size_t)p->desc.cin * taps * d_mul * sizeof(float);
-    const bool convolves = operation == DC_CONVOLUTION,
-               forward = convolves || operation == DC_FEATURE_FORWARD,
-               backward = operation == DC_WEIGHT_GRADIENT || operation == DC_FEATURE_BACKWARD,
+    const bool convolves = operation == DC_CONVOLUTION, step = operation == DC_LAYER_STEP,
+               forward = convolves || operation == DC_FEATURE_FORWARD || dc_is_layer(operation),
+               composes = operation == DC_FEATURE_BACKWARD || step,
+               backward = operation == DC_WEIGHT_GRADIENT || composes,
                composed = d_mul != 0 && (!convolves || p->fresh_weights),
                folds = composed && (convolves || operation == DC_FOLD),
                grads = composed && (backward || operation == DC_FOLD_GRADIENT);
@@ -59,7 +60,7 @@ static void set_sizes(struct measure_set *set)
         [MEASURE_GRAD_FOLDED] = operation == DC_FOLD_GRADIENT ? p->weight_bytes : 0,
         [MEASURE_DST] = forward ? p->dst_bytes : 0,
         [MEASURE_FOLDED] = folds ? p->weight_bytes : 0,
-        [MEASURE_GRAD_SRC] = operation == DC_FEATURE_BACKWARD ? p->src_bytes : 0,
+        [MEASURE_GRAD_SRC] = composes ? p->src_bytes : 0,
         [MEASURE_GRAD_WEIGHT] = backward && !composed ? p->weight_bytes : 0,
         [MEASURE_GRAD_W] = grads ? w_bytes : 0,
         [MEASURE_GRAD_D] = grads ? d_bytes : 0,
@@ -175,7 +176,11 @@ doconv_status dc_measure_set_add(struct measure_set *set, const doconv_plan_opti
         forced = *options;
     }
     forced.variant = variant;
-    forced.rigor = DOCONV_RIGOR_READ; /* of a fold beside it, whose own winner may be known */
+    /*
+     * Of the operations that it is made of: those of a layer are measured before it; of a fold
+     * beside an operation the winner may be known.
+     */
+    forced.rigor = dc_is_layer(set->problem.operation) ? DOCONV_RIGOR_MEASURE : DOCONV_RIGOR_READ;
     doconv_status status = dc_plan_create(set->ctx, &set->problem, &forced, &item.plan);
     if (status != DOCONV_OK) {
         return status;

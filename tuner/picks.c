@@ -19,11 +19,10 @@ static bool worth_measuring(const struct dc_candidate_list *list, int index)
      * Only where nothing else takes the problem: the reference and portable loops are what the
      * others are checked against.
      */
-    const struct dc_kernel *kernel = list->items[index].kernel;
-    const bool slow = kernel == NULL || kernel->family == DC_FAMILY_REFERENCE;
-    return slow ? index == 0
-                : list->items[index].estimated_seconds <=
-                      HOPELESS * list->items[0].estimated_seconds;
+    return dc_candidate_is_plain(&list->items[index])
+               ? index == 0
+               : list->items[index].estimated_seconds <=
+                     HOPELESS * list->items[0].estimated_seconds;
 }
 
 static bool may_be_picked(const struct dc_candidate_list *list, int index)

@@ -330,7 +330,9 @@ typedef enum doconv_accuracy {
 typedef enum doconv_composition {
     DOCONV_COMPOSITION_NONE = 0,   /**< a plain convolution: d_mul must be 0 */
     DOCONV_COMPOSITION_KERNEL = 1, /**< fold D and W, then convolve (doconv_train.h) */
-    DOCONV_COMPOSITION_FEATURE = 2 /**< depthwise by D, then contract with W (doconv_train.h) */
+    DOCONV_COMPOSITION_FEATURE = 2, /**< depthwise by D, then contract with W (doconv_train.h) */
+    /** the faster of these for the layer, chosen by doconv_training_create() (doconv_train.h) */
+    DOCONV_COMPOSITION_AUTO = 3
 } doconv_composition;
 
 /**
@@ -401,8 +403,9 @@ static inline doconv_status doconv_conv_desc_init(doconv_conv_desc *desc)
  * field given twice (the last counts), an output of 0 (it is missing), a width of its default
  * alone, as pw0 (there is no width), an output that is smaller than the input gives.
  * Attributes: src=LAYOUT, dst=LAYOUT (nchw, nhwc, nChw8c, nChw16c), bias, residual, relu,
- * clamp=LO/HI, accuracy=strict|default|fast; of a DO-Conv layer dmul=#, composition=kernel|feature
- * (kernel if it is left out), mapping=paper|pytorch|tensorflow, identity (add_identity). Examples:
+ * clamp=LO/HI, accuracy=strict|default|fast; of a DO-Conv layer dmul=#,
+ * composition=kernel|feature|auto (kernel if it is left out), mapping=paper|pytorch|tensorflow,
+ * identity (add_identity). Examples:
  * "mb1_ic64ih56oc64kh3ph1:dmul=9,mapping=pytorch,identity" and
  * "mb1_ic64ih56oc64kh3ph1:src=nhwc,dst=nhwc,bias,relu".
  * On failure DOCONV_INVALID_ARGUMENT, DOCONV_UNSUPPORTED for a problem of three dimensions (id,
@@ -476,7 +479,13 @@ typedef enum doconv_operation {
     DOCONV_OPERATION_FEATURE_FORWARD = 3,  /**< src, W, D, bias -> dst, by feature composition */
     DOCONV_OPERATION_FEATURE_BACKWARD = 4, /**< and the gradients of src, W and D */
     /** src, dst's gradient -> weight's gradient, or (kernel composition) those of W and D */
-    DOCONV_OPERATION_WEIGHT_GRADIENT = 5
+    DOCONV_OPERATION_WEIGHT_GRADIENT = 5,
+    /**
+     * src, W, D, bias -> dst, by the faster composition: a DO-Conv layer with composition AUTO as a
+     * whole, whose candidates are made of the operations above
+     */
+    DOCONV_OPERATION_LAYER_FORWARD = 6,
+    DOCONV_OPERATION_LAYER_STEP = 7 /**< likewise, and the gradients of src, W and D */
 } doconv_operation;
 
 /** "convolution", "fold", "fold_gradient", ...; "unknown" otherwise. */
@@ -544,7 +553,8 @@ DOCONV_API size_t doconv_plan_packed_size(const doconv_plan *plan);
 typedef struct doconv_candidate_info {
     size_t size;              /**< in: sizeof(doconv_candidate_info) */
     const char *variant;      /**< for a refused kernel: its solver and name without parameters */
-    const char *kernel;       /**< the kernel's name; "portable": loops without one */
+    /** the kernel's name; "portable": loops without one; "": a composition of other operations */
+    const char *kernel;
     const char *refused;      /**< NULL: accepted; else the reason */
     double estimated_seconds; /**< analytic; 0 if refused */
     size_t workspace_size, packed_size;

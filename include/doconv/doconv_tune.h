@@ -43,13 +43,15 @@ typedef struct doconv_tune_options {
  * is stored too, is used like any other, and is measured again by the next context that tunes this
  * problem; the better founded one stays. What is measured is the whole
  * call: of fresh weights with their packing; of a DO-Conv layer's convolution with the fold, and of
- * its weight's gradient with the gradients of W and D. The check compares every tensor that the
- * winner writes, or a part of it where all would take long, with what shares no kernel with it: the
- * reference kernel, portable loops, sums in double. With a cached winner and force = 0 nothing is
- * measured. Both options may be NULL. plan_options.variant restricts the candidates; then nothing
- * is stored. The caller owns the report. Errors: INVALID_*, OVERFLOW, OUT_OF_MEMORY, MISMATCH
- * (size), NOT_FOUND (no candidate has the variant), UNSUPPORTED (no candidate takes the problem, or
- * every one gave a wrong result).
+ * its weight's gradient with the gradients of W and D; of a layer with composition AUTO
+ * (DOCONV_OPERATION_LAYER_STEP, _FORWARD) its whole step or forward pass, after each operation of
+ * both compositions that the cache has not was measured by itself. The check compares every tensor
+ * that the winner writes, or a part of it where all would take long, with what shares no kernel
+ * with it: the reference kernel, portable loops, sums in double. With a cached winner and force = 0
+ * nothing is measured. Both options may be NULL. plan_options.variant restricts the candidates;
+ * then nothing is stored. The caller owns the report. Errors: INVALID_*, OVERFLOW, OUT_OF_MEMORY,
+ * MISMATCH (size), NOT_FOUND (no candidate has the variant), UNSUPPORTED (no candidate takes the
+ * problem, or every one gave a wrong result).
  */
 DOCONV_API doconv_status doconv_tune(doconv_context *context, const doconv_conv_desc *desc,
                                      const doconv_plan_options *plan_options,

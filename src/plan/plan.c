@@ -56,8 +56,9 @@ void dc_plan_key(const doconv_context *ctx, const struct dc_problem *problem,
     const size_t used = strlen(key);
     const bool cold = options != NULL && options->cold_weights != 0;
     const bool named = problem->operation != DC_CONVOLUTION;
-    /* Training keeps to one order of sums in any context. */
-    const bool keeps = ctx->deterministic && !named && !problem->fresh_weights;
+    /* Training keeps to one order of sums in any context, but for a layer's composition. */
+    const bool trains = (named && !dc_is_layer(problem->operation)) || problem->fresh_weights;
+    const bool keeps = ctx->deterministic && !trains;
     char packed[32] = "";
     if (options != NULL && options->packed_limit != 0) {
         snprintf(packed, sizeof packed, " packed=%zu", options->packed_limit);
@@ -253,12 +254,18 @@ static doconv_status check_operation(doconv_context *ctx, const struct dc_proble
 {
     const doconv_composition composition = layer->desc.composition;
     const bool feature = operation == DC_FEATURE_FORWARD || operation == DC_FEATURE_BACKWARD;
+    const bool open = composition == DOCONV_COMPOSITION_AUTO;
     if (operation == DC_CONVOLUTION && layer->fold.d_mul != 0 && !fresh) {
         return dc_fail(ctx, DOCONV_UNSUPPORTED,
                        "d_mul: %" PRId64
                        ": plans are of plain convolutions; train with doconv_training_create(), or "
                        "fold D and W into one weight first",
                        layer->fold.d_mul);
+    }
+    if (open != dc_is_layer(operation)) {
+        return dc_fail(ctx, DOCONV_INVALID_PROBLEM,
+                       "operation: %s is %s a layer of composition auto",
+                       dc_operation_name(operation), open ? "none of" : "that of");
     }
     if (feature ? composition != DOCONV_COMPOSITION_FEATURE
                 : composition == DOCONV_COMPOSITION_FEATURE ||
@@ -369,6 +376,7 @@ doconv_status dc_plan_create(doconv_context *ctx, const struct dc_problem *probl
         return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "plan: out of memory");
     }
     *result = (doconv_plan){.ctx = ctx, .problem = *problem};
+    result->rigor = options != NULL ? options->rigor : DOCONV_RIGOR_DEFAULT;
     doconv_status status = plan_fold(result, options);
     if (status == DOCONV_OK) {
         status = choose_candidate(result, options);

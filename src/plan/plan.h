@@ -24,6 +24,7 @@ struct doconv_plan {
     struct dc_problem problem;
     struct dc_candidate candidate;
     const char *origin;
+    doconv_rigor rigor;     /* of its choice, and so of the plans that it is made of */
     uint64_t packed_layout; /* of a convolution: plans with the same one share weights */
     /*
      * Of the operation's whole call, fold and fresh weights included, from a 64-byte boundary on.

@@ -89,6 +89,13 @@ size_t dc_input_gradient_workspace_size(const struct dc_input_gradient *g)
                                      : 0;
 }
 
+double dc_input_gradient_estimate(const struct dc_input_gradient *g)
+{
+    return g->classes != NULL        ? dc_input_classes_estimate(g->classes)
+           : g->product.plan != NULL ? g->product.plan->candidate.estimated_seconds
+                                     : g->problem.macs / 5e8; /* loops, as other portable ones */
+}
+
 void dc_input_gradient_run(const struct dc_input_gradient *g, const float *weight,
                            const float *grad_dst, float *grad_src, char *workspace)
 {

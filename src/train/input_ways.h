@@ -29,6 +29,7 @@ doconv_status dc_input_classes_create(doconv_context *ctx, const struct dc_probl
 void dc_input_classes_destroy(struct dc_input_classes *classes);
 const doconv_plan *dc_input_classes_plan(const struct dc_input_classes *classes, int index);
 size_t dc_input_classes_workspace_size(const struct dc_input_classes *classes);
+double dc_input_classes_estimate(const struct dc_input_classes *classes);
 void dc_input_classes_run(const struct dc_input_classes *classes, const float *weight,
                           const float *grad_dst, float *grad_src, char *workspace);
 
