@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A network's plan: tables of times to the selection, and what it chooses to a plan. What is not
- * measured stands in the tables with the least time that there is hope for; what the selection
- * takes of it is measured, until all that it takes was: the rest could not have been faster.
+ * measured stands in the tables with the time that is expected; what the selection takes of it is
+ * measured, until all that it takes was.
  */
 #include <math.h>
 #include <stdio.h>
@@ -12,7 +12,7 @@
 #include "base/context.h"
 #include "base/log.h"
 #include "base/versioned.h"
-#include "network_graph.h"
+#include "network_edges.h"
 #include "network_plan.h"
 #include "network_select.h"
 #include "network_times.h"
@@ -78,7 +78,7 @@ static doconv_status read_options(doconv_context *ctx, const doconv_network_opti
 
 static doconv_status create_solution(struct network_times *times, struct solution *s)
 {
-    const struct network_graph *g = times->graph;
+    const struct network_edges *g = times->graph;
     doconv_context *ctx = times->ctx;
     const size_t layers = (size_t)g->count, views = (size_t)g->view_count;
     *s = (struct solution){
@@ -114,7 +114,7 @@ static void destroy_solution(struct solution *s)
 }
 
 /* only: a layout that each dst has, and each src where the layer can; -1: any. */
-static void fill_layer(struct solution *s, int layer, int only, bool hopeful)
+static void fill_layer(struct solution *s, int layer, int only)
 {
     const struct network_layer *from = &s->times->graph->layers[layer];
     const bool src_can = only >= 0 && (from->src_layouts >> only & 1) != 0;
@@ -127,22 +127,21 @@ static void fill_layer(struct solution *s, int layer, int only, bool hopeful)
         for (int dst = 0; dst < SELECT_LAYOUTS; dst++) {
             const bool allowed = (!src_can || src == only) && (!dst_can || dst == only);
             to->seconds[src][dst] =
-                allowed ? dc_network_layer_seconds(s->times, layer, src, dst, hopeful) : INFINITY;
+                allowed ? dc_network_layer_seconds(s->times, layer, src, dst) : INFINITY;
         }
     }
 }
 
-static doconv_status select_layouts(struct solution *s, int only, bool hopeful)
+static doconv_status select_layouts(struct solution *s, int only)
 {
     for (int i = 0; i < s->graph.count; i++) {
-        fill_layer(s, i, only, hopeful);
+        fill_layer(s, i, only);
     }
     for (int view = 0; view < s->graph.view_count; view++) {
         s->views[view].tensor = s->times->graph->views[view].tensor;
         for (int pair = 0; pair < SELECT_LAYOUTS * SELECT_LAYOUTS; pair++) {
             const int from = pair / SELECT_LAYOUTS, to = pair % SELECT_LAYOUTS;
-            s->views[view].seconds[from][to] =
-                dc_network_copy_seconds(s->times, view, from, to, hopeful);
+            s->views[view].seconds[from][to] = dc_network_copy_seconds(s->times, view, from, to);
         }
     }
     return dc_select(s->times->ctx, &s->graph, s->times->options.most_states, &s->choice);
@@ -180,7 +179,7 @@ static doconv_status walk_edge(struct solution *s, int consumer, int input, int 
 
 static doconv_status walk(struct solution *s, edge_fn fn, void *user)
 {
-    const struct network_graph *g = s->times->graph;
+    const struct network_edges *g = s->times->graph;
     memset(s->copied, 0, (size_t)g->view_count * SELECT_LAYOUTS * sizeof *s->copied);
     doconv_status status = DOCONV_OK;
     for (int i = 0; i < g->count && status == DOCONV_OK; i++) {
@@ -208,7 +207,7 @@ static doconv_status want_copy(void *user, const struct network_reorder *edge, i
 
 static doconv_status want(struct solution *s, int only)
 {
-    const doconv_status status = select_layouts(s, only, true);
+    const doconv_status status = select_layouts(s, only);
     for (int i = 0; i < s->graph.count && status == DOCONV_OK; i++) {
         dc_network_want_layer(s->times, i, s->choice.src[i], s->choice.tensor[i + 1]);
     }
@@ -265,8 +264,8 @@ static doconv_status record_reorder(void *user, const struct network_reorder *ed
     if (!edge->reused) {
         const int copy = r->times->copy_of[view];
         reorder->estimated = !r->times->copies[copy].pairs[edge->from][edge->to].known;
-        reorder->picoseconds = picoseconds(
-            dc_network_copy_seconds(r->times, view, (int)edge->from, (int)edge->to, false));
+        reorder->picoseconds =
+            picoseconds(dc_network_copy_seconds(r->times, view, (int)edge->from, (int)edge->to));
     }
     return DOCONV_OK;
 }
@@ -289,7 +288,7 @@ static doconv_status record_layer(struct doconv_network_plan *plan, const struct
     memcpy(choice->name, from->name, sizeof choice->name);
     memcpy(choice->variant, cell->variant, sizeof choice->variant);
     memcpy(choice->origin, cell->origin, sizeof choice->origin);
-    choice->picoseconds = picoseconds(dc_network_layer_seconds(t, layer, src, dst, false));
+    choice->picoseconds = picoseconds(dc_network_layer_seconds(t, layer, src, dst));
     doconv_status status =
         doconv_conv_desc_format(plan->ctx, &choice->desc, choice->problem, sizeof choice->problem);
     doconv_plan_options options = dc_network_plan_options(t);
@@ -325,7 +324,7 @@ static doconv_status record_singles(struct solution *s, struct doconv_network_pl
         if ((s->times->graph->layouts >> only & 1) == 0) {
             continue;
         }
-        const doconv_status status = select_layouts(s, only, false);
+        const doconv_status status = select_layouts(s, only);
         if (status == DOCONV_OK) {
             plan->single[only] = picoseconds(s->choice.seconds);
         } else if (status != DOCONV_UNSUPPORTED) {
@@ -344,7 +343,7 @@ static doconv_status refuse(const struct network_times *t)
         bool any = false;
         for (int pair = 0; pair < SELECT_LAYOUTS * SELECT_LAYOUTS; pair++) {
             any = any || dc_network_layer_seconds(t, i, pair / SELECT_LAYOUTS,
-                                                  pair % SELECT_LAYOUTS, false) < INFINITY;
+                                                  pair % SELECT_LAYOUTS) < INFINITY;
         }
         if (!any) {
             name = t->graph->layers[i].name;
@@ -365,7 +364,7 @@ static doconv_status solve(struct network_times *times, struct doconv_network_pl
         status = settle(&s);
     }
     if (status == DOCONV_OK) {
-        status = select_layouts(&s, -1, false);
+        status = select_layouts(&s, -1);
     }
     if (status == DOCONV_OK) {
         status = record(&s, plan);
@@ -382,7 +381,7 @@ static doconv_status solve(struct network_times *times, struct doconv_network_pl
     return status;
 }
 
-static doconv_status plan_network(doconv_context *ctx, const struct network_graph *graph,
+static doconv_status plan_network(doconv_context *ctx, const struct network_edges *graph,
                                   const doconv_network_options *options, double start,
                                   doconv_network_plan **plan)
 {
@@ -422,14 +421,14 @@ doconv_status doconv_tune_network(doconv_context *context, const doconv_network_
     }
     const double start = dc_now(context);
     doconv_network_options own;
-    struct network_graph graph;
+    struct network_edges graph;
     doconv_status status = read_options(context, options, &own);
     if (status == DOCONV_OK) {
-        status = dc_network_graph_create(context, layers, count, &own, &graph);
+        status = dc_network_edges_create(context, layers, count, &own, &graph);
     }
     if (status == DOCONV_OK) {
         status = plan_network(context, &graph, &own, start, plan);
-        dc_network_graph_destroy(&graph);
+        dc_network_edges_destroy(&graph);
     }
     return status;
 }

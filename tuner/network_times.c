@@ -12,8 +12,6 @@
 #include "plan/plan.h"
 #include "plan/problem.h"
 
-/* Something that is not measured is hoped to take this share of what is expected. */
-#define HOPE 0.95
 /* Of a copy, bytes a second that are read and written; expected, until one is measured. */
 #define COPY_BYTES 2e9
 /* A problem gets no less of what is left to the deadline, and, if the caller says nothing, no more. */
@@ -106,6 +104,24 @@ static bool recall(struct network_times *t, const doconv_plan *plan,
     return found;
 }
 
+/*
+ * What the solvers expect of the best by their own account, whatever is known to be better: that is
+ * what the times of other layouts are estimated by.
+ */
+static doconv_status estimate(struct network_times *t, const struct dc_problem *problem,
+                              struct network_cell *cell)
+{
+    doconv_plan_options options = dc_network_plan_options(t);
+    options.rigor = DOCONV_RIGOR_ESTIMATE;
+    doconv_plan *plan;
+    const doconv_status status = dc_plan_create(t->ctx, problem, &options, &plan);
+    if (status == DOCONV_OK) {
+        cell->estimated = fmax(plan->candidate.estimated_seconds, 1e-12);
+        doconv_plan_destroy(plan);
+    }
+    return status;
+}
+
 /* What a plan would take without a measurement. */
 static doconv_status look_up(struct network_times *t, struct network_kind *kind, int src, int dst)
 {
@@ -131,9 +147,9 @@ static doconv_status look_up(struct network_times *t, struct network_kind *kind,
     }
     const bool table = strcmp(plan->origin, "table") == 0;
     const bool cached = strcmp(plan->origin, "cache") == 0;
+    cell->estimated = fmax(plan->candidate.estimated_seconds, 1e-12);
     memcpy(cell->variant, plan->candidate.text, sizeof cell->variant);
     snprintf(cell->origin, sizeof cell->origin, "%s", plan->origin);
-    cell->estimated = fmax(plan->candidate.estimated_seconds, 1e-12);
     cell->known = cached && recall(t, plan, &options, &cell->seconds);
     if (mode == DOCONV_TUNE_ONLY && !table && !cached) {
         cell->possible = false;
@@ -144,7 +160,7 @@ static doconv_status look_up(struct network_times *t, struct network_kind *kind,
         cell->settled = cell->known;
     }
     doconv_plan_destroy(plan);
-    return DOCONV_OK;
+    return cached ? estimate(t, &problem, cell) : DOCONV_OK;
 }
 
 static doconv_status look_up_all(struct network_times *t)
@@ -163,7 +179,7 @@ static doconv_status look_up_all(struct network_times *t)
     return DOCONV_OK;
 }
 
-doconv_status dc_network_times_create(const struct network_graph *graph,
+doconv_status dc_network_times_create(const struct network_edges *graph,
                                       const doconv_network_options *options, double start,
                                       struct network_times *times)
 {
@@ -229,8 +245,7 @@ static double correction(const struct network_times *t, const struct network_kin
     return known > 0.0 ? known / estimated : 1.0;
 }
 
-double dc_network_layer_seconds(const struct network_times *t, int layer, int src, int dst,
-                                bool hopeful)
+double dc_network_layer_seconds(const struct network_times *t, int layer, int src, int dst)
 {
     const struct network_layer *l = &t->graph->layers[layer];
     const struct network_kind *kind = &t->kinds[t->kind_of[layer]];
@@ -241,8 +256,7 @@ double dc_network_layer_seconds(const struct network_times *t, int layer, int sr
     if (cell->known) {
         return cell->seconds;
     }
-    const double expected = cell->estimated * correction(t, kind);
-    return hopeful && !cell->settled ? HOPE * expected : expected;
+    return cell->estimated * correction(t, kind);
 }
 
 static double copy_bytes(const struct network_copy *copy)
@@ -267,8 +281,7 @@ static double copy_rate(const struct network_times *t)
     return seconds > 0.0 ? bytes / seconds : COPY_BYTES;
 }
 
-double dc_network_copy_seconds(const struct network_times *t, int view, int from, int to,
-                               bool hopeful)
+double dc_network_copy_seconds(const struct network_times *t, int view, int from, int to)
 {
     const struct network_copy *copy = &t->copies[t->copy_of[view]];
     if (from == to) {
@@ -277,8 +290,7 @@ double dc_network_copy_seconds(const struct network_times *t, int view, int from
     if (copy->pairs[from][to].known) {
         return copy->pairs[from][to].seconds;
     }
-    const double expected = copy_bytes(copy) / copy_rate(t);
-    return hopeful && !copy->pairs[from][to].settled ? HOPE * expected : expected;
+    return copy_bytes(copy) / copy_rate(t);
 }
 
 /* ---- measuring ---- */

@@ -10,7 +10,7 @@
 
 #include <doconv/doconv_tune.h>
 
-#include "network_graph.h"
+#include "network_edges.h"
 #include "network_select.h"
 
 /* A layer's problem in one pair of layouts. */
@@ -43,7 +43,7 @@ struct network_copy {
 
 struct network_times {
     doconv_context *ctx;
-    const struct network_graph *graph;
+    const struct network_edges *graph;
     doconv_network_options options; /* mode is none of DEFAULT */
     double start;                   /* of the call, on the context's clock */
     bool stopped;                   /* by the deadline or the caller */
@@ -60,7 +60,7 @@ struct network_times {
  * Finds equal problems and copies, and what is known of them. start: when the call began.
  * dc_network_times_destroy() is right after a failure, too.
  */
-doconv_status dc_network_times_create(const struct network_graph *graph,
+doconv_status dc_network_times_create(const struct network_edges *graph,
                                       const doconv_network_options *options, double start,
                                       struct network_times *times);
 void dc_network_times_destroy(struct network_times *times);
@@ -68,14 +68,9 @@ void dc_network_times_destroy(struct network_times *times);
 /* The options of the plans of its layers. */
 doconv_plan_options dc_network_plan_options(const struct network_times *times);
 
-/*
- * Seconds that are expected. hopeful: of what is not measured yet, the least that there is any hope
- * for. INFINITY: there is no such variant.
- */
-double dc_network_layer_seconds(const struct network_times *times, int layer, int src, int dst,
-                                bool hopeful);
-double dc_network_copy_seconds(const struct network_times *times, int view, int from, int to,
-                               bool hopeful);
+/* Seconds: known, or expected by what is. INFINITY: there is no such variant. */
+double dc_network_layer_seconds(const struct network_times *times, int layer, int src, int dst);
+double dc_network_copy_seconds(const struct network_times *times, int view, int from, int to);
 
 /* Marks what is worth measuring, if it can be. */
 void dc_network_want_layer(struct network_times *times, int layer, int src, int dst);

@@ -337,9 +337,10 @@ typedef struct doconv_network_plan doconv_network_plan;
  *
  * A problem's time comes from the cache, or is measured (and stored) as the mode says: off:
  * estimates; read: the cache, else estimates; tune: the cache, else measured; force: measured; only:
- * the cache, else NOT_FOUND where the network can't do without. Equal layers are one problem. What
- * can't be on the fastest way by a margin is not measured, and what is not, by the deadline or for
- * want of memory, is estimated by what is. A choice of the context's table stands, at its estimate.
+ * the cache, else NOT_FOUND where the network can't do without. Equal layers are one problem. Each
+ * is measured in each layout alone, and in a pair of two where that is expected to be on the fastest
+ * way; what is not measured, or not by the deadline or for want of memory, is estimated by what is.
+ * A choice of the context's table stands, at its estimate.
  *
  * The choice is exact for these times (dynamic programming, layer by layer, over the layouts of the
  * tensors that are still to be read), unless more combinations than most_states meet in a layer.

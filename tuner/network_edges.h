@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* A network as its caller gives it, checked, with the tensors between its layers. For the tuner. */
-#ifndef DOCONV_NETWORK_GRAPH_H
-#define DOCONV_NETWORK_GRAPH_H
+#ifndef DOCONV_NETWORK_EDGES_H
+#define DOCONV_NETWORK_EDGES_H
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -27,7 +27,7 @@ struct network_layer {
     unsigned src_layouts, dst_layouts; /* that it may have: bits 1 << layout */
 };
 
-struct network_graph {
+struct network_edges {
     doconv_context *ctx;
     int count, view_count;
     struct network_layer *layers;
@@ -40,10 +40,10 @@ struct network_graph {
     int *edges; /* the memory of layers[].inputs */
 };
 
-/* options: checked, of this version. dc_network_graph_destroy() is right after a failure, too. */
-doconv_status dc_network_graph_create(doconv_context *ctx, const doconv_network_layer *layers,
+/* options: checked, of this version. dc_network_edges_destroy() is right after a failure, too. */
+doconv_status dc_network_edges_create(doconv_context *ctx, const doconv_network_layer *layers,
                                       int count, const doconv_network_options *options,
-                                      struct network_graph *graph);
-void dc_network_graph_destroy(struct network_graph *graph);
+                                      struct network_edges *graph);
+void dc_network_edges_destroy(struct network_edges *graph);
 
 #endif

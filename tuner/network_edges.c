@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "network_graph.h"
+#include "network_edges.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -26,7 +26,7 @@ static doconv_status refuse(const doconv_context *ctx, const char *name, const c
     return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "layer \"%s\": %s", dc_show(name).text, reason);
 }
 
-static doconv_status take_name(const struct network_graph *g, int index, const char *name)
+static doconv_status take_name(const struct network_edges *g, int index, const char *name)
 {
     struct network_layer *layer = &g->layers[index];
     if (name != NULL && !dc_network_is_name(name)) {
@@ -45,7 +45,7 @@ static doconv_status take_name(const struct network_graph *g, int index, const c
 }
 
 /* Its descriptor, and what plans will say of it. */
-static doconv_status take_desc(const struct network_graph *g, struct network_layer *layer,
+static doconv_status take_desc(const struct network_edges *g, struct network_layer *layer,
                                const doconv_network_layer *from)
 {
     const doconv_plan_options options = {.size = sizeof options};
@@ -70,12 +70,12 @@ static doconv_status take_desc(const struct network_graph *g, struct network_lay
 
 /* ---- edges ---- */
 
-static int64_t channels_of(const struct network_graph *g, int tensor, int64_t given)
+static int64_t channels_of(const struct network_edges *g, int tensor, int64_t given)
 {
     return tensor == 0 ? given : g->layers[tensor - 1].dst[1];
 }
 
-static int add_view(struct network_graph *g, int tensor, int64_t n, int64_t c, int64_t h, int64_t w)
+static int add_view(struct network_edges *g, int tensor, int64_t n, int64_t c, int64_t h, int64_t w)
 {
     const struct network_view view = {tensor, n, c, h, w};
     for (int i = 0; i < g->view_count; i++) {
@@ -89,7 +89,7 @@ static int add_view(struct network_graph *g, int tensor, int64_t n, int64_t c, i
 }
 
 /* The inputs of a layer as tensors; one that names none reads the layer before. */
-static doconv_status take_tensor(const struct network_graph *g, int index, int producer,
+static doconv_status take_tensor(const struct network_edges *g, int index, int producer,
                                  int *tensor)
 {
     *tensor = producer + 1;
@@ -101,7 +101,7 @@ static doconv_status take_tensor(const struct network_graph *g, int index, int p
     return DOCONV_OK;
 }
 
-static doconv_status take_inputs(struct network_graph *g, int index,
+static doconv_status take_inputs(struct network_edges *g, int index,
                                  const doconv_network_layer *from)
 {
     struct network_layer *layer = &g->layers[index];
@@ -144,7 +144,7 @@ static doconv_status take_inputs(struct network_graph *g, int index,
 
 /* ---- layouts ---- */
 
-static unsigned source_layouts(const struct network_graph *g, const struct network_layer *layer)
+static unsigned source_layouts(const struct network_edges *g, const struct network_layer *layer)
 {
     unsigned layouts = g->layouts;
     if (layer->desc.cin < dc_layout_block(own_block(g->ctx))) {
@@ -157,7 +157,7 @@ static unsigned source_layouts(const struct network_graph *g, const struct netwo
     return layouts != 0 ? layouts : BIT(DOCONV_NHWC);
 }
 
-static void take_layouts(const struct network_graph *g, struct network_layer *layer,
+static void take_layouts(const struct network_edges *g, struct network_layer *layer,
                          const doconv_network_layer *from)
 {
     layer->src_layouts =
@@ -168,7 +168,7 @@ static void take_layouts(const struct network_graph *g, struct network_layer *la
 /* ---- all ---- */
 
 /* A caller's layer of its own size, as one of this version. */
-static doconv_status read_layer(const struct network_graph *g, const doconv_network_layer *layers,
+static doconv_status read_layer(const struct network_edges *g, const doconv_network_layer *layers,
                                 int index, doconv_network_layer *layer)
 {
     const void *from = (const char *)layers + (size_t)index * layers->size;
@@ -193,7 +193,7 @@ static doconv_status read_layer(const struct network_graph *g, const doconv_netw
 }
 
 /* Counts the edges and makes room for them. */
-static doconv_status reserve(struct network_graph *g, const doconv_network_layer *layers, int count)
+static doconv_status reserve(struct network_edges *g, const doconv_network_layer *layers, int count)
 {
     size_t edges = 0;
     for (int i = 0; i < count; i++) {
@@ -216,7 +216,7 @@ static doconv_status reserve(struct network_graph *g, const doconv_network_layer
     return DOCONV_OK;
 }
 
-static bool is_read(const struct network_graph *g, int tensor)
+static bool is_read(const struct network_edges *g, int tensor)
 {
     for (int i = 0; i < g->view_count; i++) {
         if (g->views[i].tensor == tensor) {
@@ -226,7 +226,7 @@ static bool is_read(const struct network_graph *g, int tensor)
     return false;
 }
 
-static void take_ends(struct network_graph *g, const doconv_network_options *options)
+static void take_ends(struct network_edges *g, const doconv_network_options *options)
 {
     for (int i = 0; i < g->count && options->output_layout != NULL; i++) {
         const int64_t *d = g->layers[i].dst;
@@ -248,11 +248,11 @@ static void take_ends(struct network_graph *g, const doconv_network_options *opt
     }
 }
 
-doconv_status dc_network_graph_create(doconv_context *ctx, const doconv_network_layer *layers,
+doconv_status dc_network_edges_create(doconv_context *ctx, const doconv_network_layer *layers,
                                       int count, const doconv_network_options *options,
-                                      struct network_graph *graph)
+                                      struct network_edges *graph)
 {
-    *graph = (struct network_graph){.ctx = ctx};
+    *graph = (struct network_edges){.ctx = ctx};
     graph->layouts =
         options->layouts != 0 ? options->layouts : BIT(DOCONV_NHWC) | BIT(own_block(ctx));
     doconv_status status = reserve(graph, layers, count);
@@ -282,12 +282,12 @@ doconv_status dc_network_graph_create(doconv_context *ctx, const doconv_network_
         take_ends(graph, options);
     }
     if (status != DOCONV_OK) {
-        dc_network_graph_destroy(graph);
+        dc_network_edges_destroy(graph);
     }
     return status;
 }
 
-void dc_network_graph_destroy(struct network_graph *graph)
+void dc_network_edges_destroy(struct network_edges *graph)
 {
     doconv_context *ctx = graph->ctx;
     if (ctx != NULL) {
@@ -296,5 +296,5 @@ void dc_network_graph_destroy(struct network_graph *graph)
         dc_free(ctx, graph->views);
         dc_free(ctx, graph->outputs);
     }
-    *graph = (struct network_graph){0};
+    *graph = (struct network_edges){0};
 }
