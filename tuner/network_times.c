@@ -13,8 +13,8 @@
 #include "plan/problem.h"
 
 /* Of a copy, bytes a second that are read and written; expected, until one is measured. */
-#define COPY_BYTES 2e9
-/* A problem gets no less of what is left to the deadline, and, if the caller says nothing, no more. */
+#define COPY_BYTES 12e9
+/* What a problem gets of what is left to the deadline; at most, unless the caller says it. */
 #define LEAST_SECONDS 0.01
 #define MOST_SECONDS 0.25
 /* Samples of a copy, and tries to get that many without disturbance. */

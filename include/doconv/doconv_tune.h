@@ -272,7 +272,7 @@ typedef struct doconv_network_layer {
      * unique; printable ASCII or UTF-8 without blanks, but not "-". NULL: "layerN", N from 1 on
      */
     const char *name;
-    /** with bias, post-ops and accuracy as it will run; its layouts are chosen unless fixed below */
+    /** with bias, post-ops, accuracy as it will run; its layouts are chosen unless fixed below */
     const doconv_conv_desc *desc;
     /**
      * indices of the layers whose outputs it reads, or DOCONV_NETWORK_INPUT; of several, the
@@ -336,11 +336,11 @@ typedef struct doconv_network_plan doconv_network_plan;
  * the channels of several inputs, which must come in one layout; blocked, if each has whole blocks.
  *
  * A problem's time comes from the cache, or is measured (and stored) as the mode says: off:
- * estimates; read: the cache, else estimates; tune: the cache, else measured; force: measured; only:
- * the cache, else NOT_FOUND where the network can't do without. Equal layers are one problem. Each
- * is measured in each layout alone, and in a pair of two where that is expected to be on the fastest
- * way; what is not measured, or not by the deadline or for want of memory, is estimated by what is.
- * A choice of the context's table stands, at its estimate.
+ * estimates; read: the cache, else estimates; tune: the cache, else measured; force: measured;
+ * only: the cache, else NOT_FOUND where the network can't do without. Equal layers are one problem.
+ * Each is measured in each layout alone, and in a pair of two where that is expected to be on the
+ * fastest way; what is not measured, or not by the deadline or for want of memory, is estimated by
+ * what is. A choice of the context's table stands, at its estimate.
  *
  * The choice is exact for these times (dynamic programming, layer by layer, over the layouts of the
  * tensors that are still to be read), unless more combinations than most_states meet in a layer.
