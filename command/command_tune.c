@@ -4,6 +4,7 @@
 
 #include <doconv/doconv_tune.h>
 
+#include "command_chain.h"
 #include "command_operations.h"
 #include "command_shared.h"
 #include "network_list.h"
@@ -282,9 +283,37 @@ static int collect(struct tuning *t, int count, char **words)
     return result;
 }
 
+/* A network whole: its only argument. */
+static int run_chain(const struct tuning *t, struct command_chain *chain, int arguments,
+                     char **words)
+{
+    if (arguments > 1) {
+        return command_usage_error("tune", "--chain takes one network");
+    }
+    if (t->train) {
+        return command_usage_error("tune", "--chain is for networks that are not in training");
+    }
+    chain->network = arguments == 1 ? words[0] : DEFAULT_NETWORK;
+    chain->batch = t->batch;
+    chain->force = t->force;
+    chain->budget = t->budget;
+    chain->accuracy = t->accuracy;
+    chain->layouts = t->layouts;
+    doconv_context *context;
+    int result = command_context_create_for("tune", t->isa, t->threads, DOCONV_TUNE_TUNE,
+                                            t->deterministic, &context);
+    if (result == COMMAND_OK) {
+        result = command_chain(context, chain);
+        doconv_context_destroy(context);
+    }
+    return result;
+}
+
 static int run_tune(int count, char **words)
 {
     struct tuning t = {.batch = 1};
+    struct command_chain chain = {.network = NULL};
+    bool chained = false;
     const struct command_option options[] = {
         {"layout", COMMAND_OPTION_LAYOUTS, &t.layouts, 0, 0},
         {"isa", COMMAND_OPTION_ISA, &t.isa, 0, 0},
@@ -297,6 +326,9 @@ static int run_tune(int count, char **words)
         {"train", COMMAND_OPTION_FLAG, &t.train, 0, 0},
         {"d-mul", COMMAND_OPTION_D_MUL, &t.d_mul, 0, 0},
         {"composition", COMMAND_OPTION_COMPOSITION, &t.composition, 0, 0},
+        {"chain", COMMAND_OPTION_FLAG, &chained, 0, 0},
+        {"deadline", COMMAND_OPTION_SECONDS, &chain.deadline, 0, 86400},
+        {"output", COMMAND_OPTION_TEXT, &chain.output, 0, 0},
         {NULL, COMMAND_OPTION_FLAG, NULL, 0, 0}};
     const int arguments = command_parse_options(&command_tune, count, words, options);
     if (arguments < 0) {
@@ -306,6 +338,12 @@ static int run_tune(int count, char **words)
         return command_usage_error("tune", "--composition needs --d-mul");
     }
     t.train = t.train || t.d_mul != 0;
+    if (chained) {
+        return run_chain(&t, &chain, arguments, words);
+    }
+    if (chain.output != NULL || chain.deadline > 0.0) {
+        return command_usage_error("tune", "--output and --deadline need --chain");
+    }
     if (t.composition == DOCONV_COMPOSITION_NONE) {
         t.composition = DOCONV_COMPOSITION_KERNEL;
     }
@@ -361,6 +399,15 @@ const struct command_verb command_tune = {
         "  --deterministic    for contexts that are: their winners are kept apart\n"
         "  --force            measure all anew\n"
         "  --budget=SECONDS   for each problem, at most (default: 0.25)\n"
+        "  --chain            tune a NETWORK whole: its layers with what follows them, weights "
+        "cold, and of --layout\n"
+        "                     (default: nhwc,blocked) the mixture that makes it fastest, copies "
+        "between layouts included.\n"
+        "                     Prints each layer's variant, layouts and time, the total, and "
+        "that of each layout alone\n"
+        "  --deadline=SECONDS of --chain, for all; what is not measured by then is estimated "
+        "(default: none)\n"
+        "  --output=FILE      of --chain: the plan, for doconv_network_plan_parse()\n"
         "\n"
         "Exit status: 0 done, 1 a problem failed, 2 bad usage or a malformed file.\n",
     .run = run_tune,

@@ -268,6 +268,29 @@ out 'mb2_ic8ih6'
 run 0 info
 out 'net, '
 unset DOCONV_NETWORKS
+
+# ---- a network whole
+row='\t8\t6\t6\t8\t3\t3\t1\t1\t1\t1\t1\t1\t1\t1\t1\n'
+{
+    printf 'name\tinput\tresidual\tpost\tbias\tci\th\tw\tco\tkh\tkw\t'
+    printf 'sh\tsw\tpt\tpl\tpb\tpr\tdh\tdw\tgroups\n'
+    printf "first\t-\t-\trelu\t1$row"
+    printf "second\tfirst\t-\trelu\t1$row"
+    printf "third\tsecond\tfirst\trelu\t1$row"
+} >"$work/graph.tsv"
+run 0 tune "$work/graph.tsv" --chain --threads=1 --budget=0.02 --output="$work/graph.plan"
+out 'third '
+out 'nhwc alone: '
+out 'problems measured, 0 times estimated'
+grep -q '^doconv-network-plan 1$' "$work/graph.plan" || fail 'no plan was written'
+grep -q '^layer third$' "$work/graph.plan" || fail 'the plan lacks a layer'
+run 0 tune "$work/graph.tsv" --chain --threads=1 --layout=nchw --deadline=0.001
+out 'nchw alone: '
+run 1 tune "$work/graph.tsv" --chain --threads=1 --output="$work/absent/graph.plan"
+usage '--chain takes one network' tune resnet18 vgg16 --chain
+usage '--output and --deadline need --chain' tune resnet18 --output="$work/x"
+usage '--chain is for networks that are not in training' tune resnet18 --chain --train
+usage 'restoration' tune restoration --chain
 usage 'is neither a network nor a problem' tune resnet51
 usage 'No such file' tune "$work/absent.tsv"
 usage 'not a regular file' tune "$work/"

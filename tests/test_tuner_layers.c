@@ -171,6 +171,16 @@ static int find_variants(doconv_context *ctx, const doconv_conv_desc *desc,
 
 /* ---- measured ---- */
 
+/* Tunes with time enough for each variant to race the others. */
+static doconv_tune_report *tune(doconv_context *ctx, const doconv_conv_desc *desc,
+                                const doconv_plan_options *plan_options)
+{
+    const doconv_tune_options options = {.size = sizeof options, .force = 1};
+    doconv_tune_report *report;
+    assert_int_equal(doconv_tune(ctx, desc, plan_options, &options, &report), DOCONV_OK);
+    return report;
+}
+
 static const doconv_operation operations[] = {DOCONV_OPERATION_LAYER_STEP,
                                               DOCONV_OPERATION_LAYER_FORWARD};
 
@@ -192,9 +202,9 @@ static void test_fastest_wins(void **state)
                 continue;
             }
             any = true;
-            set_seconds(30e-3, 31e-3, 32e-3, 33e-3);
-            slow.seconds[fast] = 20e-3;
-            doconv_tune_report *report = fixture_tune(ctx, &desc, &options, true);
+            set_seconds(30e-4, 31e-4, 32e-4, 33e-4);
+            slow.seconds[fast] = 20e-4;
+            doconv_tune_report *report = tune(ctx, &desc, &options);
             const doconv_tune_summary s = fixture_summary(report);
             assert_string_equal(s.variant, variants[fast]);
             assert_int_equal(s.measured, count);
@@ -221,11 +231,11 @@ static void test_tune_mode(void **state)
     struct fixture *f = *state;
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_TUNE);
     slow_down(ctx);
-    set_seconds(30e-3, 30e-3, 30e-3, 20e-3);
+    set_seconds(30e-4, 30e-4, 30e-4, 20e-4);
     assert_choice(ctx, OPEN, DOCONV_PURPOSE_STEP, DOCONV_COMPOSITION_FEATURE, "feature",
                   "measured");
     assert_choice(ctx, OPEN, DOCONV_PURPOSE_STEP, DOCONV_COMPOSITION_FEATURE, "feature", "cache");
-    set_seconds(20e-3, 40e-3, 40e-3, 30e-3);
+    set_seconds(20e-4, 40e-4, 40e-4, 30e-4);
     assert_choice(ctx, OPEN, DOCONV_PURPOSE_FORWARD, DOCONV_COMPOSITION_KERNEL, "kernel",
                   "measured");
     assert_choice(ctx, OPEN, DOCONV_PURPOSE_STEP, DOCONV_COMPOSITION_FEATURE, "feature", "cache");
@@ -240,7 +250,7 @@ static void test_tune_mode(void **state)
     doconv_context_destroy(ctx);
     ctx = fixture_context(f, "c", DOCONV_TUNE_FORCE);
     slow_down(ctx);
-    set_seconds(20e-3, 40e-3, 40e-3, 30e-3);
+    set_seconds(20e-4, 40e-4, 40e-4, 30e-4);
     assert_choice(ctx, OPEN, DOCONV_PURPOSE_STEP, DOCONV_COMPOSITION_KERNEL, "kernel", "measured");
     doconv_context_destroy(ctx);
     assert_int_equal(f->log.errors, 0);
@@ -255,9 +265,9 @@ static void test_wrong_result(void **state)
     slow_down(ctx);
     for (int purpose = DOCONV_PURPOSE_STEP; purpose <= DOCONV_PURPOSE_FORWARD; purpose++) {
         const doconv_plan_options options = options_of(operations[purpose]);
-        set_seconds(30e-3, 40e-3, 40e-3, 20e-3);
+        set_seconds(30e-4, 40e-4, 40e-4, 20e-4);
         slow.wrong[FEATURE] = true;
-        doconv_tune_report *report = fixture_tune(ctx, &desc, &options, true);
+        doconv_tune_report *report = tune(ctx, &desc, &options);
         assert_string_equal(fixture_summary(report).variant, "kernel");
         doconv_tune_report_destroy(report);
     }
@@ -339,10 +349,10 @@ static void test_deterministic(void **state)
         options.deterministic = 1;
         assert_int_equal(doconv_context_create(&options, &ctx), DOCONV_OK);
         slow_down(ctx);
-        set_seconds(20e-3, 20e-3, 20e-3, 20e-3);
+        set_seconds(20e-4, 20e-4, 20e-4, 20e-4);
         for (int i = 0; i < VARIANTS; i++) {
             const bool feature = expected == DOCONV_COMPOSITION_FEATURE;
-            slow.seconds[i] = (i == FEATURE) == feature ? 30e-3 : 10e-3;
+            slow.seconds[i] = (i == FEATURE) == feature ? 30e-4 : 10e-4;
         }
         assert_choice(ctx, layers[l], DOCONV_PURPOSE_FORWARD, expected, NULL, "measured");
         assert_choice(ctx, layers[l], DOCONV_PURPOSE_FORWARD, expected, NULL, "cache");
