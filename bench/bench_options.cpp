@@ -163,6 +163,21 @@ void read_value(options &o, const std::string &argument, const std::string &flag
     }
 }
 
+/* A chain is of networks, and its layers have no rows to choose from. */
+void check_chain(const options &o)
+{
+    const std::pair<bool, const char *> against[] = {{!o.problems.empty(), "--problems"},
+                                                     {o.cold, "--cold"},
+                                                     {o.plans, "--plans"},
+                                                     {!o.filter.empty(), "--benchmark_filter"},
+                                                     {o.list_only, "--benchmark_list_tests"}};
+    for (const auto &[given, flag] : against) {
+        if (given) {
+            throw usage_error(std::string("--chain and ") + flag + " don't go together");
+        }
+    }
+}
+
 } // namespace
 
 std::vector<std::string> split_problems(const std::string &text)
@@ -202,11 +217,11 @@ options parse_options(int argc, char **argv)
             if (flag != "--benchmark_filter" && flag != "--benchmark_list_tests") {
                 o.benchmark_flags.push_back(argument);
             }
-        } else if (flag == "--cold" || flag == "--plans") {
+        } else if (flag == "--cold" || flag == "--plans" || flag == "--chain") {
             if (has_value) {
                 throw usage_error(flag + ": \"" + value + "\": it takes no value (see --help)");
             }
-            (flag == "--cold" ? o.cold : o.plans) = true;
+            (flag == "--cold" ? o.cold : flag == "--plans" ? o.plans : o.chain) = true;
         } else {
             read_value(o, argument, flag, value);
         }
@@ -222,6 +237,10 @@ options parse_options(int argc, char **argv)
     }
     if (o.plans && !o.tsv.empty()) {
         throw usage_error("--plans and --tsv: plans have no TSV, only --json");
+    }
+    if (o.chain) {
+        check_chain(o);
+        o.cold = true;
     }
     if (o.networks.empty() && o.problems.empty()) {
         o.networks.push_back("resnet50");

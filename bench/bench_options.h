@@ -38,6 +38,7 @@ struct options {
     size_t packed = 0;
     bool packed_as_direct = false;
     bool plans = false; /* time the making of plans, not the convolutions */
+    bool chain = false; /* run the networks whole; cold too, for so their layers are tuned */
     std::string json, tsv;
     /*
      * --benchmark_*: Google Benchmark's own, but the two that choose rows: it would match names
