@@ -23,7 +23,7 @@ void fill(std::vector<float> &v, int64_t count, double most, std::minstd_rand &r
     }
 }
 
-/* The variance of a sum of so many products stays that of its inputs, half of which a ReLU drops. */
+/* The variance of a sum of so many products stays its inputs', half of which a ReLU drops. */
 double weight_range(const doconv_conv_desc &d)
 {
     const double products = static_cast<double>(d.cin / d.groups * d.kh * d.kw);
