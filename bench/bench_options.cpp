@@ -182,7 +182,7 @@ void expect_compatible(const options &o, const std::set<std::string> &given)
     if (o.plans && !o.tsv.empty()) {
         throw usage_error("--plans and --tsv: plans have no TSV, only --json");
     }
-    for (const char *flag : {"--engines", "--cold", "--packed", "--plans"}) {
+    for (const char *flag : {"--engines", "--cold", "--packed", "--plans", "--chain"}) {
         if (o.audit && given.count(flag) != 0) {
             throw usage_error(std::string("--tune=audit and ") + flag + ": give one");
         }
@@ -190,6 +190,21 @@ void expect_compatible(const options &o, const std::set<std::string> &given)
     for (const char *flag : {"--seconds", "--cache"}) {
         if (!o.audit && given.count(flag) != 0) {
             throw usage_error(std::string(flag) + ": only with --tune=audit");
+        }
+    }
+}
+
+/* A chain is of networks, and its layers have no rows to choose from. */
+void check_chain(const options &o)
+{
+    const std::pair<bool, const char *> against[] = {{!o.problems.empty(), "--problems"},
+                                                     {o.cold, "--cold"},
+                                                     {o.plans, "--plans"},
+                                                     {!o.filter.empty(), "--benchmark_filter"},
+                                                     {o.list_only, "--benchmark_list_tests"}};
+    for (const auto &[given, flag] : against) {
+        if (given) {
+            throw usage_error(std::string("--chain and ") + flag + " don't go together");
         }
     }
 }
@@ -253,11 +268,11 @@ options parse_options(int argc, char **argv)
             if (flag != "--benchmark_filter" && flag != "--benchmark_list_tests") {
                 o.benchmark_flags.push_back(argument);
             }
-        } else if (flag == "--cold" || flag == "--plans") {
+        } else if (flag == "--cold" || flag == "--plans" || flag == "--chain") {
             if (has_value) {
                 throw usage_error(flag + ": \"" + value + "\": it takes no value (see --help)");
             }
-            (flag == "--cold" ? o.cold : o.plans) = true;
+            (flag == "--cold" ? o.cold : flag == "--plans" ? o.plans : o.chain) = true;
         } else {
             read_value(o, argument, flag, value);
         }
@@ -272,6 +287,10 @@ options parse_options(int argc, char **argv)
         o.benchmark_flags.push_back("--benchmark_out_format=json");
     }
     expect_compatible(o, given);
+    if (o.chain) {
+        check_chain(o);
+        o.cold = true;
+    }
     set_defaults(o, given);
     return o;
 }

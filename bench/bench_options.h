@@ -41,6 +41,7 @@ struct options {
     bool audit = false; /* --tune=audit: hold the tuner's choices against every candidate */
     double audit_seconds = 3; /* of samples of a layer */
     std::string audit_cache;  /* a directory; "": a fresh one, removed at the end */
+    bool chain = false; /* run the networks whole; cold too, for so their layers are tuned */
     std::string json, tsv;
     /*
      * --benchmark_*: Google Benchmark's own, but the two that choose rows: it would match names

@@ -5,6 +5,7 @@ leaves JSON and TSV that agree, and a second run measures no variant again.
 
 usage: bench_usage_test.py DOCONV_BENCH NETWORKS_DIRECTORY
 """
+import csv
 import json
 import os
 import re
@@ -67,6 +68,10 @@ BAD = [
     (["--tune=audit", "--cache=/dev/null/cache", "--benchmark_filter=("], "("),
     (["--seconds=1"], "--seconds"),
     (["--cache=somewhere"], "--cache"),
+    (["--chain=yes"], "yes"),
+    (["--chain", "--plans"], "--plans"),
+    (["--chain", "--cold"], "--cold"),
+    (["--chain", "--networks=restoration"], "without edges"),
     (["--threads=1024"], "1024"),
     (["--json=/no/such/directory/sweep.json"], "/no/such/directory/sweep.json"),
     (["--tsv=/no/such/directory/sweep.tsv"], "/no/such/directory/sweep.tsv"),
@@ -280,6 +285,42 @@ with tempfile.TemporaryDirectory() as directory:
                          "--accuracy=strict", TMPDIR=directory)
     check("an audit of every layout", line is not None and int(line[1]) > 3 and
           "winograd" not in result.stdout, result.stdout + result.stderr)
+# A network with a pooling between, channels of two layers, and residuals in place and not.
+CHAIN = """name	input	residual	post	bias	ci	h	w	co	kh	kw	sh	sw	pt	pl	pb	pr	dh	dw	groups
+a	-	-	relu	1	3	12	12	16	3	3	1	1	1	1	1	1	1	1	1
+b	a	-	relu	1	16	6	6	16	3	3	1	1	1	1	1	1	1	1	1
+c	b	a	relu6	1	16	6	6	16	3	3	1	1	1	1	1	1	1	1	1
+d	c	c	none	0	16	6	6	16	3	3	1	1	1	1	1	1	1	1	16
+e	d,b	d	none	1	32	6	6	16	1	1	1	1	0	0	0	0	1	1	1
+"""
+with tempfile.TemporaryDirectory() as folder:
+    network, tsv, json_file = (os.path.join(folder, name)
+                               for name in ("tiny.tsv", "chain.tsv", "chain.json"))
+    with open(network, "w", encoding="utf-8") as file:
+        file.write(CHAIN)
+    for batch in "1", "2":
+        result = run("--chain", "--networks=" + network, "--tsv=" + tsv, "--json=" + json_file,
+                     "--batch=" + batch, "--tune=off")
+        check("a chain, batch " + batch, result.returncode == 0 and
+              "tiny: a chain of 5 layers" in result.stdout, result.stdout + result.stderr)
+        with open(tsv, encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+        whole = [r for r in rows if r["layer"] == "-"]
+        check("TSV has each chain and its layers",
+              len(rows) == 6 * len(whole) and
+              {(r["engine"], r["layout"][:4]) for r in whole} >=
+              {("doconv", "nhwc"), ("doconv", "nChw"), ("direct", "nhwc"), ("direct", "nChw")},
+              rows)
+        check("chains agree", all(float(r["err"]) < 1e-5 for r in whole), whole)
+    with open(json_file, encoding="utf-8") as file:
+        names = [r["name"] for r in json.load(file)["benchmarks"]]
+    run("--chain", "--networks=" + network, "--tsv=" + tsv, "--engines=doconv", "--layout=nhwc",
+        DOCONV_CACHE=os.path.join(folder, "cache"))
+    with open(tsv, encoding="utf-8") as file:
+        predicted = [float(r["predicted_ms"]) for r in csv.DictReader(file, delimiter="\t")]
+    check("a chain's prediction is the sum of its layers'",
+          len(predicted) == 6 and abs(predicted[0] - sum(predicted[1:])) < 1e-4, predicted)
+    check("JSON has the chains", any(n.startswith("chain/doconv/nhwc/tiny") for n in names), names)
 
 dense = "--problems=ic16ih9oc24kh3ph1"
 quick = ["--engines=doconv,direct", "--tune=off", "--benchmark_min_time=0.001"]

@@ -222,13 +222,13 @@ doconv_plan_options doconv_engine::open_options(const placed &in) const
     return o;
 }
 
-/* Where tuning found a variant, it; it lives in variants_. */
+/* Where tuning found a variant, it; it lives in choices_. */
 doconv_plan_options doconv_engine::plan_options(const placed &in) const
 {
     doconv_plan_options o = open_options(in);
     o.rigor = tune_ == DOCONV_TUNE_OFF ? DOCONV_RIGOR_ESTIMATE : DOCONV_RIGOR_READ;
-    const auto tuned = variants_.find(in.text);
-    o.variant = tuned != variants_.end() ? tuned->second.c_str() : nullptr;
+    const auto known = choices_.find(in.text);
+    o.variant = known != choices_.end() ? known->second.variant.c_str() : nullptr;
     return o;
 }
 
@@ -274,9 +274,9 @@ const std::string *doconv_engine::tune_one(const placed &in, tuning_totals &tota
     totals.problems++;
     totals.cached += summary.from_cache;
     totals.unstored += !summary.from_cache && !summary.stored;
-    std::string *variant = &(variants_[in.text] = summary.variant);
+    const tuned &found = choices_[in.text] = {summary.variant, summary.seconds};
     doconv_tune_report_destroy(report);
-    return variant;
+    return &found.variant;
 }
 
 void doconv_engine::tune(const problem &p, tuning_totals &totals, progress &show)
@@ -309,6 +309,17 @@ void doconv_engine::add(const problem &p, const placed &in, unsigned roles, cons
     check(context_, status, in.text);
     runners.push_back(std::make_unique<doconv_runner>(context_, p, in.desc, t, plan));
     runners.back()->roles = roles;
+}
+
+doconv_plan *doconv_engine::plan(const problem &p, double &seconds) const
+{
+    const placed in = {p.desc, p.text};
+    const auto known = choices_.find(in.text);
+    seconds = known != choices_.end() ? known->second.seconds : 0;
+    const doconv_plan_options o = plan_options(in);
+    doconv_plan *made = nullptr;
+    check(context_, doconv_plan_create(context_, &in.desc, &o, &made), in.text);
+    return made;
 }
 
 std::vector<std::unique_ptr<runner>> doconv_engine::prepare(const problem &p, const tensors &t,
