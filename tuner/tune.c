@@ -14,6 +14,7 @@
 #include "kernel.h"
 #include "library.h"
 #include "measure.h"
+#include "nearest.h"
 #include "plan/candidate.h"
 #include "plan/plan.h"
 #include "plan/problem.h"
@@ -487,7 +488,10 @@ doconv_status dc_tuner_attach(doconv_context *ctx)
     if (cache == NULL) {
         return DOCONV_OUT_OF_MEMORY;
     }
-    ctx->advisor = (struct dc_advisor){
-        .self = cache, .lookup = advise, .measure = measure_now, .destroy = detach};
+    ctx->advisor = (struct dc_advisor){.self = cache,
+                                       .lookup = advise,
+                                       .measure = measure_now,
+                                       .infer = dc_nearest_infer,
+                                       .destroy = detach};
     return DOCONV_OK;
 }

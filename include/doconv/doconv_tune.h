@@ -17,11 +17,8 @@ extern "C" {
 
 typedef struct doconv_tune_report doconv_tune_report;
 
-/**
- * Called before each measuring round: done of total rounds (total may shrink as candidates are
- * dropped).
- */
-typedef void (*doconv_tune_progress_fn)(void *user, int done, int total);
+/** The name that doconv_progress_fn had before plans could measure with it. */
+typedef doconv_progress_fn doconv_tune_progress_fn;
 
 /** Set size and zero the rest for the defaults. */
 typedef struct doconv_tune_options {
@@ -36,6 +33,9 @@ typedef struct doconv_tune_options {
     void *progress_user;
     /** 1: compute doconv_tune_entry.rms_error of every candidate that is measured */
     int errors;
+    /** as in doconv_plan_options; one that is ended before anything is known is UNSUPPORTED */
+    doconv_cancel_fn cancel;
+    void *cancel_user;
 } doconv_tune_options;
 
 /**

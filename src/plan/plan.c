@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * Choosing a candidate (forced > table > cache > measured > estimate) and fixing it in an immutable
- * plan.
- */
+/* Fixing the candidate that is chosen for a problem in an immutable plan. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,10 +7,8 @@
 #include "base/arithmetic.h"
 #include "base/clock.h"
 #include "base/context.h"
-#include "base/cpu.h"
 #include "base/log.h"
 #include "base/registry.h"
-#include "base/table.h"
 #include "base/versioned.h"
 #include "kernel.h"
 #include "plan/candidate.h"
@@ -44,6 +39,14 @@ doconv_status dc_plan_options_read(doconv_context *ctx, const doconv_plan_option
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.fresh_weights: %d is not in 0..1",
                        options->fresh_weights);
     }
+    if (options->fallback != 0 && options->fallback != 1) {
+        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.fallback: %d is not in 0..1",
+                       options->fallback);
+    }
+    if (!(options->budget_seconds >= 0.0 && options->budget_seconds <= 86400.0)) {
+        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT,
+                       "options.budget_seconds: %g is not in 0..86400", options->budget_seconds);
+    }
     return DOCONV_OK;
 }
 
@@ -67,149 +70,6 @@ void dc_plan_key(const doconv_context *ctx, const struct dc_problem *problem,
              problem->threads, ctx->own_threads ? "caller" : "default",
              options != NULL ? options->workspace_limit : 0, cold ? "cold" : "warm",
              problem->fresh_weights ? ",fresh" : "", keeps ? " order=kept" : "", packed);
-}
-
-/* The accepted candidate of this text, or NULL. */
-static const struct dc_candidate *find(struct dc_candidate_list *list, const char *text)
-{
-    for (int i = 0; i < list->count; i++) {
-        if (list->items[i].refused == NULL && dc_candidate_is(&list->items[i], text)) {
-            return &list->items[i];
-        }
-    }
-    return NULL;
-}
-
-/* Why the variant that is asked for can't be had. */
-static doconv_status refuse_forced(doconv_context *ctx, const char *forced,
-                                   struct dc_candidate_list *list)
-{
-    dc_candidates_describe(list);
-    for (int i = 0; i < list->count; i++) {
-        const struct dc_candidate *c = &list->items[i];
-        const char *kernel = c->kernel != NULL ? c->kernel->name : "";
-        if (strcmp(kernel, forced) == 0 || strcmp(c->text, forced) == 0) {
-            return dc_fail(ctx, DOCONV_NOT_FOUND, "variant: \"%.100s\" can't take this problem: %s",
-                           forced, c->refused);
-        }
-    }
-    return dc_fail(ctx, DOCONV_NOT_FOUND, "variant: no candidate is called \"%.100s\"", forced);
-}
-
-/* The table's choice, if it has one for this key that is a candidate here; else NULL. */
-static const struct dc_candidate *find_in_table(const doconv_context *ctx, const char *key,
-                                                struct dc_candidate_list *list)
-{
-    size_t count;
-    const doconv_table_row *rows = dc_table_find(&ctx->table, key, &count);
-    for (size_t i = 0; i < count; i++) {
-        if (rows[i].isa != DOCONV_ISA_DEFAULT &&
-            !dc_isa_usable((enum dc_isa)rows[i].isa, ctx->isa)) {
-            continue;
-        }
-        const struct dc_candidate *found = find(list, rows[i].variant);
-        if (found != NULL) {
-            return found;
-        }
-        dc_log(ctx, DOCONV_LOG_WARNING, "table: \"%.120s\" is no candidate of %s", rows[i].variant,
-               key);
-    }
-    return NULL;
-}
-
-/*
- * The choice of the cache, or, if the mode asks for it, of a measurement: *found and *origin, or
- * *found NULL. NOT_FOUND if the mode allows nothing else.
- */
-static doconv_status ask_advisor(const doconv_plan *plan, const doconv_plan_options *options,
-                                 const char *key, struct dc_candidate_list *list,
-                                 const struct dc_candidate **found, const char **origin)
-{
-    doconv_context *ctx = plan->ctx;
-    const struct dc_advisor *advisor = &ctx->advisor;
-    const doconv_rigor rigor = options != NULL ? options->rigor : DOCONV_RIGOR_DEFAULT;
-    const bool by_mode = rigor == DOCONV_RIGOR_DEFAULT;
-    const bool force = by_mode && ctx->tune == DOCONV_TUNE_FORCE;
-    const bool only = by_mode && ctx->tune == DOCONV_TUNE_ONLY;
-    const bool measure =
-        rigor == DOCONV_RIGOR_MEASURE || force || (by_mode && ctx->tune == DOCONV_TUNE_TUNE);
-    char variant[DC_VARIANT_SIZE];
-    *found = NULL;
-    *origin = "cache";
-    if (!force && advisor->lookup != NULL &&
-        advisor->lookup(advisor->self, key, variant, sizeof variant)) {
-        *found = find(list, variant);
-        if (*found == NULL) {
-            dc_log(ctx, DOCONV_LOG_WARNING, "cache: \"%s\" is no candidate of %s any more", variant,
-                   key);
-        }
-    }
-    if (*found == NULL && measure && advisor->measure != NULL) {
-        const doconv_status status =
-            advisor->measure(advisor->self, &plan->problem, options, variant, sizeof variant);
-        if (status != DOCONV_OK) {
-            return status;
-        }
-        *found = find(list, variant);
-        *origin = "measured";
-    }
-    return *found == NULL && only
-               ? dc_fail(ctx, DOCONV_NOT_FOUND,
-                         "tune mode only: the cache has no choice for %.180s", key)
-               : DOCONV_OK;
-}
-
-/* Nothing takes the problem, within the limits that the caller sets. */
-static doconv_status refuse_all(doconv_context *ctx, const doconv_plan_options *options)
-{
-    const size_t workspace = options != NULL ? options->workspace_limit : 0,
-                 packed = options != NULL ? options->packed_limit : 0;
-    char limits[128] = "";
-    if (workspace != 0) {
-        snprintf(limits, sizeof limits, " within a workspace of %zu bytes", workspace);
-    }
-    if (packed != 0) {
-        const size_t used = strlen(limits);
-        snprintf(limits + used, sizeof limits - used, "%s packed weights of %zu bytes",
-                 used != 0 ? " and" : " within", packed);
-    }
-    return dc_fail(ctx, DOCONV_UNSUPPORTED, "no kernel takes this problem%s%s", limits,
-                   limits[0] != '\0' && ctx->deterministic ? ", with its order of sums kept" : "");
-}
-
-static doconv_status choose(doconv_plan *plan, const doconv_plan_options *options,
-                            struct dc_candidate_list *list)
-{
-    doconv_context *ctx = plan->ctx;
-    const doconv_rigor rigor = options != NULL ? options->rigor : DOCONV_RIGOR_DEFAULT;
-    const char *forced = options != NULL ? options->variant : NULL;
-    if (list->count == 0 || list->items[0].refused != NULL) {
-        if (forced != NULL) {
-            return refuse_forced(ctx, forced, list);
-        }
-        return refuse_all(ctx, options);
-    }
-    plan->candidate = list->items[0];
-    plan->origin = forced != NULL ? "forced" : "estimate";
-    const bool off = rigor == DOCONV_RIGOR_DEFAULT && ctx->tune == DOCONV_TUNE_OFF;
-    if (forced != NULL || rigor == DOCONV_RIGOR_ESTIMATE || (off && ctx->table.count == 0)) {
-        return DOCONV_OK;
-    }
-    char key[DC_KEY_SIZE];
-    dc_plan_key(ctx, &plan->problem, options, key, sizeof key);
-    const struct dc_candidate *found = find_in_table(ctx, key, list);
-    const char *origin = "table";
-    if (found == NULL && !off) {
-        const doconv_status status = ask_advisor(plan, options, key, list, &found, &origin);
-        if (status != DOCONV_OK) {
-            return status;
-        }
-    }
-    if (found != NULL) {
-        plan->candidate = *found;
-        plan->origin = origin;
-    }
-    return DOCONV_OK;
 }
 
 /* Does the layer have the operation? */
@@ -311,20 +171,6 @@ static doconv_status fix(doconv_plan *plan)
     return status;
 }
 
-static doconv_status choose_candidate(doconv_plan *plan, const doconv_plan_options *options)
-{
-    struct dc_candidate_list list;
-    doconv_status status = dc_enumerate_quickly(plan->ctx, &plan->problem, options, &list);
-    if (status == DOCONV_OK) {
-        status = choose(plan, options, &list);
-        if (status == DOCONV_OK) {
-            dc_candidate_describe(&plan->candidate);
-        }
-        dc_free(plan->ctx, list.items);
-    }
-    return status;
-}
-
 doconv_status dc_plan_create(doconv_context *ctx, const struct dc_problem *problem,
                              const doconv_plan_options *options, doconv_plan **plan)
 {
@@ -336,7 +182,7 @@ doconv_status dc_plan_create(doconv_context *ctx, const struct dc_problem *probl
     *result = (doconv_plan){.ctx = ctx, .problem = *problem};
     doconv_status status = plan_fold(result, options);
     if (status == DOCONV_OK) {
-        status = choose_candidate(result, options);
+        status = dc_plan_choose(result, options);
     }
     if (status == DOCONV_OK) {
         status = fix(result);
@@ -390,6 +236,7 @@ void doconv_plan_destroy(doconv_plan *plan)
             plan->candidate.solver->release(plan);
         }
         doconv_plan_destroy(plan->fold);
+        dc_free(plan->ctx, plan->source);
         dc_free(plan->ctx, plan->state);
         dc_free(plan->ctx, plan);
     }
@@ -403,6 +250,11 @@ const char *doconv_plan_variant(const doconv_plan *plan)
 const char *doconv_plan_origin(const doconv_plan *plan)
 {
     return plan != NULL ? plan->origin : "";
+}
+
+const char *doconv_plan_source(const doconv_plan *plan)
+{
+    return plan != NULL && plan->source != NULL ? plan->source : "";
 }
 
 size_t doconv_plan_workspace_size(const doconv_plan *plan)

@@ -24,6 +24,7 @@ struct doconv_plan {
     struct dc_problem problem;
     struct dc_candidate candidate;
     const char *origin;
+    char *source; /* the key that a choice "nearest" or "neighbour" is from; else NULL */
     uint64_t packed_layout; /* of a convolution: plans with the same one share weights */
     /*
      * Of the operation's whole call, fold and fresh weights included, from a 64-byte boundary on.
@@ -48,6 +49,9 @@ struct doconv_weights {
 /* The plan of any operation, without a verbose line. On failure *plan is NULL. */
 doconv_status dc_plan_create(doconv_context *ctx, const struct dc_problem *problem,
                              const doconv_plan_options *options, doconv_plan **plan);
+
+/* Sets the candidate of a plan whose problem is set, with origin and source. */
+doconv_status dc_plan_choose(doconv_plan *plan, const doconv_plan_options *options);
 
 /*
  * One call. workspace: plan->workspace_size bytes, 64-byte aligned. Weights that are fresh are
@@ -96,7 +100,10 @@ void dc_plan_key(const doconv_context *ctx, const struct dc_problem *problem,
  */
 doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *problem,
                            const doconv_plan_options *options, struct dc_candidate_list *list);
-/* The same without texts, but where options name a variant: dc_candidate_describe() makes them. */
+/*
+ * The same with the best candidate first and the others in no order, and without texts, but where
+ * options name a variant: dc_candidate_describe() makes them.
+ */
 doconv_status dc_enumerate_quickly(doconv_context *ctx, const struct dc_problem *problem,
                                    const doconv_plan_options *options,
                                    struct dc_candidate_list *list);
