@@ -18,6 +18,7 @@ struct explanation {
     const char *problem; /* as given */
     doconv_conv_desc desc;
     bool train, measure;
+    bool cold;                            /* weights */
     size_t workspace, packed;             /* limits, or 0 */
     struct command_operations operations; /* of the layer, or the plan's one */
     /* of one of them, while it is explained */
@@ -231,7 +232,9 @@ static void print_choice(const struct explanation *e)
 {
     printf("\nchoice    %s\n", e->operation->variant);
     printf("origin    %s", e->operation->origin);
-    if (e->report == NULL) {
+    if (e->operation->source[0] != '\0') {
+        printf("\nof        %s", e->operation->source);
+    } else if (e->report == NULL) {
         printf(" (nothing measured: --measure does)");
     }
     printf("\n");
@@ -279,11 +282,13 @@ static doconv_status choose_plan(struct explanation *e, doconv_rigor rigor)
     const doconv_plan_options options = {.size = sizeof options,
                                          .rigor = rigor,
                                          .workspace_limit = e->workspace,
+                                         .cold_weights = e->cold,
                                          .packed_limit = e->packed};
     doconv_plan *plan;
     const doconv_status status = doconv_plan_create(e->context, &e->desc, &options, &plan);
     snprintf(operation->variant, sizeof operation->variant, "%s", doconv_plan_variant(plan));
     snprintf(operation->origin, sizeof operation->origin, "%s", doconv_plan_origin(plan));
+    snprintf(operation->source, sizeof operation->source, "%s", doconv_plan_source(plan));
     doconv_plan_destroy(plan);
     return status;
 }
@@ -313,6 +318,7 @@ static int explain_operation(struct explanation *e, int index)
     e->operation = &e->operations.item[index];
     e->options = command_operation_options(e->operation);
     e->options.workspace_limit = e->workspace;
+    e->options.cold_weights = e->cold;
     e->options.packed_limit = e->packed;
     doconv_status status =
         doconv_candidates_create(e->context, &e->operation->desc, &e->options, &e->candidates);
@@ -395,13 +401,15 @@ static int run_explain(int count, char **words)
     struct explanation e = {.train = false};
     doconv_isa isa = DOCONV_ISA_DEFAULT;
     int threads = 0;
-    bool deterministic = false;
+    bool deterministic = false, caller = false;
     const struct command_option options[] = {
         {"deterministic", COMMAND_OPTION_FLAG, &deterministic, 0, 0},
         {"measure", COMMAND_OPTION_FLAG, &e.measure, 0, 0},
         {"train", COMMAND_OPTION_FLAG, &e.train, 0, 0},
         {"isa", COMMAND_OPTION_ISA, &isa, 0, 0},
         {"threads", COMMAND_OPTION_INT, &threads, 1, 4096},
+        {"runner", COMMAND_OPTION_RUNNER, &caller, 0, 0},
+        {"cold", COMMAND_OPTION_FLAG, &e.cold, 0, 0},
         {"workspace", COMMAND_OPTION_BYTES, &e.workspace, 0, 0},
         {"packed", COMMAND_OPTION_BYTES, &e.packed, 0, 0},
         {NULL, COMMAND_OPTION_FLAG, NULL, 0, 0}};
@@ -417,7 +425,7 @@ static int run_explain(int count, char **words)
     }
     e.problem = words[0];
     int result = command_context_create_for("explain", isa, threads, DOCONV_TUNE_DEFAULT,
-                                            deterministic, &e.context);
+                                            deterministic, caller, &e.context);
     if (result != COMMAND_OK) {
         return result;
     }
@@ -431,11 +439,14 @@ static int run_explain(int count, char **words)
     } else if (e.train && (e.workspace > 0 || e.packed > 0)) {
         result = command_usage_error("explain", "--%s: a layer in training has no limit",
                                      e.workspace > 0 ? "workspace" : "packed");
+    } else if (e.train && e.cold) {
+        result = command_usage_error("explain", "--cold: not of a layer in training");
     } else {
         result = e.train ? explain_layer(&e) : explain_plan(&e);
     }
     command_operations_free(&e.operations);
     doconv_context_destroy(e.context);
+    command_runner_end();
     return result;
 }
 
@@ -451,8 +462,9 @@ const struct command_verb command_explain = {
         "rounding, by that of a\n"
         "direct kernel, and with --measure the root mean square relative to the result's, in 1e-7; "
         "every kernel that refused\n"
-        "the problem, with the reason; and the variant that a plan gets, with its origin (cache or "
-        "estimate).\n"
+        "the problem, with the reason; and the variant that a plan gets, with its origin: cache; "
+        "nearest or neighbour, and\n"
+        "the key of the cache's entry that it is from; or estimate.\n"
         "Of a layer in training it prints that for each operation that its passes consist of.\n"
         "\n"
         "PROBLEM is written as benchdnn writes it, e.g. "
@@ -465,6 +477,8 @@ const struct command_verb command_explain = {
         "  --isa=NAME          cap on the instruction set: none, avx2, avx512, neon\n"
         "  --threads=N         threads (default: OMP_NUM_THREADS, else one for each CPU)\n"
         "  --deterministic     for contexts that are: one order of sums for any threads\n"
+        "  --runner=NAME       who runs the threads: own, the library (default), or caller\n"
+        "  --cold              of plans whose weights no cache holds\n"
         "  --workspace=BYTES   refuse candidates that need more; not of a layer in training\n"
         "  --packed=BYTES      refuse candidates whose packed weights take more; likewise\n",
     .run = run_explain,

@@ -94,6 +94,7 @@ doconv_status command_operations_add_training(struct command_operations *list,
         snprintf(operation.role, sizeof operation.role, "%s", from.role);
         snprintf(operation.variant, sizeof operation.variant, "%s", from.variant);
         snprintf(operation.origin, sizeof operation.origin, "%s", from.origin);
+        snprintf(operation.source, sizeof operation.source, "%s", from.source);
         status = add(list, context, &operation);
     }
     doconv_training_destroy(training);

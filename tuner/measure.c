@@ -267,12 +267,17 @@ static void report_progress(const struct measure_limits *limits, int done, int t
     }
 }
 
+static bool is_cancelled(const struct measure_limits *limits)
+{
+    return limits->cancel != NULL && limits->cancel(limits->cancel_user) != 0;
+}
+
 /*
  * Returns the number of items kept, which stand first then, the fastest before the others; *rounds:
  * that of the rounds, as progress counts them.
  */
 static int coarse_rounds(struct measure_set *set, const struct measure_limits *limits, double start,
-                         int finals, int *rounds)
+                         int finals, int *rounds, bool *cancelled)
 {
     for (int i = 0; i < set->count; i++) {
         struct measured *m = &set->items[i];
@@ -282,10 +287,11 @@ static int coarse_rounds(struct measure_set *set, const struct measure_limits *l
             calibrate(set, m);
         }
     }
+    *cancelled = is_cancelled(limits);
     int kept = drop(set, HOPELESS_RUN);
     *rounds = limits->least_rounds;
     const int most = MEASURE_SAMPLES - finals - 1;
-    for (int number = 0; number < most && kept > FINALISTS; number++) {
+    for (int number = 0; number < most && kept > FINALISTS && !*cancelled; number++) {
         if (number >= limits->least_rounds &&
             dc_now(set->ctx) - start > 0.6 * limits->budget_seconds) {
             break;
@@ -293,6 +299,7 @@ static int coarse_rounds(struct measure_set *set, const struct measure_limits *l
         *rounds = number > limits->least_rounds ? number : limits->least_rounds;
         report_progress(limits, number, *rounds + finals);
         round_of(set, set->count, number);
+        *cancelled = is_cancelled(limits);
         if (number == 1) {
             kept = drop(set, HOPELESS_ROUND);
         } else if (number >= 4) {
@@ -365,11 +372,12 @@ static void move_to_front(struct measured *items, int index)
     items[0] = moved;
 }
 
-void dc_measure(struct measure_set *set, const struct measure_limits *limits)
+bool dc_measure(struct measure_set *set, const struct measure_limits *limits)
 {
     const double start = dc_now(set->ctx);
+    bool cancelled = false;
     int finals = 2 * limits->least_rounds, rounds;
-    const int kept = coarse_rounds(set, limits, start, finals, &rounds);
+    const int kept = coarse_rounds(set, limits, start, finals, &rounds, &cancelled);
     int count = kept < FINALISTS ? kept : FINALISTS;
     for (int i = count; i < kept; i++) {
         if (set->items[i].is_default) {
@@ -383,12 +391,19 @@ void dc_measure(struct measure_set *set, const struct measure_limits *limits)
     if (dc_now(set->ctx) - start > limits->budget_seconds) {
         finals = limits->least_rounds;
     }
+    if (cancelled) {
+        return false; /* items stand by the medians of what there is */
+    }
     for (int i = 0; i < count; i++) {
         set->items[i].first_kept = set->items[i].rounds;
     }
     for (int number = 0; number < finals; number++) {
         report_progress(limits, rounds + number, rounds + finals);
         round_of(set, count, number);
+        cancelled = is_cancelled(limits);
+        if (cancelled) {
+            break;
+        }
     }
     for (int i = 0; i < count; i++) {
         summarize(&set->items[i]);
@@ -397,4 +412,5 @@ void dc_measure(struct measure_set *set, const struct measure_limits *limits)
     move_to_front(set->items, choose(set->items, count));
     qsort(set->items + 1, (size_t)set->count - 1, sizeof *set->items, by_median);
     report_progress(limits, rounds + finals, rounds + finals);
+    return !cancelled;
 }

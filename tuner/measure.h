@@ -91,8 +91,10 @@ struct measure_limits {
     double budget_seconds; /* aimed at */
     /* of each candidate that is kept, whatever the budget; at most MEASURE_SAMPLES / 4 */
     int least_rounds;
-    doconv_tune_progress_fn progress; /* may be NULL */
+    doconv_progress_fn progress; /* may be NULL */
     void *progress_user;
+    doconv_cancel_fn cancel; /* likewise */
+    void *cancel_user;
 };
 
 /*
@@ -100,9 +102,9 @@ struct measure_limits {
  * behind are dropped; the best three and the default, if it is still there, run again side by side.
  * Then median and spread of each are set, the winner stands first, the others behind it by their
  * medians, wrong ones last. The default wins unless another is faster by a margin in the paired
- * samples.
+ * samples. False if it was cancelled: each item has run then, and the best so far stands first.
  */
-void dc_measure(struct measure_set *set, const struct measure_limits *limits);
+bool dc_measure(struct measure_set *set, const struct measure_limits *limits);
 
 /*
  * Runs an item once: all of the operation, so with folding and packing where weights are fresh, and

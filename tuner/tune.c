@@ -157,15 +157,18 @@ static doconv_status measure_and_check(struct measure_set *set, const doconv_tun
             .least_rounds = LEAST_ROUNDS,
             .progress = options->progress,
             .progress_user = options->progress_user,
+            .cancel = options->cancel,
+            .cancel_user = options->cancel_user,
         };
-        dc_measure(set, &limits);
-        for (int attempt = 1; attempt < ATTEMPTS && set->items[0].spread > NOISY; attempt++) {
+        bool whole = dc_measure(set, &limits);
+        for (int attempt = 1; attempt < ATTEMPTS && whole && set->items[0].spread > NOISY;
+             attempt++) {
             limits.budget_seconds *= 2.0;
             limits.least_rounds *= 2;
-            dc_measure(set, &limits);
+            whole = dc_measure(set, &limits);
         }
         struct measured *winner = &set->items[0];
-        report->noisy = winner->spread > NOISY;
+        report->noisy = !whole || winner->spread > NOISY;
         struct check_result result = {0};
         doconv_status status = dc_measure_check(set, winner, &result);
         winner->rms_error = result.rms_error;
@@ -459,7 +462,14 @@ static doconv_status measure_now(void *self, const struct dc_problem *problem,
     report->ctx = ctx;
     doconv_status status = DOCONV_OK;
     if (!recall_noisy(cache, problem, options, &report->entry)) {
-        const doconv_tune_options force = {.size = sizeof force, .force = 1};
+        doconv_tune_options force = {.size = sizeof force, .force = 1};
+        if (options != NULL) {
+            force.budget_seconds = options->budget_seconds;
+            force.progress = options->progress;
+            force.progress_user = options->progress_user;
+            force.cancel = options->cancel;
+            force.cancel_user = options->cancel_user;
+        }
         doconv_tune_report_destroy(report);
         status = tune_problem(ctx, problem, options, &force, &report);
     }

@@ -484,9 +484,7 @@ DOCONV_API const char *doconv_operation_string(doconv_operation operation);
  */
 typedef void (*doconv_progress_fn)(void *user, int done, int total);
 
-/**
- * Called likewise, several times a round. 0: go on; anything else ends the measurement.
- */
+/** Called likewise, after each round. 0: go on; anything else ends the measurement. */
 typedef int (*doconv_cancel_fn)(void *user);
 
 /** Set size and zero the rest for the defaults. */
@@ -520,8 +518,8 @@ typedef struct doconv_plan_options {
     doconv_progress_fn progress; /**< told of a measurement; NULL: nobody is */
     void *progress_user;
     /**
-     * NULL: nobody ends a measurement. One that is ended chooses the best so far, which is not
-     * relied on later, or, if it has measured too little for that, leaves the estimate's choice
+     * NULL: nobody ends a measurement. One that is ended chooses the best so far: each candidate
+     * has run at least once. Its result is used by this context, and not relied on by others
      */
     doconv_cancel_fn cancel;
     void *cancel_user;

@@ -33,7 +33,7 @@ typedef struct doconv_tune_options {
     void *progress_user;
     /** 1: compute doconv_tune_entry.rms_error of every candidate that is measured */
     int errors;
-    /** as in doconv_plan_options; one that is ended before anything is known is UNSUPPORTED */
+    /** NULL: none. As in doconv_plan_options: the report is of the best so far, and `noisy` */
     doconv_cancel_fn cancel;
     void *cancel_user;
 } doconv_tune_options;
