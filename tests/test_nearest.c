@@ -131,12 +131,12 @@ static void test_parse(void **state)
     struct nearest_key parsed;
     assert_false(dc_nearest_parse("", &parsed));
     assert_false(dc_nearest_parse(LAYER, &parsed));
-    assert_false(dc_nearest_parse(LAYER " threads=0 runner=default workspace=0 weights=warm",
-                                  &parsed));
-    assert_false(dc_nearest_parse(LAYER " threads=1 runner=other workspace=0 weights=warm",
-                                  &parsed));
-    assert_false(dc_nearest_parse(LAYER " threads=1 runner=default workspace=0 weights=warm x",
-                                  &parsed));
+    assert_false(
+        dc_nearest_parse(LAYER " threads=0 runner=default workspace=0 weights=warm", &parsed));
+    assert_false(
+        dc_nearest_parse(LAYER " threads=1 runner=other workspace=0 weights=warm", &parsed));
+    assert_false(
+        dc_nearest_parse(LAYER " threads=1 runner=default workspace=0 weights=warm x", &parsed));
     doconv_context_destroy(ctx);
 }
 
@@ -204,8 +204,7 @@ static void test_refusals(void **state)
     }
     const doconv_plan_options fresh = {.size = sizeof fresh, .fresh_weights = 1};
     assert_choice(ctx, LAYER, &fresh, "estimate", NULL, "");
-    const doconv_plan_options estimate = {.size = sizeof estimate,
-                                          .rigor = DOCONV_RIGOR_ESTIMATE};
+    const doconv_plan_options estimate = {.size = sizeof estimate, .rigor = DOCONV_RIGOR_ESTIMATE};
     assert_choice(ctx, LAYER ",bias", &estimate, "estimate", NULL, "");
     doconv_context_destroy(ctx);
     ctx = reader(f, false, 2, DOCONV_TUNE_READ);
@@ -402,8 +401,7 @@ static void test_neighbours(void **state)
     plant_measured(ctx, "mb16_ic64ih14oc64kh1:src=nhwc,dst=nhwc", 1, &nearer);
     assert_choice(ctx, "mb12_ic64ih14oc64kh1:src=nhwc,dst=nhwc", NULL, "neighbour", NULL,
                   nearer.key);
-    assert_choice(ctx, "mb2_ic64ih14oc64kh1:src=nhwc,dst=nhwc", NULL, "neighbour", NULL,
-                  entry.key);
+    assert_choice(ctx, "mb2_ic64ih14oc64kh1:src=nhwc,dst=nhwc", NULL, "neighbour", NULL, entry.key);
     assert_choice(ctx, "mb16_ic64ih14oc64kh1:src=nhwc,dst=nhwc,relu", NULL, "nearest",
                   nearer.variant, nearer.key);
     /* One that has no times but the winner's. */
@@ -472,8 +470,7 @@ static void test_memory(void **state)
                 char text[DOCONV_PROBLEM_TEXT_SIZE];
                 struct cache_entry entry;
                 desc.dst_layout = DOCONV_NHWC;
-                assert_int_equal(doconv_conv_desc_format(ctx, &desc, text, sizeof text),
-                                 DOCONV_OK);
+                assert_int_equal(doconv_conv_desc_format(ctx, &desc, text, sizeof text), DOCONV_OK);
                 if (round == 1) {
                     plant(ctx, text, NULL, i % 2, &entry);
                 }
@@ -501,8 +498,7 @@ static void test_many(void **state)
 {
     struct fixture *f = *state;
     doconv_context *ctx = reader(f, false, 1, DOCONV_TUNE_READ);
-    const doconv_plan_options estimate = {.size = sizeof estimate,
-                                          .rigor = DOCONV_RIGOR_ESTIMATE};
+    const doconv_plan_options estimate = {.size = sizeof estimate, .rigor = DOCONV_RIGOR_ESTIMATE};
     for (int round = 0; round < 2; round++) {
         for (int h = 3; h < 1503; h++) {
             char text[64];
@@ -575,6 +571,62 @@ static void test_out_of_memory(void **state)
     }
 }
 
+/* Threads that plan on one context while one stores: each plan's choice has a source that fits. */
+enum { PLANNERS = 3, ROUNDS = 60 };
+
+struct planner {
+    doconv_context *ctx;
+    pthread_t thread;
+    int number, wrong;
+};
+
+static void *plan_often(void *arg)
+{
+    struct planner *planner = arg;
+    for (int i = 0; i < ROUNDS; i++) {
+        char text[128];
+        doconv_conv_desc desc;
+        doconv_plan *plan;
+        snprintf(text, sizeof text, "mb%d_ic32ih14oc32kh1:src=nhwc,dst=nhwc%s",
+                 1 + (i + planner->number) % 5, i % 2 != 0 ? ",bias" : "");
+        if (doconv_conv_desc_parse(planner->ctx, text, &desc) != DOCONV_OK ||
+            doconv_plan_create(planner->ctx, &desc, NULL, &plan) != DOCONV_OK) {
+            planner->wrong++;
+            continue;
+        }
+        const char *origin = doconv_plan_origin(plan);
+        const bool inferred = strcmp(origin, "nearest") == 0 || strcmp(origin, "neighbour") == 0;
+        planner->wrong += inferred != (doconv_plan_source(plan)[0] != '\0');
+        doconv_plan_destroy(plan);
+    }
+    return NULL;
+}
+
+static void test_threads(void **state)
+{
+    struct fixture *f = *state;
+    struct planner planners[PLANNERS];
+    struct cache_entry entry;
+    doconv_context *ctx = reader(f, false, 1, DOCONV_TUNE_READ);
+    plant(ctx, "mb3_ic32ih14oc32kh1:src=nhwc,dst=nhwc", NULL, 1, &entry);
+    doconv_context_destroy(ctx);
+    ctx = reader(f, false, 1, DOCONV_TUNE_READ);
+    for (int i = 0; i < PLANNERS; i++) {
+        planners[i] = (struct planner){.ctx = ctx, .number = i};
+        assert_int_equal(pthread_create(&planners[i].thread, NULL, plan_often, &planners[i]), 0);
+    }
+    for (int n = 1; n < 5; n++) {
+        char text[128];
+        snprintf(text, sizeof text, "mb%d_ic32ih14oc32kh1:src=nhwc,dst=nhwc,relu", n);
+        plant(ctx, text, NULL, 1, &entry);
+    }
+    for (int i = 0; i < PLANNERS; i++) {
+        assert_int_equal(pthread_join(planners[i].thread, NULL), 0);
+        assert_int_equal(planners[i].wrong, 0);
+    }
+    doconv_context_destroy(ctx);
+}
+
 #define WITH_FIXTURE(test) cmocka_unit_test_setup_teardown(test, fixture_setup, fixture_teardown)
 
 int main(void)
@@ -586,7 +638,7 @@ int main(void)
         WITH_FIXTURE(test_engine),        WITH_FIXTURE(test_neighbours),
         WITH_FIXTURE(test_deterministic), WITH_FIXTURE(test_memory),
         WITH_FIXTURE(test_many),          WITH_FIXTURE(test_changes),
-        WITH_FIXTURE(test_out_of_memory),
+        WITH_FIXTURE(test_out_of_memory), WITH_FIXTURE(test_threads),
     };
     return cmocka_run_group_tests_name("nearest", tests, NULL, NULL);
 }

@@ -275,10 +275,8 @@ static void test_stale_variant(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        WITH_FIXTURE(test_modes),
-        WITH_FIXTURE(test_rigor),
-        WITH_FIXTURE(test_cancel),
-        WITH_FIXTURE(test_never_served_elsewhere),
+        WITH_FIXTURE(test_modes),         WITH_FIXTURE(test_rigor),
+        WITH_FIXTURE(test_cancel),        WITH_FIXTURE(test_never_served_elsewhere),
         WITH_FIXTURE(test_stale_variant),
     };
     return cmocka_run_group_tests_name("tuner_modes", tests, NULL, NULL);

@@ -12,9 +12,9 @@
 #include "base/context.h"
 #include "plan/problem.h"
 
-#define NEAREST_READ 2000      /* most entries of the cache's directories that are indexed */
-#define NEAREST_ENTRIES 2500   /* those and this context's own */
-#define NEAREST_SECONDS 0.05   /* after which reading stops, with what it has then */
+#define NEAREST_READ 2000    /* most entries of the cache's directories that are indexed */
+#define NEAREST_ENTRIES 2500 /* those and this context's own */
+#define NEAREST_SECONDS 0.05 /* after which reading stops, with what it has then */
 
 struct cache;
 struct nearest;

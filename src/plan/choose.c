@@ -78,8 +78,8 @@ static struct means means_of(const doconv_context *ctx, const doconv_plan_option
     const doconv_rigor rigor = options != NULL ? options->rigor : DOCONV_RIGOR_DEFAULT;
     const bool by_mode = rigor == DOCONV_RIGOR_DEFAULT;
     const doconv_tune_mode mode = by_mode ? ctx->tune : DOCONV_TUNE_DEFAULT;
-    const bool measures = rigor == DOCONV_RIGOR_MEASURE || mode == DOCONV_TUNE_TUNE ||
-                          mode == DOCONV_TUNE_FORCE;
+    const bool measures =
+        rigor == DOCONV_RIGOR_MEASURE || mode == DOCONV_TUNE_TUNE || mode == DOCONV_TUNE_FORCE;
     const bool only = mode == DOCONV_TUNE_ONLY;
     return (struct means){
         .off = rigor == DOCONV_RIGOR_ESTIMATE || mode == DOCONV_TUNE_OFF,
@@ -96,8 +96,7 @@ static const struct dc_candidate *find_in_cache(const doconv_context *ctx, const
 {
     const struct dc_advisor *advisor = &ctx->advisor;
     char variant[DC_VARIANT_SIZE];
-    if (advisor->lookup == NULL ||
-        !advisor->lookup(advisor->self, key, variant, sizeof variant)) {
+    if (advisor->lookup == NULL || !advisor->lookup(advisor->self, key, variant, sizeof variant)) {
         return NULL;
     }
     const struct dc_candidate *found = find(list, variant);
@@ -201,8 +200,7 @@ static doconv_status choose(const doconv_plan *plan, const doconv_plan_options *
         take(choice, found, "table");
         return DOCONV_OK;
     }
-    return means.off ? DOCONV_OK
-                     : ask_advisor(plan, options, &means, key, list, choice, lasting);
+    return means.off ? DOCONV_OK : ask_advisor(plan, options, &means, key, list, choice, lasting);
 }
 
 /* Chooses among all candidates, and notes a choice that lasts. */

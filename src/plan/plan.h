@@ -24,7 +24,7 @@ struct doconv_plan {
     struct dc_problem problem;
     struct dc_candidate candidate;
     const char *origin;
-    char *source; /* the key that a choice "nearest" or "neighbour" is from; else NULL */
+    char *source;           /* the key that a choice "nearest" or "neighbour" is from; else NULL */
     uint64_t packed_layout; /* of a convolution: plans with the same one share weights */
     /*
      * Of the operation's whole call, fold and fresh weights included, from a 64-byte boundary on.
