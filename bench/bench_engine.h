@@ -138,8 +138,11 @@ struct tuning_totals {
 /* Prints how far the tuning of all problems is. */
 class progress;
 
-/* A context as the options ask for; the caller owns it. Throws usage_error. */
-doconv_context *create_context(const options &o);
+/*
+ * A context as the options ask for, on the user's cache; or one that tunes what the cache in a
+ * directory lacks. The caller owns it. Throws usage_error.
+ */
+doconv_context *create_context(const options &o, const char *cache = nullptr);
 
 class doconv_engine : public engine
 {
@@ -168,6 +171,12 @@ class doconv_engine : public engine
      */
     void tune(const problem &p, tuning_totals &totals, progress &show);
 
+    /*
+     * The plan of a problem whose layouts are its own, by the variant that tune() found, if it did;
+     * the caller owns it. seconds: what tune() measured, else 0. Throws std::runtime_error.
+     */
+    doconv_plan *plan(const problem &p, double &seconds) const;
+
   private:
     /* A problem in given layouts and of a given accuracy class, with its canonical text. */
     struct placed {
@@ -195,7 +204,11 @@ class doconv_engine : public engine
     size_t packed_;
     bool packed_as_direct_;
     unsigned roles_;
-    std::map<std::string, std::string> variants_; /* tuned, by problem with layouts */
+    struct tuned {
+        std::string variant;
+        double seconds;
+    };
+    std::map<std::string, tuned> choices_; /* tuned, by problem with layouts */
 };
 
 /*

@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <cctype>
 #include <iterator>
+#include <set>
 
+#include "network_list.h"
 #include "option_values.h"
 
 namespace bench
@@ -18,6 +20,11 @@ constexpr option_choice layouts[] = {{"nchw", static_cast<int>(layout_choice::nc
                                      {"blocked", static_cast<int>(layout_choice::blocked)},
                                      {"best", static_cast<int>(layout_choice::best)},
                                      {nullptr, 0}};
+/* What --tune takes: the library's modes, and ours. */
+constexpr int audit_mode = -1;
+constexpr option_choice tunes[] = {{"off", DOCONV_TUNE_OFF},   {"read", DOCONV_TUNE_READ},
+                                   {"tune", DOCONV_TUNE_TUNE}, {"force", DOCONV_TUNE_FORCE},
+                                   {"audit", audit_mode},      {nullptr, 0}};
 constexpr option_choice booleans[] = {{"true", 1}, {"1", 1},  {"yes", 1},  {"false", 0},
                                       {"0", 0},    {"no", 0}, {nullptr, 0}};
 constexpr option_choice formats[] = {{"console", 0}, {"json", 1}, {"csv", 2}, {nullptr, 0}};
@@ -47,11 +54,11 @@ int read_count(const std::string &flag, const std::string &value, int most)
     return count;
 }
 
-double read_seconds(const std::string &flag, const std::string &value)
+double read_seconds(const std::string &flag, const std::string &value, bool zero)
 {
     double seconds = 0;
     char why[OPTION_WHY_SIZE];
-    expect(option_amount(flag.c_str(), value.c_str(), "seconds", true, 3600, &seconds, why), why);
+    expect(option_amount(flag.c_str(), value.c_str(), "seconds", zero, 3600, &seconds, why), why);
     return seconds;
 }
 
@@ -108,7 +115,7 @@ void read_benchmark_flag(options &o, const std::string &flag, const std::string 
         choose<int>(flag, value, formats);
         o.out_format = value;
     } else if (flag == "--benchmark_min_time") {
-        o.min_seconds = read_seconds(flag, value);
+        o.min_seconds = read_seconds(flag, value, true);
     } else if (flag == "--benchmark_repetitions") {
         read_count(flag, value, 1000);
     }
@@ -118,9 +125,9 @@ void read_benchmark_flag(options &o, const std::string &flag, const std::string 
 void read_value(options &o, const std::string &argument, const std::string &flag,
                 const std::string &value)
 {
-    const char *const takers[] = {"--networks", "--problems", "--engines", "--isa",
-                                  "--threads",  "--batch",    "--layout",  "--accuracy",
-                                  "--tune",     "--packed",   "--json",    "--tsv"};
+    const char *const takers[] = {"--networks", "--problems", "--engines",  "--isa",  "--threads",
+                                  "--batch",    "--layout",   "--accuracy", "--tune", "--packed",
+                                  "--seconds",  "--cache",    "--json",     "--tsv"};
     if (std::find(std::begin(takers), std::end(takers), flag) == std::end(takers)) {
         throw usage_error("unknown option \"" + argument + "\" (see --help)");
     }
@@ -152,15 +159,72 @@ void read_value(options &o, const std::string &argument, const std::string &flag
     } else if (flag == "--accuracy") {
         o.accuracy = choose<doconv_accuracy>(flag, value, option_accuracies);
     } else if (flag == "--tune") {
-        o.tune = choose<doconv_tune_mode>(flag, value, option_tunes);
+        const int mode = choose<int>(flag, value, tunes);
+        o.audit = mode == audit_mode;
+        o.tune = o.audit ? DOCONV_TUNE_TUNE : static_cast<doconv_tune_mode>(mode);
     } else if (flag == "--packed") {
         o.packed_as_direct = value == "direct";
         o.packed = o.packed_as_direct ? 0 : read_bytes(flag, value);
+    } else if (flag == "--seconds") {
+        o.audit_seconds = read_seconds(flag, value, false);
+    } else if (flag == "--cache") {
+        o.audit_cache = value;
     } else if (flag == "--json") {
         o.json = value;
     } else {
         o.tsv = value;
     }
+}
+
+/* Throws usage_error if options were given that don't go together. */
+void expect_compatible(const options &o, const std::set<std::string> &given)
+{
+    if (o.plans && !o.tsv.empty()) {
+        throw usage_error("--plans and --tsv: plans have no TSV, only --json");
+    }
+    for (const char *flag : {"--engines", "--cold", "--packed", "--plans", "--chain"}) {
+        if (o.audit && given.count(flag) != 0) {
+            throw usage_error(std::string("--tune=audit and ") + flag + ": give one");
+        }
+    }
+    for (const char *flag : {"--seconds", "--cache"}) {
+        if (!o.audit && given.count(flag) != 0) {
+            throw usage_error(std::string(flag) + ": only with --tune=audit");
+        }
+    }
+}
+
+/* A chain is of networks, and its layers have no rows to choose from. */
+void check_chain(const options &o)
+{
+    const std::pair<bool, const char *> against[] = {{!o.problems.empty(), "--problems"},
+                                                     {o.cold, "--cold"},
+                                                     {o.plans, "--plans"},
+                                                     {!o.filter.empty(), "--benchmark_filter"},
+                                                     {o.list_only, "--benchmark_list_tests"}};
+    for (const auto &[given, flag] : against) {
+        if (given) {
+            throw usage_error(std::string("--chain and ") + flag + " don't go together");
+        }
+    }
+}
+
+/* What was not given and isn't the same in every mode. */
+void set_defaults(options &o, const std::set<std::string> &given)
+{
+    if (o.audit && given.count("--layout") == 0) {
+        o.layout = layout_choice::nhwc;
+    }
+    if (!o.networks.empty() || !o.problems.empty()) {
+        return;
+    }
+    if (!o.audit) {
+        o.networks.push_back("resnet50");
+        return;
+    }
+    char names[64][NETWORK_NAME_SIZE];
+    const int count = network_names(names, 64);
+    o.networks.assign(names, names + count);
 }
 
 } // namespace
@@ -187,6 +251,7 @@ std::vector<std::string> split_problems(const std::string &text)
 options parse_options(int argc, char **argv)
 {
     options o;
+    std::set<std::string> given;
     for (int i = 1; i < argc; i++) {
         const std::string argument = argv[i];
         if (argument == "--help" || argument == "-h") {
@@ -197,16 +262,17 @@ options parse_options(int argc, char **argv)
         const bool has_value = equal != std::string::npos;
         const std::string flag = argument.substr(0, equal);
         const std::string value = has_value ? argument.substr(equal + 1) : "";
+        given.insert(flag);
         if (flag.rfind("--benchmark_", 0) == 0) {
             read_benchmark_flag(o, flag, value, has_value);
             if (flag != "--benchmark_filter" && flag != "--benchmark_list_tests") {
                 o.benchmark_flags.push_back(argument);
             }
-        } else if (flag == "--cold" || flag == "--plans") {
+        } else if (flag == "--cold" || flag == "--plans" || flag == "--chain") {
             if (has_value) {
                 throw usage_error(flag + ": \"" + value + "\": it takes no value (see --help)");
             }
-            (flag == "--cold" ? o.cold : o.plans) = true;
+            (flag == "--cold" ? o.cold : flag == "--plans" ? o.plans : o.chain) = true;
         } else {
             read_value(o, argument, flag, value);
         }
@@ -220,12 +286,12 @@ options parse_options(int argc, char **argv)
         o.benchmark_flags.push_back("--benchmark_out=" + o.json);
         o.benchmark_flags.push_back("--benchmark_out_format=json");
     }
-    if (o.plans && !o.tsv.empty()) {
-        throw usage_error("--plans and --tsv: plans have no TSV, only --json");
+    expect_compatible(o, given);
+    if (o.chain) {
+        check_chain(o);
+        o.cold = true;
     }
-    if (o.networks.empty() && o.problems.empty()) {
-        o.networks.push_back("resnet50");
-    }
+    set_defaults(o, given);
     return o;
 }
 

@@ -37,7 +37,11 @@ struct options {
     /* Most bytes of packed weights, or as many as a direct kernel's take; 0, false: no limit. */
     size_t packed = 0;
     bool packed_as_direct = false;
-    bool plans = false; /* time the making of plans, not the convolutions */
+    bool plans = false;         /* time the making of plans, not the convolutions */
+    bool audit = false;         /* --tune=audit: hold the tuner's choices against every candidate */
+    double audit_seconds = 2.5; /* of samples of a layer */
+    std::string audit_cache;    /* a directory; "": a fresh one, removed at the end */
+    bool chain = false; /* run the networks whole; cold too, for so their layers are tuned */
     std::string json, tsv;
     /*
      * --benchmark_*: Google Benchmark's own, but the two that choose rows: it would match names

@@ -35,25 +35,7 @@ class collector
     void add(const std::string &network, int64_t count, const doconv_conv_desc &desc,
              bool free_layout, const std::string &what)
     {
-        problem p = {};
-        p.desc = desc;
-        p.free_layout = free_layout;
-        char text[DOCONV_PROBLEM_TEXT_SIZE];
-        int64_t shape[4];
-        doconv_status status = doconv_conv_dst_shape(context_, &desc, shape);
-        if (status == DOCONV_OK) {
-            status = doconv_conv_desc_format(context_, &desc, text, sizeof text);
-        }
-        if (status != DOCONV_OK) {
-            throw usage_error(what + ": " + last_error(context_, status));
-        }
-        p.text = text;
-        p.hout = shape[2];
-        p.wout = shape[3];
-        p.macs = static_cast<double>(desc.n) * static_cast<double>(desc.cout) *
-                 static_cast<double>(p.hout) * static_cast<double>(p.wout) *
-                 static_cast<double>(desc.cin / desc.groups) * static_cast<double>(desc.kh) *
-                 static_cast<double>(desc.kw);
+        const problem p = make_problem(context_, desc, free_layout, what);
         const auto known =
             index_.emplace(p.text + (free_layout ? " free" : ""), w_.problems.size());
         if (known.second) {
@@ -137,6 +119,31 @@ void add_problem(doconv_context *context, collector &collect, const std::string 
 }
 
 } // namespace
+
+problem make_problem(doconv_context *context, const doconv_conv_desc &desc, bool free_layout,
+                     const std::string &what)
+{
+    problem p = {};
+    p.desc = desc;
+    p.free_layout = free_layout;
+    char text[DOCONV_PROBLEM_TEXT_SIZE];
+    int64_t shape[4];
+    doconv_status status = doconv_conv_dst_shape(context, &desc, shape);
+    if (status == DOCONV_OK) {
+        status = doconv_conv_desc_format(context, &desc, text, sizeof text);
+    }
+    if (status != DOCONV_OK) {
+        throw usage_error(what + ": " + last_error(context, status));
+    }
+    p.text = text;
+    p.hout = shape[2];
+    p.wout = shape[3];
+    p.macs = static_cast<double>(desc.n) * static_cast<double>(desc.cout) *
+             static_cast<double>(p.hout) * static_cast<double>(p.wout) *
+             static_cast<double>(desc.cin / desc.groups) * static_cast<double>(desc.kh) *
+             static_cast<double>(desc.kw);
+    return p;
+}
 
 workload load_workload(doconv_context *context, const options &o, doconv_layout block)
 {

@@ -73,6 +73,10 @@ struct workload {
     std::vector<layer> layers;
 };
 
+/* Throws usage_error if it is none: what, and why. free_layout: as in struct problem. */
+problem make_problem(doconv_context *context, const doconv_conv_desc &desc, bool free_layout,
+                     const std::string &what);
+
 /*
  * Reads the networks and problems that the options name. block: channels of --layout=blocked.
  * Throws usage_error.

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <ctime>
 
+#include <sys/resource.h>
+
 namespace bench
 {
 
@@ -13,8 +15,8 @@ namespace
 
 constexpr double long_call_seconds = 0.02; /* a call this long warms the caches by itself */
 /*
- * A sample in which the one thread was off its core for longer than this share is taken again, this
- * often at most.
+ * A sample in which the one thread was off its core for longer than this share, or one of several
+ * was put aside for another process, is taken again, this often at most.
  */
 constexpr double disturbed_share = 0.03;
 constexpr int most_attempts = 5;
@@ -26,16 +28,45 @@ double process_cpu()
     return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
 }
 
+/* How often threads of the process have lost their cores. */
+long switches()
+{
+    rusage usage = {};
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_nivcsw;
+}
+
 double wall()
 {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch())
         .count();
 }
 
-/*
- * With one thread, time off the core shows as wall time without CPU time. Of several attempts the
- * least disturbed counts.
- */
+/* What a sample took. */
+struct taken {
+    double seconds, cpu;
+    /*
+     * How disturbed it was. With one thread, time off the core shows as wall time without CPU time;
+     * several may sleep while they wait for one another, so there the switches count.
+     */
+    double lost;
+    bool disturbed;
+};
+
+taken time_calls(runner &r, long calls, bool one_thread)
+{
+    const long switches_start = switches();
+    const double cpu_start = process_cpu(), start = wall();
+    for (long i = 0; i < calls; i++) {
+        r.run();
+    }
+    taken t = {wall() - start, process_cpu() - cpu_start, 0, false};
+    t.lost = one_thread ? t.seconds - t.cpu : static_cast<double>(switches() - switches_start);
+    t.disturbed = t.lost > (one_thread ? disturbed_share * t.seconds : 0);
+    return t;
+}
+
+/* Of several attempts the least disturbed counts. */
 void take_sample(series &s, double at_least, bool one_thread, disturbance &seen)
 {
     long calls = std::max(1L, std::lround(std::ceil(at_least / std::max(s.guess, 1e-7))));
@@ -46,30 +77,20 @@ void take_sample(series &s, double at_least, bool one_thread, disturbance &seen)
          */
         calls = std::min(calls, static_cast<long>(s.what->copies()) - 1);
     }
-    double best_lost = INFINITY, best_seconds = 0, best_cpu = 0;
-    for (int attempt = 0; attempt < (one_thread ? most_attempts : 1); attempt++) {
+    taken best = {0, 0, INFINITY, true};
+    for (int attempt = 0; attempt < most_attempts && best.disturbed; attempt++) {
         if (s.guess < long_call_seconds) {
             s.what->run(); /* another runner was here before: the caches hold its data */
         }
-        const double cpu_start = process_cpu(), start = wall();
-        for (long i = 0; i < calls; i++) {
-            s.what->run();
-        }
-        const double seconds = wall() - start, cpu = process_cpu() - cpu_start,
-                     lost = seconds - cpu;
-        if (lost < best_lost) {
-            best_lost = lost;
-            best_seconds = seconds;
-            best_cpu = cpu;
-        }
-        if (lost <= disturbed_share * seconds) {
-            break;
+        const taken now = time_calls(*s.what, calls, one_thread);
+        if (now.lost < best.lost) {
+            best = now;
         }
     }
     seen.samples++;
-    seen.disturbed += one_thread && best_lost > disturbed_share * best_seconds;
-    s.cpu_seconds.push_back(best_cpu / static_cast<double>(calls));
-    s.seconds.push_back(best_seconds / static_cast<double>(calls));
+    seen.disturbed += best.disturbed;
+    s.cpu_seconds.push_back(best.cpu / static_cast<double>(calls));
+    s.seconds.push_back(best.seconds / static_cast<double>(calls));
     s.guess = s.seconds.back();
 }
 

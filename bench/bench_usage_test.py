@@ -5,6 +5,7 @@ leaves JSON and TSV that agree, and a second run measures no variant again.
 
 usage: bench_usage_test.py DOCONV_BENCH NETWORKS_DIRECTORY
 """
+import csv
 import json
 import os
 import re
@@ -59,6 +60,18 @@ BAD = [
     (["--packed=0"], "0"),
     (["--plans=maybe"], "maybe"),
     (["--plans", "--tsv=plans.tsv"], "--tsv"),
+    (["--tune=audit", "--cold"], "--cold"),
+    (["--tune=audit", "--plans"], "--plans"),
+    (["--tune=audit", "--engines=doconv"], "--engines"),
+    (["--tune=audit", "--seconds=0"], "--seconds"),
+    (["--tune=audit", "--tsv=/no/such/directory/audit.tsv"], "/no/such/directory/audit.tsv"),
+    (["--tune=audit", "--cache=/dev/null/cache", "--benchmark_filter=("], "("),
+    (["--seconds=1"], "--seconds"),
+    (["--cache=somewhere"], "--cache"),
+    (["--chain=yes"], "yes"),
+    (["--chain", "--plans"], "--plans"),
+    (["--chain", "--cold"], "--cold"),
+    (["--chain", "--networks=restoration"], "without edges"),
     (["--threads=1024"], "1024"),
     (["--json=/no/such/directory/sweep.json"], "/no/such/directory/sweep.json"),
     (["--tsv=/no/such/directory/sweep.tsv"], "/no/such/directory/sweep.tsv"),
@@ -207,6 +220,108 @@ with tempfile.TemporaryDirectory() as directory:
     check("JSON has the plans' times", all(0 < r["real_time"] < 1e6 and r["time_unit"] == "us"
                                            for r in runs), runs)
 
+AUDIT = re.compile(r"^audit: (\d+) layers, within 3%: ([\d.]+)%, worst: (-?[\d.]+)%, "
+                   r"estimate: ([\d.]+)% of tuned$", re.M)
+
+
+def audit(*arguments, **environment):
+    """The result of an audit of small layers, and the figures of its last line or None."""
+    audited = run("--tune=audit", "--seconds=0.02", *arguments, **environment)
+    return audited, AUDIT.search(audited.stdout)
+
+
+with tempfile.TemporaryDirectory() as directory:
+    layers, json_file, tsv_file = (os.path.join(directory, name)
+                                   for name in ("tiny.tsv", "audit.json", "audit.tsv"))
+    with open(layers, "w", encoding="utf-8") as file:
+        file.write("count ci h w co kh kw sh sw pt pl pb pr dh dw groups\n".replace(" ", "\t"))
+        for row in ("2 16 9 9 16 3 3 1 1 1 1 1 1 1 1 1", "1 16 9 9 16 3 3 2 2 1 1 1 1 1 1 16"):
+            file.write(row.replace(" ", "\t") + "\n")
+    user_cache = os.path.join(directory, "user")
+    result, line = audit("--networks=" + layers, "--json=" + json_file, "--tsv=" + tsv_file,
+                         DOCONV_CACHE=user_cache, TMPDIR=directory)
+    check("an audit ends with its line", result.returncode == 0 and line is not None and
+          line[1] == "2" and 0 <= float(line[2]) <= 100 and float(line[4]) > 0 and
+          result.stdout.endswith(line[0] + "\n"), result.stdout + result.stderr)
+    check("an audit is of one layout", result.stdout.count(" nhwc ") == 2 and
+          "layout nhwc" in result.stderr, result.stdout)
+    check("an audit leaves no cache behind",
+          set(os.listdir(directory)) == {"tiny.tsv", "audit.json", "audit.tsv"},
+          os.listdir(directory))
+    with open(tsv_file, encoding="utf-8") as file:
+        header, *rows = (row.rstrip("\n").split("\t") for row in file)
+    rows = [dict(zip(header, row)) for row in rows]
+    check("TSV has the choices and how far behind they are",
+          len(rows) == 2 and all(
+              row["problem"].endswith(":src=nhwc,dst=nhwc") and row["origin"] == "measured" and
+              int(row["candidates"]) >= int(row["raced"]) > 0 and int(row["rounds"]) >= 12 and
+              all(":" in row[name] and float(row[name + "_ms"]) > 0
+                  for name in ("tuned", "best", "estimate")) and
+              (row["best"] != row["tuned"] or float(row["behind_pct"]) == 0) and
+              (row["estimate"] != row["tuned"] or float(row["estimate_speed"]) == 1)
+              for row in rows), rows)
+    behind = [float(row["behind_pct"]) for row in rows]
+    check("the line sums up the rows", line is not None and
+          float(line[2]) == 50 * sum(value <= 3 for value in behind) and
+          abs(float(line[3]) - max(0, *behind)) < 0.06, (line, rows))
+    with open(json_file, encoding="utf-8") as file:
+        sweep = json.load(file)
+    runs = {r["run_name"]: r for r in sweep["benchmarks"]}
+    check("JSON has the three of each layer",
+          sweep["context"]["tune"] == "audit" and len(runs) == 6 and all(
+              runs[name + "/" + row["problem"]]["label"] == row[name] for row in rows
+              for name in ("tuned", "best", "estimate")), runs)
+
+    # Of a cache: what is in it is audited, what is not is tuned and kept.
+    own = ["--problems=ic16ih9oc24kh3ph1", "--cache=" + user_cache, "--tsv=" + tsv_file]
+    origins = []
+    for _ in range(2):
+        result, line = audit(*own)
+        with open(tsv_file, encoding="utf-8") as file:
+            origins.append(file.readlines()[1].split("\t")[4] if line else result.stderr)
+    check("an audit of a cache", origins in (["measured", "cache"], ["measured", "measured"]),
+          origins)
+    result, line = audit("--problems=ic16ih9oc24kh3ph1:bias,residual,relu", "--layout=best",
+                         "--accuracy=strict", TMPDIR=directory)
+    check("an audit of every layout", line is not None and int(line[1]) > 3 and
+          "winograd" not in result.stdout, result.stdout + result.stderr)
+# A network with a pooling between, channels of two layers, and residuals in place and not.
+CHAIN = """name	input	residual	post	bias	ci	h	w	co	kh	kw	sh	sw	pt	pl	pb	pr	dh	dw	groups
+a	-	-	relu	1	3	12	12	16	3	3	1	1	1	1	1	1	1	1	1
+b	a	-	relu	1	16	6	6	16	3	3	1	1	1	1	1	1	1	1	1
+c	b	a	relu6	1	16	6	6	16	3	3	1	1	1	1	1	1	1	1	1
+d	c	c	none	0	16	6	6	16	3	3	1	1	1	1	1	1	1	1	16
+e	d,b	d	none	1	32	6	6	16	1	1	1	1	0	0	0	0	1	1	1
+"""
+with tempfile.TemporaryDirectory() as folder:
+    network, tsv, json_file = (os.path.join(folder, name)
+                               for name in ("tiny.tsv", "chain.tsv", "chain.json"))
+    with open(network, "w", encoding="utf-8") as file:
+        file.write(CHAIN)
+    for batch in "1", "2":
+        result = run("--chain", "--networks=" + network, "--tsv=" + tsv, "--json=" + json_file,
+                     "--batch=" + batch, "--tune=off")
+        check("a chain, batch " + batch, result.returncode == 0 and
+              "tiny: a chain of 5 layers" in result.stdout, result.stdout + result.stderr)
+        with open(tsv, encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+        whole = [r for r in rows if r["layer"] == "-"]
+        check("TSV has each chain and its layers",
+              len(rows) == 6 * len(whole) and
+              {(r["engine"], r["layout"][:4]) for r in whole} >=
+              {("doconv", "nhwc"), ("doconv", "nChw"), ("direct", "nhwc"), ("direct", "nChw")},
+              rows)
+        check("chains agree", all(float(r["err"]) < 1e-5 for r in whole), whole)
+    with open(json_file, encoding="utf-8") as file:
+        names = [r["name"] for r in json.load(file)["benchmarks"]]
+    run("--chain", "--networks=" + network, "--tsv=" + tsv, "--engines=doconv", "--layout=nhwc",
+        DOCONV_CACHE=os.path.join(folder, "cache"))
+    with open(tsv, encoding="utf-8") as file:
+        predicted = [float(r["predicted_ms"]) for r in csv.DictReader(file, delimiter="\t")]
+    check("a chain's prediction is the sum of its layers'",
+          len(predicted) == 6 and abs(predicted[0] - sum(predicted[1:])) < 1e-4, predicted)
+    check("JSON has the chains", any(n.startswith("chain/doconv/nhwc/tiny") for n in names), names)
+
 dense = "--problems=ic16ih9oc24kh3ph1"
 quick = ["--engines=doconv,direct", "--tune=off", "--benchmark_min_time=0.001"]
 result = run(dense, *quick)
@@ -219,6 +334,8 @@ if len(os.sched_getaffinity(0)) >= 2:
           "of 2 cores" in result.stdout and "direct" in result.stdout,
           result.stdout + result.stderr)
     one = {min(os.sched_getaffinity(0))}
+    result, line = audit("--threads=2", dense)
+    check("an audit of two threads", line is not None, result.stdout + result.stderr)
     result = run("--threads=2", dense, preexec_fn=lambda: os.sched_setaffinity(0, one))
     check("refuses two threads on one core", result.returncode == 2 and "1 core" in result.stderr,
           result.stdout + result.stderr)

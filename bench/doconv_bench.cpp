@@ -14,6 +14,9 @@
  *   bench_sums           totals and ratios; bench_cells: rows of texts
  *   bench_table          the table; bench_report: the TSV; bench_progress: the bar
  *   bench_plans          --plans
+ *   bench_audit          --tune=audit; bench_audit_layer: of a layer
+ *   bench_chain          --chain; chain_network: networks with data, runners of them;
+ *                        chain_doconv, chain_onednn: the engines'; chain_report: what comes out
  */
 #include <benchmark/benchmark.h>
 
@@ -21,6 +24,8 @@
 #include <cstdio>
 #include <set>
 
+#include "bench_audit.h"
+#include "bench_chain.h"
 #include "bench_options.h"
 #include "bench_plans.h"
 #include "bench_report.h"
@@ -51,7 +56,7 @@ void expect_writable(const char *flag, const std::string &path)
  */
 std::vector<std::string> contender_names(const options &o)
 {
-    if (o.plans) {
+    if (o.plans || o.audit) {
         return {"doconv"};
     }
     if (o.engines.empty()) {
@@ -105,16 +110,21 @@ void initialize_benchmark(const options &o, char *program)
     }
 }
 
-void describe_run(const options &o, const doconv_context_info &info,
-                  const std::vector<contender> &contenders, const workload &work,
-                  const std::vector<row> &rows)
+void describe_options(const options &o, const doconv_context_info &info)
 {
     benchmark::AddCustomContext("isa", doconv_isa_string(info.isa));
     benchmark::AddCustomContext("cpu", info.cpu);
     benchmark::AddCustomContext("bench_threads", std::to_string(o.threads));
     benchmark::AddCustomContext("layout", layout_choice_name(o.layout));
     benchmark::AddCustomContext("accuracy", accuracy_name(o.accuracy));
-    benchmark::AddCustomContext("tune", option_name(option_tunes, o.tune));
+    benchmark::AddCustomContext("tune", o.audit ? "audit" : option_name(option_tunes, o.tune));
+}
+
+void describe_run(const options &o, const doconv_context_info &info,
+                  const std::vector<contender> &contenders, const workload &work,
+                  const std::vector<row> &rows)
+{
+    describe_options(o, info);
     benchmark::AddCustomContext("weights", o.cold ? "cold" : "warm");
     benchmark::AddCustomContext("packed_limit",
                                 o.packed_as_direct ? "direct" : std::to_string(o.packed));
@@ -181,7 +191,7 @@ void tune_all(const options &o, doconv_engine &ours, const workload &work,
     if (totals.unstored > 0) {
         std::fprintf(
             stderr,
-            "%d results were not stored (noisy, or no cache directory can be used: \"%s\")\n",
+            "%d results were not stored (surer ones were, or no directory can be used: \"%s\")\n",
             totals.unstored, ours.info().cache_directory);
     }
 }
@@ -215,6 +225,19 @@ int measure_rows(const options &o, session &s, const std::vector<row> &rows,
     return all_good(s) ? 0 : 1;
 }
 
+/* Returns the exit status. */
+int measure_chains(const options &o, doconv_engine &ours, const std::vector<std::string> &names)
+{
+    expect_writable(o.json.empty() ? "--benchmark_out" : "--json", o.out);
+    expect_writable("--tsv", o.tsv);
+    const doconv_context_info info = ours.info();
+    describe_options(o, info);
+    std::fprintf(stderr, "chains on %s, %s, %d thread%s, layout %s, accuracy %s\n", info.cpu,
+                 doconv_isa_string(info.isa), o.threads, o.threads == 1 ? "" : "s",
+                 layout_choice_name(o.layout), accuracy_name(o.accuracy));
+    return run_chains(o, ours, names);
+}
+
 int run(int argc, char **argv)
 {
     const options o = parse_options(argc, argv);
@@ -225,7 +248,8 @@ int run(int argc, char **argv)
     const std::vector<std::string> names = contender_names(o);
     place_threads(o, argv);
 
-    const unsigned roles = doconv_roles(names);
+    /* A chain has one class, so each problem of it one choice. */
+    const unsigned roles = o.chain ? role_choice : doconv_roles(names);
     doconv_engine ours(o, roles);
     const doconv_context_info info = ours.info();
     std::unique_ptr<engine> theirs;
@@ -238,11 +262,14 @@ int run(int argc, char **argv)
             contenders.push_back({name, &ours, name == "direct" ? role_direct : role_choice});
         }
     }
+    initialize_benchmark(o, argv[0]);
+    if (o.chain) {
+        return measure_chains(o, ours, names);
+    }
     const workload work = load_workload(
         ours.context(), o, info.isa == DOCONV_ISA_AVX512 ? DOCONV_NCHW16C : DOCONV_NCHW8C);
     session s(work, contenders, info.isa, o.threads, o.min_seconds,
               o.cold ? coldness::of(info) : coldness());
-    initialize_benchmark(o, argv[0]);
 
     const std::vector<row> rows = choose_rows(o.filter, s);
     if (o.list_only) {
@@ -258,6 +285,10 @@ int run(int argc, char **argv)
     expect_writable(o.json.empty() ? "--benchmark_out" : "--json", o.out);
     expect_writable("--tsv", o.tsv);
     describe_run(o, info, contenders, work, rows);
+    if (o.audit) {
+        audit(o, work, wanted);
+        return 0;
+    }
     if (roles != 0) {
         tune_all(o, ours, work, wanted);
     }

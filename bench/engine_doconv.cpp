@@ -125,15 +125,18 @@ class doconv_runner : public runner
 
 } // namespace
 
-doconv_context *create_context(const options &o)
+doconv_context *create_context(const options &o, const char *cache)
 {
     doconv_context_options context_options = {};
     context_options.size = sizeof context_options;
     context_options.threads = o.threads;
     context_options.parallel_for = o.threads > 1 ? shared_threads() : nullptr;
     context_options.max_isa = o.isa;
-    /* The engine tunes by itself, ahead of all timing. */
-    context_options.tune = o.tune == DOCONV_TUNE_OFF ? DOCONV_TUNE_OFF : DOCONV_TUNE_READ;
+    context_options.cache_directory = cache;
+    /* But for an audit, the engine tunes by itself, ahead of all timing. */
+    context_options.tune = cache != nullptr            ? DOCONV_TUNE_TUNE
+                           : o.tune == DOCONV_TUNE_OFF ? DOCONV_TUNE_OFF
+                                                       : DOCONV_TUNE_READ;
     doconv_context *context = nullptr;
     const doconv_status status = doconv_context_create(&context_options, &context);
     if (status != DOCONV_OK) {
@@ -219,13 +222,13 @@ doconv_plan_options doconv_engine::open_options(const placed &in) const
     return o;
 }
 
-/* Where tuning found a variant, it; it lives in variants_. */
+/* Where tuning found a variant, it; it lives in choices_. */
 doconv_plan_options doconv_engine::plan_options(const placed &in) const
 {
     doconv_plan_options o = open_options(in);
     o.rigor = tune_ == DOCONV_TUNE_OFF ? DOCONV_RIGOR_ESTIMATE : DOCONV_RIGOR_READ;
-    const auto tuned = variants_.find(in.text);
-    o.variant = tuned != variants_.end() ? tuned->second.c_str() : nullptr;
+    const auto known = choices_.find(in.text);
+    o.variant = known != choices_.end() ? known->second.variant.c_str() : nullptr;
     return o;
 }
 
@@ -257,37 +260,23 @@ const std::string *doconv_engine::tune_one(const placed &in, tuning_totals &tota
         s.show->within(s.start + s.width * done / std::max(total, 1));
     };
     tune_options.progress_user = &part;
-    bool settled = false;
-    std::string *variant = nullptr;
-    /*
-     * A noisy result isn't stored: another try or two, with more samples, so that the next process
-     * needn't measure again.
-     */
-    for (int attempt = 0; attempt < 3 && !settled; attempt++) {
-        tune_options.budget_seconds = attempt == 0 ? 0 : 1.2;
-        doconv_tune_report *report = nullptr;
-        const doconv_status status =
-            doconv_tune(context_, &in.desc, &plan_options, &tune_options, &report);
-        if (status == DOCONV_UNSUPPORTED) {
-            break;
-        }
-        check(context_, status, in.text);
-        doconv_tune_summary summary = {};
-        summary.size = sizeof summary;
-        check(context_, doconv_tune_report_summary(report, &summary), in.text);
-        settled = summary.from_cache || summary.stored || !summary.noisy;
-        totals.measured += summary.measured;
-        if (attempt == 0) {
-            totals.problems++;
-            totals.cached += summary.from_cache;
-        }
-        variant = &(variants_[in.text] = summary.variant);
-        if ((settled || attempt == 2) && !summary.from_cache && !summary.stored) {
-            totals.unstored++;
-        }
-        doconv_tune_report_destroy(report);
+    doconv_tune_report *report = nullptr;
+    const doconv_status status =
+        doconv_tune(context_, &in.desc, &plan_options, &tune_options, &report);
+    if (status == DOCONV_UNSUPPORTED) {
+        return nullptr;
     }
-    return variant;
+    check(context_, status, in.text);
+    doconv_tune_summary summary = {};
+    summary.size = sizeof summary;
+    check(context_, doconv_tune_report_summary(report, &summary), in.text);
+    totals.measured += summary.measured;
+    totals.problems++;
+    totals.cached += summary.from_cache;
+    totals.unstored += !summary.from_cache && !summary.stored;
+    const tuned &found = choices_[in.text] = {summary.variant, summary.seconds};
+    doconv_tune_report_destroy(report);
+    return &found.variant;
 }
 
 void doconv_engine::tune(const problem &p, tuning_totals &totals, progress &show)
@@ -320,6 +309,17 @@ void doconv_engine::add(const problem &p, const placed &in, unsigned roles, cons
     check(context_, status, in.text);
     runners.push_back(std::make_unique<doconv_runner>(context_, p, in.desc, t, plan));
     runners.back()->roles = roles;
+}
+
+doconv_plan *doconv_engine::plan(const problem &p, double &seconds) const
+{
+    const placed in = {p.desc, p.text};
+    const auto known = choices_.find(in.text);
+    seconds = known != choices_.end() ? known->second.seconds : 0;
+    const doconv_plan_options o = plan_options(in);
+    doconv_plan *made = nullptr;
+    check(context_, doconv_plan_create(context_, &in.desc, &o, &made), in.text);
+    return made;
 }
 
 std::vector<std::unique_ptr<runner>> doconv_engine::prepare(const problem &p, const tensors &t,

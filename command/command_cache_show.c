@@ -149,8 +149,9 @@ static int select_entries(struct cache_command *c)
 
 static void print_measured(const struct cache_command *c, int index, int count)
 {
-    static const char *const heads[] = {"candidate", "ms", "of the best", "spread", "samples", ""};
-    struct command_table table = {.align = "lrrrrl"};
+    static const char *const heads[] = {"candidate", "ms",    "of the best", "spread",
+                                        "samples",   "clean", "retaken",     ""};
+    struct command_table table = {.align = "lrrrrrrl"};
     double best = 0;
     for (size_t i = 0; i < sizeof heads / sizeof heads[0]; i++) {
         command_table_add(&table, "%s", heads[i]);
@@ -170,7 +171,9 @@ static void print_measured(const struct cache_command *c, int index, int count)
         }
         command_table_add(&table, "%.1f%%", 100 * m.spread);
         command_table_add(&table, "%d", m.rounds);
-        command_table_add(&table, "%s", m.dropped ? "dropped" : "");
+        command_table_add(&table, "%d", m.clean);
+        command_table_add(&table, "%d", m.retaken);
+        command_table_add(&table, "%s", m.why);
     }
     command_table_print(&table, 0);
 }
@@ -187,8 +190,12 @@ int cache_show(struct cache_command *c)
         printf("for      %s\n", info.key + strcspn(info.key, " "));
         cache_print_environment(&info);
         printf("variant   %s\n", info.variant);
-        printf("measured  %.4f ms, error %.2g of max|y|, workspace %.1f KiB\n\n",
-               1e3 * info.seconds, info.max_rel_error, (double)info.workspace_bytes / 1024);
+        printf("measured  %.4f ms, error %.2g of max|y|, workspace %.1f KiB\n", 1e3 * info.seconds,
+               info.max_rel_error, (double)info.workspace_bytes / 1024);
+        printf("when      %s\n", info.when);
+        printf("against   %s: %.4f ms\n", info.against, 1e3 * info.against_seconds);
+        printf("sure      to %.1f%%%s\n\n", 100 * info.confidence,
+               info.doubtful ? " (doubtful: measured again when tuning)" : "");
         if (info.measured > 0) {
             print_measured(c, i, info.measured);
         }

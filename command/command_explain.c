@@ -4,13 +4,15 @@
 
 #include <doconv/doconv_tune.h>
 
+#include "command_founding.h"
 #include "command_operations.h"
 #include "command_shared.h"
 
 /* A variant's measured figures; 0: none. */
 struct measured {
     double seconds, spread, rms_error;
-    bool dropped;
+    int clean, retaken;
+    const char *why; /* it was dropped; "" or NULL: it was not */
 };
 
 struct explanation {
@@ -35,7 +37,7 @@ static void show_rounds(void *user, int done, int total)
 {
     char line[96];
     (void)user;
-    snprintf(line, sizeof line, "measuring: round %d of %d", done + 1, total);
+    snprintf(line, sizeof line, "measuring: %d %% of the time", 100 * done / total);
     command_progress(line);
 }
 
@@ -50,8 +52,12 @@ static struct measured find_measured(const struct explanation *e, const char *va
         doconv_tune_entry entry = {.size = sizeof entry};
         if (doconv_tune_report_get(e->report, i, &entry) == DOCONV_OK &&
             strcmp(entry.variant, variant) == 0) {
-            return (struct measured){entry.median_seconds, entry.spread, entry.rms_error,
-                                     entry.dropped != 0};
+            return (struct measured){.seconds = entry.median_seconds,
+                                     .spread = entry.spread,
+                                     .rms_error = entry.rms_error,
+                                     .clean = entry.clean,
+                                     .retaken = entry.retaken,
+                                     .why = entry.why};
         }
     }
     if (count == 0 && strcmp(e->summary.variant, variant) == 0) {
@@ -113,6 +119,7 @@ static void print_results(const struct command_operation *operation)
     switch (operation->operation) {
     case DOCONV_OPERATION_CONVOLUTION:
     case DOCONV_OPERATION_FEATURE_FORWARD:
+    case DOCONV_OPERATION_LAYER_FORWARD:
         print_shape("output    ", dst, 4);
         return;
     case DOCONV_OPERATION_FOLD:
@@ -125,6 +132,7 @@ static void print_results(const struct command_operation *operation)
         }
         break;
     case DOCONV_OPERATION_FEATURE_BACKWARD:
+    case DOCONV_OPERATION_LAYER_STEP:
         print_shape("gradient  of src ", src, 4);
         printf("\n");
         break;
@@ -142,7 +150,7 @@ static void print_operation(const struct command_operation *operation)
     printf(", %.6g million multiply-adds\n", 1e-6 * command_operation_macs(operation));
 }
 
-/* Four cells, or none without a report. */
+/* Five cells, four of what the cache has, none without a report. */
 static void add_measured_cells(struct command_table *table, const struct explanation *e,
                                const char *variant)
 {
@@ -157,11 +165,18 @@ static void add_measured_cells(struct command_table *table, const struct explana
         command_table_add(table, "-");
         command_table_add(table, "-");
     }
-    if (m.dropped) {
-        command_table_add(table, "early"); /* far behind, and measured no more */
+    if (m.why != NULL && *m.why != '\0') {
+        command_table_add(table, "%s", m.why); /* and dropped for it */
     } else if (m.spread > 0) {
         command_table_add(table, "%.1f%%", 100 * m.spread);
     } else {
+        command_table_add(table, "-");
+    }
+    if (e->measure && m.retaken > 0) {
+        command_table_add(table, "%d (%d)", m.clean, m.retaken);
+    } else if (e->measure && m.seconds > 0) {
+        command_table_add(table, "%d", m.clean);
+    } else if (e->measure) {
         command_table_add(table, "-");
     }
     if (m.rms_error > 0) {
@@ -180,16 +195,23 @@ static void add_heads(struct command_table *table, const char *const *heads)
 
 static int print_candidates(const struct explanation *e)
 {
-    static const char *const accepted_heads[] = {
-        "candidate",   "space KiB", "packed KiB", "error", "estimate ms",
-        "measured ms", "GFLOP/s",   "spread",     "rms",   NULL};
+    static const char *const measured_heads[] = {
+        "candidate", "space KiB", "packed KiB",      "error", "estimate ms", "measured ms",
+        "GFLOP/s",   "spread",    "clean (retaken)", "rms",   NULL};
+    static const char *const cached_heads[] = {"candidate",   "space KiB",   "packed KiB", "error",
+                                               "estimate ms", "measured ms", "GFLOP/s",    "spread",
+                                               "rms",         NULL};
     static const char *const estimated_heads[] = {"candidate", "space KiB",   "packed KiB",
                                                   "error",     "estimate ms", NULL};
     static const char *const refused_heads[] = {"refused", "reason", NULL};
     static const char *const limited_heads[] = {"refused", "packed KiB", "reason", NULL};
-    struct command_table accepted = {.align = e->report != NULL ? "lrrrrrrrr" : "lrrrr"},
+    struct command_table accepted = {.align = e->report == NULL ? "lrrrr"
+                                              : e->measure      ? "lrrrrrrrrr"
+                                                                : "lrrrrrrrr"},
                          refused = {.align = e->packed > 0 ? "lrl" : "ll"};
-    add_heads(&accepted, e->report != NULL ? accepted_heads : estimated_heads);
+    add_heads(&accepted, e->report == NULL ? estimated_heads
+                         : e->measure      ? measured_heads
+                                           : cached_heads);
     const int count = doconv_candidates_count(e->candidates);
     int result = COMMAND_OK;
     for (int i = 0; i < count; i++) {
@@ -213,8 +235,13 @@ static int print_candidates(const struct explanation *e)
             continue;
         }
         command_table_add(&accepted, "%s", candidate.variant);
-        command_table_add(&accepted, "%.1f", (double)candidate.workspace_size / 1024);
-        command_table_add(&accepted, "%.1f", (double)candidate.packed_size / 1024);
+        if (candidate.kernel[0] == '\0') { /* a composition: its operations have their own */
+            command_table_add(&accepted, "-");
+            command_table_add(&accepted, "-");
+        } else {
+            command_table_add(&accepted, "%.1f", (double)candidate.workspace_size / 1024);
+            command_table_add(&accepted, "%.1f", (double)candidate.packed_size / 1024);
+        }
         command_table_add(&accepted, "%.3g", candidate.error_amplification);
         command_table_add(&accepted, "%.4f", 1e3 * candidate.estimated_seconds);
         add_measured_cells(&accepted, e, candidate.variant);
@@ -228,29 +255,37 @@ static int print_candidates(const struct explanation *e)
     return result;
 }
 
-static void print_choice(const struct explanation *e)
+static int print_choice(const struct explanation *e)
 {
+    const char *source = e->operation->source;
     printf("\nchoice    %s\n", e->operation->variant);
-    printf("origin    %s", e->operation->origin);
-    if (e->operation->source[0] != '\0') {
-        printf("\nof        %s", e->operation->source);
-    } else if (e->report == NULL) {
-        printf(" (nothing measured: --measure does)");
+    printf("origin    %s%s\n", e->operation->origin,
+           e->report == NULL && source[0] == '\0' ? " (nothing measured: --measure does)" : "");
+    if (source[0] != '\0') {
+        printf("of        %s\n", source);
     }
-    printf("\n");
     if (e->report == NULL) {
-        return;
+        return source[0] != '\0' ? command_print_entry(e->context, source) : COMMAND_OK;
     }
     const doconv_tune_summary *s = &e->summary;
+    const struct command_founding founding = {.variant = s->variant,
+                                              .seconds = s->seconds,
+                                              .error = s->max_rel_error,
+                                              .when = s->when,
+                                              .against = s->against,
+                                              .against_seconds = s->against_seconds,
+                                              .confidence = s->confidence,
+                                              .doubtful = s->noisy != 0};
     if (s->from_cache) {
-        printf("cached    %s: %.4f ms, error %.2g of max|y|\n", s->variant, 1e3 * s->seconds,
-               s->max_rel_error);
-    } else {
-        printf("measured  %s: %.4f ms, error %.2g of max|y|, rms error %.2g; %d variants "
-               "measured%s%s\n",
-               s->variant, 1e3 * s->seconds, s->max_rel_error, s->rms_error, s->measured,
-               s->noisy ? "; noisy" : "", s->stored ? "" : "; not stored in the cache");
+        command_print_founding(&founding);
+        return COMMAND_OK;
     }
+    printf("measured  %s: %.4f ms, error %.2g of max|y|, rms error %.2g; %d variants "
+           "measured%s\n",
+           s->variant, 1e3 * s->seconds, s->max_rel_error, s->rms_error, s->measured,
+           s->stored ? "" : "; not stored in the cache");
+    command_print_confidence(&founding);
+    return COMMAND_OK;
 }
 
 /* ---- what is asked of the library ---- */
@@ -342,10 +377,7 @@ static int explain_operation(struct explanation *e, int index)
     if (status != DOCONV_OK) {
         return command_library_error(e->context, status, "a plan for \"%s\"", e->problem);
     }
-    if (result == COMMAND_OK) {
-        print_choice(e);
-    }
-    return result;
+    return result == COMMAND_OK ? print_choice(e) : result;
 }
 
 static void forget_operation(struct explanation *e)
@@ -464,8 +496,14 @@ const struct command_verb command_explain = {
         "every kernel that refused\n"
         "the problem, with the reason; and the variant that a plan gets, with its origin: cache; "
         "nearest or neighbour, and\n"
-        "the key of the cache's entry that it is from; or estimate.\n"
-        "Of a layer in training it prints that for each operation that its passes consist of.\n"
+        "the key of the cache's entry that it is from; or estimate. Of an entry it tells when it "
+        "was "
+        "measured, against what,\n"
+        "and how sure it is.\n"
+        "Of a layer in training it prints that for each operation that its passes consist of; with "
+        "composition=auto for those of\n"
+        "each composition, then for the layer as a whole: kernel or feature composition, for "
+        "forward passes and for steps.\n"
         "\n"
         "PROBLEM is written as benchdnn writes it, e.g. "
         "mb1_ic64ih56oc64kh3ph1:src=nhwc,dst=nhwc,bias,relu;\n"

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "command_operations.h"
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -75,15 +76,18 @@ doconv_status command_operations_add_plan(struct command_operations *list, docon
     return add(list, context, &operation);
 }
 
-doconv_status command_operations_add_training(struct command_operations *list,
-                                              doconv_context *context, const doconv_conv_desc *desc,
-                                              doconv_rigor rigor)
+/*
+ * Adds the first `most` operations of a layer, as doconv_training_operation_get() has them, with
+ * the prefix before their roles.
+ */
+static doconv_status add_layer(struct command_operations *list, doconv_context *context,
+                               const doconv_conv_desc *desc, const doconv_training_options *options,
+                               int most, const char *prefix)
 {
-    const doconv_training_options options = {.size = sizeof options, .rigor = rigor};
     doconv_training *training = NULL;
-    doconv_status status = doconv_training_create(context, desc, &options, &training);
+    doconv_status status = doconv_training_create(context, desc, options, &training);
     const int count = doconv_training_operation_count(training);
-    for (int i = 0; i < count && status == DOCONV_OK; i++) {
+    for (int i = 0; i < count && i < most && status == DOCONV_OK; i++) {
         doconv_training_operation from = {.size = sizeof from};
         status = doconv_training_operation_get(training, i, &from);
         if (status != DOCONV_OK) {
@@ -91,13 +95,41 @@ doconv_status command_operations_add_training(struct command_operations *list,
         }
         struct command_operation operation = {
             .operation = from.operation, .fresh_weights = from.fresh_weights, .desc = *from.desc};
-        snprintf(operation.role, sizeof operation.role, "%s", from.role);
+        snprintf(operation.role, sizeof operation.role, "%s%s", prefix, from.role);
         snprintf(operation.variant, sizeof operation.variant, "%s", from.variant);
         snprintf(operation.origin, sizeof operation.origin, "%s", from.origin);
         snprintf(operation.source, sizeof operation.source, "%s", from.source);
         status = add(list, context, &operation);
     }
     doconv_training_destroy(training);
+    return status;
+}
+
+doconv_status command_operations_add_training(struct command_operations *list,
+                                              doconv_context *context, const doconv_conv_desc *desc,
+                                              doconv_rigor rigor)
+{
+    doconv_training_options options = {.size = sizeof options, .rigor = rigor};
+    if (desc->composition != DOCONV_COMPOSITION_AUTO) {
+        return add_layer(list, context, desc, &options, INT_MAX, "");
+    }
+    /* What the choice is between, then the choice for each purpose. */
+    doconv_conv_desc settled = *desc;
+    settled.composition = DOCONV_COMPOSITION_KERNEL;
+    doconv_status status = add_layer(list, context, &settled, &options, INT_MAX, "kernel: ");
+    if (status == DOCONV_OK) {
+        settled.composition = DOCONV_COMPOSITION_FEATURE;
+        status = add_layer(list, context, &settled, &options, INT_MAX, "feature: ");
+        status = status == DOCONV_UNSUPPORTED ? DOCONV_OK : status; /* of another mapping */
+    }
+    if (status == DOCONV_OK) {
+        options.purpose = DOCONV_PURPOSE_FORWARD;
+        status = add_layer(list, context, desc, &options, 1, "forward: ");
+    }
+    if (status == DOCONV_OK) {
+        options.purpose = DOCONV_PURPOSE_STEP;
+        status = add_layer(list, context, desc, &options, 1, "step: ");
+    }
     return status;
 }
 
@@ -135,6 +167,10 @@ double command_operation_macs(const struct command_operation *operation)
         return feature;
     case DOCONV_OPERATION_FEATURE_BACKWARD:
         return 2 * feature;
+    case DOCONV_OPERATION_LAYER_FORWARD:
+        return filters * taps * (pixels + d_mul);
+    case DOCONV_OPERATION_LAYER_STEP:
+        return 3 * filters * taps * (pixels + d_mul);
     case DOCONV_OPERATION_CONVOLUTION:
     case DOCONV_OPERATION_WEIGHT_GRADIENT:
         break;

@@ -35,6 +35,8 @@ doconv_status command_operations_add_plan(struct command_operations *list, docon
 /*
  * Adds the operations of a layer in training, each with its choice at this rigor. One that is there
  * already, as the gradient of src of many a layer is its forward convolution, gets a further role.
+ * Of one whose composition is open those of each that it may have, then the choice itself, for
+ * forward passes and for steps.
  * Errors: those of doconv_training_create().
  */
 doconv_status command_operations_add_training(struct command_operations *list,
@@ -50,7 +52,7 @@ doconv_plan_options command_operation_options(const struct command_operation *op
 /*
  * Multiply-adds of a valid operation, those on padding included: D_mul of each weight for a fold;
  * of feature composition those by D and those with W; twice as many for the passes that compute two
- * gradients of such products.
+ * gradients of such products; of a layer whose composition is open those of kernel composition.
  */
 double command_operation_macs(const struct command_operation *operation);
 

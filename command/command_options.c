@@ -171,10 +171,13 @@ static bool read_value(const struct command_option *option, const char *text, ch
         *(bool *)option->value = strcmp(text, "caller") == 0;
         return strcmp(text, "caller") == 0 || strcmp(text, "own") == 0;
     case COMMAND_OPTION_COMPOSITION:
-        snprintf(expected, size, "kernel or feature");
+        snprintf(expected, size, "kernel, feature or auto");
         *(doconv_composition *)option->value =
-            strcmp(text, "kernel") == 0 ? DOCONV_COMPOSITION_KERNEL : DOCONV_COMPOSITION_FEATURE;
-        return strcmp(text, "kernel") == 0 || strcmp(text, "feature") == 0;
+            strcmp(text, "kernel") == 0    ? DOCONV_COMPOSITION_KERNEL
+            : strcmp(text, "feature") == 0 ? DOCONV_COMPOSITION_FEATURE
+                                           : DOCONV_COMPOSITION_AUTO;
+        return strcmp(text, "kernel") == 0 || strcmp(text, "feature") == 0 ||
+               strcmp(text, "auto") == 0;
     case COMMAND_OPTION_D_MUL:
         snprintf(expected, size, "mn or a whole number, 1 at least");
         if (strcmp(text, "mn") == 0) {

@@ -63,7 +63,7 @@ enum command_option_kind {
     COMMAND_OPTION_MAPPING,  /* doconv_mapping */
     COMMAND_OPTION_POST,     /* enum command_post */
     COMMAND_OPTION_RUNNER,   /* bool: caller, as against own */
-    /* doconv_composition: kernel or feature */
+    /* doconv_composition: kernel, feature or auto */
     COMMAND_OPTION_COMPOSITION,
     /* int: at least 1, or COMMAND_D_MUL_TAPS */
     COMMAND_OPTION_D_MUL,

@@ -4,6 +4,7 @@
 
 #include <doconv/doconv_tune.h>
 
+#include "command_chain.h"
 #include "command_operations.h"
 #include "command_shared.h"
 #include "network_list.h"
@@ -225,7 +226,7 @@ static void add_row(struct command_table *table, const struct command_operation 
     command_table_add(table, "%s", summary->from_cache ? "cache" : "measured");
     const bool lost = !summary->from_cache && !summary->stored;
     command_table_add(table, "%s",
-                      summary->noisy ? (lost ? "noisy, not stored" : "noisy")
+                      summary->noisy ? (lost ? "doubtful, not stored" : "doubtful")
                       : lost         ? "not stored"
                                      : "-");
 }
@@ -307,9 +308,42 @@ static int collect(struct tuning *t, int count, char **words)
     return result;
 }
 
+/* A network whole: its only argument. */
+static int run_chain(const struct tuning *t, struct command_chain *chain, int arguments,
+                     char **words)
+{
+    if (arguments > 1) {
+        return command_usage_error("tune", "--chain takes one network");
+    }
+    if (t->train) {
+        return command_usage_error("tune", "--chain is for networks that are not in training");
+    }
+    if (t->bias || is_of_inference(t)) {
+        return command_usage_error("tune", "--bias, --residual, --post, --cold, --workspace and "
+                                           "--packed do not go with --chain");
+    }
+    chain->network = arguments == 1 ? words[0] : DEFAULT_NETWORK;
+    chain->batch = t->batch;
+    chain->force = t->force;
+    chain->budget = t->budget;
+    chain->accuracy = t->accuracy;
+    chain->layouts = t->layouts;
+    doconv_context *context;
+    int result = command_context_create_for("tune", t->isa, t->threads, DOCONV_TUNE_TUNE,
+                                            t->deterministic, t->caller, &context);
+    if (result == COMMAND_OK) {
+        result = command_chain(context, chain);
+        doconv_context_destroy(context);
+    }
+    command_runner_end();
+    return result;
+}
+
 static int run_tune(int count, char **words)
 {
     struct tuning t = {.batch = 1};
+    struct command_chain chain = {.network = NULL};
+    bool chained = false;
     const struct command_option options[] = {
         {"layout", COMMAND_OPTION_LAYOUTS, &t.layouts, 0, 0},
         {"isa", COMMAND_OPTION_ISA, &t.isa, 0, 0},
@@ -329,6 +363,9 @@ static int run_tune(int count, char **words)
         {"train", COMMAND_OPTION_FLAG, &t.train, 0, 0},
         {"d-mul", COMMAND_OPTION_D_MUL, &t.d_mul, 0, 0},
         {"composition", COMMAND_OPTION_COMPOSITION, &t.composition, 0, 0},
+        {"chain", COMMAND_OPTION_FLAG, &chained, 0, 0},
+        {"deadline", COMMAND_OPTION_SECONDS, &chain.deadline, 0, 86400},
+        {"output", COMMAND_OPTION_TEXT, &chain.output, 0, 0},
         {NULL, COMMAND_OPTION_FLAG, NULL, 0, 0}};
     const int arguments = command_parse_options(&command_tune, count, words, options);
     if (arguments < 0) {
@@ -341,6 +378,12 @@ static int run_tune(int count, char **words)
     if (t.train && is_of_inference(&t)) {
         return command_usage_error("tune", "--residual, --post, --cold, --workspace and --packed "
                                            "are not for layers in training");
+    }
+    if (chained) {
+        return run_chain(&t, &chain, arguments, words);
+    }
+    if (chain.output != NULL || chain.deadline > 0.0) {
+        return command_usage_error("tune", "--output and --deadline need --chain");
     }
     if (t.composition == DOCONV_COMPOSITION_NONE) {
         t.composition = DOCONV_COMPOSITION_KERNEL;
@@ -370,8 +413,9 @@ const struct command_verb command_tune = {
         "the cache has already is not\n"
         "measured again. At the end prints a table: problem, variant, time, GFLOP/s (2 "
         "operations a multiply-add), largest\n"
-        "error relative to max|y|, whether the cache had it, and a note where a result was "
-        "noisy or could not be stored.\n"
+        "error relative to max|y|, whether the cache had it, and a note where a result is "
+        "doubtful (it is measured again\n"
+        "the next time) or could not be stored.\n"
         "Of a layer in training, as a DO-Conv layer always is, it tunes each operation that "
         "its passes consist of, a row each.\n"
         "A plan that differs in its epilogue, runner, limits or cold weights alone takes what is "
@@ -392,7 +436,10 @@ const struct command_verb command_tune = {
         "  --d-mul=N          networks are of DO-Conv layers, in training, with this D_mul; mn: "
         "as many as the kernel\n"
         "                     has taps. Layers of 1x1 stay plain\n"
-        "  --composition=NAME of those: kernel (default), feature\n"
+        "  --composition=NAME of those: kernel (default), feature; auto: tunes the operations of "
+        "both, "
+        "then which of the two\n"
+        "                     is faster as a whole, in forward passes and in steps\n"
         "  --bias, --residual all layers have one\n"
         "  --post=NAME        what is done to their sums: none (default), relu, relu6\n"
         "  --runner=NAME      who runs the threads: own, the library (default), or caller, a "
@@ -403,7 +450,16 @@ const struct command_verb command_tune = {
         "  --packed=BYTES     of plans with this limit of packed weights\n"
         "  --deterministic    for contexts that are: their winners are kept apart\n"
         "  --force            measure all anew\n"
-        "  --budget=SECONDS   aimed at for each problem (default: 0.6)\n"
+        "  --budget=SECONDS   for each problem, at most (default: 0.25)\n"
+        "  --chain            tune a NETWORK whole: its layers with what follows them, weights "
+        "cold, and of --layout\n"
+        "                     (default: nhwc,blocked) the mixture that makes it fastest, copies "
+        "between layouts included.\n"
+        "                     Prints each layer's variant, layouts and time, the total, and "
+        "that of each layout alone\n"
+        "  --deadline=SECONDS of --chain, for all; what is not measured by then is estimated "
+        "(default: none)\n"
+        "  --output=FILE      of --chain: the plan, for doconv_network_plan_parse()\n"
         "\n"
         "Exit status: 0 done, 1 a problem failed, 2 bad usage or a malformed file.\n",
     .run = run_tune,

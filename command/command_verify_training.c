@@ -361,7 +361,7 @@ static int train_layouts(struct training_case *t, doconv_context *context, const
     return result;
 }
 
-/* As a plain layer, or by both compositions where feature composition is defined. */
+/* As a plain layer, or by each composition; feature composition where it is defined. */
 static int train_compositions(struct training_case *t, doconv_context *context, const char *isa)
 {
     if (t->golden->d == NULL) {
@@ -373,7 +373,12 @@ static int train_compositions(struct training_case *t, doconv_context *context, 
     t->desc.add_identity = t->golden->fold.add_identity;
     t->desc.composition = DOCONV_COMPOSITION_KERNEL;
     t->composition = "kernel composition";
-    const int result = train_layouts(t, context, isa);
+    int result = train_layouts(t, context, isa);
+    if (result == COMMAND_OK) {
+        t->desc.composition = DOCONV_COMPOSITION_AUTO;
+        t->composition = "auto composition";
+        result = train_layouts(t, context, isa);
+    }
     if (result != COMMAND_OK) {
         return result;
     }

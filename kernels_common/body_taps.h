@@ -2,15 +2,15 @@
 /*
  * What a depthwise convolution with several outputs a channel hands back, a tap at a time (struct
  * dc_taps_args): lanes are channels, and each pixel of src or of its gradient meets up to
- * TAPS_STEPS vectors of the outputs' gradient. The including file has defined the vector
- * operations.
+ * TAPS_STEPS vectors of the outputs' gradient. And where each input is read once, up to so many
+ * taps at a time (struct dc_spread_args). The including file has defined the vector operations.
  */
 #ifndef DOCONV_BODY_TAPS_H
 #define DOCONV_BODY_TAPS_H
 
 #include "kernel.h"
 
-/* Steps of a tile: their sums, or their factors, stay in registers. */
+/* Steps, or taps, of a tile: their sums, or their factors, stay in registers. */
 #define TAPS_STEPS 10
 
 #define STEPS_1(X) X(0)
@@ -67,6 +67,43 @@ TAPS_TILE(7)
 TAPS_TILE(8)
 TAPS_TILE(9)
 TAPS_TILE(10)
+
+#define SPREAD_POINTER(q) float *const x##q = args->x + args->taps_at[first + (q)];
+#define SPREAD_FACTOR(q)                                                                           \
+    const vec f##q = v_load(args->factors + (first + (q)) * args->factors_step);
+#define SPREAD_STORE(q) v_store(x##q + to, v_mul(f##q, z));
+
+typedef void spread_fn(const struct dc_spread_args *args, ptrdiff_t first);
+#define SPREAD_TILE(Q)                                                                             \
+    static void taps_spread_##Q(const struct dc_spread_args *args, ptrdiff_t first)                \
+    {                                                                                              \
+        STEPS_##Q(SPREAD_POINTER)                                                                  \
+            STEPS_##Q(SPREAD_FACTOR) for (ptrdiff_t row = 0; row < args->rows; row++)              \
+        {                                                                                          \
+            const float *from = args->z + row * args->z_row;                                       \
+            ptrdiff_t to = row * args->x_row;                                                      \
+            for (ptrdiff_t left = args->pixels;; left--) {                                         \
+                const vec z = v_load(from);                                                        \
+                STEPS_##Q(SPREAD_STORE) if (left == 1)                                             \
+                {                                                                                  \
+                    break; /* no pointer is formed past the row's end */                           \
+                }                                                                                  \
+                from += args->z_pixel;                                                             \
+                to += args->x_pixel;                                                               \
+            }                                                                                      \
+        }                                                                                          \
+    }
+SPREAD_TILE(1)
+SPREAD_TILE(2)
+SPREAD_TILE(3)
+SPREAD_TILE(4)
+SPREAD_TILE(5)
+SPREAD_TILE(6)
+SPREAD_TILE(7)
+SPREAD_TILE(8)
+SPREAD_TILE(9)
+SPREAD_TILE(10)
+
 #define TAPS_NAMES(name)                                                                           \
     name##1, name##2, name##3, name##4, name##5, name##6, name##7, name##8, name##9, name##10
 
@@ -90,6 +127,16 @@ static void taps_scatter(const struct dc_taps_args *args)
 {
     static taps_fn *const table[TAPS_STEPS] = {TAPS_NAMES(taps_scatter_)};
     run_taps(args, table);
+}
+
+static void taps_spread(const struct dc_spread_args *args)
+{
+    static spread_fn *const table[TAPS_STEPS] = {TAPS_NAMES(taps_spread_)};
+    const ptrdiff_t tiles = (args->taps + TAPS_STEPS - 1) / TAPS_STEPS;
+    for (ptrdiff_t tile = 0; tile < tiles; tile++) {
+        const ptrdiff_t first = args->taps * tile / tiles, end = args->taps * (tile + 1) / tiles;
+        table[end - first - 1](args, first);
+    }
 }
 
 #endif

@@ -94,6 +94,29 @@ struct dc_taps_args {
     ptrdiff_t steps, rows, pixels;
 };
 
+/*
+ * Taps of a depthwise convolution whose inputs are read by one output at most, backward: what each
+ * output of a rectangle hands back through some taps. A lane is a channel.
+ *
+ *   vector            at
+ *   z(y, p)           z + y * z_row + p * z_pixel: the gradient of an output
+ *   x(tap, y, p)      x + taps_at[tap] + y * x_row + p * x_pixel: that of the input which it reads
+ *   factor(tap)       factors + tap * factors_step
+ *
+ *   taps_spread: x(tap, y, p) = factor(tap) * z(y, p)
+ */
+struct dc_spread_args {
+    const float *z;
+    ptrdiff_t z_row, z_pixel;
+    float *x;
+    const ptrdiff_t *taps_at;
+    ptrdiff_t x_row, x_pixel;
+    const float *factors;
+    ptrdiff_t factors_step;
+    /* >= 1 */
+    ptrdiff_t taps, rows, pixels;
+};
+
 /* All functions are required, but those of taps are NULL in DC_FAMILY_GROUPED. */
 struct dc_grouped_kernel {
     void (*run)(const struct dc_grouped_args *args);
@@ -101,12 +124,14 @@ struct dc_grouped_kernel {
     void (*store)(const struct dc_store_args *args);
     void (*taps_correlate)(const struct dc_taps_args *args);
     void (*taps_scatter)(const struct dc_taps_args *args);
+    void (*taps_spread)(const struct dc_spread_args *args);
 };
 
 /* Sets the family and its functions in a kernel's row; one left out is a compile error. */
-#define DC_DEPTHWISE_FUNCTIONS(run, load, store, taps_correlate, taps_scatter)                     \
-    .family = DC_FAMILY_DEPTHWISE, .grouped = {run, load, store, taps_correlate, taps_scatter}
+#define DC_DEPTHWISE_FUNCTIONS(run, load, store, taps_correlate, taps_scatter, taps_spread)        \
+    .family = DC_FAMILY_DEPTHWISE,                                                                 \
+    .grouped = {run, load, store, taps_correlate, taps_scatter, taps_spread}
 #define DC_GROUPED_FUNCTIONS(run, load, store)                                                     \
-    .family = DC_FAMILY_GROUPED, .grouped = {run, load, store, NULL, NULL}
+    .family = DC_FAMILY_GROUPED, .grouped = {run, load, store, NULL, NULL, NULL}
 
 #endif

@@ -27,5 +27,6 @@ const struct dc_kernel dck_depthwise_f32_8x4_neon = {
     .tile_channels = V_LENGTH,
     .vector = V_LENGTH,
     .error_amplification = 1.0f,
-    DC_DEPTHWISE_FUNCTIONS(grouped, load_strip, store_tile, taps_correlate, taps_scatter),
+    DC_DEPTHWISE_FUNCTIONS(grouped, load_strip, store_tile, taps_correlate, taps_scatter,
+                           taps_spread),
 };

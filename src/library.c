@@ -15,6 +15,7 @@
 #include "solvers/planes.h"
 #include "solvers/reference.h"
 #include "solvers/winograd/winograd.h"
+#include "train/layer.h"
 #include "train/weight_gradient.h"
 
 const struct dc_solver *const dc_solvers[] = {
@@ -36,6 +37,10 @@ const struct dc_solver *const dc_solvers[] = {
     &dc_solver_weight_product,
     &dc_solver_weight_correlate,
     &dc_solver_weight_portable,
+    &dc_solver_layer_forward_kernel,
+    &dc_solver_layer_forward_feature,
+    &dc_solver_layer_step_kernel,
+    &dc_solver_layer_step_feature,
     NULL,
 };
 

@@ -33,6 +33,7 @@ static void execute(const doconv_plan *plan, const struct dc_tensors *tensors, c
 {
     const int number = number_of(&plan->candidate);
     struct fake_candidate *c = &current->candidates[number];
+    current->problem = &plan->problem;
     if (current->called != NULL) {
         current->called(current->user);
     }

@@ -37,6 +37,7 @@ struct fake {
     /* Called at the start of each call, or NULL. */
     void (*called)(void *user);
     void *user;
+    const struct dc_problem *problem; /* of the call that runs */
     double now;    /* the clock */
     double cpu;    /* that of the threads: only calls of candidates move it */
     long switches; /* cores lost to others */

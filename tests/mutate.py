@@ -31,22 +31,34 @@ import tempfile
 import threading
 import time
 
-# Programs of tests/ that bear on a folder, in any order: their times are taken first.
-TUNER = ["test_cachefile", "test_measure", "test_cache", "test_cache_clean", "test_tuner",
-         "test_tuner_checks", "test_tuner_modes", "test_tuner_operations"]
+# Programs of tests/ that bear on a folder or file, in any order: their times are taken first. A
+# pattern after a name: of the program's tests only these.
+TUNER = ["test_cachefile", "test_measure", "test_measure_choice", "test_cache",
+         "test_cache_clean", "test_tuner", "test_tuner_checks", "test_tuner_modes",
+         "test_tuner_operations"]
 PLAN = ["test_api", "test_desc", "test_empty", "test_layout", "test_overlap", "test_plan",
         "test_text", "test_problem_lines", "test_tasks", "test_limits"]
 TRAIN = ["test_training", "test_fresh", "test_operations", "test_weight_gradient", "test_limits"]
 TESTS = {
     "tuner": TUNER,
     "src/base": PLAN + ["test_versions", "test_runner", "test_cache", "test_tuner_modes",
-                        "test_measure"],
+                        "test_measure", "test_measure_choice"],
     "src/geometry": ["test_plan", "test_fresh", "test_training", "test_winograd", "test_kernels"],
     "src/plan": PLAN + ["test_versions", "test_bits", "test_fold", "test_fresh", "test_operations",
                         "test_tuner_modes"],
     "src/solvers": ["test_plan", "test_tasks", "test_limits", "test_fresh", "test_bits",
                     "test_winograd", "test_kernels"],
-    "src/compose": ["test_fold", "test_feature", "test_tasks"] + TRAIN,
+    "src/solvers/winograd": ["test_plan", "test_limits", "test_fresh", "test_bits",
+                             "test_winograd", "test_winograd_pack"],
+    "src/solvers/grouped.c": ["test_plan", "test_tasks", "test_limits", "test_bits",
+                              "test_kernels depthwise*", "test_kernels grouped*"],
+    "src/solvers/planes.c": ["test_plan", "test_tasks", "test_limits", "test_bits",
+                             "test_kernels planes*"],
+    "src/solvers/pixel.c": ["test_plan", "test_tasks", "test_limits", "test_bits",
+                            "test_kernels pixel*"],
+    "src/solvers/direct": ["test_plan", "test_tasks", "test_limits", "test_fresh", "test_bits",
+                           "test_kernels direct*"],
+    "src/compose": ["test_fold", "test_fold_once", "test_feature", "test_tasks"] + TRAIN,
     "src/train": TRAIN,
     "src/checkpoint": ["test_checkpoint_refused", "test_checkpoint"],
     "src/library.c": ["test_api"],
@@ -226,8 +238,9 @@ class Copy:
         home = str(self.temporary)
         environment = dict(os.environ, **ENVIRONMENT, TMPDIR=home, HOME=home, XDG_CACHE_HOME=home,
                            DOCONV_CACHE=home + "/cache")
-        arguments = [str(self.tree / a) for a in ARGUMENTS.get(name, [])]
-        return run_limited([self.build / "tests" / name, *arguments], seconds, env=environment,
+        program, *patterns = name.split()
+        arguments = patterns + [str(self.tree / a) for a in ARGUMENTS.get(program, [])]
+        return run_limited([self.build / "tests" / program, *arguments], seconds, env=environment,
                            cwd=self.temporary)
 
     def digest(self, file):
@@ -247,7 +260,7 @@ class Copy:
             if not self.ninja(*objects) or self.digest(change.file) == before:
                 return None
             for name in tests:
-                if not self.ninja(f"tests/{name}") or self.test(name, limits[name]) != 0:
+                if not self.ninja(f"tests/{name.split()[0]}") or self.test(name, limits[name]) != 0:
                     return name
             return ""
         finally:
@@ -289,7 +302,7 @@ class Run:
         """Copies and builds; takes the time of each test."""
         names = sorted({name for file in files for name in self.tests_of(file)})
         first = first_copy(self.root, self.work / "0", self.options,
-                           [f"tests/{name}" for name in names], self.jobs)
+                           sorted({f"tests/{name.split()[0]}" for name in names}), self.jobs)
         for name in names:
             start = time.monotonic()
             if first.test(name, 1200) != 0:

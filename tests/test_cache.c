@@ -43,7 +43,7 @@ static void test_store_and_find(void **state)
     const struct cache_entry e = fixture_entry(ctx, "key");
     struct cache_entry back;
     assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_MISS);
-    assert_int_equal(dc_cache_store(cache, &e, false), CACHE_STORED);
+    assert_int_equal(dc_cache_store(cache, &e), CACHE_STORED);
     assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_STORED);
     assert_same(&e, &back);
     dc_cache_destroy(cache);
@@ -65,7 +65,7 @@ static void test_manifest(void **state)
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
     struct cache *cache = make_cache(ctx);
     const struct cache_entry e = fixture_entry(ctx, "key");
-    assert_int_equal(dc_cache_store(cache, &e, false), CACHE_STORED);
+    assert_int_equal(dc_cache_store(cache, &e), CACHE_STORED);
     char path[FIXTURE_PATH], text[2048], line[128];
     assert_int_equal(fixture_count(f, "c", "MANIFEST", path), 1);
     const size_t length = fixture_read(path, text, sizeof text);
@@ -102,7 +102,7 @@ static size_t store_file(struct fixture *f, doconv_context *ctx, char path[FIXTU
 {
     struct cache *cache = make_cache(ctx);
     const struct cache_entry e = fixture_entry(ctx, "key");
-    assert_int_equal(dc_cache_store(cache, &e, false), CACHE_STORED);
+    assert_int_equal(dc_cache_store(cache, &e), CACHE_STORED);
     dc_cache_destroy(cache);
     assert_int_equal(fixture_count(f, "c", ".txt", path), 1);
     return fixture_read(path, text, size);
@@ -217,7 +217,7 @@ static void test_misses_are_remembered(void **state)
     const struct cache_entry e = fixture_entry(ctx, "key");
     struct cache_entry back;
     assert_int_equal(dc_cache_lookup(early, "key", &back), CACHE_MISS);
-    assert_int_equal(dc_cache_store(writer, &e, false), CACHE_STORED);
+    assert_int_equal(dc_cache_store(writer, &e), CACHE_STORED);
     assert_int_equal(dc_cache_lookup(early, "key", &back), CACHE_MISS);
     assert_int_equal(dc_cache_memory_count(early), 1);
     dc_cache_destroy(early);
@@ -242,7 +242,7 @@ static void test_memory_is_bounded(void **state)
     for (int i = 0; i < CACHE_MEMORY_ENTRIES + 200; i++) {
         snprintf(key, sizeof key, "key %d", i);
         const struct cache_entry e = fixture_entry(ctx, key);
-        assert_int_equal(dc_cache_store(cache, &e, false), CACHE_MEMORY);
+        assert_int_equal(dc_cache_store(cache, &e), CACHE_MEMORY);
         /* always the most recently used but one */
         assert_int_equal(dc_cache_lookup(cache, "key 0", &back), CACHE_MEMORY);
         assert_string_equal(back.key, "key 0");
@@ -282,8 +282,8 @@ static void test_no_directory(void **state)
         struct cache_entry back;
         assert_int_equal(f->log.warnings, i); /* the name is too long */
         assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_MISS);
-        assert_int_equal(dc_cache_store(cache, &e, false), CACHE_MEMORY);
-        assert_int_equal(dc_cache_store(cache, &e, false), CACHE_MEMORY);
+        assert_int_equal(dc_cache_store(cache, &e), CACHE_MEMORY);
+        assert_int_equal(dc_cache_store(cache, &e), CACHE_MEMORY);
         assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_MEMORY);
         assert_int_equal(f->log.warnings, i + 1);
         dc_cache_destroy(cache);
@@ -305,8 +305,8 @@ static void test_unwritable(void **state)
     struct cache *cache = make_cache(ctx);
     const struct cache_entry e = fixture_entry(ctx, "key");
     fixture_log_clear(f);
-    assert_int_equal(dc_cache_store(cache, &e, false), CACHE_MEMORY);
-    assert_int_equal(dc_cache_store(cache, &e, false), CACHE_MEMORY);
+    assert_int_equal(dc_cache_store(cache, &e), CACHE_MEMORY);
+    assert_int_equal(dc_cache_store(cache, &e), CACHE_MEMORY);
     assert_int_equal(f->log.warnings, 1);
     assert_int_equal(fixture_count(f, "c", ".tmp", NULL), 0);
     dc_cache_destroy(cache);
@@ -328,7 +328,7 @@ static void test_memory_only(void **state)
     struct cache *cache = ctx->advisor.self;
     const struct cache_entry e = fixture_entry(ctx, "key");
     struct cache_entry back;
-    assert_int_equal(dc_cache_store(cache, &e, false), CACHE_MEMORY);
+    assert_int_equal(dc_cache_store(cache, &e), CACHE_MEMORY);
     assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_MEMORY);
     assert_same(&e, &back);
     fixture_assert_origin(ctx, &desc, NULL, "measured");
@@ -337,23 +337,26 @@ static void test_memory_only(void **state)
     doconv_context_destroy(ctx);
 }
 
-static void test_noisy_entries(void **state)
+/* A doubtful entry is the context's own that measured it, and wanting in the next. */
+static void test_doubtful_entries(void **state)
 {
     struct fixture *f = *state;
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
     struct cache *cache = make_cache(ctx);
     struct cache_entry e = fixture_entry(ctx, "key"), back;
-    assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_MISS);
-    assert_int_equal(dc_cache_store(cache, &e, true), CACHE_NOISY);
-    assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_NOISY);
-    assert_int_equal(fixture_count(f, "c", "", NULL), 0); /* never on disk */
-    e.picoseconds = 5;
-    assert_int_equal(dc_cache_store(cache, &e, false), CACHE_STORED);
-    e.picoseconds = 7;
-    assert_int_equal(dc_cache_store(cache, &e, true), CACHE_NOISY);
-    /* never over something better */
+    e.doubtful = 1;
+    assert_int_equal(dc_cache_store(cache, &e), CACHE_STORED);
     assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_STORED);
-    assert_int_equal(back.picoseconds, 5);
+    assert_int_equal(fixture_count(f, "c", ".txt", NULL), 1);
+    dc_cache_destroy(cache);
+    cache = make_cache(ctx);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_DOUBTFUL);
+        assert_same(&e, &back);
+    }
+    dc_cache_settle(cache, &e);
+    assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_STORED);
+    assert_same(&e, &back);
     dc_cache_destroy(cache);
     doconv_context_destroy(ctx);
 }
@@ -366,9 +369,9 @@ static void test_system_cache(void **state)
     doconv_context *admin = fixture_context(f, "system", DOCONV_TUNE_READ);
     struct cache *cache = make_cache(admin);
     struct cache_entry e = fixture_entry(admin, "key"), back;
-    assert_int_equal(dc_cache_store(cache, &e, false), CACHE_STORED);
+    assert_int_equal(dc_cache_store(cache, &e), CACHE_STORED);
     e = fixture_entry(admin, "second");
-    assert_int_equal(dc_cache_store(cache, &e, false), CACHE_STORED);
+    assert_int_equal(dc_cache_store(cache, &e), CACHE_STORED);
     dc_cache_destroy(cache);
     doconv_context_destroy(admin);
     const int files = fixture_count(f, "system", "", NULL);
@@ -380,7 +383,7 @@ static void test_system_cache(void **state)
     assert_int_equal(fixture_count(f, "user", "", NULL), 0);
     e = fixture_entry(ctx, "key");
     e.picoseconds = 42;
-    assert_int_equal(dc_cache_store(cache, &e, false), CACHE_STORED);
+    assert_int_equal(dc_cache_store(cache, &e), CACHE_STORED);
     dc_cache_destroy(cache);
     cache = make_cache(ctx);
     assert_int_equal(dc_cache_lookup(cache, "key", &back), CACHE_STORED);
@@ -417,7 +420,7 @@ static void test_permissions(void **state)
         struct cache *cache = make_cache(ctx);
         const struct cache_entry e = fixture_entry(ctx, "key");
         const mode_t before = umask(masks[i]);
-        const enum cache_state stored = dc_cache_store(cache, &e, false);
+        const enum cache_state stored = dc_cache_store(cache, &e);
         umask(before);
         assert_int_equal(stored, CACHE_STORED);
         assert_int_equal(fixture_count(f, name, ".txt", file), 1);
@@ -454,7 +457,7 @@ static void test_environments(void **state)
         struct cache *cache = make_cache(ctx);
         const struct cache_entry e = fixture_entry(ctx, "key");
         assert_int_equal(dc_cache_lookup(cache, "key", &back), i < 3 ? CACHE_MISS : CACHE_STORED);
-        assert_int_equal(dc_cache_store(cache, &e, false), CACHE_STORED);
+        assert_int_equal(dc_cache_store(cache, &e), CACHE_STORED);
         assert_int_equal(fixture_count(f, "c", "MANIFEST", NULL), i < 3 ? i + 1 : 3);
         dc_cache_destroy(cache);
     }
@@ -490,7 +493,7 @@ static bool write_and_read(struct cache *shared, doconv_context *ctx)
         struct cache_entry back;
         snprintf(key, sizeof key, "key %d", i % KEYS);
         const struct cache_entry e = fixture_entry(ctx, key);
-        ok = ok && dc_cache_store(shared, &e, false) == CACHE_STORED;
+        ok = ok && dc_cache_store(shared, &e) == CACHE_STORED;
         /* nothing in memory: reads the file while others replace it */
         struct cache *reader = dc_cache_create(ctx);
         ok = ok && reader != NULL && dc_cache_lookup(reader, key, &back) == CACHE_STORED &&
@@ -580,9 +583,8 @@ static void test_out_of_memory(void **state)
             struct cache_entry back;
             const struct cache_entry e = fixture_entry(ctx, "key");
             dc_cache_lookup(cache, "nothing", &back);
-            dc_cache_store(cache, &e, false);
-            dc_cache_store(cache, &e, false); /* in its own place */
-            dc_cache_store(cache, &e, true);  /* which is no better */
+            dc_cache_store(cache, &e);
+            dc_cache_store(cache, &e); /* in its own place */
             if (dc_cache_lookup(cache, "key", &back) != CACHE_MISS) {
                 assert_same(&e, &back);
             }
@@ -672,9 +674,8 @@ static void test_reentrant_callbacks(void **state)
         assert_true(r.ctx == NULL || r.plans > plans);
         if (r.ctx != NULL) {
             const struct cache_entry e = fixture_entry(ctx, key);
-            assert_int_equal(dc_cache_store(cache, &e, i % 2), i % 2 ? CACHE_NOISY : CACHE_STORED);
-            assert_int_equal(dc_cache_lookup(cache, key, &back),
-                             i % 2 ? CACHE_NOISY : CACHE_STORED);
+            assert_int_equal(dc_cache_store(cache, &e), CACHE_STORED);
+            assert_int_equal(dc_cache_lookup(cache, key, &back), CACHE_STORED);
             assert_same(&e, &back);
         }
     }
@@ -696,7 +697,7 @@ int main(void)
         WITH_FIXTURE(test_truncated_files),    WITH_FIXTURE(test_hostile_files),
         WITH_FIXTURE(test_foreign_entries),    WITH_FIXTURE(test_misses_are_remembered),
         WITH_FIXTURE(test_memory_is_bounded),  WITH_FIXTURE(test_no_directory),
-        WITH_FIXTURE(test_unwritable),         WITH_FIXTURE(test_noisy_entries),
+        WITH_FIXTURE(test_unwritable),         WITH_FIXTURE(test_doubtful_entries),
         WITH_FIXTURE(test_memory_only),        WITH_FIXTURE(test_system_cache),
         WITH_FIXTURE(test_permissions),        WITH_FIXTURE(test_environments),
         WITH_FIXTURE(test_concurrent_threads), WITH_FIXTURE(test_concurrent_processes),

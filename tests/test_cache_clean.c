@@ -62,7 +62,7 @@ static void own_environment(struct fixture *f, doconv_context *ctx, char root[FI
                             char own[FIXTURE_PATH])
 {
     const struct cache_entry e = fixture_entry(ctx, "key");
-    assert_int_equal(dc_cache_store(ctx->advisor.self, &e, false), CACHE_STORED);
+    assert_int_equal(dc_cache_store(ctx->advisor.self, &e), CACHE_STORED);
     fixture_path(f, "c", root);
     assert_int_equal(fixture_count(f, "c", ".txt", own), 1);
     *strrchr(own, '/') = '\0';
@@ -131,7 +131,7 @@ static void test_old_temporary_files(void **state)
         /* A store cleans up, once in a context's life. */
         ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
         const struct cache_entry e = fixture_entry(ctx, "second");
-        assert_int_equal(dc_cache_store(ctx->advisor.self, &e, false), CACHE_STORED);
+        assert_int_equal(dc_cache_store(ctx->advisor.self, &e), CACHE_STORED);
         doconv_context_destroy(ctx);
         assert_int_equal(exists(own, temporaries[0]), !old);
         assert_int_equal(exists(own, temporaries[1]), !old);
@@ -190,7 +190,7 @@ static void test_old_environments(void **state)
     /* A store removes those of other builds. */
     ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
     const struct cache_entry e = fixture_entry(ctx, "second");
-    assert_int_equal(dc_cache_store(ctx->advisor.self, &e, false), CACHE_STORED);
+    assert_int_equal(dc_cache_store(ctx->advisor.self, &e), CACHE_STORED);
     for (int i = 0; i < 5; i++) {
         char name[32];
         snprintf(name, sizeof name, "00000000000000a%d", i);
@@ -231,7 +231,7 @@ static void test_old_environments(void **state)
     }
     /* What was cleaned under a context's feet is made anew. */
     const struct cache_entry third = fixture_entry(ctx, "third");
-    assert_int_equal(dc_cache_store(ctx->advisor.self, &third, false), CACHE_STORED);
+    assert_int_equal(dc_cache_store(ctx->advisor.self, &third), CACHE_STORED);
     assert_true(exists(own, "MANIFEST"));
     assert_int_equal(f->log.lines, 0);
     doconv_context_destroy(ctx);
@@ -255,7 +255,7 @@ static void test_use_keeps(void **state)
         }
         fixture_reattach(ctx, fewer);
         e = fixture_entry(ctx, used ? "one" : "other");
-        assert_int_equal(dc_cache_store(ctx->advisor.self, &e, false), CACHE_STORED);
+        assert_int_equal(dc_cache_store(ctx->advisor.self, &e), CACHE_STORED);
         assert_int_equal(exists(own, "MANIFEST"), used);
         doconv_context_destroy(ctx);
     }

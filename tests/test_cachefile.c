@@ -37,7 +37,7 @@ static void test_round_trip(void **state)
     const size_t length = dc_cachefile_print(&e, text, sizeof text);
     assert_true(length > 0 && length < sizeof text);
     assert_int_equal(strlen(text), length);
-    assert_memory_equal(text, "doconv-cache 1\nkey mb1_ic64", 27);
+    assert_memory_equal(text, "doconv-cache 2\nkey mb1_ic64", 27);
     struct cache_entry back;
     assert_null(dc_cachefile_parse(text, length, &back));
     assert_same(&e, &back);
@@ -45,7 +45,7 @@ static void test_round_trip(void **state)
     assert_string_equal(back.variant, e.variant);
     assert_int_equal(back.workspace, e.workspace);
     assert_int_equal(back.count, 3);
-    assert_int_equal(back.measured[2].dropped, 1);
+    assert_int_equal(back.measured[2].fate, CACHE_SLOWER);
     assert_int_equal(back.measured[1].spread_ppm, 1000);
 }
 
@@ -78,17 +78,25 @@ static void test_round_trip_of_extremes(void **state)
     memset(e.variant, 'v', sizeof e.variant - 1);
     e.revision = e.second_revision = INT32_MAX;
     e.workspace = e.picoseconds = e.max_rel_error_e12 = INT64_MAX;
+    e.against_picoseconds = INT64_MAX;
+    e.confidence_ppm = 1000000;
+    e.doubtful = 1;
+    memcpy(e.when, "9999-99-99T99:99:99Z", sizeof e.when);
+    memset(e.against, 'a', sizeof e.against - 1);
     e.count = CACHEFILE_MEASURED;
     for (int i = 0; i < e.count; i++) {
         memset(e.measured[i].variant, '~', sizeof e.measured[i].variant - 1);
         e.measured[i].picoseconds = INT64_MAX;
         e.measured[i].rounds = e.measured[i].spread_ppm = INT32_MAX;
+        e.measured[i].clean = e.measured[i].retaken = INT32_MAX;
+        e.measured[i].fate = CACHE_WRONG;
     }
     const size_t length = dc_cachefile_print(&e, text, sizeof text);
     assert_true(length > 0);
     assert_null(dc_cachefile_parse(text, length, &back));
     assert_same(&e, &back);
-    const struct cache_entry zero = {.key = "k", .variant = "v"};
+    const struct cache_entry zero = {
+        .key = "k", .variant = "v", .when = FIXTURE_WHEN, .against = "a"};
     const size_t shortest = dc_cachefile_print(&zero, text, sizeof text);
     assert_true(shortest > 0);
     assert_null(dc_cachefile_parse(text, shortest, &back));
@@ -126,7 +134,22 @@ static void test_print_refuses(void **state)
     e.count = CACHEFILE_MEASURED + 1;
     assert_int_equal(dc_cachefile_print(&e, text, sizeof text), 0);
     e = good;
-    e.measured[0].dropped = 2;
+    e.measured[0].fate = CACHE_WRONG + 1;
+    assert_int_equal(dc_cachefile_print(&e, text, sizeof text), 0);
+    e = good;
+    e.measured[0].clean = e.measured[0].rounds + 1;
+    assert_int_equal(dc_cachefile_print(&e, text, sizeof text), 0);
+    e = good;
+    e.confidence_ppm = 1000001;
+    assert_int_equal(dc_cachefile_print(&e, text, sizeof text), 0);
+    e = good;
+    e.doubtful = 2;
+    assert_int_equal(dc_cachefile_print(&e, text, sizeof text), 0);
+    e = good;
+    e.when[10] = ' ';
+    assert_int_equal(dc_cachefile_print(&e, text, sizeof text), 0);
+    e = good;
+    e.against[0] = '\0';
     assert_int_equal(dc_cachefile_print(&e, text, sizeof text), 0);
 }
 
@@ -214,54 +237,67 @@ static void test_changed_and_sealed(void **state)
     assert_in_range(accepted, 100, 19000); /* both ways are tried */
 }
 
+#define MEASUREMENT "when " FIXTURE_WHEN "\nagainst 1 a\nconfidence_ppm 1\ndoubtful 0\n"
+#define HEAD                                                                                       \
+    "doconv-cache 2\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "                      \
+    "1\nmax_rel_error_e12 0\n"
+
 static void test_hostile_texts(void **state)
 {
     (void)state;
     static const char *const bodies[] = {
         "\n",
-        "doconv-cache 1\n",
-        "doconv-cache 2\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
-        "1\nmax_rel_error_e12 0\n",
-        "doconv-cache 01\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
-        "1\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\r\nkey k\r\nvariant v\r\nrevision 1\r\nworkspace 0\r\npicoseconds "
+        "doconv-cache 2\n",
+        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n" MEASUREMENT,
+        "doconv-cache 02\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n" MEASUREMENT,
+        "doconv-cache 2\r\nkey k\r\nvariant v\r\nrevision 1\r\nworkspace 0\r\npicoseconds "
         "1\r\nmax_rel_error_e12 0\r\n",
-        "doconv-cache 1\nkey \nvariant v\nrevision 1\nworkspace 0\npicoseconds "
-        "1\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 2147483648\nworkspace 0\npicoseconds "
-        "1\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
-        "9223372036854775808\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
-        "99999999999999999999999999\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
-        "-1\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
-        "+1\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
-        "\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
-        "1.5\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
-        "1\nmax_rel_error_e12 0\nmeasured 1 1 1 2 v\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
-        "1\nmax_rel_error_e12 0\nmeasured 1 1 1 0 \n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
-        "1\nmax_rel_error_e12 0\nmore\n",
-        "doconv-cache 1\nvariant v\nkey k\nrevision 1\nworkspace 0\npicoseconds "
-        "1\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1+\nworkspace 0\npicoseconds "
-        "1\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision +1\nworkspace 0\npicoseconds "
-        "1\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1+0\nworkspace 0\npicoseconds "
-        "1\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1+02\nworkspace 0\npicoseconds "
-        "1\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1+2147483648\nworkspace 0\npicoseconds "
-        "1\nmax_rel_error_e12 0\n",
-        "doconv-cache 1\nkey k\nvariant v\nrevision 1+2+3\nworkspace 0\npicoseconds "
-        "1\nmax_rel_error_e12 0\n",
+        "doconv-cache 2\nkey \nvariant v\nrevision 1\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n" MEASUREMENT,
+        "doconv-cache 2\nkey k\nvariant v\nrevision 2147483648\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n" MEASUREMENT,
+        "doconv-cache 2\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
+        "9223372036854775808\nmax_rel_error_e12 0\n" MEASUREMENT,
+        "doconv-cache 2\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
+        "99999999999999999999999999\nmax_rel_error_e12 0\n" MEASUREMENT,
+        "doconv-cache 2\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
+        "-1\nmax_rel_error_e12 0\n" MEASUREMENT,
+        "doconv-cache 2\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
+        "+1\nmax_rel_error_e12 0\n" MEASUREMENT,
+        "doconv-cache 2\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
+        "\nmax_rel_error_e12 0\n" MEASUREMENT,
+        "doconv-cache 2\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
+        "1.5\nmax_rel_error_e12 0\n" MEASUREMENT,
+        "doconv-cache 2\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n" MEASUREMENT "measured 1 1 1 0 0 3 v\n",
+        "doconv-cache 2\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n" MEASUREMENT "measured 1 1 1 0 0 0 \n",
+        "doconv-cache 2\nkey k\nvariant v\nrevision 1\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n" MEASUREMENT "more\n",
+        HEAD,
+        HEAD "measured 1 1 2 0 0 0 v\n",
+        HEAD "when 2026-11-27 22:56:22Z\nagainst 1 a\nconfidence_ppm 1\ndoubtful 0\n",
+        HEAD "when " FIXTURE_WHEN "Z\nagainst 1 a\nconfidence_ppm 1\ndoubtful 0\n",
+        HEAD "when " FIXTURE_WHEN "\nagainst a\nconfidence_ppm 1\ndoubtful 0\n",
+        HEAD "when " FIXTURE_WHEN "\nagainst 1 a\nconfidence_ppm 1000001\ndoubtful 0\n",
+        HEAD "when " FIXTURE_WHEN "\nagainst 1 a\nconfidence_ppm 1\ndoubtful 2\n",
+        HEAD "when " FIXTURE_WHEN "\nagainst 1 a\nconfidence_ppm 1\n",
+        "doconv-cache 2\nvariant v\nkey k\nrevision 1\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n" MEASUREMENT,
+        "doconv-cache 2\nkey k\nvariant v\nrevision 1+\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n" MEASUREMENT,
+        "doconv-cache 2\nkey k\nvariant v\nrevision +1\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n" MEASUREMENT,
+        "doconv-cache 2\nkey k\nvariant v\nrevision 1+0\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n" MEASUREMENT,
+        "doconv-cache 2\nkey k\nvariant v\nrevision 1+02\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n" MEASUREMENT,
+        "doconv-cache 2\nkey k\nvariant v\nrevision 1+2147483648\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n" MEASUREMENT,
+        "doconv-cache 2\nkey k\nvariant v\nrevision 1+2+3\nworkspace 0\npicoseconds "
+        "1\nmax_rel_error_e12 0\n" MEASUREMENT,
     };
     static char text[4 * CACHEFILE_SIZE];
     struct cache_entry back;
@@ -269,17 +305,17 @@ static void test_hostile_texts(void **state)
         strcpy(text, bodies[i]);
         assert_non_null(dc_cachefile_parse(text, seal(text, strlen(text)), &back));
     }
-    size_t used = (size_t)sprintf(text, "doconv-cache 1\nkey k\nvariant v\nrevision 1\nworkspace "
-                                        "0\npicoseconds 1\nmax_rel_error_e12 0\n");
+    size_t used = (size_t)sprintf(text, "doconv-cache 2\nkey k\nvariant v\nrevision 1\nworkspace "
+                                        "0\npicoseconds 1\nmax_rel_error_e12 0\n" MEASUREMENT);
     assert_null(dc_cachefile_parse(text, seal(text, used), &back));
     for (int i = 0; i <= CACHEFILE_MEASURED; i++) {
         assert_int_equal(back.count, i);
-        used += (size_t)sprintf(text + used, "measured 1 1 1 0 v\n");
+        used += (size_t)sprintf(text + used, "measured 1 1 1 0 0 0 v\n");
         const char *reason = dc_cachefile_parse(text, seal(text, used), &back);
         assert_true((reason == NULL) == (i < CACHEFILE_MEASURED));
         back.count = reason == NULL ? back.count : i + 1;
     }
-    used = (size_t)sprintf(text, "doconv-cache 1\nkey ");
+    used = (size_t)sprintf(text, "doconv-cache 2\nkey ");
     memset(text + used, 'k', 3 * CACHEFILE_SIZE);
     /* one too long, without its newline */
     assert_non_null(dc_cachefile_parse(text, seal(text, used + DC_KEY_SIZE), &back));

@@ -102,7 +102,7 @@ static void test_flags_and_enums(void **state)
         int most;
     } fields[] = {FIELD(src_layout, 3),  FIELD(dst_layout, 3),  FIELD(has_bias, 1),
                   FIELD(residual, 1),    FIELD(relu, 1),        FIELD(clamp, 1),
-                  FIELD(accuracy, 2),    FIELD(composition, 2), FIELD(mapping, 2),
+                  FIELD(accuracy, 2),    FIELD(composition, 3), FIELD(mapping, 2),
                   FIELD(add_identity, 1)};
 #undef FIELD
     for (size_t f = 0; f < sizeof fields / sizeof fields[0]; f++) {

@@ -768,12 +768,31 @@ static void finite_differences(void **state)
     free_layer(&l);
 }
 
+/* Both passes have kernels on every ISA: loops of ordinary layers are for CPUs without any. */
+static void passes_have_kernels(void **state)
+{
+    (void)state;
+    struct layer l = make_layer("ic32ih14oc32kh3ph1:src=nhwc,dst=nhwc", 9, false, true);
+    for (int cap = 0; cap < CAPS; cap++) {
+        doconv_context *context = open_with(caps[cap], 1, NULL);
+        doconv_plan *plans[PASSES];
+        make_plans(context, &l, plans);
+        for (int pass = 0; pass < PASSES; pass++) {
+            const bool kernel = strchr(doconv_plan_variant(plans[pass]), '@') != NULL;
+            assert_true(kernel == (caps[cap] != DOCONV_ISA_NONE));
+        }
+        destroy_plans(plans);
+        doconv_context_destroy(context);
+    }
+    free_layer(&l);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(exact_values),       cmocka_unit_test(rounded_values),
         cmocka_unit_test(equals_folded),      cmocka_unit_test(wanted_gradients),
-        cmocka_unit_test(finite_differences),
+        cmocka_unit_test(finite_differences), cmocka_unit_test(passes_have_kernels),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

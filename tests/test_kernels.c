@@ -176,6 +176,7 @@ static void assert_functions(const struct dc_kernel *kernel)
         assert_non_null(kernel->grouped.store);
         assert_true((kernel->grouped.taps_correlate != NULL) == taps);
         assert_true((kernel->grouped.taps_scatter != NULL) == taps);
+        assert_true((kernel->grouped.taps_spread != NULL) == taps);
         return;
     }
     case DC_FAMILY_PLANES:

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the tuner chooses, drops and repeats, on a clock that only the candidates move: nothing here
- * depends on the machine. The first half is one measurement, the second all of doconv_tune().
+ * What a measurement chooses, drops and repeats, on a clock that only the candidates move: nothing
+ * here depends on the machine. All of doconv_tune() is test_measure_choice.c's.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -21,7 +21,8 @@
 
 /* Long enough for one call to be a sample. */
 #define CALL 1e-3
-#define LEAST_ROUNDS 5
+#define LEAST_ROUNDS 3 /* of near ones */
+#define LEAST_CLEAN 2  /* of any that is dropped */
 
 struct bench {
     doconv_context *ctx;
@@ -63,11 +64,15 @@ static void start(struct bench *b, const double *seconds, int count)
     }
 }
 
-static void measure(struct bench *b, double budget_seconds)
+/* All of a measurement without the check; returns the confidence in the winner. */
+static double measure(struct bench *b, double budget_seconds)
 {
-    const struct measure_limits limits = {.budget_seconds = budget_seconds,
-                                          .least_rounds = LEAST_ROUNDS};
-    dc_measure(&b->set, &limits);
+    dc_measure_set_budget(&b->set, budget_seconds);
+    for (int i = 0; i < b->set.count; i++) {
+        dc_measure_calibrate(&b->set, &b->set.items[i]);
+    }
+    dc_measure_race(&b->set, 0.0, 0.0, NULL, NULL);
+    return dc_measure_finish(&b->set);
 }
 
 static int number_of(const struct measured *m)
@@ -163,13 +168,14 @@ static void test_order_and_medians(void **state)
 
 /* ---- what is dropped ---- */
 
-/* What is far behind costs few calls; what is near is kept to the end of the coarse rounds. */
+/*
+ * Nobody is dropped before two clean samples, however far behind; those that are near stay for as
+ * long as it takes to tell that it makes no difference.
+ */
 static void test_far_ones_are_dropped(void **state)
 {
-    static const double times[] = {1.0, 1.01, 1.02, 1.03, 1.12, 1.25, 1.6, 2.8, 3.2, 50.0};
-    enum { COUNT = sizeof times / sizeof times[0], FAR = 5 };
-    /* The calibration's one is a sample, of two calls where these are short. */
-    static const int most_rounds[COUNT - FAR] = {6, 3, 3, 1, 1};
+    static const double times[] = {1.0, 1.005, 1.01, 1.018, 1.05, 1.25, 1.6, 2.8, 3.2, 50.0};
+    enum { COUNT = sizeof times / sizeof times[0], FAR = 4 };
     double seconds[COUNT];
     struct bench b;
     for (int i = 0; i < COUNT; i++) {
@@ -177,13 +183,15 @@ static void test_far_ones_are_dropped(void **state)
     }
     start(&b, seconds, COUNT);
     open_set(&b, *state, NULL);
-    measure(&b, 0.2);
+    assert_true(measure(&b, 1.0) >= 0.9);
     for (int i = 0; i < COUNT; i++) {
         const struct measured *m = find(&b, i);
-        assert_int_equal(m->dropped, i >= FAR);
+        assert_int_equal(m->state == MEASURED_SLOWER, i >= FAR);
+        /* A first call is a sample where it is long, else the second is. */
         assert_int_equal(b.fake.candidates[i].calls, m->rounds + (seconds[i] < 20e-3));
+        assert_int_equal(m->clean_rounds, m->rounds);
         if (i >= FAR) {
-            assert_in_range(m->rounds, 1, most_rounds[i - FAR]);
+            assert_int_equal(m->rounds, LEAST_CLEAN);
         } else {
             assert_true(m->rounds >= LEAST_ROUNDS);
         }
@@ -209,7 +217,7 @@ static void test_one_slow_sample_costs_nothing(void **state)
         open_set(&b, *state, NULL);
         measure(&b, 1.0);
         assert_int_equal(number_of(&b.set.items[0]), 1);
-        assert_false(b.set.items[0].dropped);
+        assert_int_equal(b.set.items[0].state, MEASURED_RACING);
         close_set(&b);
     }
 }
@@ -250,6 +258,7 @@ static void test_lost_samples(void **state)
                 const struct measured *m = find(&b, i);
                 assert_true(fabs(m->median / seconds[i] - 1.0) < 1e-6);
                 assert_true(m->spread < 1e-6);
+                assert_int_equal(m->clean_rounds, m->rounds);
             }
             close_set(&b);
         }
@@ -269,7 +278,13 @@ static void test_always_lost(void **state)
     measure(&b, 1.0);
     assert_int_equal(number_of(&b.set.items[0]), 1);
     for (int i = 0; i < 2; i++) {
-        assert_true(b.fake.candidates[i].calls <= 5 * (find(&b, i)->rounds + 1));
+        const struct measured *m = find(&b, i);
+        assert_true(b.fake.candidates[i].calls <= 5 * (m->rounds + 1));
+        /* By the thread's own time; clean it is not, and nobody is dropped for such. */
+        assert_true(fabs(m->median / seconds[i] - 1.0) < 1e-6);
+        assert_int_equal(m->clean_rounds, 0);
+        assert_true(m->retaken >= m->rounds);
+        assert_int_not_equal(m->state, MEASURED_SLOWER);
     }
     close_set(&b);
 }
@@ -312,19 +327,41 @@ static void test_drift(void **state)
         start(&b, seconds, 3);
         b.fake.seconds = drift;
         open_set(&b, *state, NULL);
-        measure(&b, 1.0);
+        assert_true(measure(&b, 1.0) > 0.9);
         assert_int_equal(number_of(&b.set.items[0]), fast);
-        for (int i = 0; i < 3; i++) {
-            assert_true(b.set.items[i].spread < 0.05);
-        }
+        /* Side by side, however far the clock has gone meanwhile. */
+        assert_true(fabs(b.set.items[2].median / b.set.items[0].median * 0.9 - 1.0) < 0.05);
         close_set(&b);
     }
 }
 
-/* The spread of a finalist is its own: every other call of candidate 1 takes half as long again. */
-static double uneven(const struct fake *fake, int candidate, int call)
+/*
+ * Every second round all run at half the speed: candidate 1 is faster in each round, and has more
+ * slow samples than fast ones. Medians of each alone would have it behind.
+ */
+static double slow_rounds(const struct fake *fake, int candidate, int call)
 {
-    return fake->candidates[candidate].seconds * (candidate == 1 && call % 2 != 0 ? 1.5 : 1.0);
+    return fake->candidates[candidate].seconds * (call % 2 != 0 ? 2.0 : 1.0) *
+           (candidate == 1 && call % 4 == 0 ? 1.2 : 1.0);
+}
+
+static void test_pairs_decide(void **state)
+{
+    static const double seconds[] = {40e-3, 37e-3};
+    struct bench b;
+    start(&b, seconds, 2);
+    b.fake.seconds = slow_rounds;
+    open_set(&b, *state, NULL);
+    measure(&b, 3.0);
+    assert_int_equal(number_of(&b.set.items[0]), 1);
+    close_set(&b);
+}
+
+/* Candidate 1 is now faster, now slower than the others: no number of rounds tells. */
+static double undecided(const struct fake *fake, int candidate, int call)
+{
+    static const double factors[] = {1.0, 1.5, 0.7, 1.25, 0.8};
+    return fake->candidates[candidate].seconds * (candidate == 1 ? factors[call % 5] : 1.0);
 }
 
 static void test_spread(void **state)
@@ -333,17 +370,16 @@ static void test_spread(void **state)
     static const double seconds[] = {5.0 * CALL, 3.0 * CALL};
     struct bench b;
     start(&b, seconds, 2);
-    b.fake.seconds = uneven;
+    b.fake.seconds = undecided;
     open_set(&b, *state, NULL);
     measure(&b, 1.0);
     assert_true(find(&b, 1)->spread > 0.05);
-    /* As many of the one kind as of the other: between them. */
-    assert_true(fabs(find(&b, 1)->median - 3.75 * CALL) < 1e-9);
+    assert_true(fabs(find(&b, 1)->median - 3.0 * CALL) < 0.8 * CALL);
     close_set(&b);
     start(&b, seconds + 1, 1); /* alone, and even */
     open_set(&b, *state, NULL);
-    measure(&b, 1.0);
-    assert_true(b.set.items[0].spread == 0.0);
+    assert_true(measure(&b, 1.0) == 1.0);
+    assert_true(b.set.items[0].spread < 1e-9);
     close_set(&b);
 }
 
@@ -363,8 +399,9 @@ static void test_repeats(void **state)
         measure(&b, 1.0);
         assert_int_equal(b.set.items[0].repeats, rows[i].repeats);
         assert_true(fabs(b.set.items[0].median / rows[i].seconds - 1.0) < 1e-6);
-        assert_int_equal(b.fake.candidates[0].calls,
-                         2 + (b.set.items[0].rounds - 1) * (rows[i].repeats + 1));
+        /* Where one call is a sample, the second call was. */
+        const int rounds = b.set.items[0].rounds - (rows[i].repeats == 1);
+        assert_int_equal(b.fake.candidates[0].calls, 2 + rounds * (rows[i].repeats + 1));
         close_set(&b);
     }
 }
@@ -411,11 +448,11 @@ static void test_first_call_is_forgotten(void **state)
     measure(&b, 1.0);
     assert_int_equal(number_of(&b.set.items[0]), 1);
     assert_int_equal(b.set.items[0].repeats, 5);
-    assert_true(fabs(b.set.items[0].samples[0] - 41e-6) < 1e-9);
+    assert_true(fabs(b.set.items[0].once - 41e-6) < 1e-9);
     close_set(&b);
 }
 
-/* Of calls that take long, the first is enough. */
+/* Of calls that take long, the first is enough; the race ends with the budget. */
 static void test_long_calls(void **state)
 {
     static const double seconds[] = {0.05, 0.04, 0.3};
@@ -424,66 +461,53 @@ static void test_long_calls(void **state)
     open_set(&b, *state, NULL);
     measure(&b, 0.6);
     assert_int_equal(number_of(&b.set.items[0]), 1);
-    assert_int_equal(b.fake.candidates[2].calls, 1);
-    assert_int_equal(b.fake.candidates[0].calls, find(&b, 0)->rounds);
-    /* Both calls and finals, but no more: the budget is spent. */
-    assert_in_range(b.fake.candidates[0].calls, LEAST_ROUNDS, 2 * LEAST_ROUNDS + 2);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(b.fake.candidates[i].calls, find(&b, i)->rounds);
+        assert_in_range(find(&b, i)->rounds, 1, 3);
+    }
+    assert_true(b.fake.now <= 0.6 + 0.3);
     close_set(&b);
 }
 
-/* Rounds go on while the budget lasts, and end with it but for the least. */
+/* Rounds go on while the budget lasts, and no longer. */
 static void test_budget(void **state)
 {
-    double seconds[8];
-    for (int i = 0; i < 8; i++) {
-        seconds[i] = CALL * (1.0 + 0.01 * i);
-    }
+    static const double seconds[] = {3.0 * CALL, 3.0 * CALL, 3.0 * CALL};
     int before = 0;
-    for (double budget = 0.01; budget < 2.0; budget *= 4.0) {
+    for (double budget = 0.02; budget < 1.5; budget *= 4.0) {
         struct bench b;
-        start(&b, seconds, 8);
+        start(&b, seconds, 3);
+        b.fake.seconds = undecided;
         open_set(&b, *state, NULL);
-        measure(&b, budget);
-        const struct measured *last = find(&b, 7);
-        assert_in_range(last->rounds, LEAST_ROUNDS + 1, MEASURE_SAMPLES);
-        assert_true(last->rounds > before || budget < 0.1);
-        before = last->rounds;
-        /* The least of rounds: of calibration two, coarse ones, half of the final ones of four. */
-        const double least = CALL * 8 * (2 + LEAST_ROUNDS + LEAST_ROUNDS);
-        assert_true(b.fake.now < 1.2 * fmax(least, budget));
-        for (int i = 0; i < 8; i++) {
-            assert_true(b.set.items[i].rounds <= MEASURE_SAMPLES);
+        assert_true(measure(&b, budget) < 0.75);
+        assert_true(b.fake.now <= budget + 4.2 * CALL);
+        assert_true(b.fake.now >= fmin(budget, 0.18)); /* a race has an end, too */
+        assert_true(b.set.items[0].rounds > before || before >= 30);
+        before = b.set.items[0].rounds;
+        for (int i = 0; i < 3; i++) {
+            assert_int_equal(b.set.items[i].state == MEASURED_SLOWER, false);
         }
         close_set(&b);
     }
 }
 
-struct progress {
-    int calls, done, total;
-};
-
-static void follow(void *user, int done, int total)
+/* What others take of the time is not counted, up to as much again. */
+static void test_lost_time(void **state)
 {
-    struct progress *p = user;
-    assert_in_range(done, p->done, total);
-    *p = (struct progress){p->calls + 1, done, total};
-}
-
-static void test_progress_ends(void **state)
-{
-    static const double seconds[] = {CALL, 1.01 * CALL, 1.02 * CALL, 1.03 * CALL, 1.04 * CALL};
-    for (int count = 1; count <= 5; count += 4) {
-        struct progress p = {0};
-        const struct measure_limits limits = {.budget_seconds = 0.3,
-                                              .least_rounds = LEAST_ROUNDS,
-                                              .progress = follow,
-                                              .progress_user = &p};
+    static const double seconds[] = {3.0 * CALL, 3.0 * CALL};
+    for (int threads = 1; threads <= 2; threads++) {
         struct bench b;
-        start(&b, seconds, count);
+        start(&b, seconds, 2);
+        b.fake.seconds = undecided;
+        struct thief thief = {&b.fake, 1, 0};
+        b.fake.called = steal;
+        b.fake.user = &thief;
         open_set(&b, *state, NULL);
-        dc_measure(&b.set, &limits);
-        assert_int_equal(p.done, p.total);
-        assert_true(p.calls > LEAST_ROUNDS);
+        b.ctx->threads = threads;
+        measure(&b, 0.1);
+        b.ctx->threads = 1;
+        assert_true(b.fake.now >= 0.19);
+        assert_true(b.fake.now <= 0.2 + 8.0 * CALL);
         close_set(&b);
     }
 }
@@ -543,9 +567,9 @@ static void test_cold_flush(void **state)
     c.bench.ctx->threads = COLD_THREADS;
     c.bench.ctx->parallel_for = run_slowly;
     c.bench.ctx->parallel_for_user = &c;
-    measure(&c.bench, 1.0);
+    measure(&c.bench, 1000.0); /* which counts all that flushing takes */
     assert_int_equal(number_of(&c.bench.set.items[0]), 1);
-    assert_true(c.calls > 2 * LEAST_ROUNDS);
+    assert_true(c.calls > 2 * LEAST_CLEAN);
     assert_int_equal(c.warm, 0);
     for (int i = 0; i < 2; i++) {
         const struct measured *m = find(&c.bench, i);
@@ -555,191 +579,6 @@ static void test_cold_flush(void **state)
     }
     c.bench.ctx->threads = 1;
     close_set(&c.bench);
-}
-
-/* ---- all of a tuning ---- */
-
-/* Tunes the fake's candidates, a second of budget. */
-static doconv_tune_report *tune(doconv_context *ctx)
-{
-    const doconv_conv_desc desc = fixture_problem(FAKE_PROBLEM);
-    const doconv_tune_options options = {.size = sizeof options, .force = 1};
-    doconv_tune_report *report;
-    assert_int_equal(doconv_tune(ctx, &desc, NULL, &options, &report), DOCONV_OK);
-    return report;
-}
-
-static doconv_tune_entry entry_of(const doconv_tune_report *report, int index)
-{
-    doconv_tune_entry entry = {.size = sizeof entry};
-    assert_int_equal(doconv_tune_report_get(report, index, &entry), DOCONV_OK);
-    return entry;
-}
-
-/* In the report: the number of a candidate's entry; -1: not measured. */
-static int place_of(const doconv_tune_report *report, int number)
-{
-    for (int i = 0; i < doconv_tune_report_count(report); i++) {
-        if (fake_number(entry_of(report, i).variant) == number) {
-            return i;
-        }
-    }
-    return -1;
-}
-
-/* The fastest is chosen, reported with its time, stored, and what plans get from then on. */
-static void test_tuned_choice(void **state)
-{
-    struct fixture *f = *state;
-    static const double times[] = {1.2, 1.5, 1.0, 1.07, 1.1, 6.0};
-    struct fake fake = {.kernels = 1, .count = 6};
-    for (int i = 0; i < 6; i++) {
-        fake.candidates[i].seconds = CALL * times[i];
-    }
-    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
-    fake_install(&fake, ctx);
-    doconv_tune_report *report = tune(ctx);
-    const doconv_tune_summary s = fixture_summary(report);
-    assert_int_equal(fake_number(s.variant), 2);
-    assert_true(fabs(s.seconds - CALL) < 1e-9);
-    assert_true(s.stored && !s.noisy && !s.from_cache && s.max_rel_error == 0.0);
-    assert_int_equal(s.measured, 6);
-    for (int i = 0; i < 6; i++) {
-        const doconv_tune_entry e = entry_of(report, i);
-        const int number = fake_number(e.variant);
-        assert_true(fabs(e.median_seconds - fake.candidates[number].seconds) < 1e-9);
-        assert_int_equal(e.dropped, times[number] > 1.15);
-    }
-    doconv_tune_report_destroy(report);
-    const doconv_conv_desc desc = fixture_problem(FAKE_PROBLEM);
-    doconv_plan *plan;
-    assert_int_equal(doconv_plan_create(ctx, &desc, NULL, &plan), DOCONV_OK);
-    assert_string_equal(doconv_plan_origin(plan), "cache");
-    assert_int_equal(fake_number(doconv_plan_variant(plan)), 2);
-    doconv_plan_destroy(plan);
-    fake_remove(&fake, ctx);
-    doconv_context_destroy(ctx);
-}
-
-/* An entry is found with the revisions of both its kernels, and with no others. */
-static void test_revisions_of_pairs(void **state)
-{
-    struct fixture *f = *state;
-    struct fake fake = {.kernels = 3, .count = 1, .pairs = true};
-    for (int i = 0; i < 3; i++) {
-        fake.candidates[i].seconds = i == 0 ? CALL : 2.0 * CALL;
-    }
-    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
-    fake_install(&fake, ctx);
-    doconv_tune_report_destroy(tune(ctx));
-    const doconv_conv_desc desc = fixture_problem(FAKE_PROBLEM);
-    for (int changed = 0; changed < 3; changed++) {
-        fake.rows[0].revision += changed == 1;
-        fake.rows[2].revision += changed == 2 ? 1 : 0;
-        fake.rows[0].revision -= changed == 2;
-        fixture_reattach(ctx, fake.list); /* nothing in memory */
-        doconv_plan *plan;
-        assert_int_equal(doconv_plan_create(ctx, &desc, NULL, &plan), DOCONV_OK);
-        assert_string_equal(doconv_plan_origin(plan), changed == 0 ? "cache" : "estimate");
-        doconv_plan_destroy(plan);
-    }
-    fake_remove(&fake, ctx);
-    doconv_context_destroy(ctx);
-}
-
-/*
- * Of many candidates the best by estimate are measured, the best of each kernel among them; none
- * that the estimate finds three times slower.
- */
-static void test_pruning(void **state)
-{
-    enum { EACH = 30, MOST = 20 };
-    struct fixture *f = *state;
-    struct fake fake = {.kernels = 3, .count = EACH};
-    for (int i = 0; i < 3 * EACH; i++) {
-        fake.candidates[i].seconds = CALL;
-        /* All of the second kernel's stand behind all of the first's; the third's are hopeless. */
-        fake.candidates[i].estimated = i < 2 * EACH ? 1.0 + 0.02 * i : 3.1;
-    }
-    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
-    fake_install(&fake, ctx);
-    doconv_tune_report *report = tune(ctx);
-    for (int i = 0; i < 3 * EACH; i++) {
-        assert_int_equal(fake.candidates[i].calls > 0, i < MOST - 1 || i == EACH);
-    }
-    doconv_tune_report_destroy(report);
-    fake_remove(&fake, ctx);
-    /* Few: all but the hopeless. */
-    fake = (struct fake){.kernels = 3, .count = 2};
-    for (int i = 0; i < 6; i++) {
-        fake.candidates[i].seconds = CALL;
-        fake.candidates[i].estimated = 1.0 + 0.5 * i;
-    }
-    fake.candidates[5].estimated = 3.01;
-    fake_install(&fake, ctx);
-    report = tune(ctx);
-    assert_int_equal(doconv_tune_report_count(report), 5);
-    for (int i = 0; i < 6; i++) {
-        assert_int_equal(place_of(report, i) >= 0, i < 5);
-    }
-    doconv_tune_report_destroy(report);
-    fake_remove(&fake, ctx);
-    doconv_context_destroy(ctx);
-}
-
-/* What is wrong may be the fastest by far, and is never chosen; the others run again. */
-static void test_wrong_ones_are_passed_over(void **state)
-{
-    struct fixture *f = *state;
-    static const double times[] = {1.0, 0.5, 0.9, 0.1, 0.95};
-    struct fake fake = {.kernels = 1, .count = 5};
-    for (int i = 0; i < 5; i++) {
-        fake.candidates[i] =
-            (struct fake_candidate){.seconds = CALL * times[i], .wrong = i == 1 || i == 3};
-    }
-    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
-    fake_install(&fake, ctx);
-    doconv_tune_report *report = tune(ctx);
-    assert_int_equal(fake_number(fixture_summary(report).variant), 2);
-    assert_int_equal(f->log.errors, 2);
-    assert_true(place_of(report, 1) >= 3 && place_of(report, 3) >= 3);
-    assert_int_equal(entry_of(report, place_of(report, 4)).dropped, 0);
-    doconv_tune_report_destroy(report);
-    fake_remove(&fake, ctx);
-    doconv_context_destroy(ctx);
-}
-
-/* Of candidate 1, no call takes as long as that before. */
-static double noise(const struct fake *fake, int candidate, int call)
-{
-    return fake->candidates[candidate].seconds * (candidate == 1 ? 1.0 + call % 3 : 1.0);
-}
-
-/* Measured again, twice as long each time; then used here, and not kept. */
-static void test_noisy_times(void **state)
-{
-    struct fixture *f = *state;
-    struct fake fake = {.kernels = 1, .count = 2, .seconds = noise};
-    fake.candidates[0].seconds = fake.candidates[1].seconds = CALL;
-    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
-    fake_install(&fake, ctx);
-    doconv_tune_report *report = tune(ctx);
-    doconv_tune_summary s = fixture_summary(report);
-    assert_true(s.noisy && !s.stored);
-    assert_int_equal(fixture_count(f, "c", ".txt", NULL), 0);
-    /* Three attempts of 10, 20 and 40 final rounds, two calls of calibration each; the check's. */
-    for (int i = 0; i < 2; i++) {
-        assert_in_range(fake.candidates[i].calls, 10 + 20 + 40, 10 + 20 + 40 + 3 * 2 + 1);
-    }
-    doconv_tune_report_destroy(report);
-    fake.seconds = NULL; /* quiet again */
-    report = tune(ctx);
-    s = fixture_summary(report);
-    assert_true(!s.noisy && s.stored);
-    assert_int_equal(fixture_count(f, "c", ".txt", NULL), 1);
-    doconv_tune_report_destroy(report);
-    fake_remove(&fake, ctx);
-    doconv_context_destroy(ctx);
 }
 
 /* ---- the clock that all others have ---- */
@@ -775,19 +614,15 @@ int main(void)
         WITH_FIXTURE(test_always_lost),
         WITH_FIXTURE(test_one_fast_sample_wins_nothing),
         WITH_FIXTURE(test_drift),
+        WITH_FIXTURE(test_pairs_decide),
         WITH_FIXTURE(test_spread),
         WITH_FIXTURE(test_repeats),
         WITH_FIXTURE(test_own_weights_come_back),
         WITH_FIXTURE(test_first_call_is_forgotten),
         WITH_FIXTURE(test_long_calls),
         WITH_FIXTURE(test_budget),
-        WITH_FIXTURE(test_progress_ends),
+        WITH_FIXTURE(test_lost_time),
         WITH_FIXTURE(test_cold_flush),
-        WITH_FIXTURE(test_tuned_choice),
-        WITH_FIXTURE(test_revisions_of_pairs),
-        WITH_FIXTURE(test_pruning),
-        WITH_FIXTURE(test_wrong_ones_are_passed_over),
-        WITH_FIXTURE(test_noisy_times),
         WITH_FIXTURE(test_system_clock),
     };
     return cmocka_run_group_tests_name("measure", tests, NULL, NULL);

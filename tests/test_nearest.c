@@ -31,9 +31,12 @@ static void make_entry(doconv_context *ctx, const char *text, const doconv_plan_
     const struct dc_candidate *c = &list.items[rank];
     *entry = (struct cache_entry){.revision = c->kernel->revision,
                                   .second_revision = c->second != NULL ? c->second->revision : 0,
-                                  .picoseconds = 5000000};
+                                  .picoseconds = 5000000,
+                                  .when = FIXTURE_WHEN,
+                                  .against_picoseconds = 6000000};
     dc_plan_key(ctx, &p, &own, entry->key, sizeof entry->key);
     memcpy(entry->variant, c->text, sizeof entry->variant);
+    memcpy(entry->against, list.items[0].text, sizeof entry->against);
     dc_free(ctx, list.items);
 }
 
@@ -41,7 +44,7 @@ static void plant(doconv_context *ctx, const char *text, const doconv_plan_optio
                   int rank, struct cache_entry *entry)
 {
     make_entry(ctx, text, options, rank, entry);
-    assert_int_equal(dc_cache_store(ctx->advisor.self, entry, false), CACHE_STORED);
+    assert_int_equal(dc_cache_store(ctx->advisor.self, entry), CACHE_STORED);
 }
 
 /* A plan must have this origin, and, unless NULL, this variant and source. */
@@ -366,9 +369,10 @@ static void plant_measured(doconv_context *ctx, const char *text, int fast,
         memcpy(m->variant, list.items[i].text, sizeof m->variant);
         m->picoseconds = (int64_t)(1e12 * seconds);
         m->rounds = 5;
+        m->clean = 5;
     }
     dc_free(ctx, list.items);
-    assert_int_equal(dc_cache_store(ctx->advisor.self, entry, false), CACHE_STORED);
+    assert_int_equal(dc_cache_store(ctx->advisor.self, entry), CACHE_STORED);
 }
 
 static void test_neighbours(void **state)

@@ -120,9 +120,10 @@ static void test_rank(void **state)
     doconv_context_destroy(ctx);
 }
 
-static bool never_looked_up(void *self, const char *key, char *variant, size_t size)
+static bool never_looked_up(void *self, const char *key, bool measures, char *variant, size_t size)
 {
     (void)self;
+    (void)measures;
     (void)variant;
     (void)size;
     fail_msg("the cache was asked for %s", key);
@@ -369,7 +370,7 @@ static doconv_status write_table(const doconv_entries *entries, const char *name
 static struct cache_entry make_entry(const char *key, const char *winner, int64_t time,
                                      const char *second, int64_t second_time)
 {
-    struct cache_entry e = {.picoseconds = time, .count = 2};
+    struct cache_entry e = {.picoseconds = time, .when = FIXTURE_WHEN, .against = "a", .count = 2};
     snprintf(e.key, sizeof e.key, "%s", key);
     snprintf(e.variant, sizeof e.variant, "%s", winner);
     e.measured[0] = (struct cache_measured){.picoseconds = time, .rounds = 5};
@@ -520,7 +521,8 @@ static void test_regret(void **state)
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         struct cache_entry e = make_entry(rows[i].key, rows[i].winner, rows[i].time, rows[i].second,
                                           rows[i].second_time);
-        e.measured[1].dropped = rows[i].key[0] == 'f';
+        e.measured[1].fate =
+            rows[i].key[0] == 'f' && rows[i].machine == 1 ? CACHE_WRONG : CACHE_SLOWER;
         add_entry(entries, cpus[rows[i].machine], isas[rows[i].machine], e);
     }
     static const struct {

@@ -340,8 +340,7 @@ static doconv_conv_desc random_problem(uint64_t *state)
     d.accuracy = (doconv_accuracy)(next(state) % 3);
     if (next(state) % 2 != 0) {
         d.d_mul = 1 + (int64_t)(next(state) % 50);
-        d.composition =
-            next(state) % 2 != 0 ? DOCONV_COMPOSITION_KERNEL : DOCONV_COMPOSITION_FEATURE;
+        d.composition = (doconv_composition)(1 + next(state) % DOCONV_COMPOSITION_AUTO);
         d.mapping = (doconv_mapping)(next(state) % 3);
         d.add_identity = (int)(next(state) % 2);
     }
@@ -394,6 +393,10 @@ static void test_doconv_layers(void **state)
                 d.mapping == DOCONV_MAPPING_TENSORFLOW && d.add_identity == 1 && d.has_bias == 1);
     expect_text(&d, "g2mb1_ic4ih6iw6oc8oh4ow4kh3kw3sh1sw1ph0pw0dh0dw0:bias,dmul=12,"
                     "composition=feature,mapping=tensorflow,identity");
+    const doconv_conv_desc open_one = problem("g2ic4ih6oc8kh3:dmul=9,composition=auto");
+    assert_int_equal(open_one.composition, DOCONV_COMPOSITION_AUTO);
+    expect_text(&open_one, "g2mb1_ic4ih6iw6oc8oh4ow4kh3kw3sh1sw1ph0pw0dh0dw0:dmul=9,"
+                           "composition=auto");
     const doconv_conv_desc short_one = problem("g2ic4ih6oc8kh3:dmul=9");
     assert_true(short_one.composition == DOCONV_COMPOSITION_KERNEL &&
                 short_one.mapping == DOCONV_MAPPING_PAPER && short_one.add_identity == 0);

@@ -430,6 +430,21 @@ static const char *const shapes[] = {
     "g2_mb1_ic8ih6iw9oc12kh3kw5sh3sw6:src=nchw,dst=nchw,bias",
     "g3_mb2_ic6ih9oc9kh1sh2:src=nChw8c,dst=nchw",
     "g2_mb1_ic8ih7oc70kh2sh2:src=nhwc,dst=nChw8c",
+    /* By taps: depthwise layers, channels that end in a vector, and borders of every kind; */
+    "g80_mb2_ic80ih8iw6oc80kh2kw2sh2sw2:src=nhwc,dst=nhwc,bias",
+    "g72_mb1_ic72ih11iw13oc72kh3kw3sh3sw3ph1pw1:src=nchw,dst=nchw",
+    "g21_mb2_ic21ih10iw9oc21kh2kw3sh4sw3ph1pw2:src=nchw,dst=nhwc",
+    "g40_mb1_ic40ih13iw12oc40kh2kw2sh4sw5dh2dw3ph2pw3:src=nChw16c,dst=nChw16c",
+    "g24_mb1_ic24ih9iw25oc24kh1kw12sh1sw12pw5:src=nChw8c,dst=nchw",
+    "g18_mb1_ic18ih30iw3oc18kh1kw1sh2sw2:src=nhwc,dst=nChw8c,bias",
+    "g16_mb1_ic16ih3iw4oc16kh2kw2sh3sw3ph4pw4:src=nhwc,dst=nhwc",
+    /* groups of 2 to 16, of fewer inputs than outputs too; */
+    "g16_mb2_ic64ih9iw12oc64kh2kw2sh2sw2:src=nhwc,dst=nhwc",
+    "g10_mb1_ic20ih10iw8oc20kh3kw2sh3sw2ph1:src=nchw,dst=nchw,bias",
+    "g8_mb1_ic64ih8iw7oc64kh2kw3sh2sw4ph1pw1:src=nChw16c,dst=nChw16c",
+    "g5_mb1_ic20ih7oc20kh2sh3ph1:src=nChw8c,dst=nhwc",
+    "g3_mb2_ic48ih9oc48kh2sh2:src=nhwc,dst=nChw8c",
+    "g8_mb1_ic64ih7iw9oc32kh2kw2sh2sw2:src=nhwc,dst=nhwc",
     "mb1_ic3ih1iw20oc40kh1kw4sh1sw4:src=nhwc,dst=nchw",
     /* Outputs that read nothing but padding: by classes. */
     "mb1_ic3ih6oc40kh2sh3ph2:src=nchw,dst=nhwc",
@@ -454,6 +469,9 @@ static void test_input_gradients(void **state)
         {"ic3ih224oc768kh16sh16", 1},
         {"ic3ih1024oc16kh512sh512", 1},
         {"ic3ih2000000000iw1oc1kh1kw1sh1000000000sw1000000000", 1},
+        /* Kernels write to places: none. */
+        {"g32ic32ih56oc32kh2sh2", 0},
+        {"g8ic32ih56oc32kh3sh3ph1", 0},
         /* One tap or two, along each axis: classes of the same shape share a plan. */
         {"ic3ih225oc64kh17sh16", 4},
         {"ic3ih512oc8kh201sh200ph60", 9},
@@ -521,7 +539,14 @@ static void feature_composition(void **state)
     composed_layers(DOCONV_COMPOSITION_FEATURE);
 }
 
-/* Values that round: within the bound of the sums, both compositions. */
+/* Either of them, with every mapping; the same bits for any number of threads all the same. */
+static void open_composition(void **state)
+{
+    (void)state;
+    composed_layers(DOCONV_COMPOSITION_AUTO);
+}
+
+/* Values that round: within the bound of the sums, all compositions. */
 static void real_values(void **state)
 {
     (void)state;
@@ -535,7 +560,7 @@ static void real_values(void **state)
         "g4mb1ic32ih28oc32kh3ph1:src=nhwc,dst=nhwc",
     };
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
-        for (int composition = 0; composition <= DOCONV_COMPOSITION_FEATURE; composition++) {
+        for (int composition = 0; composition <= DOCONV_COMPOSITION_AUTO; composition++) {
             struct layer l =
                 make_layer(texts[i], composition != 0 ? 9 : 0, DOCONV_MAPPING_PAPER, 1, false);
             l.desc.composition = (doconv_composition)composition;
@@ -616,7 +641,7 @@ static void finite_differences(void **state)
 static void wanted_gradients(void **state)
 {
     (void)state;
-    for (int composition = 0; composition <= DOCONV_COMPOSITION_FEATURE; composition++) {
+    for (int composition = 0; composition <= DOCONV_COMPOSITION_AUTO; composition++) {
         struct layer l =
             make_layer(shapes[1], composition != 0 ? 9 : 0, DOCONV_MAPPING_PAPER, 0, true);
         l.desc.composition = (doconv_composition)composition;
@@ -695,7 +720,7 @@ static void refused_layers(void **state)
     d.composition = DOCONV_COMPOSITION_KERNEL;
     d.d_mul = -1;
     expect_status(doconv_training_create(context, &d, &options, &training), DOCONV_INVALID_PROBLEM);
-    for (int composition = DOCONV_COMPOSITION_KERNEL; composition <= DOCONV_COMPOSITION_FEATURE;
+    for (int composition = DOCONV_COMPOSITION_KERNEL; composition <= DOCONV_COMPOSITION_AUTO;
          composition++) {
         d.composition = (doconv_composition)composition;
         for (int bits = 32; bits < 63; bits++) {
@@ -780,11 +805,11 @@ static void refused_calls(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(plain_layers),         cmocka_unit_test(kernel_composition),
-        cmocka_unit_test(feature_composition),  cmocka_unit_test(real_values),
-        cmocka_unit_test(finite_differences),   cmocka_unit_test(wanted_gradients),
-        cmocka_unit_test(test_input_gradients), cmocka_unit_test(refused_layers),
-        cmocka_unit_test(refused_calls),
+        cmocka_unit_test(plain_layers),        cmocka_unit_test(kernel_composition),
+        cmocka_unit_test(feature_composition), cmocka_unit_test(open_composition),
+        cmocka_unit_test(real_values),         cmocka_unit_test(finite_differences),
+        cmocka_unit_test(wanted_gradients),    cmocka_unit_test(test_input_gradients),
+        cmocka_unit_test(refused_layers),      cmocka_unit_test(refused_calls),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -31,7 +31,10 @@ static void test_report(void **state)
     doconv_tune_report *report = fixture_tune(ctx, &desc, NULL, false);
     const doconv_tune_summary s = fixture_summary(report);
     assert_int_equal(s.from_cache, 0);
-    assert_int_equal(s.stored, !s.noisy);
+    assert_int_equal(s.stored, 1);
+    assert_true(s.confidence >= 0.0 && s.confidence <= 1.0);
+    assert_int_equal(strlen(s.when), strlen(FIXTURE_WHEN));
+    assert_true(s.against[0] != '\0' && s.against_seconds > 0.0);
     assert_true(s.seconds > 0.0 && s.max_rel_error >= 0.0 && s.max_rel_error < 1e-5);
     assert_true(s.measured >= 1);
     assert_int_equal(doconv_tune_report_count(report), s.measured);
@@ -40,7 +43,10 @@ static void test_report(void **state)
         assert_int_equal(doconv_tune_report_get(report, i, &e), DOCONV_OK);
         assert_true(e.median_seconds > 0.0 && e.spread >= 0.0 &&
                     (e.dropped == 0 || e.dropped == 1));
-        assert_true(e.rounds >= (e.dropped ? 1 : 5));
+        assert_true(e.clean <= e.rounds && e.retaken >= 0);
+        /* The budget is a thousandth of a second: there may be no time for samples. */
+        assert_true(!e.dropped || e.clean >= 2);
+        assert_string_equal(e.why, e.dropped ? "slower" : "");
         if (i == 0) {
             assert_string_equal(e.variant, s.variant);
             assert_int_equal(e.dropped, 0);
@@ -50,7 +56,7 @@ static void test_report(void **state)
             assert_true(before.median_seconds <= e.median_seconds);
         }
     }
-    assert_int_equal(f->log.warnings, s.noisy);
+    assert_int_equal(f->log.warnings, 0);
     assert_int_equal(fixture_count(f, "c", ".txt", NULL), s.stored);
     doconv_tune_report_destroy(report);
     doconv_context_destroy(ctx);
@@ -63,25 +69,25 @@ static void test_found_again(void **state)
     const doconv_conv_desc desc = fixture_problem(FIXTURE_PROBLEM);
     char variant[DC_VARIANT_SIZE];
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
-    bool stored = false;
-    for (int i = 0; i < 10 && !stored; i++) {
-        doconv_tune_report *report = fixture_tune(ctx, &desc, NULL, true);
-        const doconv_tune_summary s = fixture_summary(report);
-        assert_int_equal(s.from_cache, 0);
-        stored = s.stored;
-        snprintf(variant, sizeof variant, "%s", s.variant);
-        doconv_tune_report_destroy(report);
-    }
-    if (!stored) {
-        fixture_plant(ctx, &desc, NULL, variant);
-    }
+    doconv_tune_report *measured = fixture_tune(ctx, &desc, NULL, true);
+    const doconv_tune_summary first = fixture_summary(measured);
+    assert_int_equal(first.from_cache, 0);
+    assert_int_equal(first.stored, 1);
+    char when[32], against[DC_VARIANT_SIZE];
+    snprintf(variant, sizeof variant, "%s", first.variant);
+    snprintf(when, sizeof when, "%s", first.when);
+    snprintf(against, sizeof against, "%s", first.against);
+    doconv_tune_report_destroy(measured);
     for (int i = 0; i < 2; i++) {
         doconv_tune_report *report = fixture_tune(ctx, &desc, NULL, false);
         const doconv_tune_summary s = fixture_summary(report);
         assert_int_equal(s.from_cache, 1);
         assert_int_equal(s.stored, 1);
         assert_int_equal(s.measured, 0);
-        assert_int_equal(s.noisy, 0);
+        assert_int_equal(s.noisy, first.noisy);
+        assert_string_equal(s.when, when);
+        assert_string_equal(s.against, against);
+        assert_true(fabs(s.confidence - first.confidence) < 1e-9);
         assert_int_equal(doconv_tune_report_count(report), 0);
         assert_string_equal(s.variant, variant);
         assert_true(s.seconds > 0.0);
@@ -126,7 +132,7 @@ static void test_force(void **state)
     assert_true(s.measured >= 1);
     doconv_tune_report_destroy(report);
     report = fixture_tune(ctx, &desc, NULL, false);
-    /* the new winner, or the old one if the new times were noisy */
+    /* the new winner, or the old one if the new result is doubtful */
     assert_int_equal(fixture_summary(report).from_cache, 1);
     doconv_tune_report_destroy(report);
     doconv_context_destroy(ctx);
@@ -211,7 +217,7 @@ static void test_progress(void **state)
     options.progress_user = &p;
     doconv_tune_report *report;
     assert_int_equal(doconv_tune(ctx, &desc, NULL, &options, &report), DOCONV_OK);
-    assert_true(p.calls >= 5);
+    assert_true(p.calls >= 1);
     assert_int_equal(p.last_done, p.last_total);
     doconv_tune_report_destroy(report);
     doconv_context_destroy(ctx);
@@ -332,18 +338,15 @@ static void test_unwritable_directory(void **state)
     doconv_context *ctx = fixture_context(f, "file/below", DOCONV_TUNE_READ);
     const doconv_conv_desc desc = fixture_problem(FIXTURE_PROBLEM),
                            other = fixture_problem("mb1_ic2ih4oc3kh1");
-    int noisy = 0;
     for (int i = 0; i < 3; i++) {
         doconv_tune_report *report = fixture_tune(ctx, i < 2 ? &desc : &other, NULL, i != 1);
         const doconv_tune_summary s = fixture_summary(report);
         assert_int_equal(s.stored, 0);
-        assert_int_equal(s.from_cache, i == 1 && noisy == 0);
-        noisy += s.noisy;
+        assert_int_equal(s.from_cache, i == 1);
         doconv_tune_report_destroy(report);
     }
     assert_int_equal(f->log.errors, 0);
-    /* one for each noisy result, one for the directory */
-    assert_in_range(f->log.warnings, noisy, noisy + 1);
+    assert_int_equal(f->log.warnings, 1); /* for the directory */
     doconv_context_destroy(ctx);
 }
 
@@ -496,7 +499,7 @@ static void test_wrong_kernel_never_wins(void **state)
         assert_null(dc_cachefile_parse(text, fixture_read(path, text, sizeof text), &entry));
         assert_string_equal(entry.variant, s.variant);
         assert_int_equal(entry.count, s.measured);
-        assert_int_equal(entry.measured[0].dropped, 0);
+        assert_int_equal(entry.measured[0].fate, 0);
     }
     doconv_tune_report_destroy(report);
     fixture_reattach(ctx, all);

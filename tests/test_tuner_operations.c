@@ -31,16 +31,21 @@ static const char *const layers[] = {
     /* too much for loops: a part of the results is compared */
     "mb1_ic64ih40oc64kh3ph1:src=nhwc,dst=nhwc,dmul=9",
     "mb1_ic64ih40oc64kh3ph1:src=nhwc,dst=nhwc,dmul=9,composition=feature",
+    /* open: the last two, for what is chosen alone */
+    "mb1_ic20ih9oc40kh3ph1:src=nhwc,dst=nhwc,bias,dmul=9,composition=auto",
+    "g4mb1_ic8ih7oc12kh3ph1:src=nChw8c,dst=nChw16c,dmul=12,mapping=pytorch,composition=auto",
 };
 #define LAYERS (sizeof layers / sizeof layers[0])
+#define OPEN_LAYERS 2
 #define COMPOSED "mb1_ic20ih9oc40kh3ph1:src=nhwc,dst=nhwc,bias,dmul=9"
 #define FEATURE COMPOSED ",composition=feature"
 #define DEPTHWISE "g16mb2_ic16ih7oc16kh3ph1:bias,dmul=9"
 
 static doconv_training *create_training(doconv_context *ctx, const doconv_conv_desc *desc,
-                                        doconv_rigor rigor)
+                                        doconv_rigor rigor, doconv_purpose purpose)
 {
-    const doconv_training_options options = {.size = sizeof options, .rigor = rigor};
+    const doconv_training_options options = {
+        .size = sizeof options, .rigor = rigor, .purpose = purpose};
     doconv_training *training;
     assert_int_equal(doconv_training_create(ctx, desc, &options, &training), DOCONV_OK);
     return training;
@@ -76,9 +81,11 @@ static void test_every_operation(void **state)
     doconv_context *ctx;
     assert_int_equal(doconv_context_create(&context_options, &ctx), DOCONV_OK);
     int tuned[DC_OPERATIONS] = {0};
-    for (size_t l = 0; l < LAYERS; l++) {
-        const doconv_conv_desc desc = fixture_problem(layers[l]);
-        doconv_training *training = create_training(ctx, &desc, DOCONV_RIGOR_ESTIMATE);
+    for (size_t l = 0; l < LAYERS + OPEN_LAYERS; l++) {
+        const doconv_conv_desc desc = fixture_problem(layers[l < LAYERS ? l : l - OPEN_LAYERS]);
+        doconv_training *training =
+            create_training(ctx, &desc, DOCONV_RIGOR_ESTIMATE,
+                            l < LAYERS ? DOCONV_PURPOSE_STEP : DOCONV_PURPOSE_FORWARD);
         for (int i = 0; i < doconv_training_operation_count(training); i++) {
             const doconv_training_operation operation = operation_of(training, i);
             doconv_plan_options options = options_of(&operation);
@@ -109,7 +116,8 @@ static void test_loops_are_left_out(void **state)
     struct fixture *f = *state;
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
     const doconv_conv_desc desc = fixture_problem(COMPOSED);
-    doconv_training *training = create_training(ctx, &desc, DOCONV_RIGOR_ESTIMATE);
+    doconv_training *training =
+        create_training(ctx, &desc, DOCONV_RIGOR_ESTIMATE, DOCONV_PURPOSE_STEP);
     for (int i = 0; i < doconv_training_operation_count(training); i++) {
         const doconv_training_operation operation = operation_of(training, i);
         const doconv_plan_options options = options_of(&operation);
@@ -194,6 +202,8 @@ static void plant(doconv_context *ctx, const doconv_training_operation *operatio
         .revision = c->kernel != NULL ? c->kernel->revision : 0,
         .second_revision = c->second != NULL ? c->second->revision : 0,
         .picoseconds = 5000000,
+        .when = FIXTURE_WHEN,
+        .against = "a",
     };
     dc_plan_key(ctx, &p, &options, entry.key, sizeof entry.key);
     memcpy(entry.variant, c->text, sizeof entry.variant);
@@ -203,7 +213,7 @@ static void plant(doconv_context *ctx, const doconv_training_operation *operatio
     snprintf(named, sizeof named, " operation=%s ", name);
     assert_true((strstr(entry.key, named) != NULL) ==
                 (operation->operation != DOCONV_OPERATION_CONVOLUTION));
-    assert_int_equal(dc_cache_store(ctx->advisor.self, &entry, false), CACHE_STORED);
+    assert_int_equal(dc_cache_store(ctx->advisor.self, &entry), CACHE_STORED);
     dc_free(ctx, list.items);
 }
 
@@ -211,11 +221,12 @@ static void plant(doconv_context *ctx, const doconv_training_operation *operatio
 static void test_training_reads(void **state)
 {
     struct fixture *f = *state;
-    for (size_t l = 0; l < LAYERS; l++) {
+    for (size_t l = 0; l < LAYERS - OPEN_LAYERS; l++) {
         char variants[16][DC_VARIANT_SIZE];
         const doconv_conv_desc desc = fixture_problem(layers[l]);
         doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
-        doconv_training *training = create_training(ctx, &desc, DOCONV_RIGOR_ESTIMATE);
+        doconv_training *training =
+            create_training(ctx, &desc, DOCONV_RIGOR_ESTIMATE, DOCONV_PURPOSE_STEP);
         const int count = doconv_training_operation_count(training);
         assert_in_range(count, 2, 16);
         for (int i = 0; i < count; i++) {
@@ -227,7 +238,7 @@ static void test_training_reads(void **state)
         doconv_context_destroy(ctx);
 
         ctx = fixture_context(f, "c", DOCONV_TUNE_ONLY);
-        training = create_training(ctx, &desc, DOCONV_RIGOR_DEFAULT);
+        training = create_training(ctx, &desc, DOCONV_RIGOR_DEFAULT, DOCONV_PURPOSE_STEP);
         for (int i = 0; i < count; i++) {
             const doconv_training_operation operation = operation_of(training, i);
             const doconv_plan_options options = options_of(&operation);
@@ -244,33 +255,30 @@ static void test_training_reads(void **state)
     assert_int_equal(f->log.lines, 0);
 }
 
-/* The measured winner itself, unless the machine is too noisy to store any. */
+/* The measured winner itself. */
 static void test_training_reads_winners(void **state)
 {
     struct fixture *f = *state;
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
     const doconv_conv_desc desc = fixture_problem(DEPTHWISE);
-    doconv_training *training = create_training(ctx, &desc, DOCONV_RIGOR_ESTIMATE);
+    doconv_training *training =
+        create_training(ctx, &desc, DOCONV_RIGOR_ESTIMATE, DOCONV_PURPOSE_STEP);
     const int count = doconv_training_operation_count(training);
     char variants[8][DC_VARIANT_SIZE] = {""};
     assert_in_range(count, 5, 8);
     for (int i = 0; i < count; i++) {
         const doconv_training_operation operation = operation_of(training, i);
         const doconv_plan_options options = options_of(&operation);
-        for (int attempt = 0; attempt < 5 && variants[i][0] == '\0'; attempt++) {
-            doconv_tune_report *report = fixture_tune(ctx, operation.desc, &options, true);
-            const doconv_tune_summary s = fixture_summary(report);
-            assert_int_equal(s.stored, !s.noisy);
-            if (s.stored) {
-                snprintf(variants[i], DC_VARIANT_SIZE, "%s", s.variant);
-            }
-            doconv_tune_report_destroy(report);
-        }
+        doconv_tune_report *report = fixture_tune(ctx, operation.desc, &options, true);
+        const doconv_tune_summary s = fixture_summary(report);
+        assert_int_equal(s.stored, 1);
+        snprintf(variants[i], DC_VARIANT_SIZE, "%s", s.variant);
+        doconv_tune_report_destroy(report);
     }
     doconv_training_destroy(training);
     doconv_context_destroy(ctx);
     ctx = fixture_context(f, "c", DOCONV_TUNE_READ);
-    training = create_training(ctx, &desc, DOCONV_RIGOR_DEFAULT);
+    training = create_training(ctx, &desc, DOCONV_RIGOR_DEFAULT, DOCONV_PURPOSE_STEP);
     for (int i = 0; i < count; i++) {
         const doconv_training_operation operation = operation_of(training, i);
         assert_string_equal(operation.origin, variants[i][0] != '\0' ? "cache" : "estimate");
@@ -290,7 +298,8 @@ static void test_training_measures(void **state)
     doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_OFF);
     for (size_t l = 0; l < sizeof measured / sizeof measured[0]; l++) {
         const doconv_conv_desc desc = fixture_problem(measured[l]);
-        doconv_training *training = create_training(ctx, &desc, DOCONV_RIGOR_MEASURE);
+        doconv_training *training =
+            create_training(ctx, &desc, DOCONV_RIGOR_MEASURE, DOCONV_PURPOSE_STEP);
         for (int i = 0; i < doconv_training_operation_count(training); i++) {
             const doconv_training_operation operation = operation_of(training, i);
             /* Classes of strides may be the same problem: the second one is found. */
@@ -340,13 +349,16 @@ static void test_revisions(void **state)
         {missing, one->revision, 1, "not in this build"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        struct cache_entry entry = {
-            .key = "key", .revision = cases[i].revision, .second_revision = cases[i].second};
+        struct cache_entry entry = {.key = "key",
+                                    .revision = cases[i].revision,
+                                    .second_revision = cases[i].second,
+                                    .when = FIXTURE_WHEN,
+                                    .against = "a"};
         struct cache_entry back;
         snprintf(entry.variant, sizeof entry.variant, "%s", cases[i].variant);
         struct cache *writer = dc_cache_create(ctx), *reader = dc_cache_create(ctx);
         fixture_log_clear(f);
-        assert_int_equal(dc_cache_store(writer, &entry, false), CACHE_STORED);
+        assert_int_equal(dc_cache_store(writer, &entry), CACHE_STORED);
         assert_int_equal(dc_cache_lookup(reader, "key", &back),
                          cases[i].reason == NULL ? CACHE_STORED : CACHE_MISS);
         assert_int_equal(f->log.warnings, cases[i].reason != NULL);

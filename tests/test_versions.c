@@ -24,15 +24,29 @@ static const struct {
     const char *name;
     size_t size, smallest;
 } every_struct[] = {
-    KNOWN(doconv_context_options),  KNOWN(doconv_context_info),
-    KNOWN(doconv_kernel_info),      KNOWN(doconv_conv_desc),
-    KNOWN(doconv_plan_options),     KNOWN(doconv_candidate_info),
-    KNOWN(doconv_fold_desc),        KNOWN(doconv_fold_checkpoint_options),
-    KNOWN(doconv_training_options), KNOWN(doconv_parameters),
-    KNOWN(doconv_gradients),        KNOWN(doconv_tune_options),
-    KNOWN(doconv_tune_summary),     KNOWN(doconv_tune_entry),
-    KNOWN(doconv_entry_info),       KNOWN(doconv_table),
+    KNOWN(doconv_context_options),
+    KNOWN(doconv_context_info),
+    KNOWN(doconv_kernel_info),
+    KNOWN(doconv_conv_desc),
+    KNOWN(doconv_plan_options),
+    KNOWN(doconv_candidate_info),
+    KNOWN(doconv_fold_desc),
+    KNOWN(doconv_fold_checkpoint_options),
+    KNOWN(doconv_training_options),
+    KNOWN(doconv_parameters),
+    KNOWN(doconv_gradients),
+    KNOWN(doconv_tune_options),
+    KNOWN(doconv_tune_summary),
+    KNOWN(doconv_tune_entry),
+    KNOWN(doconv_entry_info),
+    KNOWN(doconv_table),
     KNOWN(doconv_regret),
+    KNOWN(doconv_network_layer),
+    KNOWN(doconv_network_options),
+    KNOWN(doconv_network_choice),
+    KNOWN(doconv_network_reorder),
+    KNOWN(doconv_network_total),
+    KNOWN(doconv_network_parse_options),
 };
 #undef KNOWN
 #define STRUCTS (sizeof every_struct / sizeof every_struct[0])

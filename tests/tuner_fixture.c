@@ -210,6 +210,10 @@ struct cache_entry fixture_entry_of(const char *kernel, unsigned revision, const
                             .workspace = 4096,
                             .picoseconds = 123456789,
                             .max_rel_error_e12 = 98765,
+                            .when = FIXTURE_WHEN,
+                            .against = "reference:reference_f32@none",
+                            .against_picoseconds = 223456789,
+                            .confidence_ppm = 987654,
                             .count = 3};
     snprintf(e.key, sizeof e.key, "%s", key);
     snprintf(e.variant, sizeof e.variant, "reference:%s", kernel);
@@ -218,8 +222,10 @@ struct cache_entry fixture_entry_of(const char *kernel, unsigned revision, const
                  "direct:kernel_%d@none:rows=%d", i, 7 * i);
         e.measured[i].picoseconds = 123456789 * (i + 1);
         e.measured[i].rounds = 5 + i;
+        e.measured[i].clean = 4 + i;
+        e.measured[i].retaken = 2 * i;
         e.measured[i].spread_ppm = 1000 * i;
-        e.measured[i].dropped = i == 2;
+        e.measured[i].fate = i == 2 ? CACHE_SLOWER : CACHE_KEPT;
     }
     return e;
 }
@@ -280,12 +286,17 @@ void fixture_plant(doconv_context *ctx, const doconv_conv_desc *desc,
 {
     const struct dc_candidate c = fixture_candidate(ctx, desc);
     struct dc_problem p;
-    struct cache_entry entry = {
-        .revision = c.kernel->revision, .picoseconds = 5000000, .max_rel_error_e12 = 1000};
+    struct cache_entry entry = {.revision = c.kernel->revision,
+                                .picoseconds = 5000000,
+                                .max_rel_error_e12 = 1000,
+                                .when = FIXTURE_WHEN,
+                                .against_picoseconds = 6000000,
+                                .confidence_ppm = 1000000};
     assert_int_equal(dc_problem_create(ctx, desc, &p), DOCONV_OK);
     dc_plan_key(ctx, &p, options, entry.key, sizeof entry.key);
     snprintf(entry.variant, sizeof entry.variant, "%s", c.text);
-    assert_int_equal(dc_cache_store(ctx->advisor.self, &entry, false), CACHE_STORED);
+    snprintf(entry.against, sizeof entry.against, "%s", c.text);
+    assert_int_equal(dc_cache_store(ctx->advisor.self, &entry), CACHE_STORED);
     if (variant != NULL) {
         memcpy(variant, c.text, DC_VARIANT_SIZE);
     }

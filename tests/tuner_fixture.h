@@ -88,6 +88,7 @@ struct cache_entry fixture_entry_of(const char *kernel, unsigned revision, const
 
 /* ---- problems and plans ---- */
 
+#define FIXTURE_WHEN "2026-11-27T22:56:22Z" /* when planted entries were measured */
 #define FIXTURE_PROBLEM "mb1_ic5ih9oc7kh3ph1:bias"
 
 /* Little to do, so that a test measures in milliseconds. */

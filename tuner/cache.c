@@ -187,6 +187,9 @@ static const char *check_kernels(const struct cache *cache, const struct cache_e
 {
     size_t length;
     const char *name = dc_cachefile_kernel(entry->variant, &length);
+    if (dc_cachefile_composes(entry)) {
+        return NULL; /* kernels of other entries, or of the estimate */
+    }
     const char *reason = check_kernel(cache, name, length, entry->revision);
     if (reason != NULL) {
         return reason;
@@ -406,36 +409,44 @@ enum cache_state dc_cache_lookup(struct cache *cache, const char *key, struct ca
         (void)utimensat(AT_FDCWD, cache->user, NULL, 0); /* a wish: the cache may be read only */
     }
     hit = hit || load(cache, cache->system, hash, key, entry);
-    struct node node =
-        make_node(cache, hash, key, hit ? entry : NULL, hit ? CACHE_STORED : CACHE_MISS);
+    const enum cache_state found = !hit                   ? CACHE_MISS
+                                   : entry->doubtful != 0 ? CACHE_DOUBTFUL
+                                                          : CACHE_STORED;
+    struct node node = make_node(cache, hash, key, hit ? entry : NULL, found);
     pthread_mutex_lock(&cache->lock);
     /* Another thread may have measured it meanwhile. */
-    if (hit || !recall(cache, hash, key, entry, &state)) {
+    if (!recall(cache, hash, key, entry, &state) || (hit && state == CACHE_MISS)) {
         exchange(cache, hash, key, &node);
-        state = hit ? CACHE_STORED : CACHE_MISS;
+        state = found;
     }
     pthread_mutex_unlock(&cache->lock);
     release_node(cache, &node);
     return state;
 }
 
-enum cache_state dc_cache_store(struct cache *cache, const struct cache_entry *entry, bool noisy)
+static void remember(struct cache *cache, const struct cache_entry *entry, enum cache_state state)
 {
     const uint64_t hash = dc_hash(0, entry->key, strlen(entry->key));
-    const enum cache_state state = noisy                      ? CACHE_NOISY
-                                   : save(cache, entry, hash) ? CACHE_STORED
-                                                              : CACHE_MEMORY;
     struct node node = make_node(cache, hash, entry->key, entry, state);
     pthread_mutex_lock(&cache->lock);
-    const struct node *known = find(cache, hash, entry->key);
-    if (!noisy || known == NULL || known->state <= CACHE_NOISY) {
-        exchange(cache, hash, entry->key, &node);
-    }
+    exchange(cache, hash, entry->key, &node);
     pthread_mutex_unlock(&cache->lock);
     dc_nearest_add(cache->index, entry->key);
     atomic_fetch_add(&cache->ctx->choices, 1); /* after it can be found */
     release_node(cache, &node);
+}
+
+enum cache_state dc_cache_store(struct cache *cache, const struct cache_entry *entry)
+{
+    const uint64_t hash = dc_hash(0, entry->key, strlen(entry->key));
+    const enum cache_state state = save(cache, entry, hash) ? CACHE_STORED : CACHE_MEMORY;
+    remember(cache, entry, state);
     return state;
+}
+
+void dc_cache_settle(struct cache *cache, const struct cache_entry *entry)
+{
+    remember(cache, entry, CACHE_STORED);
 }
 
 int dc_cache_clean(struct cache *cache, bool all, doconv_cache_report_fn report, void *user)

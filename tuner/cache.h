@@ -19,9 +19,9 @@ struct nearest;
 /* Where a winner comes from. */
 enum cache_state {
     CACHE_MISS,
-    CACHE_NOISY,  /* measured in this context with too much noise to be stored */
-    CACHE_MEMORY, /* measured in this context, but its file could not be written */
-    CACHE_STORED  /* on disk */
+    CACHE_DOUBTFUL, /* on disk, measured by another context, and to be measured again */
+    CACHE_MEMORY,   /* measured in this context, but its file could not be written */
+    CACHE_STORED    /* on disk */
 };
 
 /*
@@ -48,10 +48,13 @@ enum cache_state dc_cache_lookup(struct cache *cache, const char *key, struct ca
 
 /*
  * Keeps an entry in memory and writes its file. CACHE_MEMORY if that is impossible: the first time
- * with a log line, unless the context asks for memory only. noisy: kept in memory only, and only if
- * nothing better is known: CACHE_NOISY.
+ * with a log line, unless the context asks for memory only. Doubtful or not, this context has it
+ * from now on.
  */
-enum cache_state dc_cache_store(struct cache *cache, const struct cache_entry *entry, bool noisy);
+enum cache_state dc_cache_store(struct cache *cache, const struct cache_entry *entry);
+
+/* A doubtful entry is this context's own from now on: it was measured again, and is better. */
+void dc_cache_settle(struct cache *cache, const struct cache_entry *entry);
 
 /*
  * Removes old environments and temporary files from the user's directory, with all = true every
@@ -64,7 +67,7 @@ void dc_cache_drop(struct cache *cache, const char *key);
 
 /*
  * Copies the entry in a place of the memory, index in [0, CACHE_MEMORY_ENTRIES); false unless there
- * is one that no file has and that may be trusted.
+ * is one that no file has.
  */
 bool dc_cache_memory_get(struct cache *cache, int index, struct cache_entry *entry);
 

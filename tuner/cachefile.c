@@ -24,16 +24,37 @@ static bool valid_line(const char *text, size_t size)
     return length > 0 && length < size && text[length] == '\0';
 }
 
+/* "2026-11-27T22:56:22Z": digits in their places; which date they are is nobody's concern here. */
+static bool valid_when(const char *text)
+{
+    static const char form[CACHEFILE_WHEN] = "0000-00-00T00:00:00Z";
+    for (int i = 0; i < CACHEFILE_WHEN; i++) {
+        const bool digit = text[i] >= '0' && text[i] <= '9';
+        if (form[i] == '0' ? !digit : text[i] != form[i]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool valid_measured(const struct cache_measured *m)
+{
+    return valid_line(m->variant, sizeof m->variant) && m->picoseconds >= 0 && m->clean >= 0 &&
+           m->clean <= m->rounds && m->retaken >= 0 && m->spread_ppm >= 0 &&
+           m->fate >= CACHE_KEPT && m->fate <= CACHE_WRONG;
+}
+
 static bool valid(const struct cache_entry *e)
 {
     bool ok = valid_line(e->key, sizeof e->key) && valid_line(e->variant, sizeof e->variant) &&
               e->revision <= INT32_MAX && e->second_revision <= INT32_MAX && e->workspace >= 0 &&
-              e->picoseconds >= 0 && e->max_rel_error_e12 >= 0 && e->count >= 0 &&
+              e->picoseconds >= 0 && e->max_rel_error_e12 >= 0 && valid_when(e->when) &&
+              valid_line(e->against, sizeof e->against) && e->against_picoseconds >= 0 &&
+              e->confidence_ppm >= 0 && e->confidence_ppm <= 1000000 &&
+              (e->doubtful == 0 || e->doubtful == 1) && e->count >= 0 &&
               e->count <= CACHEFILE_MEASURED;
     for (int i = 0; ok && i < e->count; i++) {
-        const struct cache_measured *m = &e->measured[i];
-        ok = valid_line(m->variant, sizeof m->variant) && m->picoseconds >= 0 && m->rounds >= 0 &&
-             m->spread_ppm >= 0 && (m->dropped == 0 || m->dropped == 1);
+        ok = valid_measured(&e->measured[i]);
     }
     return ok;
 }
@@ -50,13 +71,17 @@ size_t dc_cachefile_print(const struct cache_entry *entry, char *text, size_t si
     }
     int n = snprintf(text, size,
                      "doconv-cache %d\nkey %s\nvariant %s\nrevision %u%s\nworkspace %" PRId64
-                     "\npicoseconds %" PRId64 "\nmax_rel_error_e12 %" PRId64 "\n",
+                     "\npicoseconds %" PRId64 "\nmax_rel_error_e12 %" PRId64
+                     "\nwhen %s\nagainst %" PRId64 " %s\nconfidence_ppm %d\ndoubtful %d\n",
                      CACHEFILE_VERSION, entry->key, entry->variant, entry->revision, second,
-                     entry->workspace, entry->picoseconds, entry->max_rel_error_e12);
+                     entry->workspace, entry->picoseconds, entry->max_rel_error_e12, entry->when,
+                     entry->against_picoseconds, entry->against, entry->confidence_ppm,
+                     entry->doubtful);
     for (int i = 0; n >= 0 && (used += (size_t)n) < size && i < entry->count; i++) {
         const struct cache_measured *m = &entry->measured[i];
-        n = snprintf(text + used, size - used, "measured %" PRId64 " %d %d %d %s\n", m->picoseconds,
-                     m->rounds, m->spread_ppm, m->dropped, m->variant);
+        n = snprintf(text + used, size - used, "measured %" PRId64 " %d %d %d %d %d %s\n",
+                     m->picoseconds, m->rounds, m->clean, m->retaken, m->spread_ppm, m->fate,
+                     m->variant);
     }
     if (n < 0 || used >= size) {
         return 0;
@@ -124,18 +149,37 @@ static bool take_revisions(struct reader *r, struct cache_entry *entry)
     return true;
 }
 
+/* An integer and the blank behind it. */
+static bool take_number(struct reader *r, int64_t most, int *value)
+{
+    int64_t wide;
+    const bool ok = take_int(r, most, &wide) && take(r, " ");
+    *value = ok ? (int)wide : 0;
+    return ok;
+}
+
 static bool take_measured(struct reader *r, struct cache_measured *m)
 {
-    int64_t rounds, spread, dropped;
-    if (!take(r, "measured ") || !take_int(r, INT64_MAX, &m->picoseconds) || !take(r, " ") ||
-        !take_int(r, INT32_MAX, &rounds) || !take(r, " ") || !take_int(r, INT32_MAX, &spread) ||
-        !take(r, " ") || !take_int(r, 1, &dropped) || !take(r, " ") ||
-        !take_line(r, m->variant, sizeof m->variant)) {
+    return take(r, "measured ") && take_int(r, INT64_MAX, &m->picoseconds) && take(r, " ") &&
+           take_number(r, INT32_MAX, &m->rounds) && take_number(r, m->rounds, &m->clean) &&
+           take_number(r, INT32_MAX, &m->retaken) && take_number(r, INT32_MAX, &m->spread_ppm) &&
+           take_number(r, CACHE_WRONG, &m->fate) && take_line(r, m->variant, sizeof m->variant);
+}
+
+/* When, against what and how well it was measured. */
+static bool take_measurement(struct reader *r, struct cache_entry *entry)
+{
+    int64_t confidence, doubtful;
+    if (!take(r, "when ") || !take_line(r, entry->when, sizeof entry->when) ||
+        !valid_when(entry->when) || !take(r, "against ") ||
+        !take_int(r, INT64_MAX, &entry->against_picoseconds) || !take(r, " ") ||
+        !take_line(r, entry->against, sizeof entry->against) || !take(r, "confidence_ppm ") ||
+        !take_int(r, 1000000, &confidence) || !take(r, "\ndoubtful ") ||
+        !take_int(r, 1, &doubtful) || !take(r, "\n")) {
         return false;
     }
-    m->rounds = (int)rounds;
-    m->spread_ppm = (int)spread;
-    m->dropped = (int)dropped;
+    entry->confidence_ppm = (int)confidence;
+    entry->doubtful = (int)doubtful;
     return true;
 }
 
@@ -164,7 +208,8 @@ const char *dc_cachefile_parse(const char *text, size_t length, struct cache_ent
         !take(&r, "revision ") || !take_revisions(&r, entry) || !take(&r, "\nworkspace ") ||
         !take_int(&r, INT64_MAX, &entry->workspace) || !take(&r, "\npicoseconds ") ||
         !take_int(&r, INT64_MAX, &entry->picoseconds) || !take(&r, "\nmax_rel_error_e12 ") ||
-        !take_int(&r, INT64_MAX, &entry->max_rel_error_e12) || !take(&r, "\n")) {
+        !take_int(&r, INT64_MAX, &entry->max_rel_error_e12) || !take(&r, "\n") ||
+        !take_measurement(&r, entry)) {
         return "a line is malformed";
     }
     for (entry->count = 0; r.at < r.end; entry->count++) {
@@ -180,14 +225,24 @@ const char *dc_cachefile_parse(const char *text, size_t length, struct cache_ent
 
 doconv_tune_entry dc_cachefile_public(const struct cache_measured *measured)
 {
+    static const char *const reasons[] = {
+        [CACHE_KEPT] = "", [CACHE_SLOWER] = "slower", [CACHE_WRONG] = "wrong"};
     return (doconv_tune_entry){
         .size = sizeof(doconv_tune_entry),
         .variant = measured->variant,
         .median_seconds = 1e-12 * (double)measured->picoseconds,
         .spread = 1e-6 * measured->spread_ppm,
         .rounds = measured->rounds,
-        .dropped = measured->dropped,
+        .dropped = measured->fate != CACHE_KEPT,
+        .clean = measured->clean,
+        .retaken = measured->retaken,
+        .why = reasons[measured->fate],
     };
+}
+
+bool dc_cachefile_composes(const struct cache_entry *entry)
+{
+    return strstr(entry->key, " operation=layer_") != NULL;
 }
 
 const char *dc_cachefile_kernel(const char *variant, size_t *length)

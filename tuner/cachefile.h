@@ -3,20 +3,29 @@
 #ifndef DOCONV_CACHEFILE_H
 #define DOCONV_CACHEFILE_H
 
+#include <stdbool.h>
+
 #include <doconv/doconv_tune.h>
 
 #include "base/context.h"
 
-#define CACHEFILE_VERSION 1
+#define CACHEFILE_VERSION 2
 #define CACHEFILE_MEASURED 32          /* most candidates that an entry remembers */
 #define CACHEFILE_SIZE ((size_t)65536) /* most bytes of an entry's text */
+
+#define CACHEFILE_WHEN 21 /* "2026-11-27T22:56:22Z" */
+
+/* What became of a measured candidate. */
+enum cache_fate { CACHE_KEPT, CACHE_SLOWER, CACHE_WRONG };
 
 struct cache_measured {
     char variant[DC_VARIANT_SIZE];
     int64_t picoseconds; /* median of an execute */
-    int rounds;          /* samples */
+    int rounds;          /* samples; of these */
+    int clean;           /* had their cores to themselves; */
+    int retaken;         /* tries that others disturbed, and that were made again */
     int spread_ppm;      /* median absolute deviation / median, in millionths */
-    int dropped;         /* 1: far behind, or wrong */
+    int fate;            /* cache_fate */
 };
 
 struct cache_entry {
@@ -27,6 +36,12 @@ struct cache_entry {
     int64_t workspace;             /* bytes that the variant needs */
     int64_t picoseconds;           /* the winner's median */
     int64_t max_rel_error_e12;     /* its largest error relative to the largest value, times 1e12 */
+    char when[CACHEFILE_WHEN];     /* it was measured: UTC, ISO 8601 */
+    /* What the library would take without measuring, and its median. */
+    char against[DC_VARIANT_SIZE];
+    int64_t against_picoseconds;
+    int confidence_ppm; /* in millionths, how sure that no other measured one is faster */
+    int doubtful;       /* 1: too little; a later run measures again */
     int count;
     struct cache_measured measured[CACHEFILE_MEASURED];
 };
@@ -47,6 +62,9 @@ const char *dc_cachefile_parse(const char *text, size_t length, struct cache_ent
 
 /* A measured candidate as the API shows it. */
 doconv_tune_entry dc_cachefile_public(const struct cache_measured *measured);
+
+/* Is it a layer's as a whole, whose variant names a composition and no kernel? */
+bool dc_cachefile_composes(const struct cache_entry *entry);
 
 /* The kernel's name in a variant text, and its length; NULL if there is none. */
 const char *dc_cachefile_kernel(const char *variant, size_t *length);

@@ -11,8 +11,9 @@
 
 #include "measure.h"
 
-/* Products that a check may compute by plain loops: about a tenth of a second. */
-#define CHECK_MACS 5e7
+/* Products that a check may compute by plain loops, and their rate a second, roughly. */
+#define CHECK_MACS 1e7
+#define CHECK_RATE 5e8
 /* Terms of the shortest sums, bias and residual included, count as so many more. */
 #define CHECK_FEWEST_TERMS 16.0
 

@@ -152,6 +152,9 @@ static int64_t samples(const struct cache_entry *entry)
 
 bool dc_entries_keeps(const struct cache_entry *a, const struct cache_entry *b)
 {
+    if (a->doubtful != b->doubtful) {
+        return b->doubtful != 0;
+    }
     const int64_t x = samples(a), y = samples(b);
     if (x != y) {
         return x > y;
@@ -333,6 +336,11 @@ doconv_status doconv_entries_get(const doconv_entries *entries, int index, docon
         .samples = samples(entry),
         .measured = entry->count,
         .own = strcmp(environment->name, entries->own) == 0,
+        .when = entry->when,
+        .against = entry->against,
+        .against_seconds = 1e-12 * (double)entry->against_picoseconds,
+        .confidence = 1e-6 * entry->confidence_ppm,
+        .doubtful = entry->doubtful,
     };
     return DC_WRITE_STRUCT(entries->ctx, doconv_entry_info, &result, info);
 }

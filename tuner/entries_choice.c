@@ -26,10 +26,9 @@ double dc_entries_slowdown(const struct cache_entry *entry, const char *variant)
     for (int i = 0; i < entry->count; i++) {
         const struct cache_measured *m = &entry->measured[i];
         if (strcmp(m->variant, variant) == 0 && entry->picoseconds > 0) {
-            /* The winner may be behind by the margin of the estimate's choice. What was dropped
-             * though it was faster gave a wrong result. */
+            /* The winner may be behind by the margin of the estimate's choice. */
             const double time = (double)m->picoseconds / (double)entry->picoseconds;
-            return time >= 1.0 ? time : m->dropped != 0 ? 0.0 : 1.0;
+            return m->fate == CACHE_WRONG ? 0.0 : time >= 1.0 ? time : 1.0;
         }
     }
     return 0.0;

@@ -254,9 +254,9 @@ static void store_in_memory(struct storing *s, const struct entries_environment 
     for (int i = 0; i < environment->count && strcmp(environment->name, s->entries->own) == 0;
          i++) {
         const struct cache_entry *entry = environment->items[i];
-        if (dc_cache_lookup(cache, entry->key, s->there) <= CACHE_NOISY ||
+        if (dc_cache_lookup(cache, entry->key, s->there) == CACHE_MISS ||
             !dc_entries_keeps(s->there, entry)) {
-            s->stored += dc_cache_store(cache, entry, false) == CACHE_MEMORY;
+            s->stored += dc_cache_store(cache, entry) == CACHE_MEMORY;
         }
     }
 }

@@ -7,7 +7,7 @@
  *
  *   environment NAME          and the lines of its manifest, whose hash NAME is
  *
- *   doconv-cache 1            an entry of that environment as its file has it
+ *   doconv-cache 2            an entry of that environment as its file has it
  *   ...
  *   checksum ...
  *

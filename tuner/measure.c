@@ -1,368 +1,202 @@
 /* SPDX-License-Identifier: MIT */
-/* Timing: samples, their statistics, rounds. */
-#include "base/clock.h"
+/* Races: rounds of samples, who drops out, who leads, when it is over. */
 #include "base/context.h"
 #include "measure.h"
+#include "measure_pairs.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* A sample lasts this long at least: the clock and a call's overhead vanish in it. */
-#define SAMPLE_SECONDS 200e-6
-#define MOST_REPEATS 1000
-#define MOST_COLD_REPEATS 3
-/*
- * A sample that lost its core for more than this share of its time is taken again, so often; the
- * shortest counts if none has kept it.
- */
-#define LOST_SHARE 0.03
-#define MOST_TRIES 5
-/*
- * Weights that come back from memory are a part of a run as short as this that counts: other
- * candidates' weights have taken their place in the caches.
- */
-#define SHORT_SECONDS 1e-3
-/* A first run as long as this needs no second one to be trusted for the number of repeats. */
-#define LONG_SECONDS 20e-3
 /* Another than the default must be this much faster. */
 #define MARGIN 1.01
-#define FINALISTS 3
-/*
- * A candidate goes if it is slower than the best by these factors: after one run, after two rounds,
- * after five.
- */
-#define HOPELESS_RUN 3.0
-#define HOPELESS_ROUND 1.5
-#define BEHIND 1.15
+/* Who may be faster by less than this is as good: it decides nothing. */
+#define TOLERANCE 0.02
+/* As sure as one must be that a candidate is no faster than that, and that it is slower. */
+#define SURE_ENOUGH 0.9
+#define SURE 0.95
+/* Who drops out is behind by this at least, and has so many clean samples, as has the leader. */
+#define BEHIND 1.02
+#define LEAST_CLEAN 2
+/* Rounds side by side before near ones are settled, and after which a race ends. */
+#define LEAST_ROUNDS 3
+#define MOST_ROUNDS 32
 
-/* ---- a sample ---- */
+/* ---- who leads ---- */
 
-/* Each task reads and writes its part: the caches of all cores are filled with it. */
-static void flush_task(void *arg, int index)
+static bool is_racing(const struct measured *m)
 {
-    const struct measure_set *set = arg;
-    const size_t tasks = (size_t)set->ctx->threads, part = set->flush_bytes / tasks;
-    volatile char *bytes = set->flush + part * (size_t)index;
-    for (size_t i = 0; i < part; i += 64) {
-        bytes[i]++;
-    }
-}
-
-static void touch(const volatile float *tensor, size_t bytes)
-{
-    for (size_t i = 0; i < bytes / sizeof(float); i += 16) {
-        (void)tensor[i];
-    }
+    return m->state == MEASURED_RACING;
 }
 
 /*
- * As in a network: the layer before has just written src (or the one behind it, in training,
- * grad_dst), dst's memory serves every other layer, the weight's gradient was summed right before
- * its fold's; weights, W and D were last read an inference or a step ago.
+ * The fastest of all that are racing; one that was settled behind another, if it turns out clearly
+ * faster than this. -1: none has a sample.
  */
-static void make_cold(struct measure_set *set)
+static int leader_of(const struct measure_set *set)
 {
-    static const enum measure_tensor near[] = {MEASURE_GRAD_SRC, MEASURE_DST, MEASURE_GRAD_FOLDED,
-                                               MEASURE_SRC, MEASURE_GRAD_DST};
-    dc_parallel(set->ctx, set->ctx->threads, flush_task, set);
-    for (size_t i = 0; i < sizeof near / sizeof near[0]; i++) {
-        touch(set->tensors[near[i]], set->bytes[near[i]]);
-    }
-}
-
-/* A stretch of time in which calls run. */
-struct stretch {
-    double wall, thread;
-    long switches;
-};
-
-static struct stretch begin(const struct measure_set *set)
-{
-    const struct dc_clock *clock = set->ctx->clock;
-    struct stretch at = {.thread = clock->thread(clock->user),
-                         .switches = clock->switches(clock->user)};
-    at.wall = dc_now(set->ctx); /* last, and first at the end: nearest to the calls */
-    return at;
-}
-
-/* Adds the time since then. */
-static void end(const struct measure_set *set, const struct stretch *since, struct stretch *sum)
-{
-    const struct dc_clock *clock = set->ctx->clock;
-    sum->wall += dc_now(set->ctx) - since->wall;
-    sum->thread += clock->thread(clock->user) - since->thread;
-    sum->switches += clock->switches(clock->user) - since->switches;
-}
-
-/* The time of calls alone, without what makes weights cold before each. */
-static struct stretch time_runs(struct measure_set *set, const struct measured *m, int repeats)
-{
-    struct stretch sum = {0};
-    struct stretch start = begin(set);
-    for (int i = 0; i < repeats; i++) {
-        if (set->cold) {
-            make_cold(set);
-            start = begin(set);
-        }
-        dc_measure_run(set, m);
-        if (set->cold || i + 1 == repeats) {
-            end(set, &start, &sum);
+    int leader = -1;
+    for (int i = 0; i < set->count; i++) {
+        const struct measured *m = &set->items[i];
+        if (is_racing(m) && m->rounds > 0) {
+            const struct pairs p =
+                leader >= 0 ? dc_pairs(&set->items[leader], m) : (struct pairs){0};
+            leader = leader < 0 || (p.count > 0 && p.ratio < 1.0) ? i : leader;
         }
     }
-    return sum;
-}
-
-/*
- * Did other processes take the core? Alone, the thread's own time tells; one that waits for others
- * may sleep, so there the threads that were put aside count.
- */
-static bool was_disturbed(const struct measure_set *set, const struct stretch *s)
-{
-    return set->ctx->threads == 1 ? s->wall - s->thread > LOST_SHARE * s->wall : s->switches > 0;
-}
-
-/* Seconds of a call, undisturbed if that can be had. */
-static double time_call(struct measure_set *set, const struct measured *m, int repeats)
-{
-    double shortest = INFINITY;
-    for (int tries = 0; tries < MOST_TRIES; tries++) {
-        const struct stretch s = time_runs(set, m, repeats);
-        if (!was_disturbed(set, &s)) {
-            return s.wall / repeats;
+    int best = leader;
+    double least = 1.0 - 0.25 * TOLERANCE;
+    for (int i = 0; i < set->count && leader >= 0; i++) {
+        const struct measured *m = &set->items[i];
+        if (m->state == MEASURED_SETTLED) {
+            const struct pairs p = dc_pairs(&set->items[leader], m);
+            if (p.count >= LEAST_ROUNDS && p.ratio < least) {
+                best = i;
+                least = p.ratio;
+            }
         }
-        shortest = fmin(shortest, s.wall / repeats);
-    }
-    return shortest;
-}
-
-static void sample(struct measure_set *set, struct measured *m)
-{
-    if (m->rounds < MEASURE_SAMPLES) {
-        if (!set->cold && m->samples[0] < SHORT_SECONDS) {
-            dc_measure_run(set, m);
-        }
-        m->samples[m->rounds++] = time_call(set, m, m->repeats);
-    }
-}
-
-/* The first run warms caches and touches pages; the second tells how often to repeat. */
-static void calibrate(struct measure_set *set, struct measured *m)
-{
-    double once = time_call(set, m, 1);
-    if (once < LONG_SECONDS) {
-        once = fmin(once, time_call(set, m, 1));
-    }
-    const int most = set->cold ? MOST_COLD_REPEATS : MOST_REPEATS;
-    m->repeats = once * most <= SAMPLE_SECONDS ? most : (int)ceil(SAMPLE_SECONDS / once);
-    m->repeats = m->repeats < 1 ? 1 : m->repeats > most ? most : m->repeats;
-    m->samples[0] = once;
-    m->rounds = 1;
-}
-
-/* ---- statistics ---- */
-
-static int by_value(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(const double *values, int count)
-{
-    double sorted[MEASURE_SAMPLES];
-    memcpy(sorted, values, (size_t)count * sizeof *sorted);
-    qsort(sorted, (size_t)count, sizeof *sorted, by_value);
-    return count % 2 != 0 ? sorted[count / 2] : 0.5 * (sorted[count / 2 - 1] + sorted[count / 2]);
-}
-
-/* Median absolute deviation / median. */
-static double relative_deviation(const double *values, int count)
-{
-    double deviations[MEASURE_SAMPLES];
-    const double middle = median(values, count);
-    for (int i = 0; i < count; i++) {
-        deviations[i] = fabs(values[i] - middle);
-    }
-    return middle > 0.0 ? median(deviations, count) / middle : 0.0;
-}
-
-static void summarize(struct measured *m)
-{
-    const int count = m->rounds - m->first_kept;
-    m->median = median(m->samples + m->first_kept, count);
-    m->spread = relative_deviation(m->samples + m->first_kept, count);
-}
-
-static double best_sample(const struct measured *m)
-{
-    double best = INFINITY;
-    for (int i = 0; i < m->rounds; i++) {
-        best = fmin(best, m->samples[i]);
     }
     return best;
 }
 
-static int by_median(const void *a, const void *b)
+/*
+ * What the round says of one that is behind the leader. One that is surely not faster by more than
+ * the tolerance is settled: the choice between them makes no difference.
+ */
+static void judge(const struct measured *leader, struct measured *m)
 {
-    const struct measured *x = a, *y = b;
-    if (x->wrong != y->wrong) {
-        return x->wrong ? 1 : -1;
+    const struct pairs p = dc_pairs(leader, m);
+    m->confidence = dc_pairs_above(&p, 1.0 - TOLERANCE);
+    if (m->clean_rounds >= LEAST_CLEAN && leader->clean_rounds >= LEAST_CLEAN &&
+        p.ratio >= BEHIND && dc_pairs_above(&p, 1.0) >= SURE) {
+        m->state = MEASURED_SLOWER;
+    } else if (!m->is_default && p.count >= LEAST_ROUNDS && m->confidence >= SURE_ENOUGH) {
+        m->state = MEASURED_SETTLED;
     }
-    return (x->median > y->median) - (x->median < y->median);
 }
 
-/* Kept ones first. */
-static int by_standing(const void *a, const void *b)
+/* Is nothing left to find out? */
+static bool is_stable(const struct measure_set *set, int leader)
 {
-    const struct measured *x = a, *y = b;
-    if (x->dropped != y->dropped) {
-        return x->dropped ? 1 : -1;
+    bool stable = set->items[leader].rounds >= LEAST_CLEAN;
+    for (int i = 0; i < set->count; i++) {
+        const struct measured *m = &set->items[i];
+        if (is_racing(m) && i != leader) {
+            const struct pairs p = dc_pairs(&set->items[leader], m);
+            stable = stable && p.count >= LEAST_ROUNDS && m->confidence >= SURE_ENOUGH;
+        }
     }
-    return by_median(a, b);
+    return stable;
+}
+
+static void judge_all(struct measure_set *set, int leader)
+{
+    for (int i = 0; i < set->count; i++) {
+        if (is_racing(&set->items[i]) && i != leader) {
+            judge(&set->items[leader], &set->items[i]);
+        }
+    }
 }
 
 /* ---- rounds ---- */
 
-/* Samples every kept item in turn, starting with another one each time. */
-static void round_of(struct measure_set *set, int count, int number)
+/* Has each that is racing as many samples as decide anything? */
+static bool all_sampled(const struct measure_set *set)
 {
-    for (int i = 0; i < count; i++) {
-        struct measured *m = &set->items[(i + number) % count];
-        if (!m->dropped) {
-            sample(set, m);
-        }
-    }
-}
-
-/*
- * Drops what is behind by a factor, and returns how many are left. Behind in the best sample and in
- * the median both: on a busy machine one lucky sample of one candidate is no reason to drop all
- * others, nor an unlucky median to drop that one.
- */
-static int drop(struct measure_set *set, double factor)
-{
-    double best = INFINITY, middle = INFINITY;
-    int kept = 0;
+    bool all = true;
     for (int i = 0; i < set->count; i++) {
-        struct measured *m = &set->items[i];
-        if (!m->dropped) {
-            summarize(m);
-            best = fmin(best, best_sample(m));
-            middle = fmin(middle, m->median);
-        }
+        all = all && (!is_racing(&set->items[i]) || set->items[i].rounds >= LEAST_CLEAN);
     }
-    for (int i = 0; i < set->count; i++) {
-        struct measured *m = &set->items[i];
-        m->dropped = m->dropped || (best_sample(m) > best * factor && m->median > middle * factor);
-        kept += !m->dropped;
-    }
-    return kept;
+    return all;
 }
 
-static void report_progress(const struct measure_limits *limits, int done, int total)
-{
-    if (limits->progress != NULL) {
-        limits->progress(limits->progress_user, done, total);
-    }
-}
-
-static bool is_cancelled(const struct measure_limits *limits)
-{
-    return limits->cancel != NULL && limits->cancel(limits->cancel_user) != 0;
-}
-
-/*
- * Returns the number of items kept, which stand first then, the fastest before the others; *rounds:
- * that of the rounds, as progress counts them.
- */
-static int coarse_rounds(struct measure_set *set, const struct measure_limits *limits, double start,
-                         int finals, int *rounds, bool *cancelled)
+/* Samples who is racing and has none of this round yet; false: the time is up. */
+static bool round_of(struct measure_set *set, double later, double reserve)
 {
     for (int i = 0; i < set->count; i++) {
-        struct measured *m = &set->items[i];
-        m->dropped = m->wrong;
-        m->first_kept = 0;
-        if (!m->wrong) {
-            calibrate(set, m);
-        }
-    }
-    *cancelled = is_cancelled(limits);
-    int kept = drop(set, HOPELESS_RUN);
-    *rounds = limits->least_rounds;
-    const int most = MEASURE_SAMPLES - finals - 1;
-    for (int number = 0; number < most && kept > FINALISTS && !*cancelled; number++) {
-        if (number >= limits->least_rounds &&
-            dc_now(set->ctx) - start > 0.6 * limits->budget_seconds) {
-            break;
-        }
-        *rounds = number > limits->least_rounds ? number : limits->least_rounds;
-        report_progress(limits, number, *rounds + finals);
-        round_of(set, set->count, number);
-        *cancelled = is_cancelled(limits);
-        if (number == 1) {
-            kept = drop(set, HOPELESS_ROUND);
-        } else if (number >= 4) {
-            kept = drop(set, BEHIND);
-        }
-    }
-    for (int i = 0; i < set->count; i++) {
-        if (!set->items[i].wrong) {
-            summarize(&set->items[i]);
-        }
-    }
-    qsort(set->items, (size_t)set->count, sizeof *set->items, by_standing);
-    return kept;
-}
-
-/* Median over the final rounds of b's time / a's: what drifts from round to round cancels. */
-static double paired_ratio(const struct measured *a, const struct measured *b)
-{
-    double ratios[MEASURE_SAMPLES];
-    const int rounds = a->rounds - a->first_kept;
-    for (int r = 0; r < rounds; r++) {
-        ratios[r] = b->samples[b->first_kept + r] / a->samples[a->first_kept + r];
-    }
-    return median(ratios, rounds);
-}
-
-/*
- * Spread of a finalist relative to its round: a clock that drifts moves all finalists of a round
- * and says nothing about their order. A finalist alone keeps the spread of its own samples.
- */
-static void paired_spread(struct measured *items, int count)
-{
-    for (int i = 0; i < count && count > 1; i++) {
-        double relative[MEASURE_SAMPLES];
-        const int rounds = items[i].rounds - items[i].first_kept;
-        for (int r = 0; r < rounds; r++) {
-            double sum = 0.0;
-            for (int j = 0; j < count; j++) {
-                sum += items[j].samples[items[j].first_kept + r];
+        struct measured *m = &set->items[(i + set->round) % set->count];
+        if (is_racing(m) && !(m->samples[set->round] > 0.0)) {
+            if (dc_measure_left(set) <= (all_sampled(set) ? later : reserve)) {
+                return false;
             }
-            relative[r] = items[i].samples[items[i].first_kept + r] / sum;
+            dc_measure_sample(set, m);
         }
-        items[i].spread = relative_deviation(relative, rounds);
+    }
+    return true;
+}
+
+static void report_progress(const struct measure_set *set, doconv_progress_fn progress, void *user)
+{
+    if (progress != NULL) {
+        const double done = 1.0 - dc_measure_left(set) / set->budget;
+        progress(user, (int)(100.0 * fmax(0.0, fmin(done, 0.99))), 100);
     }
 }
 
-/* Index of the winner among finalists. */
-static int choose(const struct measured *items, int count)
+int dc_measure_race(struct measure_set *set, double later, double reserve,
+                    doconv_progress_fn progress, void *progress_user)
 {
-    int winner = 0;
-    for (int i = 1; i < count; i++) {
-        if (paired_ratio(&items[winner], &items[i]) < 1.0) {
-            winner = i;
+    const int first = set->round;
+    bool goes_on = !set->cancelled;
+    while (goes_on && set->round < MEASURE_ROUNDS && set->round < first + MOST_ROUNDS) {
+        report_progress(set, progress, progress_user);
+        goes_on = round_of(set, later, reserve) && !dc_measure_cancelled(set);
+        const int leader = leader_of(set);
+        if (leader >= 0) {
+            set->items[leader].state = MEASURED_RACING;
+            judge_all(set, leader);
+            goes_on = goes_on && !is_stable(set, leader);
+        }
+        set->round++;
+    }
+    const int leader = leader_of(set);
+    for (int i = 0; i < set->count; i++) {
+        struct measured *m = &set->items[i];
+        if (is_racing(m) && m->rounds > 0 && i != leader && !m->is_default) {
+            m->state = MEASURED_SETTLED;
         }
     }
-    /* A gain within the noise is no reason to leave the default. */
-    for (int i = 0; i < count; i++) {
-        if (items[i].is_default && i != winner &&
-            paired_ratio(&items[winner], &items[i]) < MARGIN) {
-            return i;
+    return leader;
+}
+
+void dc_measure_again(struct measure_set *set)
+{
+    for (int i = 0; i < set->count; i++) {
+        if (set->items[i].state != MEASURED_WRONG) {
+            set->items[i].state = MEASURED_RACING;
         }
     }
-    return winner;
+}
+
+/* ---- the result ---- */
+
+static int by_median(const void *a, const void *b)
+{
+    const struct measured *x = a, *y = b;
+    const bool x_wrong = x->state == MEASURED_WRONG, y_wrong = y->state == MEASURED_WRONG;
+    if (x_wrong != y_wrong) {
+        return x_wrong ? 1 : -1;
+    }
+    return (x->median > y->median) - (x->median < y->median);
+}
+
+/* The leader, unless its gain over the default is within the noise; the default without any. */
+static int winner_of(const struct measure_set *set)
+{
+    int leader = leader_of(set);
+    for (int i = 0; i < set->count; i++) {
+        const struct measured *m = &set->items[i];
+        if (m->state == MEASURED_WRONG) {
+            continue;
+        }
+        if (leader < 0) {
+            leader = i; /* time for no sample: the first stands for all */
+        } else if (m->is_default && is_racing(m)) {
+            const struct pairs p = dc_pairs(&set->items[leader], m);
+            leader = p.ratio < MARGIN ? i : leader;
+        }
+    }
+    return leader;
 }
 
 static void move_to_front(struct measured *items, int index)
@@ -372,45 +206,30 @@ static void move_to_front(struct measured *items, int index)
     items[0] = moved;
 }
 
-bool dc_measure(struct measure_set *set, const struct measure_limits *limits)
+double dc_measure_finish(struct measure_set *set)
 {
-    const double start = dc_now(set->ctx);
-    bool cancelled = false;
-    int finals = 2 * limits->least_rounds, rounds;
-    const int kept = coarse_rounds(set, limits, start, finals, &rounds, &cancelled);
-    int count = kept < FINALISTS ? kept : FINALISTS;
-    for (int i = count; i < kept; i++) {
-        if (set->items[i].is_default) {
-            const struct measured standard = set->items[i];
-            memmove(&set->items[count + 1], &set->items[count],
-                    (size_t)(i - count) * sizeof standard);
-            set->items[count++] = standard;
-            break;
+    for (int i = 0; i < set->count; i++) {
+        dc_measured_summarize(&set->items[i]);
+    }
+    move_to_front(set->items, winner_of(set));
+    struct measured *first = &set->items[0];
+    double confidence = 1.0;
+    first->confidence = 1.0;
+    for (int i = 1; i < set->count; i++) {
+        struct measured *m = &set->items[i];
+        if (m->state == MEASURED_WRONG) {
+            continue;
         }
-    }
-    if (dc_now(set->ctx) - start > limits->budget_seconds) {
-        finals = limits->least_rounds;
-    }
-    if (cancelled) {
-        return false; /* items stand by the medians of what there is */
-    }
-    for (int i = 0; i < count; i++) {
-        set->items[i].first_kept = set->items[i].rounds;
-    }
-    for (int number = 0; number < finals; number++) {
-        report_progress(limits, rounds + number, rounds + finals);
-        round_of(set, count, number);
-        cancelled = is_cancelled(limits);
-        if (cancelled) {
-            break;
+        const struct pairs p = dc_pairs(first, m);
+        if (p.count >= 2) {
+            /* Side by side: a clock that drifts leaves that. */
+            m->median = p.ratio * first->median;
+            /* Who had left by then was no faster than one that isn't faster than the winner. */
+            const double now = dc_pairs_above(&p, 1.0 - TOLERANCE);
+            m->confidence = is_racing(m) ? now : fmax(now, m->confidence);
         }
+        confidence = fmin(confidence, m->confidence);
     }
-    for (int i = 0; i < count; i++) {
-        summarize(&set->items[i]);
-    }
-    paired_spread(set->items, count);
-    move_to_front(set->items, choose(set->items, count));
     qsort(set->items + 1, (size_t)set->count - 1, sizeof *set->items, by_median);
-    report_progress(limits, rounds + finals, rounds + finals);
-    return !cancelled;
+    return confidence;
 }

@@ -14,23 +14,34 @@
 #include "plan/problem.h"
 #include "plan/solver.h"
 
-#define MEASURE_SAMPLES 96 /* most samples of a candidate */
+#define MEASURE_ROUNDS 96 /* most samples of a candidate */
+
+enum measured_state {
+    MEASURED_RACING,  /* sampled in each round */
+    MEASURED_SETTLED, /* as good as the leader, or as far as its race got: sampled no more */
+    MEASURED_SLOWER,  /* than the leader, surely: likewise */
+    MEASURED_WRONG    /* its result is: never timed, never chosen */
+};
 
 /* A variant ready to run. */
 struct measured {
     doconv_plan *plan;
     doconv_weights *weights;
-    bool owns_weights;               /* variants with the same packed layout share theirs */
-    bool is_default;                 /* what the library would take without measuring */
-    bool wrong;                      /* its result is: never timed, never chosen */
-    bool dropped;                    /* far behind, or wrong: sampled no more */
-    int repeats;                     /* calls of a sample */
-    int rounds;                      /* samples taken */
-    int first_kept;                  /* samples before it came from the coarse rounds */
-    double samples[MEASURE_SAMPLES]; /* seconds of a call */
-    double median;                   /* of the samples kept */
-    /* their median absolute deviation / median, for finalists relative to their rounds */
-    double spread;
+    bool owns_weights; /* variants with the same packed layout share theirs */
+    bool is_default;   /* what the library would take without measuring */
+    enum measured_state state;
+    double once; /* seconds of one of its first calls */
+    int repeats; /* calls of a sample */
+    /* Seconds of a call in each round; 0: it was not in it. */
+    double samples[MEASURE_ROUNDS];
+    bool clean[MEASURE_ROUNDS]; /* the sample had its cores to itself */
+    int rounds;                 /* samples taken; of these */
+    int clean_rounds;           /* are clean; */
+    int retaken;                /* tries that others disturbed, and that were made again */
+    /* How sure (0..1) that it is not faster than the leader by more than the tolerance. */
+    double confidence;
+    double median;    /* of its samples, of the clean ones if there are any */
+    double spread;    /* their median absolute deviation / median */
     double rms_error; /* of its result, if it was checked; else 0 */
 };
 
@@ -69,6 +80,12 @@ struct measure_set {
     size_t flush_bytes;
     struct measured *items;
     int count, capacity;
+    int round; /* the one that is being sampled */
+    /* Time: when it began by the wall and by the thread's own, what others took, what there is. */
+    double wall_start, thread_start, lost, budget;
+    doconv_cancel_fn cancel; /* may be NULL */
+    void *cancel_user;
+    bool cancelled;
 };
 
 /*
@@ -87,24 +104,44 @@ void dc_measure_set_destroy(struct measure_set *set);
 doconv_status dc_measure_set_add(struct measure_set *set, const doconv_plan_options *options,
                                  const char *variant);
 
-struct measure_limits {
-    double budget_seconds; /* aimed at */
-    /* of each candidate that is kept, whatever the budget; at most MEASURE_SAMPLES / 4 */
-    int least_rounds;
-    doconv_progress_fn progress; /* may be NULL */
-    void *progress_user;
-    doconv_cancel_fn cancel; /* likewise */
-    void *cancel_user;
-};
+/*
+ * Time is up when as much of it is spent as the budget allows. What other processes took is not
+ * counted, up to as much again: on one thread by its own time, else by the samples that they
+ * disturbed. A set's time begins when it is created.
+ */
+void dc_measure_set_budget(struct measure_set *set, double seconds);
+double dc_measure_left(const struct measure_set *set); /* of the budget; negative: overdrawn */
+/* Does the caller (set->cancel) want it to end? It is not asked again once it does. */
+bool dc_measure_cancelled(struct measure_set *set);
 
 /*
- * Interleaved rounds over all items that are not wrong (at least one must be left); those far
- * behind are dropped; the best three and the default, if it is still there, run again side by side.
- * Then median and spread of each are set, the winner stands first, the others behind it by their
- * medians, wrong ones last. The default wins unless another is faster by a margin in the paired
- * samples. False if it was cancelled: each item has run then, and the best so far stands first.
+ * An item's first calls, which tell how long it takes; they are its sample of this round where they
+ * are long enough.
  */
-bool dc_measure(struct measure_set *set, const struct measure_limits *limits);
+void dc_measure_calibrate(struct measure_set *set, struct measured *item);
+/* Its sample of this round; taken again where others disturb it, as often as makes sense. */
+void dc_measure_sample(struct measure_set *set, struct measured *item);
+
+/*
+ * Rounds in which each item that is racing (at least one) has a sample, in another order each time,
+ * until the ranking is stable, or less of the budget is left than `later` seconds, which other
+ * races need, or it is cancelled, which is asked after each; but until each has two samples no more
+ * than `reserve` are kept. Who has two clean samples and is surely slower than the leader drops
+ * out. Then those that are near the leader are settled; the default stays in the race for another
+ * one. progress may be NULL. Returns the leader's index; -1: there was time for no sample.
+ */
+int dc_measure_race(struct measure_set *set, double later, double reserve,
+                    doconv_progress_fn progress, void *progress_user);
+
+/*
+ * Medians, spreads and confidences of all; the winner goes first, the others behind it by their
+ * medians, wrong ones last. The default wins unless another is faster by a margin. Returns the
+ * confidence in the winner: the least of all others'; 1 if there is none.
+ */
+double dc_measure_finish(struct measure_set *set);
+
+/* Lets all that are not wrong race again: the leader that they were measured against is. */
+void dc_measure_again(struct measure_set *set);
 
 /*
  * Runs an item once: all of the operation, so with folding and packing where weights are fresh, and

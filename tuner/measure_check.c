@@ -260,6 +260,12 @@ static doconv_status check_forward(struct check *check)
     return status;
 }
 
+static doconv_status check_step(struct check *check)
+{
+    const doconv_status status = check_forward(check);
+    return status == DOCONV_OK ? dc_check_feature_backward(check) : status;
+}
+
 doconv_status dc_measure_check(struct measure_set *set, const struct measured *item,
                                struct check_result *result)
 {
@@ -270,6 +276,8 @@ doconv_status dc_measure_check(struct measure_set *set, const struct measured *i
         [DC_FEATURE_FORWARD] = check_forward,
         [DC_FEATURE_BACKWARD] = dc_check_feature_backward,
         [DC_WEIGHT_GRADIENT] = dc_check_weight_gradient,
+        [DC_LAYER_FORWARD] = check_forward,
+        [DC_LAYER_STEP] = check_step,
     };
     struct check check = {.set = set, .item = item, .result.right = true};
     /* NaN: what is left out shows, and is not taken from what another variant left behind. */

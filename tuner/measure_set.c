@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What is measured: an operation's tensors and candidates ready to run on them. */
+#include "base/clock.h"
 #include "base/context.h"
 #include "base/cpu.h"
 #include "base/log.h"
@@ -41,9 +42,10 @@ static void set_sizes(struct measure_set *set)
     const size_t taps = (size_t)(p->desc.kh * p->desc.kw), d_mul = (size_t)p->fold.d_mul,
                  w_bytes = p->weight_bytes / taps * d_mul,
                  d_bytes = (size_t)p->desc.cin * taps * d_mul * sizeof(float);
-    const bool convolves = operation == DC_CONVOLUTION,
-               forward = convolves || operation == DC_FEATURE_FORWARD,
-               backward = operation == DC_WEIGHT_GRADIENT || operation == DC_FEATURE_BACKWARD,
+    const bool convolves = operation == DC_CONVOLUTION, step = operation == DC_LAYER_STEP,
+               forward = convolves || operation == DC_FEATURE_FORWARD || dc_is_layer(operation),
+               composes = operation == DC_FEATURE_BACKWARD || step,
+               backward = operation == DC_WEIGHT_GRADIENT || composes,
                composed = d_mul != 0 && (!convolves || p->fresh_weights),
                folds = composed && (convolves || operation == DC_FOLD),
                grads = composed && (backward || operation == DC_FOLD_GRADIENT);
@@ -58,7 +60,7 @@ static void set_sizes(struct measure_set *set)
         [MEASURE_GRAD_FOLDED] = operation == DC_FOLD_GRADIENT ? p->weight_bytes : 0,
         [MEASURE_DST] = forward ? p->dst_bytes : 0,
         [MEASURE_FOLDED] = folds ? p->weight_bytes : 0,
-        [MEASURE_GRAD_SRC] = operation == DC_FEATURE_BACKWARD ? p->src_bytes : 0,
+        [MEASURE_GRAD_SRC] = composes ? p->src_bytes : 0,
         [MEASURE_GRAD_WEIGHT] = backward && !composed ? p->weight_bytes : 0,
         [MEASURE_GRAD_W] = grads ? w_bytes : 0,
         [MEASURE_GRAD_D] = grads ? d_bytes : 0,
@@ -98,6 +100,8 @@ doconv_status dc_measure_set_create(doconv_context *ctx, const struct dc_problem
         .cold = options != NULL && options->cold_weights != 0,
         .items = dc_alloc(ctx, (size_t)capacity * sizeof *set->items),
         .capacity = capacity,
+        .wall_start = dc_now(ctx),
+        .thread_start = ctx->clock->thread(ctx->clock->user),
     };
     set_sizes(set);
     const char *missing = set->items != NULL ? create_tensors(set) : "candidates";
@@ -139,6 +143,7 @@ static doconv_status reserve_workspace(struct measure_set *set, size_t needed)
         return dc_fail(set->ctx, DOCONV_OUT_OF_MEMORY,
                        "tune: no memory for a workspace of %zu bytes", needed);
     }
+    memset(workspace, 0, needed); /* its pages are there: a first call may be a sample */
     dc_free(set->ctx, set->workspace);
     set->workspace = workspace;
     set->workspace_size = needed;
@@ -162,6 +167,20 @@ static doconv_status pack_weights(struct measure_set *set, struct measured *item
                                  set->tensors[MEASURE_BIAS], &item->weights);
 }
 
+/* The operations that a layer is made of may be measured here: they have budgets of their own. */
+static doconv_status create_plan(struct measure_set *set, const doconv_plan_options *options,
+                                 doconv_plan **plan)
+{
+    const struct dc_clock *clock = set->ctx->clock;
+    const double wall = dc_now(set->ctx), thread = clock->thread(clock->user);
+    const doconv_status status = dc_plan_create(set->ctx, &set->problem, options, plan);
+    if (dc_is_layer(set->problem.operation)) {
+        set->wall_start += dc_now(set->ctx) - wall;
+        set->thread_start += clock->thread(clock->user) - thread;
+    }
+    return status;
+}
+
 doconv_status dc_measure_set_add(struct measure_set *set, const doconv_plan_options *options,
                                  const char *variant)
 {
@@ -171,8 +190,12 @@ doconv_status dc_measure_set_add(struct measure_set *set, const doconv_plan_opti
         forced = *options;
     }
     forced.variant = variant;
-    forced.rigor = DOCONV_RIGOR_READ; /* of a fold beside it, whose own winner may be known */
-    doconv_status status = dc_plan_create(set->ctx, &set->problem, &forced, &item.plan);
+    /*
+     * Of the operations that it is made of: those of a layer are measured before it; of a fold
+     * beside an operation the winner may be known.
+     */
+    forced.rigor = dc_is_layer(set->problem.operation) ? DOCONV_RIGOR_MEASURE : DOCONV_RIGOR_READ;
+    doconv_status status = create_plan(set, &forced, &item.plan);
     if (status != DOCONV_OK) {
         return status;
     }

@@ -292,7 +292,7 @@ bool dc_nearest_infer(void *self, const struct dc_problem *problem,
     hint->candidate = NULL;
     for (int i = 0; i < tries && hint->candidate == NULL; i++) {
         const struct item *item = near[i].item;
-        if (dc_cache_lookup(cache, item->key, entry) <= CACHE_NOISY) {
+        if (dc_cache_lookup(cache, item->key, entry) == CACHE_MISS) {
             continue;
         }
         const bool nearest = is_same_shape(&wanted.problem.desc, &item->parsed.problem.desc);

@@ -163,3 +163,81 @@ doconv_status doconv_entries_forget(const doconv_entries *entries, int *removed)
     (void)removed;
     return DOCONV_UNSUPPORTED;
 }
+
+doconv_status doconv_tune_network(doconv_context *context, const doconv_network_layer *layers,
+                                  int count, const doconv_network_options *options,
+                                  doconv_network_plan **plan)
+{
+    (void)layers;
+    (void)count;
+    (void)options;
+    if (plan != NULL) {
+        *plan = NULL;
+    }
+    return dc_fail(context, DOCONV_UNSUPPORTED, "network: this build has no tuner");
+}
+
+void doconv_network_plan_destroy(doconv_network_plan *plan)
+{
+    (void)plan;
+}
+
+int doconv_network_plan_count(const doconv_network_plan *plan)
+{
+    (void)plan;
+    return 0;
+}
+
+doconv_status doconv_network_plan_get(const doconv_network_plan *plan, int index,
+                                      doconv_network_choice *choice)
+{
+    (void)plan;
+    (void)index;
+    (void)choice;
+    return DOCONV_UNSUPPORTED;
+}
+
+int doconv_network_plan_reorder_count(const doconv_network_plan *plan)
+{
+    (void)plan;
+    return 0;
+}
+
+doconv_status doconv_network_plan_get_reorder(const doconv_network_plan *plan, int index,
+                                              doconv_network_reorder *reorder)
+{
+    (void)plan;
+    (void)index;
+    (void)reorder;
+    return DOCONV_UNSUPPORTED;
+}
+
+doconv_status doconv_network_plan_total(const doconv_network_plan *plan,
+                                        doconv_network_total *total)
+{
+    (void)plan;
+    (void)total;
+    return DOCONV_UNSUPPORTED;
+}
+
+doconv_status doconv_network_plan_write(const doconv_network_plan *plan, doconv_write_fn write,
+                                        void *user)
+{
+    (void)plan;
+    (void)write;
+    (void)user;
+    return DOCONV_UNSUPPORTED;
+}
+
+doconv_status doconv_network_plan_parse(doconv_context *context, const char *text, size_t size,
+                                        const doconv_network_parse_options *options,
+                                        doconv_network_plan **plan)
+{
+    (void)text;
+    (void)size;
+    (void)options;
+    if (plan != NULL) {
+        *plan = NULL;
+    }
+    return dc_fail(context, DOCONV_UNSUPPORTED, "network: this build has no tuner");
+}

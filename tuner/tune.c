@@ -1,91 +1,35 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Choosing by measurement: prune, measure, check, store, report; and the advisor through which
- * plans use it. There is no lock around a measurement: a caller's threads may be those that it
- * needs. Two at once disturb each other, which the noise shows.
+ * Choosing by measurement: race, check, store, report; and the advisor through which plans use it.
+ * There is no lock around a measurement: a caller's threads may be those that it needs. Two at once
+ * disturb each other, which shows.
  */
 #include <math.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/context.h"
 #include "base/log.h"
 #include "base/versioned.h"
 #include "cache.h"
+#include "check.h"
 #include "kernel.h"
 #include "library.h"
 #include "measure.h"
 #include "nearest.h"
+#include "picks.h"
 #include "plan/candidate.h"
 #include "plan/plan.h"
 #include "plan/problem.h"
+#include "tune_report.h"
 
-/*
- * Candidates that are measured: the best of each solver with each kernel and the best of all, as
- * the estimate has it, none that is slower by this factor.
- */
-#define PRUNED 20
-#define HOPELESS 3.0
-#define BUDGET_SECONDS 0.6
-#define LEAST_ROUNDS 5
-/*
- * A winner whose samples deviate more is not trusted, and measured again with twice the samples
- * each time.
- */
-#define NOISY 0.08
-#define ATTEMPTS 3
-
-struct doconv_tune_report {
-    doconv_context *ctx;
-    struct cache_entry entry;
-    bool from_cache, noisy, stored;
-    double rms_error[CACHEFILE_MEASURED]; /* of entry.measured */
-};
-
-/* ---- pruning ---- */
-
-static bool worth_measuring(const struct dc_candidate_list *list, int index)
-{
-    /*
-     * Only where nothing else takes the problem: the reference and portable loops are what the
-     * others are checked against.
-     */
-    const struct dc_kernel *kernel = list->items[index].kernel;
-    const bool slow = kernel == NULL || kernel->family == DC_FAMILY_REFERENCE;
-    return slow ? index == 0
-                : list->items[index].estimated_seconds <=
-                      HOPELESS * list->items[0].estimated_seconds;
-}
-
-/* Of its solver with its kernel; another second one is no other pair. */
-static bool best_of_pair(const struct dc_candidate_list *list, int index)
-{
-    const struct dc_candidate *c = &list->items[index];
-    for (int i = 0; i < index; i++) {
-        if (list->items[i].solver == c->solver && list->items[i].kernel == c->kernel) {
-            return false;
-        }
-    }
-    return true;
-}
-
-/*
- * Picks indices from a sorted list, in its order: the default, which the library would take without
- * measuring, is the first.
- */
-static int prune(const struct dc_candidate_list *list, int picked[PRUNED])
-{
-    int pairs = 0, count = 0;
-    for (int i = 0; i < list->count && list->items[i].refused == NULL; i++) {
-        pairs += worth_measuring(list, i) && best_of_pair(list, i);
-    }
-    int others = pairs < PRUNED ? PRUNED - pairs : 0;
-    for (int i = 0; i < list->count && list->items[i].refused == NULL && count < PRUNED; i++) {
-        if (worth_measuring(list, i) && (best_of_pair(list, i) || others-- > 0)) {
-            picked[count++] = i;
-        }
-    }
-    return count;
-}
+#define BUDGET_SECONDS 0.25
+/* The share of it in which the first candidates race: the winner's neighbours have the rest. */
+#define FIRST_SHARE 0.65
+#define SEARCHES 2 /* races of neighbours */
+#define MOST_CANDIDATES (PICKS_FIRST + SEARCHES * PICKS_NEAR)
+/* A result that is less sure (dc_measure_finish()) is doubtful. */
+#define DOUBTFUL 0.75
 
 /* Is a cached variant still one that the planner would make? */
 static bool is_candidate(const struct dc_candidate_list *list, const char *variant)
@@ -106,7 +50,21 @@ static int64_t scaled(double value, double unit)
     return result < 9e18 ? (int64_t)result : INT64_MAX;
 }
 
-static void record(struct doconv_tune_report *report, const struct measure_set *set, double error)
+static void record_measured(struct cache_measured *to, const struct measured *m)
+{
+    memcpy(to->variant, m->plan->candidate.text, sizeof to->variant);
+    to->picoseconds = scaled(m->median, 1e-12);
+    to->rounds = m->rounds;
+    to->clean = m->clean_rounds;
+    to->retaken = m->retaken;
+    to->spread_ppm = (int)fmin(m->spread * 1e6, 1e9);
+    to->fate = m->state == MEASURED_WRONG    ? CACHE_WRONG
+               : m->state == MEASURED_SLOWER ? CACHE_SLOWER
+                                             : CACHE_KEPT;
+}
+
+static void record(struct doconv_tune_report *report, const struct measure_set *set,
+                   double confidence, double error)
 {
     struct cache_entry *entry = &report->entry;
     const struct dc_candidate *winner = &set->items[0].plan->candidate;
@@ -116,16 +74,22 @@ static void record(struct doconv_tune_report *report, const struct measure_set *
     entry->workspace = (int64_t)winner->workspace_size;
     entry->picoseconds = scaled(set->items[0].median, 1e-12);
     entry->max_rel_error_e12 = scaled(error, 1e-12);
+    entry->confidence_ppm = (int)(1e6 * confidence);
+    entry->doubtful = confidence < DOUBTFUL || set->cancelled;
+    const time_t now = time(NULL);
+    struct tm utc;
+    strftime(entry->when, sizeof entry->when, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
     entry->count = set->count < CACHEFILE_MEASURED ? set->count : CACHEFILE_MEASURED;
-    for (int i = 0; i < entry->count; i++) {
+    for (int i = 0; i < set->count; i++) {
         const struct measured *m = &set->items[i];
-        struct cache_measured *to = &entry->measured[i];
-        memcpy(to->variant, m->plan->candidate.text, sizeof to->variant);
-        to->picoseconds = scaled(m->median, 1e-12);
-        to->rounds = m->rounds;
-        to->spread_ppm = (int)fmin(m->spread * 1e6, 1e9);
-        to->dropped = m->dropped;
-        report->rms_error[i] = m->rms_error;
+        if (m->is_default) {
+            memcpy(entry->against, m->plan->candidate.text, sizeof entry->against);
+            entry->against_picoseconds = scaled(m->median, 1e-12);
+        }
+        if (i < entry->count) {
+            record_measured(&entry->measured[i], m);
+            report->rms_error[i] = m->rms_error;
+        }
     }
 }
 
@@ -134,7 +98,7 @@ static doconv_status find_errors(struct measure_set *set)
 {
     for (int i = 1; i < set->count; i++) {
         struct check_result result = {0};
-        if (set->items[i].wrong) {
+        if (set->items[i].state == MEASURED_WRONG) {
             continue;
         }
         const doconv_status status = dc_measure_check(set, &set->items[i], &result);
@@ -146,71 +110,125 @@ static doconv_status find_errors(struct measure_set *set)
     return DOCONV_OK;
 }
 
-/* Measures until the winner is right. */
-static doconv_status measure_and_check(struct measure_set *set, const doconv_tune_options *options,
-                                       struct doconv_tune_report *report)
+/* A measurement on its way. */
+struct tuning {
+    struct measure_set set;
+    const struct dc_candidate_list *list;
+    const doconv_plan_options *plan_options;
+    const doconv_tune_options *options;
+    bool *known;    /* of the list's candidates: measured, or found impossible */
+    double reserve; /* seconds of the budget that the check takes */
+};
+
+/*
+ * Is there time for another candidate beside those that are there? Each, and it, needs a sample
+ * more, it its first call, too.
+ */
+static bool is_time_for(const struct tuning *t, int index, int racing, double reserve)
 {
-    for (int left = set->count; left > 0; left--) {
-        struct measure_limits limits = {
-            .budget_seconds =
-                options->budget_seconds > 0.0 ? options->budget_seconds : BUDGET_SECONDS,
-            .least_rounds = LEAST_ROUNDS,
-            .progress = options->progress,
-            .progress_user = options->progress_user,
-            .cancel = options->cancel,
-            .cancel_user = options->cancel_user,
-        };
-        bool whole = dc_measure(set, &limits);
-        for (int attempt = 1; attempt < ATTEMPTS && whole && set->items[0].spread > NOISY;
-             attempt++) {
-            limits.budget_seconds *= 2.0;
-            limits.least_rounds *= 2;
-            whole = dc_measure(set, &limits);
+    const struct dc_candidate *items = t->list->items;
+    const struct measured *first = &t->set.items[0];
+    const double ratio = items[index].estimated_seconds / items[0].estimated_seconds;
+    return racing < 2 ||
+           dc_measure_left(&t->set) - reserve > first->once * (2.0 * ratio + (double)racing);
+}
+
+/*
+ * Adds candidates, as many as there is time for; one that there is no memory for is left out while
+ * there is another. Returns how many were added; *status: of the last that was not.
+ */
+static int add_candidates(struct tuning *t, const int *picked, int count, double reserve,
+                          doconv_status *status)
+{
+    int added = 0;
+    for (int i = 0; i < count; i++) {
+        const char *text = t->list->items[picked[i]].text;
+        /* The winner, and the default, race with neighbours. */
+        if (t->set.count > 0 && dc_measure_cancelled(&t->set)) {
+            break;
         }
+        if (t->set.count > 0 &&
+            !is_time_for(t, picked[i], t->set.round > 0 ? 2 + added : added, reserve)) {
+            break;
+        }
+        t->known[picked[i]] = true;
+        const doconv_status result = dc_measure_set_add(&t->set, t->plan_options, text);
+        if (result == DOCONV_OK) {
+            dc_measure_calibrate(&t->set, &t->set.items[t->set.count - 1]);
+            added++;
+        } else {
+            dc_log(t->set.ctx, DOCONV_LOG_WARNING, "tune: %s is not measured: %s", text,
+                   doconv_status_string(result));
+            *status = result;
+        }
+    }
+    return added;
+}
+
+/* Races the first candidates, then the winner's neighbours while there is time. */
+static doconv_status race(struct tuning *t)
+{
+    const doconv_tune_options *options = t->options;
+    const double later = fmax(t->reserve, (1.0 - FIRST_SHARE) * t->set.budget);
+    int picked[PICKS_FIRST];
+    doconv_status status = DOCONV_OK;
+    int count = dc_picks_first(t->list, picked);
+    if (add_candidates(t, picked, count, later, &status) == 0) {
+        return status;
+    }
+    int leader =
+        dc_measure_race(&t->set, later, t->reserve, options->progress, options->progress_user);
+    for (int i = 0; i < SEARCHES && leader >= 0; i++) {
+        const char *variant = t->set.items[leader].plan->candidate.text;
+        count = dc_picks_near(t->list, variant, t->known, picked);
+        if (add_candidates(t, picked, count, t->reserve, &status) == 0) {
+            break;
+        }
+        const int before = leader;
+        leader = dc_measure_race(&t->set, t->reserve, t->reserve, options->progress,
+                                 options->progress_user);
+        if (leader == before) {
+            break; /* the neighbours that are left are worse by estimate */
+        }
+    }
+    return DOCONV_OK;
+}
+
+/* Checks the winner; while one is wrong, the next is it. */
+static doconv_status finish(struct tuning *t, struct doconv_tune_report *report)
+{
+    struct measure_set *set = &t->set;
+    for (int left = set->count; left > 0; left--) {
+        double confidence = dc_measure_finish(set);
         struct measured *winner = &set->items[0];
-        report->noisy = !whole || winner->spread > NOISY;
         struct check_result result = {0};
         doconv_status status = dc_measure_check(set, winner, &result);
         winner->rms_error = result.rms_error;
-        if (status == DOCONV_OK && result.right && options->errors) {
+        if (status == DOCONV_OK && result.right && t->options->errors) {
             status = find_errors(set);
         }
         if (status != DOCONV_OK) {
             return status;
         }
         if (result.right) {
-            record(report, set, result.max_rel_error);
+            /* One alone, where there was no time for others, is not known to be the best. */
+            const bool alone = set->count == 1 && left == 1 && t->list->count > 1 &&
+                               t->list->items[1].refused == NULL;
+            confidence = alone && winner->clean_rounds == 0 ? 0.0 : confidence;
+            record(report, set, confidence, result.max_rel_error);
             return DOCONV_OK;
         }
         dc_log(set->ctx, DOCONV_LOG_ERROR,
                "tune: %s is wrong by %g of the largest value and dropped: %s",
                winner->plan->candidate.text, result.max_rel_error, report->entry.key);
-        winner->wrong = true;
-        /*
-         * What it left behind was measured against a time that no right variant has: all others run
-         * again.
-         */
+        winner->state = MEASURED_WRONG;
+        /* What it left behind was measured against a time that no right variant has. */
+        dc_measure_again(set);
+        dc_measure_race(set, t->reserve, t->reserve, t->options->progress,
+                        t->options->progress_user);
     }
     return dc_fail(set->ctx, DOCONV_UNSUPPORTED,
                    "tune: every measured variant gave a wrong result");
-}
-
-/* Fills the set; a candidate that there is no memory for is left out while there is another. */
-static doconv_status add_candidates(struct measure_set *set, const struct dc_candidate_list *list,
-                                    const int *picked, int count,
-                                    const doconv_plan_options *plan_options)
-{
-    doconv_status status = DOCONV_OK;
-    for (int i = 0; i < count; i++) {
-        const char *text = list->items[picked[i]].text;
-        const doconv_status added = dc_measure_set_add(set, plan_options, text);
-        if (added != DOCONV_OK) {
-            dc_log(set->ctx, DOCONV_LOG_WARNING, "tune: %s is not measured: %s", text,
-                   doconv_status_string(added));
-            status = added;
-        }
-    }
-    return set->count > 0 ? DOCONV_OK : status;
 }
 
 static doconv_status tune(doconv_context *ctx, const struct dc_problem *problem,
@@ -218,25 +236,71 @@ static doconv_status tune(doconv_context *ctx, const struct dc_problem *problem,
                           const doconv_plan_options *plan_options,
                           const doconv_tune_options *options, struct doconv_tune_report *report)
 {
-    int picked[PRUNED];
-    const int count = prune(list, picked);
-    if (count == 0) {
+    if (list->count == 0 || list->items[0].refused != NULL) {
         const char *variant = plan_options->variant;
         return dc_fail(ctx, variant != NULL ? DOCONV_NOT_FOUND : DOCONV_UNSUPPORTED,
                        "tune: no candidate%s%.100s takes this problem",
                        variant != NULL ? " called " : "", variant != NULL ? variant : "");
     }
-    struct measure_set set;
-    doconv_status status = dc_measure_set_create(ctx, problem, plan_options, count, &set);
-    if (status != DOCONV_OK) {
-        return status;
+    struct tuning t = {.list = list, .plan_options = plan_options, .options = options};
+    t.known = dc_alloc(ctx, (size_t)list->count * sizeof *t.known);
+    if (t.known == NULL) {
+        return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "tune: out of memory");
     }
-    status = add_candidates(&set, list, picked, count, plan_options);
+    memset(t.known, 0, (size_t)list->count * sizeof *t.known);
+    doconv_status status =
+        dc_measure_set_create(ctx, problem, plan_options, MOST_CANDIDATES, &t.set);
     if (status == DOCONV_OK) {
-        status = measure_and_check(&set, options, report);
+        const double budget =
+            options->budget_seconds > 0.0 ? options->budget_seconds : BUDGET_SECONDS;
+        dc_measure_set_budget(&t.set, budget);
+        t.set.cancel = options->cancel;
+        t.set.cancel_user = options->cancel_user;
+        t.reserve = fmin(0.3 * budget, fmin(CHECK_MACS, problem->macs) / CHECK_RATE);
+        status = race(&t);
+        if (status == DOCONV_OK) {
+            status = finish(&t, report);
+        }
+        if (options->progress != NULL) {
+            options->progress(options->progress_user, 100, 100);
+        }
+        dc_measure_set_destroy(&t.set);
     }
-    dc_measure_set_destroy(&set);
+    dc_free(ctx, t.known);
     return status;
+}
+
+/*
+ * Is what was known before founded better? Then it stays: a busy machine may leave a doubtful
+ * result where a quiet one had left a good one.
+ */
+static bool is_better(const struct cache_entry *old, const struct cache_entry *new)
+{
+    return new->doubtful != 0 && (old->doubtful == 0 || old->confidence_ppm > new->confidence_ppm);
+}
+
+/* Stores the report's result, unless a better founded one is there. */
+static doconv_status store(struct cache *cache, const struct dc_candidate_list *list,
+                           struct doconv_tune_report *report)
+{
+    doconv_context *ctx = report->ctx;
+    const struct cache_entry *entry = &report->entry;
+    struct cache_entry *old = dc_alloc(ctx, sizeof *old);
+    if (old == NULL) {
+        return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "tune: out of memory");
+    }
+    const enum cache_state state = dc_cache_lookup(cache, entry->key, old);
+    if (state != CACHE_MISS && is_candidate(list, old->variant) && is_better(old, entry)) {
+        if (state == CACHE_DOUBTFUL) {
+            dc_cache_settle(cache, old);
+        }
+        dc_log(ctx, DOCONV_LOG_WARNING, "tune: the result is doubtful, the one before is kept: %s",
+               entry->key);
+    } else {
+        report->stored = dc_cache_store(cache, entry) == CACHE_STORED;
+    }
+    dc_free(ctx, old);
+    return DOCONV_OK;
 }
 
 /* Takes the winner from the cache or measures it. */
@@ -256,8 +320,10 @@ static doconv_status fill_report(doconv_context *ctx, const struct dc_problem *p
     }
     if (!restricted && !options->force) {
         const enum cache_state state = dc_cache_lookup(cache, key, &report->entry);
-        report->from_cache = state > CACHE_NOISY && is_candidate(&list, report->entry.variant);
-        report->stored = report->from_cache && state == CACHE_STORED;
+        const bool wanting = state == CACHE_DOUBTFUL && ctx->tune == DOCONV_TUNE_TUNE;
+        report->from_cache =
+            state != CACHE_MISS && !wanting && is_candidate(&list, report->entry.variant);
+        report->stored = report->from_cache && state != CACHE_MEMORY;
     }
     if (report->from_cache) {
         report->entry.count = 0;
@@ -266,15 +332,11 @@ static doconv_status fill_report(doconv_context *ctx, const struct dc_problem *p
         memcpy(report->entry.key, key, sizeof key);
         status = tune(ctx, problem, &list, plan_options, options, report);
     }
+    if (status == DOCONV_OK && !report->from_cache && !restricted) {
+        status = store(cache, &list, report);
+    }
     dc_free(ctx, list.items);
-    if (status != DOCONV_OK || report->from_cache || restricted) {
-        return status;
-    }
-    if (report->noisy) {
-        dc_log(ctx, DOCONV_LOG_WARNING, "tune: the times are too noisy to keep: %s", key);
-    }
-    report->stored = dc_cache_store(cache, &report->entry, report->noisy) == CACHE_STORED;
-    return DOCONV_OK;
+    return status;
 }
 
 /* A caller's options, or NULL for the defaults, as checked ones of this version. */
@@ -341,60 +403,14 @@ doconv_status doconv_tune(doconv_context *context, const doconv_conv_desc *desc,
     if (status == DOCONV_OK) {
         status = dc_plan_problem(context, desc, &own_plan_options, &problem);
     }
+    /* A layer's operations are measured before it, in the same way. */
+    own_plan_options.budget_seconds = own_options.budget_seconds;
+    own_plan_options.cancel = own_options.cancel;
+    own_plan_options.cancel_user = own_options.cancel_user;
     if (status != DOCONV_OK) {
         return status;
     }
     return tune_problem(context, &problem, &own_plan_options, &own_options, report);
-}
-
-/* ---- the report ---- */
-
-void doconv_tune_report_destroy(doconv_tune_report *report)
-{
-    if (report != NULL) {
-        dc_free(report->ctx, report);
-    }
-}
-
-doconv_status doconv_tune_report_summary(const doconv_tune_report *report,
-                                         doconv_tune_summary *summary)
-{
-    if (report == NULL || summary == NULL) {
-        return report == NULL ? DOCONV_INVALID_ARGUMENT
-                              : dc_fail(report->ctx, DOCONV_INVALID_ARGUMENT, "summary: NULL");
-    }
-    const doconv_tune_summary result = {
-        .size = sizeof result,
-        .variant = report->entry.variant,
-        .seconds = 1e-12 * (double)report->entry.picoseconds,
-        .max_rel_error = 1e-12 * (double)report->entry.max_rel_error_e12,
-        .from_cache = report->from_cache,
-        .noisy = report->noisy,
-        .stored = report->stored,
-        .measured = report->entry.count,
-        .rms_error = report->entry.count > 0 ? report->rms_error[0] : 0.0,
-    };
-    return DC_WRITE_STRUCT(report->ctx, doconv_tune_summary, &result, summary);
-}
-
-int doconv_tune_report_count(const doconv_tune_report *report)
-{
-    return report != NULL ? report->entry.count : 0;
-}
-
-doconv_status doconv_tune_report_get(const doconv_tune_report *report, int index,
-                                     doconv_tune_entry *entry)
-{
-    if (report == NULL) {
-        return DOCONV_INVALID_ARGUMENT;
-    }
-    if (entry == NULL || index < 0 || index >= report->entry.count) {
-        return dc_fail(report->ctx, DOCONV_INVALID_ARGUMENT, "entry: NULL, or index: %d is none",
-                       index);
-    }
-    doconv_tune_entry result = dc_cachefile_public(&report->entry.measured[index]);
-    result.rms_error = report->rms_error[index];
-    return DC_WRITE_STRUCT(report->ctx, doconv_tune_entry, &result, entry);
 }
 
 /* ---- the cache's directory ---- */
@@ -421,11 +437,12 @@ doconv_status doconv_cache_clean(doconv_context *context, const doconv_cache_cle
 
 /* ---- the advisor: self is the cache ---- */
 
-static bool advise(void *self, const char *key, char *variant, size_t size)
+static bool advise(void *self, const char *key, bool measures, char *variant, size_t size)
 {
     struct cache *cache = self;
     struct cache_entry *entry = dc_alloc(dc_cache_context(cache), sizeof *entry);
-    const bool hit = entry != NULL && dc_cache_lookup(cache, key, entry) > CACHE_NOISY &&
+    const enum cache_state state = entry != NULL ? dc_cache_lookup(cache, key, entry) : CACHE_MISS;
+    const bool hit = state != CACHE_MISS && !(measures && state == CACHE_DOUBTFUL) &&
                      strlen(entry->variant) < size;
     if (hit) {
         memcpy(variant, entry->variant, strlen(entry->variant) + 1);
@@ -434,45 +451,20 @@ static bool advise(void *self, const char *key, char *variant, size_t size)
     return hit;
 }
 
-/*
- * A winner too noisy to be stored, measured in this context before: on a busy machine each further
- * plan would measure once more.
- */
-static bool recall_noisy(struct cache *cache, const struct dc_problem *problem,
-                         const doconv_plan_options *options, struct cache_entry *entry)
-{
-    doconv_context *ctx = dc_cache_context(cache);
-    char key[DC_KEY_SIZE];
-    if (ctx->tune == DOCONV_TUNE_FORCE) {
-        return false;
-    }
-    dc_plan_key(ctx, problem, options, key, sizeof key);
-    return dc_cache_lookup(cache, key, entry) == CACHE_NOISY;
-}
-
 static doconv_status measure_now(void *self, const struct dc_problem *problem,
                                  const doconv_plan_options *options, char *variant, size_t size)
 {
-    struct cache *cache = self;
-    doconv_context *ctx = dc_cache_context(cache);
-    struct doconv_tune_report *report = dc_alloc(ctx, sizeof *report);
-    if (report == NULL) {
-        return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "tune: out of memory");
+    doconv_context *ctx = dc_cache_context(self);
+    doconv_tune_options force = {.size = sizeof force, .force = 1};
+    if (options != NULL) {
+        force.budget_seconds = options->budget_seconds;
+        force.progress = options->progress;
+        force.progress_user = options->progress_user;
+        force.cancel = options->cancel;
+        force.cancel_user = options->cancel_user;
     }
-    report->ctx = ctx;
-    doconv_status status = DOCONV_OK;
-    if (!recall_noisy(cache, problem, options, &report->entry)) {
-        doconv_tune_options force = {.size = sizeof force, .force = 1};
-        if (options != NULL) {
-            force.budget_seconds = options->budget_seconds;
-            force.progress = options->progress;
-            force.progress_user = options->progress_user;
-            force.cancel = options->cancel;
-            force.cancel_user = options->cancel_user;
-        }
-        doconv_tune_report_destroy(report);
-        status = tune_problem(ctx, problem, options, &force, &report);
-    }
+    struct doconv_tune_report *report = NULL;
+    doconv_status status = tune_problem(ctx, problem, options, &force, &report);
     if (status == DOCONV_OK) {
         const size_t length = strlen(report->entry.variant);
         if (length < size) {

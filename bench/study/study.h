@@ -26,7 +26,8 @@
 #include "option_values.h"
 #include "problem_name.h"
 
-enum composition { PLAIN, KERNEL, FEATURE, COMPOSITIONS };
+/* AUTO: doconv's choice between KERNEL and FEATURE, which PyTorch has not. */
+enum composition { PLAIN, KERNEL, FEATURE, AUTO, COMPOSITIONS };
 enum pass { FORWARD, STEP, PASSES };
 enum engine { DOCONV, PYTORCH, ENGINES };
 enum format { NO_FORMAT, CONTIGUOUS, CHANNELS_LAST }; /* PyTorch's memory format */
@@ -79,8 +80,9 @@ struct study_case {
     doconv_conv_desc desc; /* plain, with batch and layout */
     char problem[DOCONV_PROBLEM_TEXT_SIZE];
     int64_t hout, wout, d_mul;
-    int64_t pixels;            /* P */
-    double macs[COMPOSITIONS]; /* of a forward pass; a step is three times as many */
+    int64_t pixels; /* P */
+    /* of a forward pass; a step is three times as many. AUTO's are kernel composition's */
+    double macs[COMPOSITIONS];
     /*
      * the P at which both compositions have as many; INFINITY: feature composition has fewer for
      * any
@@ -179,7 +181,8 @@ struct figure {
     double error;
     enum format format;
     int rounds;
-    char why[WHY_SIZE]; /* there is none */
+    char choice[DOCONV_VARIANT_TEXT_SIZE]; /* of AUTO: the variant */
+    char why[WHY_SIZE];                    /* there is none */
 };
 
 struct result {

@@ -56,11 +56,12 @@ void free_case(struct bench *b)
     free(p->ref_grad_w);
     free(p->ref_grad_d);
     *p = (struct parameters){0};
-    for (int c = 0; c < COMPOSITIONS; c++) {
-        doconv_training_destroy(b->ours[c].training);
-        free(b->ours[c].workspace);
-        free(b->ours[c].saved);
-        b->ours[c] = (struct layer_engine){0};
+    for (int i = 0; i < COMPOSITIONS * PASSES; i++) {
+        struct layer_engine *e = &b->ours[i / PASSES][i % PASSES];
+        doconv_training_destroy(e->training);
+        free(e->workspace);
+        free(e->saved);
+        *e = (struct layer_engine){0};
     }
 }
 
@@ -146,16 +147,39 @@ int make_parameters(struct bench *b, const struct study_case *c, char *why)
 
 /* ---- doconv ---- */
 
-int make_ours(struct bench *b, const struct study_case *c, enum composition composition, char *why)
+/* The layer that runs a pass: AUTO has one for each purpose. */
+static struct layer_engine *engine_of(struct bench *b, enum composition composition, enum pass pass)
 {
-    struct layer_engine *e = &b->ours[composition];
+    return &b->ours[composition][composition == AUTO ? pass : STEP];
+}
+
+const char *choice_of(struct bench *b, enum pass pass)
+{
+    doconv_training_operation operation = {.size = sizeof operation};
+    const doconv_training *training = engine_of(b, AUTO, pass)->training;
+    return doconv_training_operation_get(training, 0, &operation) == DOCONV_OK ? operation.variant
+                                                                               : "";
+}
+
+int make_ours(struct bench *b, const struct study_case *c, enum composition composition,
+              enum pass pass, char *why)
+{
+    static const doconv_composition compositions[] = {[PLAIN] = DOCONV_COMPOSITION_NONE,
+                                                      [KERNEL] = DOCONV_COMPOSITION_KERNEL,
+                                                      [FEATURE] = DOCONV_COMPOSITION_FEATURE,
+                                                      [AUTO] = DOCONV_COMPOSITION_AUTO};
+    struct layer_engine *e = engine_of(b, composition, pass);
+    if (e->training != NULL) {
+        return 0; /* it runs another pass too */
+    }
+    const doconv_training_options options = {.size = sizeof options,
+                                             .purpose = pass == FORWARD ? DOCONV_PURPOSE_FORWARD
+                                                                        : DOCONV_PURPOSE_STEP};
     doconv_conv_desc desc = c->desc;
     desc.d_mul = composition == PLAIN ? 0 : c->d_mul;
-    desc.composition = composition == PLAIN    ? DOCONV_COMPOSITION_NONE
-                       : composition == KERNEL ? DOCONV_COMPOSITION_KERNEL
-                                               : DOCONV_COMPOSITION_FEATURE;
+    desc.composition = compositions[composition];
     desc.add_identity = composition != PLAIN;
-    const doconv_status status = doconv_training_create(b->context, &desc, NULL, &e->training);
+    const doconv_status status = doconv_training_create(b->context, &desc, &options, &e->training);
     if (status != DOCONV_OK) {
         char detail[200];
         doconv_context_last_error(b->context, detail, sizeof detail);
@@ -177,7 +201,7 @@ doconv_status run_ours(struct bench *b, enum composition composition, enum pass 
 {
     const struct tensors *t = &b->tensors;
     const struct parameters *p = &b->parameters;
-    const struct layer_engine *e = &b->ours[composition];
+    const struct layer_engine *e = engine_of(b, composition, pass);
     const doconv_parameters parameters = {.size = sizeof parameters,
                                           .weight = composition == PLAIN ? p->weight : p->w,
                                           .d = composition == PLAIN ? NULL : p->d};

@@ -39,7 +39,7 @@ struct bench {
     int deaths;
     char lost[WHY_SIZE];
     struct tensors tensors;
-    struct layer_engine ours[COMPOSITIONS];
+    struct layer_engine ours[COMPOSITIONS][PASSES]; /* that of a step runs both, but for AUTO */
     struct parameters parameters;
     const struct layer *timed;                  /* the layer that rate is of */
     double rate[ENGINES][COMPOSITIONS][PASSES]; /* seconds a MAC; 0: unknown */
@@ -57,7 +57,11 @@ double own_bytes(const struct study_case *c);
 /* All return 0, or -1 with a reason in why; free_case() in both cases. */
 int make_tensors(struct bench *b, const struct study_case *c, char *why);
 int make_parameters(struct bench *b, const struct study_case *c, char *why);
-int make_ours(struct bench *b, const struct study_case *c, enum composition composition, char *why);
+/* The layer that runs a pass; one that runs both is made once. */
+int make_ours(struct bench *b, const struct study_case *c, enum composition composition,
+              enum pass pass, char *why);
+/* What AUTO's layer for a pass has chosen; "": there is none. */
+const char *choice_of(struct bench *b, enum pass pass);
 void free_case(struct bench *b); /* tensors stay, for the layer's next case */
 
 doconv_status run_ours(struct bench *b, enum composition composition, enum pass pass);

@@ -105,6 +105,7 @@ static int make_case(const struct layer *layer, const struct options *o, int bat
     const double mul = (double)c->d_mul, pixels = (double)c->pixels;
     c->macs[PLAIN] = cin / groups * cout * taps * pixels;
     c->macs[KERNEL] = cin / groups * cout * taps * (mul + pixels);
+    c->macs[AUTO] = c->macs[KERNEL];
     c->macs[FEATURE] = cin * mul * pixels * (taps + cout / groups);
     const double inverse = groups / cout + 1 / taps - 1 / mul; /* of the crossover */
     c->crossover = inverse > 0 ? 1 / inverse : INFINITY;

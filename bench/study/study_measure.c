@@ -193,7 +193,8 @@ static int prepare_ours(struct bench *b, const struct study_case *c, struct resu
                       *step = &r->figure[STEP][DOCONV][k];
         if (too_slow(b, c, DOCONV, composition, FORWARD, forward)) {
             explain(step->why, "%s", forward->why);
-        } else if (make_ours(b, c, composition, forward->why) == 0) {
+        } else if (make_ours(b, c, composition, FORWARD, forward->why) == 0 &&
+                   make_ours(b, c, composition, STEP, forward->why) == 0) {
             try_ours(b, c, composition, forward, step, guesses[k]);
         } else if (composition == PLAIN) {
             return explain(why, "%s", forward->why); /* the others would have no reference */
@@ -212,7 +213,7 @@ static int prepare_pytorch(struct bench *b, const struct study_case *c,
                            enum composition composition, enum pass pass, struct figure *f,
                            double *guess)
 {
-    const double bytes = own_bytes(c) + (double)b->ours[composition].workspace_size +
+    const double bytes = own_bytes(c) + (double)b->ours[composition][STEP].workspace_size +
                          pytorch_bytes(c, composition, pass);
     if (bytes > b->memory) {
         return explain(f->why, "it would hold about %.1f GiB; the limit is %.1f (--memory)",
@@ -275,7 +276,7 @@ static void time_pass(struct bench *b, const struct study_case *c, enum pass pas
     struct runner runners[ENGINES * COMPOSITIONS];
     int count = 0;
     for (int e = 0; e < ENGINES; e++) {
-        for (int k = 0; k < COMPOSITIONS; k++) {
+        for (int k = 0; k < (e == DOCONV ? COMPOSITIONS : AUTO); k++) {
             struct figure *f = &r->figure[pass][e][k];
             double guess = guesses[k][pass];
             if (e == PYTORCH && f->why[0] == '\0') {
@@ -324,9 +325,11 @@ int bench_case(struct bench *b, const struct study_case *c, struct result *r, ch
             pytorch_case(b->pytorch, c, no_pytorch);
         }
         for (int p = 0; p < PASSES; p++) {
-            for (int k = 0; k < COMPOSITIONS; k++) {
+            for (int k = 0; k < AUTO; k++) {
                 explain(r->figure[p][PYTORCH][k].why, "%s", no_pytorch);
             }
+            struct figure *open = &r->figure[p][DOCONV][AUTO];
+            snprintf(open->choice, sizeof open->choice, "%s", choice_of(b, (enum pass)p));
             time_pass(b, c, (enum pass)p, r, guesses);
         }
         r->done = true;

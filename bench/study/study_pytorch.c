@@ -16,7 +16,7 @@
 #define ANSWER_SECONDS 900 /* far above the slowest call that isn't skipped */
 #define MOST_ANSWER ((size_t)64 << 20)
 
-const char *const composition_names[COMPOSITIONS] = {"plain", "kernel", "feature"};
+const char *const composition_names[COMPOSITIONS] = {"plain", "kernel", "feature", "auto"};
 const char *const pass_names[PASSES] = {"forward", "step"};
 const char *const engine_names[ENGINES] = {"doconv", "pytorch"};
 const char *const format_names[3] = {"", "contiguous", "channels_last"};

@@ -53,6 +53,12 @@ struct tally {
      * which
      */
     int both, feature_faster, agree;
+    /*
+     * cases with AUTO; those where it takes the faster one, or one within 1 % of that; the most
+     * that what it takes is behind
+     */
+    int open, open_right;
+    double open_worst;
     int kernels;
     double log_overhead, worst;
     const struct study_case *worst_case;
@@ -74,6 +80,14 @@ static void add_to_tally(struct tally *t, const struct study_case *c, const stru
         t->both++;
         t->feature_faster += faster;
         t->agree += faster == (c->macs[FEATURE] < c->macs[KERNEL]);
+        if (f[AUTO].seconds > 0) {
+            const bool feature = strcmp(f[AUTO].choice, "feature") == 0;
+            const double behind =
+                f[feature ? FEATURE : KERNEL].seconds / fmin(f[KERNEL].seconds, f[FEATURE].seconds);
+            t->open++;
+            t->open_right += behind <= 1.01;
+            t->open_worst = fmax(t->open_worst, behind);
+        }
     }
 }
 
@@ -93,6 +107,11 @@ static void print_tally(const struct study *study, const struct result *results,
                    t.worst_case->layer->name, t.worst_case->desc.n, t.worst_case->d_mul);
             printf("; feature composition is faster in %d of %d cases; MACs tell which in %d\n",
                    t.feature_faster, t.both, t.agree);
+            if (t.open > 0) {
+                printf("%s, %s: auto takes the faster one, or one within 1 %% of it, in %d of %d "
+                       "cases; at most x%.3f\n",
+                       engine_names[engine], pass_names[p], t.open_right, t.open, t.open_worst);
+            }
         }
     }
 }
@@ -104,6 +123,7 @@ void print_table(const struct study *study, const struct result *results, bool p
            "feature");
     for (int e = 0; e < engines; e++) {
         printf(" | %9s %16s %17s", e == DOCONV ? "ms plain" : "PT plain", "kernel", "feature");
+        printf(e == DOCONV ? " %17s  %-17s" : "", "auto", "chosen");
     }
     printf("%s\n", pytorch ? " | formats" : "");
     for (int i = 0; i < study->case_count; i++) {
@@ -119,9 +139,14 @@ void print_table(const struct study *study, const struct result *results, bool p
                 overhead_cell(&f[KERNEL], &f[PLAIN], kernel, sizeof kernel);
                 overhead_cell(&f[FEATURE], &f[PLAIN], feature, sizeof feature);
                 printf(" | %9s %16s %17s", plain, kernel, feature);
+                if (e == DOCONV) {
+                    char open[40];
+                    overhead_cell(&f[AUTO], &f[PLAIN], open, sizeof open);
+                    printf(" %17s  %-17s", open, f[AUTO].choice);
+                }
             }
             const struct figure *theirs = results[i].figure[p][PYTORCH];
-            for (int k = 0; k < COMPOSITIONS && pytorch; k++) {
+            for (int k = 0; k < AUTO && pytorch; k++) {
                 printf("%s%s", k == 0 ? " | " : "/",
                        theirs[k].format == CONTIGUOUS      ? "nchw"
                        : theirs[k].format == CHANNELS_LAST ? "nhwc"
@@ -164,7 +189,7 @@ void describe(const struct study_case *c, const struct result *r, bool pytorch, 
                              : p > 0 ? "; "
                                      : " ",
                              e > 0 ? "" : pass_names[p]);
-            for (int k = 0; k < COMPOSITIONS; k++) {
+            for (int k = 0; k < (e == DOCONV ? COMPOSITIONS : AUTO); k++) {
                 char cell[40];
                 time_cell(&r->figure[p][e][k], cell, sizeof cell);
                 used +=
@@ -204,6 +229,7 @@ static void put_object(FILE *file, const struct study_case *c, enum pass pass, e
                        const doconv_context_info *info, const char *version)
 {
     const doconv_conv_desc *d = &c->desc;
+    const int compositions = engine == DOCONV ? COMPOSITIONS : AUTO;
     fprintf(file, "  {\"layer\": ");
     put_text(file, c->layer->name);
     put_field(file, "networks", c->layer->networks);
@@ -211,11 +237,11 @@ static void put_object(FILE *file, const struct study_case *c, enum pass pass, e
     fprintf(file, ", \"batch\": %" PRId64 ", \"d_mul\": %" PRId64, d->n, c->d_mul);
     put_field(file, "pass", pass_names[pass]);
     put_field(file, "engine", engine_names[engine]);
-    for (int k = 0; k < COMPOSITIONS; k++) {
+    for (int k = 0; k < compositions; k++) {
         fprintf(file, ", \"%s_ms\": ", composition_names[k]);
         fprintf(file, f[k].seconds > 0 ? "%.9g" : "null", 1e3 * f[k].seconds);
     }
-    for (int k = 0; k < COMPOSITIONS; k++) {
+    for (int k = 0; k < AUTO; k++) {
         fprintf(file, ", \"%s_macs\": %.17g", composition_names[k],
                 c->macs[k] * (pass == STEP ? 3 : 1));
     }
@@ -233,10 +259,11 @@ static void put_object(FILE *file, const struct study_case *c, enum pass pass, e
               engine == DOCONV ? doconv_isa_string(info->isa) : doconv_isa_string(info->cpu_isa));
     put_field(file, "version", engine == DOCONV ? doconv_version_string() : version);
     if (engine == DOCONV) {
+        put_field(file, "auto_choice", f[AUTO].choice);
         put_field(file, "layout", doconv_layout_string(o->layout));
         put_field(file, "accuracy", option_name(option_accuracies, (int)o->accuracy));
     }
-    for (int k = 0; k < COMPOSITIONS; k++) {
+    for (int k = 0; k < compositions; k++) {
         char name[40];
         snprintf(name, sizeof name, "%s_rounds", composition_names[k]);
         fprintf(file, ", \"%s\": %d", name, f[k].rounds);

@@ -127,9 +127,11 @@ with tempfile.TemporaryDirectory() as directory:
             rows = json.load(file)
         check("JSON has a row a case and pass", len(rows) == 4 * 2 * 3 * 2 and
               all(row["engine"] == "doconv" for row in rows), len(rows))
-        check("and times of all three",
-              all(row[name + "_ms"] > 0 for row in rows for name in ("plain", "kernel", "feature")),
-              rows)
+        check("and times of all",
+              all(row[name + "_ms"] > 0 for row in rows
+                  for name in ("plain", "kernel", "feature", "auto")), rows)
+        check("and what auto chose",
+              all(row["auto_choice"].split(":")[0] in ("kernel", "feature") for row in rows), rows)
     result = run(*small, "--batch=1", "--d-mul=9,mn", "--layers=8->24", "--json=" + json_file)
     with open(json_file, encoding="utf-8") as file:
         rows = json.load(file)

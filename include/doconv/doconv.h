@@ -100,8 +100,12 @@ typedef enum doconv_tune_mode {
     DOCONV_TUNE_DEFAULT = 0, /**< READ, unless DOCONV_TUNE says otherwise */
     DOCONV_TUNE_OFF = 1,     /**< neither read nor measure: the analytic estimate chooses */
     DOCONV_TUNE_READ = 2,    /**< use a cached choice; estimate where there is none */
-    DOCONV_TUNE_TUNE = 3,    /**< use a cached choice; measure and store where there is none */
-    DOCONV_TUNE_FORCE = 4,   /**< measure and store always */
+    /**
+     * use a cached choice; measure and store where there is none, or a doubtful one of another
+     * context
+     */
+    DOCONV_TUNE_TUNE = 3,
+    DOCONV_TUNE_FORCE = 4, /**< measure and store always */
     /** use a cached choice; fail with DOCONV_NOT_FOUND where there is none */
     DOCONV_TUNE_ONLY = 5
 } doconv_tune_mode;
@@ -326,7 +330,9 @@ typedef enum doconv_accuracy {
 typedef enum doconv_composition {
     DOCONV_COMPOSITION_NONE = 0,   /**< a plain convolution: d_mul must be 0 */
     DOCONV_COMPOSITION_KERNEL = 1, /**< fold D and W, then convolve (doconv_train.h) */
-    DOCONV_COMPOSITION_FEATURE = 2 /**< depthwise by D, then contract with W (doconv_train.h) */
+    DOCONV_COMPOSITION_FEATURE = 2, /**< depthwise by D, then contract with W (doconv_train.h) */
+    /** the faster of these for the layer, chosen by doconv_training_create() (doconv_train.h) */
+    DOCONV_COMPOSITION_AUTO = 3
 } doconv_composition;
 
 /**
@@ -397,8 +403,9 @@ static inline doconv_status doconv_conv_desc_init(doconv_conv_desc *desc)
  * field given twice (the last counts), an output of 0 (it is missing), a width of its default
  * alone, as pw0 (there is no width), an output that is smaller than the input gives.
  * Attributes: src=LAYOUT, dst=LAYOUT (nchw, nhwc, nChw8c, nChw16c), bias, residual, relu,
- * clamp=LO/HI, accuracy=strict|default|fast; of a DO-Conv layer dmul=#, composition=kernel|feature
- * (kernel if it is left out), mapping=paper|pytorch|tensorflow, identity (add_identity). Examples:
+ * clamp=LO/HI, accuracy=strict|default|fast; of a DO-Conv layer dmul=#,
+ * composition=kernel|feature|auto (kernel if it is left out), mapping=paper|pytorch|tensorflow,
+ * identity (add_identity). Examples:
  * "mb1_ic64ih56oc64kh3ph1:dmul=9,mapping=pytorch,identity" and
  * "mb1_ic64ih56oc64kh3ph1:src=nhwc,dst=nhwc,bias,relu".
  * On failure DOCONV_INVALID_ARGUMENT, DOCONV_UNSUPPORTED for a problem of three dimensions (id,
@@ -457,7 +464,7 @@ typedef enum doconv_rigor {
     DOCONV_RIGOR_DEFAULT = 0,  /**< as the context's tune mode says */
     DOCONV_RIGOR_ESTIMATE = 1, /**< the analytic estimate alone */
     DOCONV_RIGOR_READ = 2,     /**< the cache, else the estimate */
-    DOCONV_RIGOR_MEASURE = 3   /**< the cache, else measure (takes up to a second) and store */
+    DOCONV_RIGOR_MEASURE = 3   /**< as with TUNE_TUNE, whatever the mode */
 } doconv_rigor;
 
 /**
@@ -472,19 +479,28 @@ typedef enum doconv_operation {
     DOCONV_OPERATION_FEATURE_FORWARD = 3,  /**< src, W, D, bias -> dst, by feature composition */
     DOCONV_OPERATION_FEATURE_BACKWARD = 4, /**< and the gradients of src, W and D */
     /** src, dst's gradient -> weight's gradient, or (kernel composition) those of W and D */
-    DOCONV_OPERATION_WEIGHT_GRADIENT = 5
+    DOCONV_OPERATION_WEIGHT_GRADIENT = 5,
+    /**
+     * src, W, D, bias -> dst, by the faster composition: a DO-Conv layer with composition AUTO as a
+     * whole, whose candidates are made of the operations above
+     */
+    DOCONV_OPERATION_LAYER_FORWARD = 6,
+    DOCONV_OPERATION_LAYER_STEP = 7 /**< likewise, and the gradients of src, W and D */
 } doconv_operation;
 
 /** "convolution", "fold", "fold_gradient", ...; "unknown" otherwise. */
 DOCONV_API const char *doconv_operation_string(doconv_operation operation);
 
 /**
- * Called before each round of a measurement, on the calling thread: done of total rounds, and at
- * its end (total may shrink as candidates are dropped).
+ * Called before each round of a measurement, on the calling thread, and at its end: done of total
+ * parts of the budget.
  */
 typedef void (*doconv_progress_fn)(void *user, int done, int total);
 
-/** Called likewise, after each round. 0: go on; anything else ends the measurement. */
+/**
+ * Called likewise, after the first calls of each candidate and after each round. 0: go on; anything
+ * else ends the measurement.
+ */
 typedef int (*doconv_cancel_fn)(void *user);
 
 /** Set size and zero the rest for the defaults. */
@@ -518,8 +534,9 @@ typedef struct doconv_plan_options {
     doconv_progress_fn progress; /**< told of a measurement; NULL: nobody is */
     void *progress_user;
     /**
-     * NULL: nobody ends a measurement. One that is ended chooses the best so far: each candidate
-     * has run at least once. Its result is used by this context, and not relied on by others
+     * NULL: nobody ends a measurement. One that is ended chooses the best so far, or what the
+     * estimate says where nothing has run yet. Its result is stored as a doubtful one: the next
+     * context that tunes measures again
      */
     doconv_cancel_fn cancel;
     void *cancel_user;
@@ -579,7 +596,8 @@ DOCONV_API size_t doconv_plan_packed_size(const doconv_plan *plan);
 typedef struct doconv_candidate_info {
     size_t size;              /**< in: sizeof(doconv_candidate_info) */
     const char *variant;      /**< for a refused kernel: its solver and name without parameters */
-    const char *kernel;       /**< the kernel's name; "portable": loops without one */
+    /** the kernel's name; "portable": loops without one; "": a composition of other operations */
+    const char *kernel;
     const char *refused;      /**< NULL: accepted; else the reason */
     double estimated_seconds; /**< analytic; 0 if refused */
     size_t workspace_size, packed_size;

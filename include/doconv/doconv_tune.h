@@ -25,8 +25,9 @@ typedef struct doconv_tune_options {
     size_t size;
     int force; /**< 1: measure though the cache has a winner */
     /**
-     * aimed at for one problem; 0: 0.6. Each kept candidate gets its minimum of samples all the
-     * same
+     * for one problem, preparation and check included; 0: 0.25. It ends with the call that runs
+     * then, earlier where the choice is clear. Time that other processes took is not counted, up to
+     * as much again
      */
     double budget_seconds;
     doconv_tune_progress_fn progress;
@@ -40,16 +41,20 @@ typedef struct doconv_tune_options {
 
 /**
  * Measures the candidates of an operation on a layer (plan_options.operation; NULL: its
- * convolution), checks the winner, stores it in the cache (unless the result is noisy or the cache
- * directory can't be used: a log line, not an error) and reports. What is measured is the whole
+ * convolution), checks the winner, stores it in the cache (unless its directory can't be used: a
+ * log line, not an error) and reports. A result that is doubtful, as a busy machine may leave it,
+ * is stored too, is used like any other, and is measured again by the next context that tunes this
+ * problem; the better founded one stays. What is measured is the whole
  * call: of fresh weights with their packing; of a DO-Conv layer's convolution with the fold, and of
- * its weight's gradient with the gradients of W and D. The check compares every tensor that the
- * winner writes, or a part of it where all would take long, with what shares no kernel with it: the
- * reference kernel, portable loops, sums in double. With a cached winner and force = 0 nothing is
- * measured. Both options may be NULL. plan_options.variant restricts the candidates; then nothing
- * is stored. The caller owns the report. Errors: INVALID_*, OVERFLOW, OUT_OF_MEMORY, MISMATCH
- * (size), NOT_FOUND (no candidate has the variant), UNSUPPORTED (no candidate takes the problem, or
- * every one gave a wrong result).
+ * its weight's gradient with the gradients of W and D; of a layer with composition AUTO
+ * (DOCONV_OPERATION_LAYER_STEP, _FORWARD) its whole step or forward pass, after each operation of
+ * both compositions that the cache has not was measured by itself. The check compares every tensor
+ * that the winner writes, or a part of it where all would take long, with what shares no kernel
+ * with it: the reference kernel, portable loops, sums in double. With a cached winner and force = 0
+ * nothing is measured. Both options may be NULL. plan_options.variant restricts the candidates;
+ * then nothing is stored. The caller owns the report. Errors: INVALID_*, OVERFLOW, OUT_OF_MEMORY,
+ * MISMATCH (size), NOT_FOUND (no candidate has the variant), UNSUPPORTED (no candidate takes the
+ * problem, or every one gave a wrong result).
  */
 DOCONV_API doconv_status doconv_tune(doconv_context *context, const doconv_conv_desc *desc,
                                      const doconv_plan_options *plan_options,
@@ -65,11 +70,18 @@ typedef struct doconv_tune_summary {
     /** largest |y - ref| / max|ref| of any tensor that it writes; from the cache: as stored */
     double max_rel_error;
     int from_cache; /**< 1: nothing was measured */
-    int noisy;      /**< 1: the spread of the samples was too wide to trust */
+    int noisy;      /**< 1: doubtful: too little is sure to rely on it (confidence) */
     int stored;     /**< 1: now in the cache */
     int measured;   /**< variants measured */
     /** as doconv_tune_entry's, of the winner; 0: from the cache */
     double rms_error;
+    /**
+     * 0..1: how sure that no other measured candidate is faster by more than the tolerance of 2 %
+     */
+    double confidence;
+    const char *when;       /**< it was measured: UTC, "2026-11-27T22:56:22Z" */
+    const char *against;    /**< what the library would have taken without measuring ... */
+    double against_seconds; /**< ... and its median time */
 } doconv_tune_summary;
 
 DOCONV_API doconv_status doconv_tune_report_summary(const doconv_tune_report *report,
@@ -82,13 +94,16 @@ typedef struct doconv_tune_entry {
     double median_seconds;
     double spread; /**< median absolute deviation / median */
     int rounds;    /**< samples taken */
-    int dropped;   /**< 1: dropped early, far behind */
+    int dropped;   /**< 1: sampled no more from some round on, or wrong */
     /**
      * root mean square of y - ref, relative to that of ref, of the tensor where it is largest, on
      * random values; ref is summed in double or by plain loops. The winner's, and the others' with
      * doconv_tune_options.errors; else 0
      */
     double rms_error;
+    int clean;       /**< of the samples, those during which no other process had the cores */
+    int retaken;     /**< tries that another process disturbed, and that were made again */
+    const char *why; /**< it was dropped: "slower" than the best, or "wrong"; "": it was not */
 } doconv_tune_entry;
 
 /** Number of measured candidates: 0 if the winner came from the cache. */
@@ -128,9 +143,10 @@ DOCONV_API doconv_status doconv_cache_clean(doconv_context *context,
 /**
  * A set of winners as the cache keeps them, of one environment (the winners of a CPU, an
  * instruction set and a build of the library) or of many, other machines' among them. It is sorted
- * by environment, then by key, and has one entry for each pair: of two that meet, that of more
- * samples stays, of as many the faster one. It comes from the cache's directory or from exports,
- * and goes there, or into a table that a program compiles in (doconv_context_options.table).
+ * by environment, then by key, and has one entry for each pair: of two that meet, one that is not
+ * doubtful stays, then that of more samples, of as many the faster one. It comes from the cache's
+ * directory or from exports, and goes there, or into a table that a program compiles in
+ * (doconv_context_options.table).
  *
  * A set takes some 6 KB an entry, from the context's allocator. It is the business of one thread at
  * a time, and the context must outlive it. What adds entries and fails for want of memory, or of a
@@ -181,6 +197,11 @@ typedef struct doconv_entry_info {
     int64_t samples;         /**< taken of all candidates */
     int measured;            /**< candidates, doconv_entries_get_measured() */
     int own;                 /**< 1: of the context's environment */
+    const char *when;        /**< these four as in doconv_tune_summary */
+    const char *against;
+    double against_seconds;
+    double confidence;
+    int doubtful; /**< 1: a later run that tunes measures it again */
 } doconv_entry_info;
 
 /** Number of entries; 0 for NULL. */
@@ -241,8 +262,9 @@ DOCONV_API doconv_status doconv_entries_regret(const doconv_entries *entries, co
  * Stores the set in the context's cache as winners are stored: in its directory, each entry with
  * its environment, other machines' too, atomically, one after the other; where the context has no
  * directory, in its memory, entries of its own environment alone. An entry that is there already
- * stays if it has as many samples. This context's plans find them from then on; other contexts may
- * have looked for a key before. stored (may be NULL): how many entries were, on failure too.
+ * stays if it has as many samples and is no more doubtful. This context's plans find them from then
+ * on; other contexts may have looked for a key before. stored (may be NULL): how many entries were,
+ * on failure too.
  * Errors: IO_ERROR, OUT_OF_MEMORY.
  */
 DOCONV_API doconv_status doconv_entries_store(const doconv_entries *entries, int *stored);
@@ -253,6 +275,194 @@ DOCONV_API doconv_status doconv_entries_store(const doconv_entries *entries, int
  * Errors: IO_ERROR.
  */
 DOCONV_API doconv_status doconv_entries_forget(const doconv_entries *entries, int *removed);
+
+/* ---------------------------------------------------------------------------- whole networks */
+
+/** As an input or residual of a layer: what the network is given. */
+#define DOCONV_NETWORK_INPUT (-1)
+
+/** The longest name of a layer, with its NUL. */
+#define DOCONV_NETWORK_NAME_SIZE 128
+
+/**
+ * A layer of a network with its edges. It reads outputs of layers before it. Set size (of all
+ * layers the same: it is also the distance from one to the next) and zero the rest.
+ */
+typedef struct doconv_network_layer {
+    size_t size; /**< sizeof(doconv_network_layer) */
+    /**
+     * unique; printable ASCII or UTF-8 without blanks, but not "-". NULL: "layerN", N from 1 on
+     */
+    const char *name;
+    /** with bias, post-ops, accuracy as it will run; its layouts are chosen unless fixed below */
+    const doconv_conv_desc *desc;
+    /**
+     * indices of the layers whose outputs it reads, or DOCONV_NETWORK_INPUT; of several, the
+     * channels follow one another
+     */
+    const int *inputs;
+    int input_count; /**< 0: the layer before; the first layer: what the network is given */
+    int residual; /**< likewise, of the tensor that is added; ignored unless desc has a residual */
+    int fixed_src, fixed_dst; /**< 1: the layout is desc's */
+} doconv_network_layer;
+
+/** Set size and zero the rest for the defaults. */
+typedef struct doconv_network_options {
+    size_t size;
+    /**
+     * that may be chosen, bits 1 << doconv_layout. 0: NHWC and the channel-blocked layout as wide
+     * as the vectors of the context's ISA. Sources of fewer channels than such a block may be NCHW
+     * too, and are never blocked
+     */
+    unsigned layouts;
+    /** of what the network is given; NULL: whichever suits its readers */
+    const doconv_layout *input_layout;
+    /** of each output that no layer reads; NULL: whichever is fastest */
+    const doconv_layout *output_layout;
+    /**
+     * what may be done for a time that is not known, as for a context; DOCONV_TUNE_DEFAULT: as the
+     * context says
+     */
+    doconv_tune_mode mode;
+    /** a deadline for the call, kept but for one problem that is being measured; 0: none */
+    double budget_seconds;
+    double problem_seconds; /**< doconv_tune_options.budget_seconds for each problem */
+    size_t workspace_limit; /**< as in doconv_plan_options */
+    size_t packed_limit;    /**< as in doconv_plan_options */
+    /** called before each problem is measured, and at the end; total may grow */
+    doconv_tune_progress_fn progress;
+    void *progress_user;
+    /** asked before each problem is measured; not 0: no more, as at the deadline. NULL: never */
+    doconv_cancel_fn cancel;
+    void *cancel_user;
+    /**
+     * combinations of layouts of the tensors in use that are looked at from a layer to the next,
+     * the fastest so far; 0: 4096. With fewer of them the choice is exact
+     */
+    int most_states;
+} doconv_network_options;
+
+/**
+ * What was chosen for the layers of a network. It belongs to no thread, and is immutable; the
+ * context must outlive it.
+ */
+typedef struct doconv_network_plan doconv_network_plan;
+
+/**
+ * Chooses a variant and layouts for each layer, so that the network takes least time: that of all
+ * layers, weights cold (doconv_plan_options.cold_weights), and of the copies (doconv_reorder())
+ * where a layer wants a tensor in another layout than its producer writes, or the residual in
+ * another than its dst. A tensor is copied to a layout once, whoever reads the copy. Between a
+ * producer's image and a reader's of another size stand operations that are not the library's
+ * (pooling, ...): they keep the layout, and nothing is counted for them. The same holds for joining
+ * the channels of several inputs, which must come in one layout; blocked, if each has whole blocks.
+ *
+ * A problem's time comes from the cache, or is measured (and stored) as the mode says: off:
+ * estimates; read: the cache, else estimates; tune: the cache, else measured; force: measured;
+ * only: the cache, else NOT_FOUND where the network can't do without. Equal layers are one problem.
+ * Each is measured in each layout alone, and in a pair of two where that is expected to be on the
+ * fastest way; what is not measured, or not by the deadline or for want of memory, is estimated by
+ * what is. A choice of the context's table stands, at its estimate.
+ *
+ * The choice is exact for these times (dynamic programming, layer by layer, over the layouts of the
+ * tensors that are still to be read), unless more combinations than most_states meet in a layer.
+ * options may be NULL. The caller owns the plan: doconv_network_plan_destroy(). An engine runs it
+ * with a doconv_plan of each choice (doconv_plan_options.variant) and its copies. Errors:
+ * INVALID_*, OVERFLOW, UNSUPPORTED (no choice of layouts has a variant for each layer), NOT_FOUND
+ * (mode only), OUT_OF_MEMORY, MISMATCH (size). The detail names the layer.
+ */
+DOCONV_API doconv_status doconv_tune_network(doconv_context *context,
+                                             const doconv_network_layer *layers, int count,
+                                             const doconv_network_options *options,
+                                             doconv_network_plan **plan);
+DOCONV_API void doconv_network_plan_destroy(doconv_network_plan *plan);
+
+/** What a layer does. Strings and desc live as long as the plan. */
+typedef struct doconv_network_choice {
+    size_t size; /**< in: sizeof(doconv_network_choice) */
+    const char *name;
+    const doconv_conv_desc *desc; /**< with the layouts that were chosen */
+    const char *problem;          /**< its text */
+    const char *variant;
+    /** of the variant: "table", "cache", "measured", "estimate", ... (doconv_plan_origin()) */
+    const char *origin;
+    double seconds;        /**< as predicted */
+    size_t workspace_size; /**< that its plan needs */
+} doconv_network_choice;
+
+/** Number of layers; 0 for NULL. */
+DOCONV_API int doconv_network_plan_count(const doconv_network_plan *plan);
+DOCONV_API doconv_status doconv_network_plan_get(const doconv_network_plan *plan, int index,
+                                                 doconv_network_choice *choice);
+
+/** A tensor that is copied to another layout on an edge. */
+typedef struct doconv_network_reorder {
+    size_t size;  /**< in: sizeof(doconv_network_reorder) */
+    int producer; /**< the layer that wrote it, or DOCONV_NETWORK_INPUT */
+    int consumer; /**< the layer that reads it; the number of layers: the network's caller */
+    int input;    /**< which of the consumer's inputs; -1: its residual */
+    doconv_layout from, to;
+    int64_t n, c, h, w; /**< as the consumer reads it */
+    double seconds;     /**< of the copy; 0 where it is reused */
+    int reused;         /**< 1: the copy was made for an edge before */
+    int estimated;      /**< 1: seconds were not measured */
+} doconv_network_reorder;
+
+/** Number of such edges, in the order of the consumers; 0 for NULL. */
+DOCONV_API int doconv_network_plan_reorder_count(const doconv_network_plan *plan);
+DOCONV_API doconv_status doconv_network_plan_get_reorder(const doconv_network_plan *plan, int index,
+                                                         doconv_network_reorder *reorder);
+
+/** All of a network. */
+typedef struct doconv_network_total {
+    size_t size;            /**< in: sizeof(doconv_network_total) */
+    double seconds;         /**< of layers and copies */
+    double reorder_seconds; /**< of the copies */
+    size_t workspace_size;  /**< the largest of a layer */
+    /**
+     * by doconv_layout: seconds if all outputs have this layout, and all sources that can; 0: it is
+     * not among the layouts, or not possible
+     */
+    double single_seconds[4];
+    int estimated; /**< layers and copies whose seconds were not measured */
+    int exact;     /**< 0: there were more states than allowed; the choice may not be the best */
+    int measured;  /**< problems that the call measured; 0 for a plan that was read */
+} doconv_network_total;
+
+DOCONV_API doconv_status doconv_network_plan_total(const doconv_network_plan *plan,
+                                                   doconv_network_total *total);
+
+/**
+ * Writes a plan as one text, which doconv_network_plan_parse() reads: for whom it was made (the
+ * hash of the environment's manifest, as doconv_entry_info has it, threads and limits), then each
+ * layer and its copies, and a checksum. Equal plans give equal bytes. Errors: IO_ERROR (write asked
+ * to end), OUT_OF_MEMORY.
+ */
+DOCONV_API doconv_status doconv_network_plan_write(const doconv_network_plan *plan,
+                                                   doconv_write_fn write, void *user);
+
+/** Set size and zero the rest for the defaults. */
+typedef struct doconv_network_parse_options {
+    size_t size;
+    /**
+     * 1: take a plan of another environment (CPU, instruction set, build of the library), whose
+     * variants may not be the fastest here, or not exist
+     */
+    int any_environment;
+    int any_threads; /**< 1: take a plan for another number of threads */
+} doconv_network_parse_options;
+
+/**
+ * Reads a plan: all of it, or, if the size bytes at text are cut off or changed anywhere, nothing.
+ * text needs no NUL and no trust. options may be NULL. The caller owns the plan. Errors:
+ * INVALID_FILE (the detail names the line), MISMATCH (it was made for another environment or number
+ * of threads, and the options don't allow that; or the context is deterministic, and the plan was
+ * not made so), OUT_OF_MEMORY.
+ */
+DOCONV_API doconv_status doconv_network_plan_parse(doconv_context *context, const char *text,
+                                                   size_t size,
+                                                   const doconv_network_parse_options *options,
+                                                   doconv_network_plan **plan);
 
 #ifdef __cplusplus
 }

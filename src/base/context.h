@@ -29,8 +29,11 @@ struct dc_solver;
 /* What the planner asks the tuner, if there is one. Thread-safe. */
 struct dc_advisor {
     void *self;
-    /* Writes the cached variant for a key; false on a miss. */
-    bool (*lookup)(void *self, const char *key, char *variant, size_t size);
+    /*
+     * Writes the cached variant for a key; false on a miss. measures: what is found wanting (a
+     * doubtful result of another context) is one, as the caller will measure then.
+     */
+    bool (*lookup)(void *self, const char *key, bool measures, char *variant, size_t size);
     /*
      * The cache has no (or no valid) winner and the mode asks to measure: measures, stores, writes
      * the winner.

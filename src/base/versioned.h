@@ -50,7 +50,14 @@ enum {
     dc_smallest_doconv_tune_summary = DC_SIZE_THROUGH(doconv_tune_summary, measured),
     dc_smallest_doconv_tune_entry = DC_SIZE_THROUGH(doconv_tune_entry, dropped),
     dc_smallest_doconv_entry_info = DC_SIZE_THROUGH(doconv_entry_info, own),
-    dc_smallest_doconv_regret = DC_SIZE_THROUGH(doconv_regret, worst_key)
+    dc_smallest_doconv_regret = DC_SIZE_THROUGH(doconv_regret, worst_key),
+    dc_smallest_doconv_network_layer = DC_SIZE_THROUGH(doconv_network_layer, fixed_dst),
+    dc_smallest_doconv_network_options = DC_SIZE_THROUGH(doconv_network_options, most_states),
+    dc_smallest_doconv_network_choice = DC_SIZE_THROUGH(doconv_network_choice, workspace_size),
+    dc_smallest_doconv_network_reorder = DC_SIZE_THROUGH(doconv_network_reorder, estimated),
+    dc_smallest_doconv_network_total = DC_SIZE_THROUGH(doconv_network_total, measured),
+    dc_smallest_doconv_network_parse_options =
+        DC_SIZE_THROUGH(doconv_network_parse_options, any_threads)
 };
 #define DC_STRUCT(type) (&(const struct dc_struct){#type, sizeof(type), dc_smallest_##type})
 

@@ -274,7 +274,9 @@ static double z_cycles(const struct dc_feature *f, double passes)
     const struct dc_problem *p = &f->problem;
     const double rate = f->depthwise->vector == 16 ? 16.0 * dc_cpu_probe()->fma512_per_cycle : 16.0;
     const double pixels = (double)(p->desc.n * p->hout * p->wout);
-    return passes * 1.5 * pixels * (double)(f->groups * f->blocks * f->steps * LANES) *
+    /* Depthwise: what all columns share, src's borders and dst's stores, costs as much as one. */
+    const double shared = f->multiplier != 0 ? 1.0 + 1.0 / (double)p->fold.d_mul : 1.0;
+    return passes * 1.5 * shared * pixels * (double)(f->groups * f->blocks * f->steps * LANES) *
            (double)f->taps / rate;
 }
 

@@ -20,10 +20,13 @@ struct dc_solver;
 /* Bytes that a solver may keep its own parameters in. */
 #define DC_PARAMETERS_SIZE 32
 
-/* Text and struct are one to one: SOLVER:KERNEL[+SECOND][:PARAMETERS]. */
+/*
+ * Text and struct are one to one: SOLVER:KERNEL[+SECOND][:PARAMETERS], or, where it is made of
+ * other operations' plans, SOLVER[:PARAMETERS].
+ */
 struct dc_candidate {
     const struct dc_solver *solver;
-    const struct dc_kernel *kernel; /* NULL: portable loops */
+    const struct dc_kernel *kernel; /* NULL: portable loops, or other operations' plans */
     const struct dc_kernel *second; /* one that works with it (the tile of a GEMM), or NULL */
     bool has_parameters;
     unsigned char parameters[DC_PARAMETERS_SIZE]; /* the solver's own, by dc_set_parameters() */
@@ -68,6 +71,9 @@ bool dc_candidate_append(const doconv_context *ctx, struct dc_candidate_list *li
  */
 void dc_candidate_describe(struct dc_candidate *candidate);
 void dc_candidates_describe(struct dc_candidate_list *list);
+
+/* Plain loops, or the reference kernel: what all others are held against. */
+bool dc_candidate_is_plain(const struct dc_candidate *candidate);
 
 /* Is this its text? Makes the text only where its names are right. */
 bool dc_candidate_is(struct dc_candidate *candidate, const char *text);

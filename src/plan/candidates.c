@@ -36,15 +36,26 @@ bool dc_candidate_append(const doconv_context *ctx, struct dc_candidate_list *li
     return true;
 }
 
+bool dc_candidate_is_plain(const struct dc_candidate *c)
+{
+    return c->kernel != NULL ? c->kernel->family == DC_FAMILY_REFERENCE : !c->solver->composes;
+}
+
+/* The name of a candidate's kernel; "" if it has none of its own. */
+static const char *kernel_name(const struct dc_candidate *c)
+{
+    return c->kernel != NULL ? c->kernel->name : c->solver->composes ? "" : "portable";
+}
+
 void dc_candidate_describe(struct dc_candidate *c)
 {
     if (c->text[0] != '\0') {
         return;
     }
-    const int used =
-        snprintf(c->text, sizeof c->text, "%s:%s%s%s", c->solver->name,
-                 c->kernel != NULL ? c->kernel->name : "portable", c->second != NULL ? "+" : "",
-                 c->second != NULL ? c->second->name : "");
+    const char *kernel = kernel_name(c);
+    const int used = snprintf(c->text, sizeof c->text, "%s%s%s%s%s", c->solver->name,
+                              kernel[0] != '\0' ? ":" : "", kernel, c->second != NULL ? "+" : "",
+                              c->second != NULL ? c->second->name : "");
     /* One that is refused as a whole has no parameters. */
     if (c->solver->describe != NULL && c->has_parameters) {
         c->solver->describe(c, c->text + used, sizeof c->text - (size_t)used);
@@ -61,8 +72,9 @@ static const char *after(const char *text, const char *word)
 bool dc_candidate_is(struct dc_candidate *c, const char *text)
 {
     /* Most differ in these names: their texts needn't be made. */
-    const char *rest = after(after(text, c->solver->name), ":");
-    rest = after(rest, c->kernel != NULL ? c->kernel->name : "portable");
+    const char *kernel = kernel_name(c);
+    const char *rest = after(after(text, c->solver->name), kernel[0] != '\0' ? ":" : "");
+    rest = after(rest, kernel);
     rest = c->second != NULL ? after(after(rest, "+"), c->second->name) : rest;
     if (rest == NULL) {
         return false;
@@ -143,7 +155,7 @@ doconv_status doconv_candidates_get(const doconv_candidates *list, int index,
     const doconv_candidate_info result = {
         .size = sizeof result,
         .variant = c->text,
-        .kernel = c->kernel != NULL ? c->kernel->name : "portable",
+        .kernel = kernel_name(c),
         .refused = c->refused,
         .estimated_seconds = c->refused == NULL ? c->estimated_seconds : 0.0,
         .workspace_size = c->workspace_size,

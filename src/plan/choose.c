@@ -92,11 +92,12 @@ static struct means means_of(const doconv_context *ctx, const doconv_plan_option
 
 /* The cache's choice, if it has one for this key that is a candidate here; else NULL. */
 static const struct dc_candidate *find_in_cache(const doconv_context *ctx, const char *key,
-                                                struct dc_candidate_list *list)
+                                                bool measures, struct dc_candidate_list *list)
 {
     const struct dc_advisor *advisor = &ctx->advisor;
     char variant[DC_VARIANT_SIZE];
-    if (advisor->lookup == NULL || !advisor->lookup(advisor->self, key, variant, sizeof variant)) {
+    if (advisor->lookup == NULL ||
+        !advisor->lookup(advisor->self, key, measures, variant, sizeof variant)) {
         return NULL;
     }
     const struct dc_candidate *found = find(list, variant);
@@ -107,11 +108,45 @@ static const struct dc_candidate *find_in_cache(const doconv_context *ctx, const
     return found;
 }
 
-/* What a choice is, and whether it holds until the advisor makes another. */
 static void take(struct dc_choice *choice, const struct dc_candidate *found, const char *origin)
 {
     choice->candidate = *found;
     choice->origin = origin;
+}
+
+/*
+ * Takes a measurement's choice, and where it fails, with a line in the log, what the cache has: a
+ * result that was found wanting is better than none. UNSUPPORTED: the measurement did not fail, and
+ * found every variant wrong.
+ */
+static doconv_status measure(const doconv_plan *plan, const doconv_plan_options *options,
+                             const char *key, struct dc_candidate_list *list,
+                             struct dc_choice *choice)
+{
+    doconv_context *ctx = plan->ctx;
+    const struct dc_advisor *advisor = &ctx->advisor;
+    char variant[DC_VARIANT_SIZE];
+    const doconv_status status =
+        advisor->measure(advisor->self, &plan->problem, options, variant, sizeof variant);
+    if (status == DOCONV_UNSUPPORTED) {
+        return status;
+    }
+    if (status != DOCONV_OK) {
+        char detail[256];
+        doconv_context_last_error(ctx, detail, sizeof detail);
+        dc_log(ctx, DOCONV_LOG_WARNING, "tune: %s: %.200s; planned without: %s",
+               doconv_status_string(status), detail, key);
+    }
+    const struct dc_candidate *found = status == DOCONV_OK ? find(list, variant) : NULL;
+    const char *origin = "measured";
+    if (found == NULL) {
+        found = find_in_cache(ctx, key, false, list);
+        origin = "cache";
+    }
+    if (found != NULL) {
+        take(choice, found, origin);
+    }
+    return DOCONV_OK;
 }
 
 /*
@@ -126,24 +161,15 @@ static doconv_status ask_advisor(const doconv_plan *plan, const doconv_plan_opti
 {
     doconv_context *ctx = plan->ctx;
     const struct dc_advisor *advisor = &ctx->advisor;
-    const struct dc_candidate *found = means->recalls ? find_in_cache(ctx, key, list) : NULL;
+    const struct dc_candidate *found =
+        means->recalls ? find_in_cache(ctx, key, means->measures, list) : NULL;
     if (found != NULL) {
         take(choice, found, "cache");
         return DOCONV_OK;
     }
     *lasting = !means->measures;
     if (means->measures) {
-        char variant[DC_VARIANT_SIZE];
-        const doconv_status status =
-            advisor->measure(advisor->self, &plan->problem, options, variant, sizeof variant);
-        if (status != DOCONV_OK) {
-            return status;
-        }
-        found = find(list, variant);
-        if (found != NULL) {
-            take(choice, found, "measured");
-        }
-        return DOCONV_OK;
+        return measure(plan, options, key, list, choice);
     }
     struct dc_hint hint;
     if (means->infers && advisor->infer != NULL &&

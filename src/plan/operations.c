@@ -91,8 +91,8 @@ struct dc_problem dc_problem_for(const struct dc_problem *layer, enum dc_operati
     }
     d->residual = d->relu = d->clamp = 0;
     d->clamp_lo = d->clamp_hi = 0.0f;
-    d->accuracy = DOCONV_ACCURACY_DEFAULT;
-    d->has_bias = operation == DC_FEATURE_FORWARD ? d->has_bias : 0;
+    d->accuracy = dc_is_layer(operation) ? d->accuracy : DOCONV_ACCURACY_DEFAULT;
+    d->has_bias = operation == DC_FEATURE_FORWARD || dc_is_layer(operation) ? d->has_bias : 0;
     p.lo = -INFINITY;
     p.hi = INFINITY;
     p.fresh_weights = p.cold_weights = false;
@@ -112,6 +112,7 @@ const char *dc_operation_name(enum dc_operation operation)
         [DC_CONVOLUTION] = "convolution",           [DC_FOLD] = "fold",
         [DC_FOLD_GRADIENT] = "fold_gradient",       [DC_FEATURE_FORWARD] = "feature_forward",
         [DC_FEATURE_BACKWARD] = "feature_backward", [DC_WEIGHT_GRADIENT] = "weight_gradient",
+        [DC_LAYER_FORWARD] = "layer_forward",       [DC_LAYER_STEP] = "layer_step",
     };
     return (int)operation >= 0 && operation < DC_OPERATIONS ? names[operation] : "unknown";
 }

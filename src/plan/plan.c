@@ -59,8 +59,9 @@ void dc_plan_key(const doconv_context *ctx, const struct dc_problem *problem,
     const size_t used = strlen(key);
     const bool cold = options != NULL && options->cold_weights != 0;
     const bool named = problem->operation != DC_CONVOLUTION;
-    /* Training keeps to one order of sums in any context. */
-    const bool keeps = ctx->deterministic && !named && !problem->fresh_weights;
+    /* Training keeps to one order of sums in any context, but for a layer's composition. */
+    const bool trains = (named && !dc_is_layer(problem->operation)) || problem->fresh_weights;
+    const bool keeps = ctx->deterministic && !trains;
     char packed[32] = "";
     if (options != NULL && options->packed_limit != 0) {
         snprintf(packed, sizeof packed, " packed=%zu", options->packed_limit);
@@ -72,18 +73,37 @@ void dc_plan_key(const doconv_context *ctx, const struct dc_problem *problem,
              problem->fresh_weights ? ",fresh" : "", keeps ? " order=kept" : "", packed);
 }
 
+doconv_plan_options dc_plan_part_options(const doconv_plan_options *options)
+{
+    doconv_plan_options parts = {.size = sizeof parts};
+    if (options != NULL) {
+        parts.rigor = options->rigor;
+        parts.budget_seconds = options->budget_seconds;
+        parts.cancel = options->cancel;
+        parts.cancel_user = options->cancel_user;
+        parts.fallback = options->fallback;
+    }
+    return parts;
+}
+
 /* Does the layer have the operation? */
 static doconv_status check_operation(doconv_context *ctx, const struct dc_problem *layer,
                                      enum dc_operation operation, bool fresh)
 {
     const doconv_composition composition = layer->desc.composition;
     const bool feature = operation == DC_FEATURE_FORWARD || operation == DC_FEATURE_BACKWARD;
+    const bool open = composition == DOCONV_COMPOSITION_AUTO;
     if (operation == DC_CONVOLUTION && layer->fold.d_mul != 0 && !fresh) {
         return dc_fail(ctx, DOCONV_UNSUPPORTED,
                        "d_mul: %" PRId64
                        ": plans are of plain convolutions; train with doconv_training_create(), or "
                        "fold D and W into one weight first",
                        layer->fold.d_mul);
+    }
+    if (open != dc_is_layer(operation)) {
+        return dc_fail(ctx, DOCONV_INVALID_PROBLEM,
+                       "operation: %s is %s a layer of composition auto",
+                       dc_operation_name(operation), open ? "none of" : "that of");
     }
     if (feature ? composition != DOCONV_COMPOSITION_FEATURE
                 : composition == DOCONV_COMPOSITION_FEATURE ||
@@ -123,7 +143,7 @@ doconv_status dc_plan_problem(doconv_context *ctx, const doconv_conv_desc *desc,
  * any. Before the choice of the plan's own candidate: those are measured with the fold that is
  * measured already.
  */
-static doconv_status plan_fold(doconv_plan *plan, const doconv_plan_options *options)
+static doconv_status plan_fold(doconv_plan *plan)
 {
     const bool convolves = plan->problem.operation == DC_CONVOLUTION;
     if (plan->problem.fold.d_mul == 0 ||
@@ -133,9 +153,7 @@ static doconv_status plan_fold(doconv_plan *plan, const doconv_plan_options *opt
     const enum dc_operation operation = convolves ? DC_FOLD : DC_FOLD_GRADIENT;
     struct dc_problem problem = dc_problem_for(&plan->problem, operation);
     problem.threads = plan->problem.threads;
-    doconv_plan_options own = {.size = sizeof own};
-    own.rigor = options != NULL ? options->rigor : DOCONV_RIGOR_DEFAULT;
-    return dc_plan_create(plan->ctx, &problem, &own, &plan->fold);
+    return dc_plan_create(plan->ctx, &problem, &plan->parts, &plan->fold);
 }
 
 /* Bytes of a call: the solver's, and what is folded and packed beside it or before it. */
@@ -179,8 +197,9 @@ doconv_status dc_plan_create(doconv_context *ctx, const struct dc_problem *probl
     if (result == NULL) {
         return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "plan: out of memory");
     }
-    *result = (doconv_plan){.ctx = ctx, .problem = *problem};
-    doconv_status status = plan_fold(result, options);
+    *result =
+        (doconv_plan){.ctx = ctx, .problem = *problem, .parts = dc_plan_part_options(options)};
+    doconv_status status = plan_fold(result);
     if (status == DOCONV_OK) {
         status = dc_plan_choose(result, options);
     }

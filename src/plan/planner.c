@@ -264,8 +264,7 @@ static size_t default_limit(const struct dc_candidate_list *list)
     size_t frugal = SIZE_MAX;
     for (int i = 0; i < list->count; i++) {
         const struct dc_candidate *c = &list->items[i];
-        const bool slow = c->kernel == NULL || c->kernel->family == DC_FAMILY_REFERENCE;
-        if (c->refused == NULL && !slow && c->workspace_size < frugal) {
+        if (c->refused == NULL && !dc_candidate_is_plain(c) && c->workspace_size < frugal) {
             frugal = c->workspace_size;
         }
     }
@@ -294,7 +293,10 @@ doconv_status dc_enumerate_quickly(doconv_context *ctx, const struct dc_problem 
 {
     *list = (struct dc_candidate_list){0};
     fill(ctx, problem, options, list);
-    const bool trains = problem->operation != DC_CONVOLUTION || problem->fresh_weights;
+    /* A layer's composition is chosen for speed, as the kernels of inference are. */
+    const bool trains =
+        (problem->operation != DC_CONVOLUTION && !dc_is_layer(problem->operation)) ||
+        problem->fresh_weights;
     /* A variant that is asked for is the caller's choice. */
     const bool keeps = ctx->deterministic && (options == NULL || options->variant == NULL);
     bool refused = false;

@@ -63,7 +63,7 @@ static doconv_status check_options(doconv_context *ctx, const doconv_conv_desc *
         {"relu", d->relu, 1},
         {"clamp", d->clamp, 1},
         {"accuracy", (int)d->accuracy, DOCONV_ACCURACY_FAST},
-        {"composition", (int)d->composition, DOCONV_COMPOSITION_FEATURE},
+        {"composition", (int)d->composition, DOCONV_COMPOSITION_AUTO},
         {"mapping", (int)d->mapping, DOCONV_MAPPING_TENSORFLOW},
         {"add_identity", d->add_identity, 1},
     };

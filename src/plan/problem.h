@@ -25,8 +25,16 @@ enum dc_operation {
     DC_FEATURE_FORWARD,  /* src, W, D, bias -> dst, without the weight that W and D fold to */
     DC_FEATURE_BACKWARD, /* src, W, D, grad_dst -> grad_src, grad_w, grad_d, likewise */
     DC_WEIGHT_GRADIENT, /* src, grad_dst -> grad_weight (with a fold: W, D too -> grad_w, grad_d) */
-    DC_OPERATIONS       /* how many */
+    /* A DO-Conv layer as a whole: which composition, of which of the operations above. */
+    DC_LAYER_FORWARD, /* src, W, D, bias -> dst */
+    DC_LAYER_STEP,    /* src, W, D, bias, grad_dst -> dst, grad_src, grad_w, grad_d */
+    DC_OPERATIONS     /* how many */
 };
+
+static inline bool dc_is_layer(enum dc_operation operation)
+{
+    return operation == DC_LAYER_FORWARD || operation == DC_LAYER_STEP;
+}
 
 /*
  * The same for equal problems: padding that no output reads is left out, a mapping that is the

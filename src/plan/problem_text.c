@@ -19,7 +19,8 @@ static const char *const field_names[FIELDS] = {"g",  "mb", "ic", "ih", "iw", "o
 
 static const char *const compositions[] = {[DOCONV_COMPOSITION_NONE] = "",
                                            [DOCONV_COMPOSITION_KERNEL] = "kernel",
-                                           [DOCONV_COMPOSITION_FEATURE] = "feature"};
+                                           [DOCONV_COMPOSITION_FEATURE] = "feature",
+                                           [DOCONV_COMPOSITION_AUTO] = "auto"};
 static const char *const mappings[] = {[DOCONV_MAPPING_PAPER] = "paper",
                                        [DOCONV_MAPPING_PYTORCH] = "pytorch",
                                        [DOCONV_MAPPING_TENSORFLOW] = "tensorflow"};
@@ -290,8 +291,8 @@ static bool read_doconv_attribute(const char **at, doconv_conv_desc *d)
         return read_int(at, &d->d_mul);
     }
     if (take(at, "composition=")) {
-        const bool known = read_word(at, compositions, DOCONV_COMPOSITION_KERNEL,
-                                     DOCONV_COMPOSITION_FEATURE, &word);
+        const bool known =
+            read_word(at, compositions, DOCONV_COMPOSITION_KERNEL, DOCONV_COMPOSITION_AUTO, &word);
         d->composition = (doconv_composition)word;
         return known;
     }

@@ -129,6 +129,11 @@ struct dc_solver {
     /* DC_CONVOLUTION only, on the context's threads. bias: or NULL. */
     void (*pack)(const doconv_plan *plan, const struct dc_weight_view *weight, const float *bias,
                  float *packed);
+    /*
+     * Its candidates are made of plans of other operations, have no kernel of their own and are
+     * measured against each other whatever the estimate says.
+     */
+    bool composes;
     const struct dc_block_hooks *blocks; /* NULL: weights are made as a whole */
     const struct dc_part_hooks *parts;   /* NULL: likewise a fold, or its gradient */
 };

@@ -333,6 +333,17 @@ static void run_class(const struct dc_input_classes *g, const struct axis_class 
     dc_plan_run(plan, &tensors, workspace);
 }
 
+double dc_input_classes_estimate(const struct dc_input_classes *g)
+{
+    double seconds = 0.0;
+    for (int64_t i = 0; i < g->y.count * g->x.count; i++) {
+        const int y = g->y.classes[i / g->x.count].shape, x = g->x.classes[i % g->x.count].shape;
+        seconds +=
+            y < 0 || x < 0 ? 0.0 : g->plans[y * g->x.shapes + x]->candidate.estimated_seconds;
+    }
+    return seconds;
+}
+
 void dc_input_classes_run(const struct dc_input_classes *g, const float *weight,
                           const float *grad_dst, float *grad_src, char *workspace)
 {

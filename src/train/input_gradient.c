@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The gradient of a convolution's input: by one product where each input is read once, else by
- * classes of inputs that meet the same taps; where these would be too many, by loops.
+ * The gradient of a convolution's input: tap by tap, or by one product, where each input is read
+ * once, else by classes of inputs that meet the same taps; where these would be too many, by loops.
  */
 #include "train/input_gradient.h"
 
@@ -12,6 +12,7 @@
 struct dc_input_gradient {
     doconv_context *ctx;
     struct dc_problem problem;        /* the forward one */
+    struct dc_input_spread *spread;   /* or NULL */
     struct dc_input_product product;  /* plan NULL: not so */
     struct dc_input_classes *classes; /* or NULL */
 };
@@ -55,7 +56,9 @@ doconv_status dc_input_gradient_create(doconv_context *ctx, const struct dc_prob
         return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "training: out of memory");
     }
     *g = (struct dc_input_gradient){.ctx = ctx, .problem = *problem};
-    const doconv_status status = dc_input_product_suits(problem)
+    const doconv_status status = dc_input_spread_suits(ctx, problem)
+                                     ? dc_input_spread_create(ctx, problem, &g->spread)
+                                 : dc_input_product_suits(problem)
                                      ? dc_input_product_create(ctx, problem, options, &g->product)
                                      : dc_input_classes_create(ctx, problem, options, &g->classes);
     if (status != DOCONV_OK) {
@@ -76,6 +79,7 @@ const doconv_plan *dc_input_gradient_plan(const struct dc_input_gradient *g, int
 void dc_input_gradient_destroy(struct dc_input_gradient *gradient)
 {
     if (gradient != NULL) {
+        dc_input_spread_destroy(gradient->spread);
         doconv_plan_destroy(gradient->product.plan);
         dc_input_classes_destroy(gradient->classes);
         dc_free(gradient->ctx, gradient);
@@ -84,15 +88,25 @@ void dc_input_gradient_destroy(struct dc_input_gradient *gradient)
 
 size_t dc_input_gradient_workspace_size(const struct dc_input_gradient *g)
 {
-    return g->classes != NULL        ? dc_input_classes_workspace_size(g->classes)
+    return g->spread != NULL         ? dc_input_spread_workspace_size(g->spread)
+           : g->classes != NULL      ? dc_input_classes_workspace_size(g->classes)
            : g->product.plan != NULL ? g->product.plan->workspace_size + g->product.pairs_size
                                      : 0;
+}
+
+double dc_input_gradient_estimate(const struct dc_input_gradient *g)
+{
+    return g->classes != NULL        ? dc_input_classes_estimate(g->classes)
+           : g->product.plan != NULL ? g->product.plan->candidate.estimated_seconds
+                                     : g->problem.macs / 5e8; /* loops, as other portable ones */
 }
 
 void dc_input_gradient_run(const struct dc_input_gradient *g, const float *weight,
                            const float *grad_dst, float *grad_src, char *workspace)
 {
-    if (g->product.plan != NULL) {
+    if (g->spread != NULL) {
+        dc_input_spread_run(g->spread, weight, grad_dst, grad_src, workspace);
+    } else if (g->product.plan != NULL) {
         dc_input_product_run(&g->product, weight, grad_dst, grad_src, workspace);
     } else if (g->classes != NULL) {
         dc_input_classes_run(g->classes, weight, grad_dst, grad_src, workspace);

@@ -20,6 +20,8 @@ doconv_status dc_input_gradient_create(doconv_context *ctx, const struct dc_prob
 const doconv_plan *dc_input_gradient_plan(const struct dc_input_gradient *gradient, int index);
 void dc_input_gradient_destroy(struct dc_input_gradient *gradient);
 size_t dc_input_gradient_workspace_size(const struct dc_input_gradient *gradient);
+/* The seconds that are expected of its convolutions. */
+double dc_input_gradient_estimate(const struct dc_input_gradient *gradient);
 /*
  * grad_src, in src_layout, from grad_dst, in dst_layout, and the forward weight (OIHW). workspace:
  * 64-byte aligned.

@@ -29,6 +29,7 @@ doconv_status dc_input_classes_create(doconv_context *ctx, const struct dc_probl
 void dc_input_classes_destroy(struct dc_input_classes *classes);
 const doconv_plan *dc_input_classes_plan(const struct dc_input_classes *classes, int index);
 size_t dc_input_classes_workspace_size(const struct dc_input_classes *classes);
+double dc_input_classes_estimate(const struct dc_input_classes *classes);
 void dc_input_classes_run(const struct dc_input_classes *classes, const float *weight,
                           const float *grad_dst, float *grad_src, char *workspace);
 
@@ -49,6 +50,20 @@ doconv_status dc_input_product_create(doconv_context *ctx, const struct dc_probl
                                       struct dc_input_product *product);
 void dc_input_product_run(const struct dc_input_product *product, const float *weight,
                           const float *grad_dst, float *grad_src, char *workspace);
+
+/*
+ * By taps: where each input is read by one output at most, in depthwise layers and groups as narrow
+ * as vectors, kernels write what each tap hands back to its places. No plan: there is nothing to
+ * choose.
+ */
+struct dc_input_spread;
+bool dc_input_spread_suits(const doconv_context *ctx, const struct dc_problem *problem);
+doconv_status dc_input_spread_create(doconv_context *ctx, const struct dc_problem *problem,
+                                     struct dc_input_spread **spread);
+void dc_input_spread_destroy(struct dc_input_spread *spread);
+size_t dc_input_spread_workspace_size(const struct dc_input_spread *spread);
+void dc_input_spread_run(const struct dc_input_spread *spread, const float *weight,
+                         const float *grad_dst, float *grad_src, char *workspace);
 
 /* By loops over all that an input meets: any problem, without a plan or workspace. */
 void dc_input_loops_run(const doconv_context *ctx, const struct dc_problem *problem,

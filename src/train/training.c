@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A training step of a layer. Plain and by kernel composition it is three convolutions (forward;
- * the input's gradient; the weight's) around the weight as it is now, which a DO-Conv layer folds
- * from W and D first and hands its gradient back through; by feature composition it is
- * two operations of its own.
+ * The API of a layer in training: options, arguments, memory. What its passes are made of is
+ * layer.c's; a composition that is open is chosen as an operation's variant is, by layer_solver.c.
  */
 #include <string.h>
 
@@ -18,17 +16,15 @@
 #include "plan/problem.h"
 #include "plan/solver.h"
 #include "train/bias_gradient.h"
-#include "train/input_gradient.h"
+#include "train/layer.h"
 
 struct doconv_training {
     doconv_context *ctx;
-    struct dc_problem layer; /* its convolution; of a DO-Conv layer, with the fold */
-    doconv_plan *forward;    /* DC_CONVOLUTION with fresh weights, or DC_FEATURE_FORWARD */
-    doconv_plan *backward;   /* DC_FEATURE_BACKWARD; or, NULL, these two: */
-    struct dc_input_gradient *input;
-    doconv_plan *weight;   /* DC_WEIGHT_GRADIENT */
-    size_t weight_size;    /* of the folded weight in the workspace: 0 for a plain layer */
-    size_t workspace_size; /* without the bytes that align it */
+    struct dc_problem problem; /* as dc_layer.problem, but for a composition that is open */
+    /* DC_LAYER_FORWARD or DC_LAYER_STEP, of composition AUTO; else NULL */
+    doconv_plan *choice;
+    struct dc_layer *own;         /* of a settled composition; else NULL */
+    const struct dc_layer *layer; /* the choice's, or own */
 };
 
 /* Is the problem one of a layer in training? */
@@ -55,68 +51,54 @@ static doconv_status check(doconv_context *ctx, const doconv_conv_desc *desc)
     return DOCONV_OK;
 }
 
-/* The plan of an operation on the layer. */
-static doconv_status plan_operation(doconv_training *t, enum dc_operation operation,
-                                    const doconv_plan_options *options, doconv_plan **plan)
+static doconv_status check_options(doconv_context *ctx, const doconv_training_options *options,
+                                   const doconv_conv_desc *desc)
 {
-    struct dc_problem problem = dc_problem_for(&t->layer, operation);
-    problem.fresh_weights = operation == DC_CONVOLUTION;
-    return dc_plan_create(t->ctx, &problem, options, plan);
-}
-
-/* The convolutions of a plain layer, and of kernel composition. */
-static doconv_status plan_convolutions(doconv_training *t, const doconv_plan_options *options)
-{
-    doconv_status status = plan_operation(t, DC_CONVOLUTION, options, &t->forward);
-    if (status == DOCONV_OK) {
-        status = dc_input_gradient_create(t->ctx, &t->layer, options, &t->input);
+    if ((int)options->purpose < 0 || (int)options->purpose > DOCONV_PURPOSE_FORWARD) {
+        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.purpose: %d is not in 0..%d",
+                       (int)options->purpose, DOCONV_PURPOSE_FORWARD);
     }
-    if (status == DOCONV_OK) {
-        status = plan_operation(t, DC_WEIGHT_GRADIENT, options, &t->weight);
+    if (options->variant != NULL && desc->composition != DOCONV_COMPOSITION_AUTO) {
+        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT,
+                       "options.variant: given, but the layer's composition is not auto");
     }
-    if (status != DOCONV_OK) {
-        return status;
-    }
-    const bool composed = t->layer.fold.d_mul != 0;
-    t->weight_size = composed ? align_bytes(t->layer.weight_bytes) : 0;
-    const size_t fold = composed ? t->forward->fold->workspace_size : 0;
-    const size_t backward =
-        most_bytes(dc_input_gradient_workspace_size(t->input), t->weight->workspace_size);
-    /* Folding is over before the others need room; only the weight stays. */
-    t->workspace_size =
-        t->weight_size + most_bytes(most_bytes(t->forward->workspace_size, backward), fold);
     return DOCONV_OK;
 }
 
-static doconv_status plan_feature(doconv_training *t, const doconv_plan_options *options)
+/* The layer, of the composition that suits it if none is asked for. */
+static doconv_status plan_layer(doconv_training *t, const doconv_training_options *options,
+                                const doconv_plan_options *plans)
 {
-    doconv_status status = plan_operation(t, DC_FEATURE_FORWARD, options, &t->forward);
-    if (status == DOCONV_OK) {
-        status = plan_operation(t, DC_FEATURE_BACKWARD, options, &t->backward);
+    if (t->problem.desc.composition != DOCONV_COMPOSITION_AUTO) {
+        const doconv_status status =
+            dc_layer_create(t->ctx, &t->problem, DC_LAYER_FREE, plans, &t->own);
+        t->layer = t->own;
+        return status;
     }
-    if (status == DOCONV_OK) {
-        t->workspace_size = most_bytes(t->forward->workspace_size, t->backward->workspace_size);
-    }
+    const struct dc_problem problem = dc_problem_for(
+        &t->problem, options->purpose == DOCONV_PURPOSE_FORWARD ? DC_LAYER_FORWARD : DC_LAYER_STEP);
+    const doconv_status status = dc_plan_create(t->ctx, &problem, plans, &t->choice);
+    t->layer = status == DOCONV_OK ? dc_layer_of(t->choice) : NULL;
     return status;
 }
 
 static doconv_status create(doconv_training *t, const doconv_conv_desc *desc,
                             const doconv_training_options *options)
 {
-    const doconv_plan_options plans = {.size = sizeof plans, .rigor = options->rigor};
+    const doconv_plan_options plans = {
+        .size = sizeof plans, .rigor = options->rigor, .variant = options->variant};
     doconv_plan_options checked;
-    doconv_status status = dc_problem_create(t->ctx, desc, &t->layer);
+    doconv_status status = dc_problem_create(t->ctx, desc, &t->problem);
     if (status == DOCONV_OK) {
-        status = check(t->ctx, &t->layer.desc);
+        status = check(t->ctx, &t->problem.desc);
+    }
+    if (status == DOCONV_OK) {
+        status = check_options(t->ctx, options, &t->problem.desc);
     }
     if (status == DOCONV_OK) {
         status = dc_plan_options_read(t->ctx, &plans, &checked);
     }
-    if (status != DOCONV_OK) {
-        return status;
-    }
-    return t->layer.desc.composition == DOCONV_COMPOSITION_FEATURE ? plan_feature(t, &checked)
-                                                                   : plan_convolutions(t, &checked);
+    return status == DOCONV_OK ? plan_layer(t, options, &checked) : status;
 }
 
 doconv_status doconv_training_create(doconv_context *context, const doconv_conv_desc *desc,
@@ -152,51 +134,39 @@ doconv_status doconv_training_create(doconv_context *context, const doconv_conv_
 void doconv_training_destroy(doconv_training *training)
 {
     if (training != NULL) {
-        doconv_plan_destroy(training->forward);
-        doconv_plan_destroy(training->backward);
-        dc_input_gradient_destroy(training->input);
-        doconv_plan_destroy(training->weight);
+        doconv_plan_destroy(training->choice);
+        dc_layer_destroy(training->own);
         dc_free(training->ctx, training);
     }
 }
 
 size_t doconv_training_workspace_size(const doconv_training *training)
 {
-    return training == NULL || training->workspace_size == 0 || training->layer.empty
+    return training == NULL || training->layer->workspace_size == 0 || training->problem.empty
                ? 0
-               : training->workspace_size + 64;
+               : training->layer->workspace_size + 64;
 }
 
 size_t doconv_training_saved_size(const doconv_training *training)
 {
-    return training != NULL && training->weight_size != 0 && !training->layer.empty
-               ? training->layer.weight_bytes
+    return training != NULL && training->layer->weight_size != 0 && !training->problem.empty
+               ? training->problem.weight_bytes
                : 0;
 }
 
-/* The index-th operation and what it is for, or NULL past the last. */
+doconv_composition doconv_training_composition(const doconv_training *training)
+{
+    return training != NULL ? training->layer->problem.desc.composition : DOCONV_COMPOSITION_NONE;
+}
+
+/* The index-th operation, the choice of a composition first, or NULL past the last. */
 static const doconv_plan *operation_at(const doconv_training *t, int index, const char **role)
 {
-    const bool composed = t->backward == NULL && t->forward->fold != NULL;
-    const struct {
-        const char *role;
-        const doconv_plan *plan;
-    } fixed[] = {
-        {"forward", t->forward},
-        {"backward", t->backward},
-        {"fold", composed ? t->forward->fold : NULL},
-        {"gradient of weight", t->weight},
-        {"gradient of fold", composed ? t->weight->fold : NULL},
-    };
-    int rest = index;
-    for (size_t i = 0; i < sizeof fixed / sizeof fixed[0]; i++) {
-        if (fixed[i].plan != NULL && rest-- == 0) {
-            *role = fixed[i].role;
-            return fixed[i].plan;
-        }
+    if (t->choice == NULL) {
+        return dc_layer_operation(t->layer, index, role);
     }
-    *role = "gradient of src";
-    return t->input != NULL && rest >= 0 ? dc_input_gradient_plan(t->input, rest) : NULL;
+    *role = "composition";
+    return index == 0 ? t->choice : dc_layer_operation(t->layer, index - 1, role);
 }
 
 int doconv_training_operation_count(const doconv_training *training)
@@ -250,7 +220,7 @@ static doconv_status check_call(const doconv_training *t, const doconv_parameter
     if (status != DOCONV_OK) {
         return status;
     }
-    const bool has_d = t->layer.fold.d_mul != 0, has_bias = t->layer.desc.has_bias != 0;
+    const bool has_d = t->problem.fold.d_mul != 0, has_bias = t->problem.desc.has_bias != 0;
     if (parameters->weight == NULL || (parameters->d != NULL) != has_d ||
         (parameters->bias != NULL) != has_bias) {
         return dc_fail(
@@ -274,20 +244,21 @@ static doconv_status check_call(const doconv_training *t, const doconv_parameter
 /* Bytes of the parameters and of their gradients. */
 static size_t weight_bytes(const doconv_training *t)
 {
-    const size_t taps = (size_t)(t->layer.desc.kh * t->layer.desc.kw);
-    return t->layer.fold.d_mul != 0 ? t->layer.weight_bytes / taps * (size_t)t->layer.fold.d_mul
-                                    : t->layer.weight_bytes;
+    const size_t taps = (size_t)(t->problem.desc.kh * t->problem.desc.kw);
+    return t->problem.fold.d_mul != 0
+               ? t->problem.weight_bytes / taps * (size_t)t->problem.fold.d_mul
+               : t->problem.weight_bytes;
 }
 
 static size_t d_bytes(const doconv_training *t)
 {
-    const doconv_conv_desc *d = &t->layer.desc;
-    return (size_t)(d->cin * d->kh * d->kw * t->layer.fold.d_mul) * sizeof(float);
+    const doconv_conv_desc *d = &t->problem.desc;
+    return (size_t)(d->cin * d->kh * d->kw * t->problem.fold.d_mul) * sizeof(float);
 }
 
 static size_t bias_bytes(const doconv_training *t)
 {
-    return (size_t)t->layer.desc.cout * sizeof(float);
+    return (size_t)t->problem.desc.cout * sizeof(float);
 }
 
 /* The sums over an empty batch. */
@@ -311,8 +282,8 @@ static doconv_status check_memory(const doconv_training *t, const doconv_paramet
                                   void *workspace)
 {
     const doconv_gradients none = {.size = sizeof none}, *g = gradients != NULL ? gradients : &none;
-    const size_t src_bytes = t->layer.empty ? 0 : t->layer.src_bytes,
-                 dst_bytes = t->layer.empty ? 0 : t->layer.dst_bytes;
+    const size_t src_bytes = t->problem.empty ? 0 : t->problem.src_bytes,
+                 dst_bytes = t->problem.empty ? 0 : t->problem.dst_bytes;
     const struct dc_range ranges[] = {
         {"src", src, src_bytes, false},
         {"grad_dst", grad_dst, dst_bytes, false},
@@ -340,7 +311,7 @@ doconv_status doconv_training_forward(const doconv_training *t, const doconv_par
     char *space = NULL;
     doconv_parameters own;
     doconv_status status = check_call(t, parameters, workspace, workspace_size, &own, &space);
-    if (status != DOCONV_OK || t->layer.empty) {
+    if (status != DOCONV_OK || t->problem.empty) {
         return status;
     }
     parameters = &own;
@@ -351,66 +322,15 @@ doconv_status doconv_training_forward(const doconv_training *t, const doconv_par
     if (status != DOCONV_OK) {
         return status;
     }
-    struct dc_tensors tensors = {
+    const struct dc_tensors tensors = {
         .src = src,
         .w = parameters->weight,
         .d = parameters->d,
         .bias = parameters->bias,
         .dst = dst,
     };
-    if (t->backward != NULL) {
-        dc_plan_run(t->forward, &tensors, space);
-        return DOCONV_OK;
-    }
-    struct dc_weight_source source = {.bias = parameters->bias, .fold = t->forward->fold};
-    if (source.fold != NULL) {
-        source.w = parameters->weight;
-        source.d = parameters->d;
-        source.folded = saved != NULL ? saved : (float *)space;
-    }
-    source.view =
-        dc_weight_view(&t->layer, source.fold != NULL ? source.folded : parameters->weight);
-    tensors.fresh = &source;
-    dc_plan_run(t->forward, &tensors, space + t->weight_size);
+    dc_layer_forward(t->layer, &tensors, saved, space);
     return DOCONV_OK;
-}
-
-/* All gradients but the bias's. */
-static void run_backward(const doconv_training *t, const doconv_parameters *parameters,
-                         const float *src, const float *grad_dst, const void *saved,
-                         const doconv_gradients *gradients, char *space)
-{
-    const bool composed = t->layer.fold.d_mul != 0;
-    struct dc_tensors tensors = {
-        .src = src,
-        .w = parameters->weight,
-        .d = parameters->d,
-        .grad_dst = grad_dst,
-        .grad_src = gradients->src,
-        .grad_w = composed ? gradients->weight : NULL,
-        .grad_weight = composed ? NULL : gradients->weight,
-        .grad_d = gradients->d,
-    };
-    const bool wants_weight = gradients->weight != NULL || gradients->d != NULL;
-    if (t->backward != NULL) {
-        if (gradients->src != NULL || wants_weight) {
-            dc_plan_run(t->backward, &tensors, space);
-        }
-        return;
-    }
-    char *const rest = space + t->weight_size;
-    if (gradients->src != NULL) {
-        const float *weight = composed ? saved : parameters->weight;
-        if (weight == NULL) {
-            tensors.weight = (float *)space;
-            dc_plan_run(t->forward->fold, &tensors, rest);
-            weight = tensors.weight;
-        }
-        dc_input_gradient_run(t->input, weight, grad_dst, gradients->src, rest);
-    }
-    if (wants_weight) {
-        dc_plan_run(t->weight, &tensors, rest);
-    }
 }
 
 doconv_status doconv_training_backward(const doconv_training *t,
@@ -429,7 +349,7 @@ doconv_status doconv_training_backward(const doconv_training *t,
         return status;
     }
     parameters = &own;
-    const bool no_tensors = (src == NULL || grad_dst == NULL) && !t->layer.empty;
+    const bool no_tensors = (src == NULL || grad_dst == NULL) && !t->problem.empty;
     if (no_tensors || gradients == NULL) {
         return dc_fail(t->ctx, DOCONV_INVALID_ARGUMENT, "%s: NULL",
                        !no_tensors   ? "gradients"
@@ -442,9 +362,9 @@ doconv_status doconv_training_backward(const doconv_training *t,
         return status;
     }
     gradients = &own_gradients;
-    const bool composed = t->layer.fold.d_mul != 0;
+    const bool composed = t->problem.fold.d_mul != 0;
     if ((gradients->d != NULL && !composed) ||
-        (gradients->bias != NULL && !t->layer.desc.has_bias)) {
+        (gradients->bias != NULL && !t->problem.desc.has_bias)) {
         return dc_fail(t->ctx, DOCONV_INVALID_ARGUMENT,
                        "gradients.%s: given, but the layer has none",
                        gradients->d != NULL && !composed ? "d" : "bias");
@@ -453,13 +373,22 @@ doconv_status doconv_training_backward(const doconv_training *t,
     if (status != DOCONV_OK) {
         return status;
     }
-    if (t->layer.empty) {
+    if (t->problem.empty) {
         clear_gradients(t, gradients);
         return DOCONV_OK;
     }
     if (gradients->bias != NULL) {
-        dc_bias_gradient(t->ctx, &t->layer, grad_dst, gradients->bias);
+        dc_bias_gradient(t->ctx, &t->problem, grad_dst, gradients->bias);
     }
-    run_backward(t, parameters, src, grad_dst, saved, gradients, space);
+    const struct dc_tensors tensors = {
+        .src = src,
+        .w = parameters->weight,
+        .d = parameters->d,
+        .grad_dst = grad_dst,
+        .grad_src = gradients->src,
+        .grad_w = gradients->weight,
+        .grad_d = gradients->d,
+    };
+    dc_layer_backward(t->layer, &tensors, saved, space);
     return DOCONV_OK;
 }
