@@ -50,7 +50,7 @@ struct cache {
     /* the environment's directories; "" if there is none */
     char user[CACHEDIR_PATH], system[CACHEDIR_PATH];
     char environment[512];  /* what their name is the hash of */
-    atomic_bool prepared;   /* the user's directory exists */
+    atomic_bool collected;  /* what is too old in the user's directory */
     atomic_bool used;       /* and its time of modification says so */
     atomic_bool complained; /* about a directory that can't be written */
 };
@@ -255,19 +255,6 @@ static int collect(const struct cache *cache, enum collect_scope scope,
     return dc_collect(&options);
 }
 
-static const char *prepare_directory(struct cache *cache)
-{
-    if (atomic_load(&cache->prepared)) {
-        return NULL;
-    }
-    const char *reason = dc_cachedir_create(cache->user, cache->environment);
-    if (reason == NULL) {
-        (void)collect(cache, COLLECT_BUILDS, NULL, NULL); /* what can't be removed does no harm */
-    }
-    atomic_store(&cache->prepared, reason == NULL);
-    return reason;
-}
-
 static bool save(struct cache *cache, const struct cache_entry *entry, uint64_t hash)
 {
     if (cache->ctx->memory_only) {
@@ -281,18 +268,12 @@ static bool save(struct cache *cache, const struct cache_entry *entry, uint64_t 
     } else if (length == 0) {
         reason = text == NULL ? "out of memory" : "the entry has no valid text";
     } else {
-        reason = prepare_directory(cache);
-    }
-    if (reason == NULL) {
         char name[CACHEDIR_NAME];
-        snprintf(name, sizeof name, "%016" PRIx64 ".txt", hash);
-        reason = dc_cachedir_write(cache->user, name, text, length);
-        if (reason != NULL && !dc_cachedir_exists(cache->user)) {
-            /* Another process cleaned it up. */
-            atomic_store(&cache->prepared, false);
-            reason = prepare_directory(cache);
-            reason = reason != NULL ? reason : dc_cachedir_write(cache->user, name, text, length);
+        if (!atomic_exchange(&cache->collected, true)) {
+            (void)collect(cache, COLLECT_BUILDS, NULL, NULL); /* what must stay does no harm */
         }
+        snprintf(name, sizeof name, "%016" PRIx64 ".txt", hash);
+        reason = dc_cachedir_store(cache->user, cache->environment, name, text, length);
     }
     dc_free(cache->ctx, text);
     if (reason != NULL && !atomic_exchange(&cache->complained, true)) {
@@ -335,7 +316,7 @@ struct cache *dc_cache_create(doconv_context *ctx)
         return NULL;
     }
     cache->ctx = ctx;
-    atomic_init(&cache->prepared, false);
+    atomic_init(&cache->collected, false);
     atomic_init(&cache->used, false);
     atomic_init(&cache->complained, false);
     const struct dc_cpu *cpu = dc_cpu_probe();
@@ -406,7 +387,8 @@ enum cache_state dc_cache_lookup(struct cache *cache, const char *key, struct ca
     }
     bool hit = load(cache, cache->user, hash, key, entry);
     if (hit && !atomic_exchange(&cache->used, true)) {
-        (void)utimensat(AT_FDCWD, cache->user, NULL, 0); /* a wish: the cache may be read only */
+        /* A wish: the cache may be read only. */
+        (void)utimensat(AT_FDCWD, cache->user, NULL, AT_SYMLINK_NOFOLLOW);
     }
     hit = hit || load(cache, cache->system, hash, key, entry);
     const enum cache_state found = !hit                   ? CACHE_MISS
