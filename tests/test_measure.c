@@ -561,8 +561,15 @@ static void test_cold_flush(void **state)
     assert_true(c.bench.set.cold);
     const double caches = (double)cpu->l3_bytes + (double)cpu->l2_bytes;
     assert_true((double)c.bench.set.flush_bytes >= fmin(caches, (double)((size_t)1 << 28)));
+    assert_int_equal(c.bench.set.flush != NULL, c.bench.set.evict == NULL);
     /* Less is enough to see it. */
-    c.bench.set.flush_bytes = COLD_THREADS * 4096;
+    struct measure_set *set = &c.bench.set;
+    set->evict = NULL;
+    set->flush_bytes = (size_t)COLD_THREADS * 4096;
+    dc_free(c.bench.ctx, set->flush);
+    set->flush = dc_alloc(c.bench.ctx, set->flush_bytes);
+    assert_non_null(set->flush);
+    memset(set->flush, 1, set->flush_bytes);
     memset(c.seen, 1, sizeof c.seen);
     c.bench.ctx->threads = COLD_THREADS;
     c.bench.ctx->parallel_for = run_slowly;
@@ -579,6 +586,78 @@ static void test_cold_flush(void **state)
     }
     c.bench.ctx->threads = 1;
     close_set(&c.bench);
+}
+
+/* What was evicted since the last call: packed weights, the weight, anything else. */
+static struct eviction {
+    struct bench bench;
+    int packed, weight, others;
+    int calls, warm;
+} eviction;
+
+static void note_eviction(const void *memory, size_t bytes)
+{
+    const struct measure_set *set = &eviction.bench.set;
+    const struct measured *m = &set->items[0]; /* whose weights the others have, too */
+    if (memory == m->weights->data) {
+        eviction.packed += bytes >= m->plan->candidate.packed_size;
+    } else if (memory == set->tensors[MEASURE_WEIGHT]) {
+        eviction.weight += bytes >= set->bytes[MEASURE_WEIGHT];
+    } else {
+        eviction.others++;
+    }
+    eviction.bench.fake.now += 1.0; /* may not be counted */
+}
+
+static void look_at_eviction(void *user)
+{
+    struct eviction *e = user;
+    e->calls++;
+    e->warm += e->packed != 1 || e->weight != 1 || e->others != 0;
+    e->packed = e->weight = e->others = 0;
+}
+
+/* Before every call its weights leave the caches, and neither src nor dst. */
+static void test_cold_eviction(void **state)
+{
+    static const double seconds[] = {20e-6, 5e-6};
+    static const int repeats[] = {10, 16};
+    const doconv_plan_options options = {.size = sizeof options, .cold_weights = 1};
+    struct eviction *e = &eviction;
+    memset(e, 0, sizeof *e);
+    start(&e->bench, seconds, 2);
+    e->bench.fake.called = look_at_eviction;
+    e->bench.fake.user = e;
+    open_set(&e->bench, *state, &options);
+    e->bench.set.evict = note_eviction;
+    measure(&e->bench, 10000.0);
+    assert_int_equal(number_of(&e->bench.set.items[0]), 1);
+    assert_true(e->calls > 2 * LEAST_CLEAN);
+    assert_int_equal(e->warm, 0);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(find(&e->bench, i)->repeats, repeats[i]);
+        assert_true(fabs(find(&e->bench, i)->median / seconds[i] - 1.0) < 1e-6);
+    }
+    close_set(&e->bench);
+}
+
+/* The machine's own: memory of any place and size is as it was. */
+static void test_evicted_memory_stays(void **state)
+{
+    (void)state;
+    dc_evict_fn *evict = dc_find_evict();
+    unsigned char bytes[1000];
+    for (size_t from = 0; evict != NULL && from < 200; from += 13) {
+        for (size_t count = 0; count <= 800; count += 40) {
+            for (size_t i = 0; i < sizeof bytes; i++) {
+                bytes[i] = (unsigned char)(i * 7 + count);
+            }
+            evict(bytes + from, count);
+            for (size_t i = 0; i < sizeof bytes; i++) {
+                assert_int_equal(bytes[i], (unsigned char)(i * 7 + count));
+            }
+        }
+    }
 }
 
 /* ---- the clock that all others have ---- */
@@ -623,6 +702,8 @@ int main(void)
         WITH_FIXTURE(test_budget),
         WITH_FIXTURE(test_lost_time),
         WITH_FIXTURE(test_cold_flush),
+        WITH_FIXTURE(test_cold_eviction),
+        cmocka_unit_test(test_evicted_memory_stays),
         WITH_FIXTURE(test_system_clock),
     };
     return cmocka_run_group_tests_name("measure", tests, NULL, NULL);

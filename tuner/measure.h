@@ -11,6 +11,7 @@
 
 #include <doconv/doconv_tune.h>
 
+#include "evict.h"
 #include "plan/problem.h"
 #include "plan/solver.h"
 
@@ -76,8 +77,9 @@ struct measure_set {
     char *workspace; /* shared by all */
     size_t workspace_size;
     float *expected; /* dst by the reference kernel, where it is compared; NULL: not yet */
-    char *flush;     /* as large as the caches; NULL: warm */
-    size_t flush_bytes;
+    dc_evict_fn *evict; /* makes weights cold; NULL: flushing the caches does */
+    char *flush;        /* memory for that; NULL: not needed */
+    size_t flush_bytes; /* twice as large as the caches */
     struct measured *items;
     int count, capacity;
     int round; /* the one that is being sampled */

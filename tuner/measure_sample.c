@@ -3,13 +3,16 @@
 #include "base/clock.h"
 #include "base/context.h"
 #include "measure.h"
+#include "plan/plan.h"
 
 #include <math.h>
 
 /* A sample lasts this long at least: the clock and a call's overhead vanish in it. */
 #define SAMPLE_SECONDS 200e-6
 #define MOST_REPEATS 1000
-#define MOST_COLD_REPEATS 3
+/* Where the caches are flushed before each call, which takes longer; or some memory is evicted. */
+#define MOST_FLUSHED_REPEATS 3
+#define MOST_EVICTED_REPEATS 16
 /* One that lost its core for more than this share of its time is taken again, so often. */
 #define LOST_SHARE 0.03
 #define MOST_TRIES 4
@@ -50,25 +53,58 @@ static void flush_task(void *arg, int index)
     }
 }
 
-static void touch(const volatile float *tensor, size_t bytes)
+static void touch(const void *memory, size_t bytes)
 {
-    for (size_t i = 0; i < bytes / sizeof(float); i += 16) {
-        (void)tensor[i];
+    const volatile char *at = memory;
+    for (size_t i = 0; i < bytes; i += 64) {
+        (void)at[i];
+    }
+}
+
+/* Is it in cache when a call starts? Those that are have an order: the last is the nearest. */
+static const enum measure_tensor near_tensors[] = {MEASURE_GRAD_SRC, MEASURE_DST,
+                                                   MEASURE_GRAD_FOLDED, MEASURE_SRC,
+                                                   MEASURE_GRAD_DST};
+enum { NEAR_TENSORS = sizeof near_tensors / sizeof near_tensors[0] };
+
+static bool is_near(enum measure_tensor tensor)
+{
+    bool near = false;
+    for (int i = 0; i < NEAR_TENSORS; i++) {
+        near = near || near_tensors[i] == tensor;
+    }
+    return near;
+}
+
+/* All that a call reads but what is near. */
+static void evict_far(const struct measure_set *set, const struct measured *m)
+{
+    if (m->weights != NULL) {
+        set->evict(m->weights->data, m->plan->candidate.packed_size);
+    }
+    for (int i = 0; i < MEASURE_TENSORS; i++) {
+        if (set->bytes[i] != 0 && !is_near((enum measure_tensor)i)) {
+            set->evict(set->tensors[i], set->bytes[i]);
+        }
     }
 }
 
 /*
  * As in a network: the layer before has just written src (or the one behind it, in training,
- * grad_dst), dst's memory serves every other layer, the weight's gradient was summed right before
- * its fold's; weights, W and D were last read an inference or a step ago.
+ * grad_dst), dst's memory and the workspace serve every other layer, the weight's gradient was
+ * summed right before its fold's; weights, W, D and a residual were last used an inference, a step
+ * or some layers ago.
  */
-static void make_cold(struct measure_set *set)
+static void make_cold(struct measure_set *set, const struct measured *m)
 {
-    static const enum measure_tensor near[] = {MEASURE_GRAD_SRC, MEASURE_DST, MEASURE_GRAD_FOLDED,
-                                               MEASURE_SRC, MEASURE_GRAD_DST};
-    dc_parallel(set->ctx, set->ctx->threads, flush_task, set);
-    for (size_t i = 0; i < sizeof near / sizeof near[0]; i++) {
-        touch(set->tensors[near[i]], set->bytes[near[i]]);
+    if (set->evict != NULL) {
+        evict_far(set, m);
+    } else {
+        dc_parallel(set->ctx, set->ctx->threads, flush_task, set);
+    }
+    touch(set->workspace, m->plan->workspace_size);
+    for (int i = 0; i < NEAR_TENSORS; i++) {
+        touch(set->tensors[near_tensors[i]], set->bytes[near_tensors[i]]);
     }
 }
 
@@ -103,7 +139,7 @@ static struct stretch time_runs(struct measure_set *set, const struct measured *
     struct stretch start = begin(set);
     for (int i = 0; i < repeats; i++) {
         if (set->cold) {
-            make_cold(set);
+            make_cold(set, m);
             start = begin(set);
         }
         dc_measure_run(set, m);
@@ -169,6 +205,13 @@ void dc_measure_sample(struct measure_set *set, struct measured *m)
     keep(set, m, time_call(set, m, m->repeats));
 }
 
+static int most_repeats(const struct measure_set *set)
+{
+    return !set->cold           ? MOST_REPEATS
+           : set->evict != NULL ? MOST_EVICTED_REPEATS
+                                : MOST_FLUSHED_REPEATS;
+}
+
 void dc_measure_calibrate(struct measure_set *set, struct measured *m)
 {
     /* The first call warms caches and touches pages; the second tells how often to repeat. */
@@ -178,7 +221,7 @@ void dc_measure_calibrate(struct measure_set *set, struct measured *m)
         first = second.seconds < first.seconds ? second : first;
     }
     m->once = first.seconds;
-    const int most = set->cold ? MOST_COLD_REPEATS : MOST_REPEATS;
+    const int most = most_repeats(set);
     m->repeats = m->once * most <= SAMPLE_SECONDS ? most : (int)ceil(SAMPLE_SECONDS / m->once);
     m->repeats = m->repeats < 1 ? 1 : m->repeats > most ? most : m->repeats;
     if (m->repeats == 1) {
