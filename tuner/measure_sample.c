@@ -6,6 +6,7 @@
 #include "plan/plan.h"
 
 #include <math.h>
+#include <sched.h>
 
 /* A sample lasts this long at least: the clock and a call's overhead vanish in it. */
 #define SAMPLE_SECONDS 200e-6
@@ -159,6 +160,14 @@ static bool was_disturbed(const struct measure_set *set, const struct stretch *s
     return set->ctx->threads == 1 ? s->wall - s->thread > LOST_SHARE * s->wall : s->switches > 0;
 }
 
+/* What others, or another candidate, left in the caches is no part of a short call's time. */
+static void warm_up(const struct measure_set *set, const struct measured *m)
+{
+    if (!set->cold && m->once > 0.0 && m->once < SHORT_SECONDS) {
+        dc_measure_run(set, m);
+    }
+}
+
 struct sample {
     double seconds; /* of a call */
     bool clean;
@@ -173,8 +182,11 @@ static struct sample time_call(struct measure_set *set, struct measured *m, int 
     struct sample best = {INFINITY, false};
     for (int tries = 0; tries < MOST_TRIES; tries++) {
         if (tries > 0) {
+            /* Others' turn now rather than amid the next try: that begins with a new slice. */
+            sched_yield();
             m->retaken++;
         }
+        warm_up(set, m);
         const struct stretch s = time_runs(set, m, repeats);
         if (!was_disturbed(set, &s)) {
             return (struct sample){s.wall / repeats, true};
@@ -199,9 +211,6 @@ static void keep(struct measure_set *set, struct measured *m, struct sample samp
 
 void dc_measure_sample(struct measure_set *set, struct measured *m)
 {
-    if (!set->cold && m->once < SHORT_SECONDS) {
-        dc_measure_run(set, m);
-    }
     keep(set, m, time_call(set, m, m->repeats));
 }
 
