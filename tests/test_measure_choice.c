@@ -227,6 +227,45 @@ static void test_deadline(void **state)
     }
 }
 
+/* Another process has the core for as long as each call, and twice as long again. */
+static void steal(void *user)
+{
+    ((struct fake *)user)->now += 6.0 * CALL;
+}
+
+/* Likewise, of the four tries that a disturbed sample has. */
+static double undecided_in_four(const struct fake *fake, int candidate, int call)
+{
+    return undecided(fake, candidate, call / 4);
+}
+
+/* Who takes the core stretches a measurement: to twice the budget, or thrice if it is in doubt. */
+static void test_deadline_of_a_busy_machine(void **state)
+{
+    const double budget = 0.25;
+    for (int doubt = 0; doubt <= 1; doubt++) {
+        struct fake fake = {.kernels = 1, .count = 2, .called = steal};
+        fake.user = &fake;
+        fake.candidates[0].seconds = fake.candidates[1].seconds = 3.0 * CALL;
+        fake.candidates[1].seconds *= doubt != 0 ? 1.0 : 0.5;
+        fake.seconds = doubt != 0 ? undecided_in_four : NULL;
+        doconv_context *ctx = fixture_context(*state, "c", DOCONV_TUNE_TUNE);
+        fake_install(&fake, ctx);
+        doconv_tune_report *report = tune(ctx);
+        assert_int_equal(fixture_summary(report).noisy, doubt);
+        if (doubt != 0) {
+            assert_true(fake.now > 2.7 * budget);
+            assert_true(fake.now <= 3.0 * budget + 40.0 * CALL);
+        } else {
+            assert_int_equal(fake_number(fixture_summary(report).variant), 1);
+            assert_true(fake.now <= 2.0 * budget + 40.0 * CALL);
+        }
+        doconv_tune_report_destroy(report);
+        fake_remove(&fake, ctx);
+        doconv_context_destroy(ctx);
+    }
+}
+
 /* What is wrong may be the fastest by far, and is never chosen; the others run again. */
 static void test_wrong_ones_are_passed_over(void **state)
 {
@@ -411,6 +450,7 @@ int main(void)
         WITH_FIXTURE(test_picks),
         WITH_FIXTURE(test_few_candidates),
         WITH_FIXTURE(test_deadline),
+        WITH_FIXTURE(test_deadline_of_a_busy_machine),
         WITH_FIXTURE(test_wrong_ones_are_passed_over),
         WITH_FIXTURE(test_doubtful_results),
         WITH_FIXTURE(test_failure_falls_back),

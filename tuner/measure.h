@@ -76,7 +76,7 @@ struct measure_set {
     size_t bytes[MEASURE_TENSORS];
     char *workspace; /* shared by all */
     size_t workspace_size;
-    float *expected; /* dst by the reference kernel, where it is compared; NULL: not yet */
+    float *expected;    /* dst by the reference kernel, where it is compared; NULL: not yet */
     dc_evict_fn *evict; /* makes weights cold; NULL: flushing the caches does */
     char *flush;        /* memory for that; NULL: not needed */
     size_t flush_bytes; /* twice as large as the caches */
@@ -85,6 +85,7 @@ struct measure_set {
     int round; /* the one that is being sampled */
     /* Time: when it began by the wall and by the thread's own, what others took, what there is. */
     double wall_start, thread_start, lost, budget;
+    double most_lost; /* of what others took: so much is not counted */
 };
 
 /*
@@ -109,6 +110,11 @@ doconv_status dc_measure_set_add(struct measure_set *set, const doconv_plan_opti
  * disturbed. A set's time begins when it is created.
  */
 void dc_measure_set_budget(struct measure_set *set, double seconds);
+/*
+ * After dc_measure_finish(): twice as much of what others took is not counted, and those that may
+ * be the faster ones race again.
+ */
+void dc_measure_extend(struct measure_set *set);
 double dc_measure_left(const struct measure_set *set); /* of the budget; negative: overdrawn */
 
 /*

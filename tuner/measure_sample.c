@@ -30,6 +30,7 @@
 void dc_measure_set_budget(struct measure_set *set, double seconds)
 {
     set->budget = seconds;
+    set->most_lost = seconds;
 }
 
 double dc_measure_left(const struct measure_set *set)
@@ -38,7 +39,7 @@ double dc_measure_left(const struct measure_set *set)
     const double wall = dc_now(set->ctx) - set->wall_start,
                  own = clock->thread(clock->user) - set->thread_start,
                  lost = set->ctx->threads == 1 ? wall - own : set->lost;
-    return set->budget - (wall - fmax(0.0, fmin(lost, set->budget)));
+    return set->budget - (wall - fmax(0.0, fmin(lost, set->most_lost)));
 }
 
 /* ---- calls ---- */
@@ -63,9 +64,8 @@ static void touch(const void *memory, size_t bytes)
 }
 
 /* Is it in cache when a call starts? Those that are have an order: the last is the nearest. */
-static const enum measure_tensor near_tensors[] = {MEASURE_GRAD_SRC, MEASURE_DST,
-                                                   MEASURE_GRAD_FOLDED, MEASURE_SRC,
-                                                   MEASURE_GRAD_DST};
+static const enum measure_tensor near_tensors[] = {
+    MEASURE_GRAD_SRC, MEASURE_DST, MEASURE_GRAD_FOLDED, MEASURE_SRC, MEASURE_GRAD_DST};
 enum { NEAR_TENSORS = sizeof near_tensors / sizeof near_tensors[0] };
 
 static bool is_near(enum measure_tensor tensor)
