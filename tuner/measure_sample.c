@@ -18,10 +18,12 @@
 #define LOST_SHARE 0.03
 #define MOST_TRIES 4
 /*
- * Weights that come back from memory are a part of a run as short as this that counts: other
- * candidates' weights have taken their place in the caches.
+ * Other candidates' weights have taken the place of a candidate's own in the caches. That these
+ * come back from memory counts in a call as short as this, or one that reads so much of them in a
+ * second: memory gives some five times as much.
  */
 #define SHORT_SECONDS 1e-3
+#define WEIGHTS_RATE 4e9
 /* A first call as long as this is as good as any other. */
 #define LONG_SECONDS 20e-3
 
@@ -160,10 +162,12 @@ static bool was_disturbed(const struct measure_set *set, const struct stretch *s
     return set->ctx->threads == 1 ? s->wall - s->thread > LOST_SHARE * s->wall : s->switches > 0;
 }
 
-/* What others, or another candidate, left in the caches is no part of a short call's time. */
+/* What others, or another candidate, left in the caches is no part of a call's time. */
 static void warm_up(const struct measure_set *set, const struct measured *m)
 {
-    if (!set->cold && m->once > 0.0 && m->once < SHORT_SECONDS) {
+    const double bytes = m->weights != NULL ? (double)m->plan->candidate.packed_size : 0.0;
+    const bool counts = m->once < SHORT_SECONDS || bytes > WEIGHTS_RATE * m->once;
+    if (!set->cold && m->once > 0.0 && counts) {
         dc_measure_run(set, m);
     }
 }
