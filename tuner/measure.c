@@ -168,6 +168,17 @@ void dc_measure_again(struct measure_set *set)
     }
 }
 
+void dc_measure_extend(struct measure_set *set)
+{
+    set->most_lost = 2.0 * set->budget;
+    for (int i = 0; i < set->count; i++) {
+        struct measured *m = &set->items[i];
+        if (m->state == MEASURED_SETTLED && (i == 0 || m->confidence < SURE_ENOUGH)) {
+            m->state = MEASURED_RACING;
+        }
+    }
+}
+
 /* ---- the result ---- */
 
 static int by_median(const void *a, const void *b)

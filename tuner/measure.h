@@ -11,6 +11,7 @@
 
 #include <doconv/doconv_tune.h>
 
+#include "evict.h"
 #include "plan/problem.h"
 #include "plan/solver.h"
 
@@ -75,9 +76,10 @@ struct measure_set {
     size_t bytes[MEASURE_TENSORS];
     char *workspace; /* shared by all */
     size_t workspace_size;
-    float *expected; /* dst by the reference kernel, where it is compared; NULL: not yet */
-    char *flush;     /* as large as the caches; NULL: warm */
-    size_t flush_bytes;
+    float *expected;    /* dst by the reference kernel, where it is compared; NULL: not yet */
+    dc_evict_fn *evict; /* makes weights cold; NULL: flushing the caches does */
+    char *flush;        /* memory for that; NULL: not needed */
+    size_t flush_bytes; /* twice as large as the caches */
     struct measured *items;
     int count, capacity;
     int round; /* the one that is being sampled */
@@ -86,6 +88,7 @@ struct measure_set {
     doconv_cancel_fn cancel; /* may be NULL */
     void *cancel_user;
     bool cancelled;
+    double most_lost; /* of what others took: so much is not counted */
 };
 
 /*
@@ -110,6 +113,11 @@ doconv_status dc_measure_set_add(struct measure_set *set, const doconv_plan_opti
  * disturbed. A set's time begins when it is created.
  */
 void dc_measure_set_budget(struct measure_set *set, double seconds);
+/*
+ * After dc_measure_finish(): twice as much of what others took is not counted, and those that may
+ * be the faster ones race again.
+ */
+void dc_measure_extend(struct measure_set *set);
 double dc_measure_left(const struct measure_set *set); /* of the budget; negative: overdrawn */
 /* Does the caller (set->cancel) want it to end? It is not asked again once it does. */
 bool dc_measure_cancelled(struct measure_set *set);

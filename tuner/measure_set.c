@@ -79,8 +79,9 @@ static const char *create_tensors(struct measure_set *set)
             }
         }
     }
-    if (set->cold) {
-        set->flush_bytes = flush_size(set->ctx);
+    set->flush_bytes = flush_size(set->ctx);
+    set->evict = dc_find_evict();
+    if (set->cold && set->evict == NULL) {
         set->flush = dc_alloc(set->ctx, set->flush_bytes);
         if (set->flush == NULL) {
             return "flushing the caches";

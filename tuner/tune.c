@@ -194,12 +194,25 @@ static doconv_status race(struct tuning *t)
     return DOCONV_OK;
 }
 
+/* Ranks the candidates; while others hold the core, a doubtful ranking is worth more time. */
+static double rank(struct tuning *t)
+{
+    double confidence = dc_measure_finish(&t->set);
+    if (confidence < DOUBTFUL) {
+        dc_measure_extend(&t->set);
+        dc_measure_race(&t->set, t->reserve, t->reserve, t->options->progress,
+                        t->options->progress_user);
+        confidence = dc_measure_finish(&t->set);
+    }
+    return confidence;
+}
+
 /* Checks the winner; while one is wrong, the next is it. */
 static doconv_status finish(struct tuning *t, struct doconv_tune_report *report)
 {
     struct measure_set *set = &t->set;
     for (int left = set->count; left > 0; left--) {
-        double confidence = dc_measure_finish(set);
+        double confidence = rank(t);
         struct measured *winner = &set->items[0];
         struct check_result result = {0};
         doconv_status status = dc_measure_check(set, winner, &result);

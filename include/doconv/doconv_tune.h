@@ -27,7 +27,7 @@ typedef struct doconv_tune_options {
     /**
      * for one problem, preparation and check included; 0: 0.25. It ends with the call that runs
      * then, earlier where the choice is clear. Time that other processes took is not counted, up to
-     * as much again
+     * as much again, or twice as much while the choice is in doubt
      */
     double budget_seconds;
     doconv_tune_progress_fn progress;
