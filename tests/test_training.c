@@ -418,10 +418,15 @@ static const char *const shapes[] = {
     "mb2_ic36ih3oc50kh3ph1:src=nhwc,dst=nhwc,bias",
     "mb1_ic32ih4oc72kh3ph1:src=nChw16c,dst=nChw16c",
     "g2_mb1_ic42ih5oc80kh3ph1:src=nchw,dst=nchw,bias",
-    /* Each input is read once: by classes where they are few, and outputs too; */
+    /* Each input is read once: by a product of a few rows at a time where outputs are few; */
     "g12_mb1_ic12ih9oc24kh2sh2:src=nhwc,dst=nhwc",
     "mb2_ic5ih8oc16kh2sh2:src=nchw,dst=nChw8c",
-    /* else by a product: patches, whole ones and such that end in the padding, or leave inputs. */
+    "mb2_ic3ih300iw130oc8kh2kw2sh2sw2:src=nhwc,dst=nChw8c",
+    "mb1_ic20ih153iw152oc24kh3kw3sh3sw3ph1pw1:src=nchw,dst=nchw",
+    "g2_mb1_ic40ih99iw100oc48kh3kw3sh4sw4ph2pw1:src=nChw8c,dst=nhwc",
+    "mb1_ic32ih13iw17oc20kh2kw2sh3sw4dh0dw1ph1pw1:src=nChw16c,dst=nhwc",
+    "mb2_ic6ih9iw14oc9kh2kw4sh2sw4ph1pw3:src=nhwc,dst=nchw",
+    /* else of all: patches, whole ones and such that end in the padding, or leave inputs. */
     "mb2_ic3ih16oc40kh4sh4:src=nchw,dst=nchw,bias",
     "mb1_ic3ih17iw18oc36kh5kw5sh5sw5ph2pw2:src=nhwc,dst=nhwc,bias",
     "mb1_ic10ih9iw11oc36kh2kw2sh3sw3ph1pw1:src=nChw8c,dst=nChw16c",

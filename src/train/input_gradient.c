@@ -90,7 +90,7 @@ size_t dc_input_gradient_workspace_size(const struct dc_input_gradient *g)
 {
     return g->spread != NULL         ? dc_input_spread_workspace_size(g->spread)
            : g->classes != NULL      ? dc_input_classes_workspace_size(g->classes)
-           : g->product.plan != NULL ? g->product.plan->workspace_size + g->product.pairs_size
+           : g->product.plan != NULL ? dc_input_product_workspace_size(&g->product)
                                      : 0;
 }
 

@@ -67,14 +67,19 @@ static struct dc_problem exchanged(const struct dc_problem *p)
     return tap;
 }
 
-/* The kernel that does a tap, of the best ISA that has one; or NULL. */
+/*
+ * The kernel that does a tap, of the best ISA that has one; or NULL. Its vectors are no wider than
+ * blocks of src, which it else would store again: several times as slow as narrower vectors.
+ */
 static const struct dc_kernel *find_kernel(const doconv_context *ctx, const struct dc_problem *tap)
 {
     const bool depthwise = tap->group_cin == 1 && tap->group_cout == 1;
     const enum dc_family family = depthwise ? DC_FAMILY_DEPTHWISE : DC_FAMILY_GROUPED;
+    const int64_t block = dc_layout_block(tap->desc.dst_layout);
     for (int isa = (int)ctx->isa; isa > DC_ISA_NONE; isa--) {
         const struct dc_kernel *kernel = dc_kernel_next(ctx, family, (enum dc_isa)isa, NULL);
-        if (kernel != NULL && (depthwise || dc_groups_fit_vector(tap, kernel->vector))) {
+        if (kernel != NULL && (depthwise || dc_groups_fit_vector(tap, kernel->vector)) &&
+            (block == 1 || kernel->vector <= block)) {
             return kernel;
         }
     }

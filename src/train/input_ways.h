@@ -35,19 +35,26 @@ void dc_input_classes_run(const struct dc_input_classes *classes, const float *w
 
 /*
  * By one product: where each input is read by one output at most, the gradients of all inputs that
- * an output reads are a 1x1 convolution, whose outputs are pairs of an input channel and a tap.
+ * an output reads are a 1x1 convolution, whose outputs are pairs of an input channel and a tap. All
+ * of them at once, or those of a few rows of outputs at a time, while they are in cache.
  */
 struct dc_input_product {
     doconv_context *ctx;
     struct dc_problem problem; /* the forward one */
-    doconv_plan *plan;
-    struct dc_tensor_map map; /* of the pairs */
-    size_t pairs_size;
+    doconv_plan *plan;         /* of all rows of all images, or of a chunk's */
+    bool by_taps;              /* the pairs of a group: tap by tap; else channel by channel */
+    int64_t pairs;             /* of a group, and zeros */
+    int64_t rows, chunks;      /* rows of outputs of a chunk, chunks of an image; 0: all at once */
+    struct dc_tensor_map map;  /* of the pairs */
+    int tasks;                 /* that each have: */
+    size_t grad_size, pairs_size;
+    size_t weight_size, packed_size; /* of the weight by taps, and packed for the chunks */
 };
 bool dc_input_product_suits(const struct dc_problem *problem);
 doconv_status dc_input_product_create(doconv_context *ctx, const struct dc_problem *problem,
                                       const doconv_plan_options *options,
                                       struct dc_input_product *product);
+size_t dc_input_product_workspace_size(const struct dc_input_product *product);
 void dc_input_product_run(const struct dc_input_product *product, const float *weight,
                           const float *grad_dst, float *grad_src, char *workspace);
 
