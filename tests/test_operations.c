@@ -460,6 +460,8 @@ static void feature_composition(void **state)
         "mb2_ic24ih9iw9oc20kh3kw3ph2pw2dh1dw1:src=nChw16c,dst=nChw8c,dmul=9,composition=feature",
         "mb1_ic32ih5oc48kh1:src=nhwc,dst=nhwc,dmul=2,composition=feature,identity",
         "g4_mb1_ic64ih6oc48kh3ph1:src=nhwc,dst=nhwc,bias,dmul=9,composition=feature,identity",
+        /* A block of dst has outputs of two groups. */
+        "g2_mb1_ic36ih5oc34kh3ph1:src=nChw16c,dst=nChw16c,bias,dmul=9,composition=feature",
         "g20_mb2_ic20ih9oc20kh3ph1:src=nchw,dst=nchw,dmul=9,composition=feature,identity",
         "g17_mb1_ic17ih8oc34kh3ph1sh2:src=nhwc,dst=nhwc,bias,dmul=10,composition=feature",
     };
