@@ -38,7 +38,8 @@ TUNER = ["test_cachefile", "test_measure", "test_measure_choice", "test_cache",
          "test_tuner_operations"]
 PLAN = ["test_api", "test_desc", "test_empty", "test_layout", "test_overlap", "test_plan",
         "test_text", "test_problem_lines", "test_tasks", "test_limits"]
-TRAIN = ["test_training", "test_fresh", "test_operations", "test_weight_gradient", "test_limits"]
+TRAIN = ["test_training", "test_fresh", "test_operations", "test_weight_gradient", "test_limits",
+         "test_tuner_layers"]
 TESTS = {
     "tuner": TUNER,
     "src/base": PLAN + ["test_versions", "test_runner", "test_cache", "test_tuner_modes",
@@ -46,7 +47,7 @@ TESTS = {
     "src/geometry": ["test_plan", "test_limits", "test_fresh", "test_training", "test_winograd",
                      "test_kernels direct_f32_*", "test_kernels pixel*", "test_kernels planes*"],
     "src/plan": PLAN + ["test_versions", "test_bits", "test_fold", "test_fresh", "test_operations",
-                        "test_tuner_modes"],
+                        "test_tuner_modes", "test_tuner_layers"],
     "src/solvers": ["test_plan", "test_tasks", "test_limits", "test_fresh", "test_bits",
                     "test_winograd", "test_kernels"],
     "src/solvers/winograd": ["test_plan", "test_limits", "test_fresh", "test_bits",
