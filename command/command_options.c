@@ -153,6 +153,23 @@ static bool read_value(const struct command_option *option, const char *text, ch
         }
         return false;
     }
+    case COMMAND_OPTION_POST: {
+        static const char *const names[] = {[COMMAND_POST_NONE] = "none",
+                                            [COMMAND_POST_RELU] = "relu",
+                                            [COMMAND_POST_RELU6] = "relu6"};
+        snprintf(expected, size, "none, relu or relu6");
+        for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+            if (strcmp(text, names[i]) == 0) {
+                *(enum command_post *)option->value = (enum command_post)i;
+                return true;
+            }
+        }
+        return false;
+    }
+    case COMMAND_OPTION_RUNNER:
+        snprintf(expected, size, "own or caller");
+        *(bool *)option->value = strcmp(text, "caller") == 0;
+        return strcmp(text, "caller") == 0 || strcmp(text, "own") == 0;
     case COMMAND_OPTION_COMPOSITION:
         snprintf(expected, size, "kernel, feature or auto");
         *(doconv_composition *)option->value =

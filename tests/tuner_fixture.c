@@ -132,6 +132,10 @@ void fixture_log_clear(struct fixture *f)
 
 void fixture_reattach(doconv_context *ctx, const struct dc_kernel *const *kernels)
 {
+    struct dc_kept *memo = atomic_exchange(&ctx->memo, NULL);
+    if (memo != NULL) {
+        memo->destroy(memo);
+    }
     ctx->advisor.destroy(ctx->advisor.self);
     ctx->kernels = kernels;
     assert_int_equal(dc_tuner_attach(ctx), DOCONV_OK);

@@ -65,7 +65,7 @@ void fixture_fail(doconv_context_options *options, struct fixture_failing *faili
 /* Forgets counts and text. */
 void fixture_log_clear(struct fixture *f);
 
-/* A context's advisor anew, after its kernels were replaced. */
+/* A context's advisor anew, after its kernels were replaced; choices made before are forgotten. */
 void fixture_reattach(doconv_context *ctx, const struct dc_kernel *const *kernels);
 
 /*

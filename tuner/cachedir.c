@@ -10,10 +10,43 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* Without O_NONBLOCK a FIFO of that name would stop the program. */
+static int open_to_read(const char *path)
+{
+    return open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+}
+
+/* Reads until `size` bytes are there or the file ends. The last read()'s result. */
+static ssize_t read_up_to(int fd, char *text, size_t size, size_t *length)
+{
+    ssize_t n = 0;
+    *length = 0;
+    while (*length < size &&
+           ((n = read(fd, text + *length, size - *length)) > 0 || (n < 0 && errno == EINTR))) {
+        *length += n > 0 ? (size_t)n : 0;
+    }
+    return n;
+}
+
+ssize_t dc_cachedir_head(const char *path, char *text, size_t size)
+{
+    const int fd = open_to_read(path);
+    struct stat info;
+    size_t length = 0;
+    ssize_t n = -1;
+    if (fd < 0) {
+        return -1;
+    }
+    if (fstat(fd, &info) == 0 && S_ISREG(info.st_mode)) {
+        n = read_up_to(fd, text, size, &length);
+    }
+    close(fd);
+    return n < 0 ? -1 : (ssize_t)length;
+}
+
 ssize_t dc_cachedir_read(const char *path, char *text, size_t size, const char **reason)
 {
-    /* Without O_NONBLOCK a FIFO of that name would stop the program. */
-    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+    const int fd = open_to_read(path);
     if (fd < 0) {
         *reason = errno == ENOENT || errno == ENOTDIR ? ""
                   : errno == ELOOP                    ? "it is a symbolic link"
@@ -29,10 +62,7 @@ ssize_t dc_cachedir_read(const char *path, char *text, size_t size, const char *
         *reason = "it is too large";
     } else {
         *reason = "it can't be read";
-        while (length < size &&
-               ((n = read(fd, text + length, size - length)) > 0 || (n < 0 && errno == EINTR))) {
-            length += n > 0 ? (size_t)n : 0;
-        }
+        n = read_up_to(fd, text, size, &length);
     }
     close(fd);
     return n < 0 ? -1 : (ssize_t)length;

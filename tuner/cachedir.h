@@ -19,6 +19,9 @@
  */
 ssize_t dc_cachedir_read(const char *path, char *text, size_t size, const char **reason);
 
+/* Likewise the first bytes of one, size at most. Their number, or -1. */
+ssize_t dc_cachedir_head(const char *path, char *text, size_t size);
+
 bool dc_cachedir_exists(const char *directory);
 
 /*

@@ -83,6 +83,9 @@ struct measure_set {
     int round; /* the one that is being sampled */
     /* Time: when it began by the wall and by the thread's own, what others took, what there is. */
     double wall_start, thread_start, lost, budget;
+    doconv_cancel_fn cancel; /* may be NULL */
+    void *cancel_user;
+    bool cancelled;
 };
 
 /*
@@ -108,6 +111,8 @@ doconv_status dc_measure_set_add(struct measure_set *set, const doconv_plan_opti
  */
 void dc_measure_set_budget(struct measure_set *set, double seconds);
 double dc_measure_left(const struct measure_set *set); /* of the budget; negative: overdrawn */
+/* Does the caller (set->cancel) want it to end? It is not asked again once it does. */
+bool dc_measure_cancelled(struct measure_set *set);
 
 /*
  * An item's first calls, which tell how long it takes; they are its sample of this round where they
@@ -120,13 +125,13 @@ void dc_measure_sample(struct measure_set *set, struct measured *item);
 /*
  * Rounds in which each item that is racing (at least one) has a sample, in another order each time,
  * until the ranking is stable, or less of the budget is left than `later` seconds, which other
- * races need; but until each has two samples no more than `reserve` are kept. Who has two clean
- * samples and is surely slower than the leader drops out. Then those that are near the leader are
- * settled; the default stays in the race for another one. progress may be NULL. Returns the
- * leader's index; -1: there was time for no sample.
+ * races need, or it is cancelled, which is asked after each; but until each has two samples no more
+ * than `reserve` are kept. Who has two clean samples and is surely slower than the leader drops
+ * out. Then those that are near the leader are settled; the default stays in the race for another
+ * one. progress may be NULL. Returns the leader's index; -1: there was time for no sample.
  */
 int dc_measure_race(struct measure_set *set, double later, double reserve,
-                    doconv_tune_progress_fn progress, void *progress_user);
+                    doconv_progress_fn progress, void *progress_user);
 
 /*
  * Medians, spreads and confidences of all; the winner goes first, the others behind it by their

@@ -37,6 +37,12 @@ double dc_measure_left(const struct measure_set *set)
     return set->budget - (wall - fmax(0.0, fmin(lost, set->budget)));
 }
 
+bool dc_measure_cancelled(struct measure_set *set)
+{
+    set->cancelled = set->cancelled || (set->cancel != NULL && set->cancel(set->cancel_user) != 0);
+    return set->cancelled;
+}
+
 /* ---- calls ---- */
 
 /* Each task reads and writes its part: the caches of all cores are filled with it. */

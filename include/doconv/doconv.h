@@ -491,6 +491,18 @@ typedef enum doconv_operation {
 /** "convolution", "fold", "fold_gradient", ...; "unknown" otherwise. */
 DOCONV_API const char *doconv_operation_string(doconv_operation operation);
 
+/**
+ * Called before each round of a measurement, on the calling thread, and at its end: done of total
+ * parts of the budget.
+ */
+typedef void (*doconv_progress_fn)(void *user, int done, int total);
+
+/**
+ * Called likewise, after the first calls of each candidate and after each round. 0: go on; anything
+ * else ends the measurement.
+ */
+typedef int (*doconv_cancel_fn)(void *user);
+
 /** Set size and zero the rest for the defaults. */
 typedef struct doconv_plan_options {
     size_t size;
@@ -517,6 +529,22 @@ typedef struct doconv_plan_options {
      * but it has variants that pack filters as they are and transform them in the call. 0: no limit
      */
     size_t packed_limit;
+    /** for measuring, if it comes to that: as in doconv_tune_options; 0: its default */
+    double budget_seconds;
+    doconv_progress_fn progress; /**< told of a measurement; NULL: nobody is */
+    void *progress_user;
+    /**
+     * NULL: nobody ends a measurement. One that is ended chooses the best so far, or what the
+     * estimate says where nothing has run yet. Its result is stored as a doubtful one: the next
+     * context that tunes measures again
+     */
+    doconv_cancel_fn cancel;
+    void *cancel_user;
+    /**
+     * 1: with TUNE_ONLY too, a plan whose key the cache lacks may have a choice "nearest" or
+     * "neighbour" (doconv_plan_origin()), as it may with TUNE_READ in any case
+     */
+    int fallback;
 } doconv_plan_options;
 
 /** The longest variant text, with its NUL. */
@@ -538,10 +566,25 @@ DOCONV_API void doconv_plan_destroy(doconv_plan *plan);
 DOCONV_API const char *doconv_plan_variant(const doconv_plan *plan);
 
 /**
- * Who chose it: "forced", "table", "cache", "measured", "estimate"; lives as long as the plan; ""
- * for NULL.
+ * Who chose it; lives as long as the plan; "" for NULL:
+ *   "forced"     doconv_plan_options.variant
+ *   "table"      the program's table
+ *   "cache"      the cache's entry for this very problem, context and options
+ *   "measured"   a measurement, just now
+ *   "nearest"    the cache's entry for the same layer in the same layouts, but with another bias,
+ *                residual, ReLU or clamp, another way to run its threads, other limits of memory,
+ *                or weights cold for warm; its variant is a candidate of this plan
+ *   "neighbour"  the estimate, corrected by what the cache's entry for another batch or image size
+ *                of this layer measured
+ *   "estimate"   the estimate alone
  */
 DOCONV_API const char *doconv_plan_origin(const doconv_plan *plan);
+
+/**
+ * The key of the cache's entry (doconv_entry_info) that a choice "nearest" or "neighbour" is from;
+ * "" for others, and for NULL. Lives as long as the plan.
+ */
+DOCONV_API const char *doconv_plan_source(const doconv_plan *plan);
 
 /** Bytes that doconv_execute() needs as workspace; it may be 0. */
 DOCONV_API size_t doconv_plan_workspace_size(const doconv_plan *plan);
