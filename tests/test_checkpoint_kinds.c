@@ -320,7 +320,7 @@ static void test_identity_and_mapping(void **state)
     free(fold(&f).header);
     assert_string_equal(f.told.layers, "a>a.weight F32 2x2? m1 i0;");
     end(&f);
-    /* 4 -> 8 channels in 2 groups: the mappings differ, and only the official module's are known. */
+    /* 4 -> 8 channels in 2 groups: the mappings differ, and only the official module's is known. */
     for (int identity = 0; identity < 2; identity++) {
         begin(&f);
         add_tensor(&f.b, "g.W", "F32", "[8,2,1]", 64);
