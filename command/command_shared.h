@@ -51,12 +51,22 @@ struct command_kernels {
 /* What is done to sums: values of --post. */
 enum command_post { COMMAND_POST_NONE, COMMAND_POST_RELU, COMMAND_POST_RELU6 };
 
+/* Texts; repeated options add to the list. */
+struct command_texts {
+    size_t count;
+    const char **item; /* room for as many as there are words */
+};
+
 enum command_option_kind {
     COMMAND_OPTION_FLAG,     /* bool: --name without a value */
     COMMAND_OPTION_INT,      /* int: min..max */
     COMMAND_OPTION_BYTES,    /* size_t: at least 1 */
     COMMAND_OPTION_SECONDS,  /* double: over 0, at most max */
     COMMAND_OPTION_TEXT,     /* const char *: not empty */
+    COMMAND_OPTION_TEXTS,    /* struct command_texts: none empty */
+    COMMAND_OPTION_PREFIX,   /* const char *: "" for --name without a value */
+    COMMAND_OPTION_IDENTITY, /* int: a doconv_fold_identity, ADD or NONE */
+    COMMAND_OPTION_DTYPE,    /* int: a doconv_fold_type */
     COMMAND_OPTION_ISA,      /* doconv_isa */
     COMMAND_OPTION_ACCURACY, /* doconv_accuracy */
     COMMAND_OPTION_LAYOUTS,  /* struct command_layouts */

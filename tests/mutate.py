@@ -62,7 +62,7 @@ TESTS = {
                            "test_kernels direct*"],
     "src/compose": ["test_fold", "test_fold_once", "test_feature", "test_tasks"] + TRAIN,
     "src/train": TRAIN,
-    "src/checkpoint": ["test_checkpoint_refused", "test_checkpoint"],
+    "src/checkpoint": ["test_checkpoint_kinds", "test_checkpoint_refused", "test_checkpoint"],
     "src/library.c": ["test_api"],
 }
 ARGUMENTS = {"test_problem_lines": ["tests/problem_lines.tsv"]}

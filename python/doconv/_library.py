@@ -65,9 +65,12 @@ FoldDesc = _struct(
 FoldedLayer = _struct(
     "FoldedLayer",
     [("name", c_char_p), ("desc", POINTER(FoldDesc)), *_named(c_int, "has_d has_identity")]
-    + _named(c_size_t, "bytes_before bytes_after"),
+    + [*_named(c_size_t, "bytes_before bytes_after"), *_named(c_char_p, "weight type")]
+    + [("assumed_square", c_int)],
 )
 FOLD_REPORT = ctypes.CFUNCTYPE(None, c_void_p, POINTER(FoldedLayer))
+FOLD_NOTE = ctypes.CFUNCTYPE(None, c_void_p, c_char_p, c_char_p)
+FOLD_OPEN = ctypes.CFUNCTYPE(c_int, c_void_p, c_char_p, POINTER(c_void_p), POINTER(c_size_t))
 
 
 class FoldKernel(ctypes.Structure):
@@ -80,7 +83,10 @@ FoldCheckpointOptions = _struct(
     "FoldCheckpointOptions",
     [("mapping", POINTER(c_int)), ("add_identity", c_int), ("kernels", POINTER(FoldKernel))]
     + [("kernel_count", c_size_t), ("dry_run", c_int), ("report", FOLD_REPORT)]
-    + [("report_user", c_void_p)],
+    + [("report_user", c_void_p), ("only", POINTER(c_char_p)), ("only_count", c_size_t)]
+    + [("exclude", POINTER(c_char_p)), ("exclude_count", c_size_t)]
+    + [*_named(c_char_p, "rename strip_prefix"), ("type", c_int), ("note", FOLD_NOTE)]
+    + [("open", FOLD_OPEN), ("open_user", c_void_p)],
 )
 TrainingOptions = _struct(
     "TrainingOptions", [("rigor", c_int), ("variant", c_char_p), ("purpose", c_int)]
