@@ -38,7 +38,10 @@ doconv_accuracy class_of(const options &o, const std::string &engine)
     return engine == "direct" ? DOCONV_ACCURACY_STRICT : o.accuracy;
 }
 
-/* A figure to come, for each engine and layout. */
+/*
+ * A figure to come, for each engine and layout, and where there are several layouts, for what
+ * doconv makes of them: a layout for each tensor.
+ */
 std::vector<chain_figure> list_figures(const std::vector<std::string> &names,
                                        const std::vector<doconv_layout> &layouts)
 {
@@ -48,6 +51,14 @@ std::vector<chain_figure> list_figures(const std::vector<std::string> &names,
             chain_figure f;
             f.engine = name;
             f.layout = doconv_layout_string(layout);
+            f.uniform = layout;
+            figures.push_back(std::move(f));
+        }
+        if (name != "onednn" && layouts.size() > 1) {
+            chain_figure f;
+            f.engine = name;
+            f.layout = "mixed";
+            f.mixed = true;
             figures.push_back(std::move(f));
         }
     }
@@ -116,15 +127,15 @@ std::vector<float> run_reference(const doconv_engine &ours, const chain &net)
     return reference->run_whole();
 }
 
-void make_runners(const options &o, const doconv_engine &ours, chain_result &result,
-                  const std::vector<doconv_layout> &layouts)
+void make_runners(const options &o, const doconv_engine &ours, chain_result &result)
 {
-    for (size_t i = 0; i < result.figures.size(); i++) {
-        chain_figure &f = result.figures[i];
-        const doconv_layout layout = layouts[i % layouts.size()];
+    const bool tuned = o.tune != DOCONV_TUNE_OFF && o.tune != DOCONV_TUNE_READ;
+    for (chain_figure &f : result.figures) {
+        const doconv_accuracy accuracy = class_of(o, f.engine);
         f.what = f.engine == "onednn"
-                     ? make_onednn_chain(ours.context(), result.net, layout, f.why)
-                     : make_doconv_chain(ours, result.net, layout, class_of(o, f.engine), f.why);
+                     ? make_onednn_chain(ours.context(), result.net, f.uniform, f.why)
+                 : f.mixed ? make_planned_chain(ours, result.net, accuracy, tuned, f.why)
+                           : make_doconv_chain(ours, result.net, f.uniform, accuracy, f.why);
     }
     const std::vector<float> reference = run_reference(ours, result.net);
     for (chain_figure &f : result.figures) {
@@ -207,7 +218,7 @@ int run_chains(const options &o, doconv_engine &ours, const std::vector<std::str
         result.figures = list_figures(names, layouts);
         tune_chain(o, ours, result.net.name,
                    list_problems(o, ours.context(), result.net, names, layouts));
-        make_runners(o, ours, result, layouts);
+        make_runners(o, ours, result);
         time_runners(result, o.threads == 1);
         compare(result.figures);
         for (const chain_figure &f : result.figures) {

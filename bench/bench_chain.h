@@ -15,6 +15,8 @@ namespace bench
 /* An engine's chain in one layout, and what became of it. */
 struct chain_figure {
     std::string engine, layout;
+    doconv_layout uniform = DOCONV_NHWC; /* of all tensors; mixed: chosen for each */
+    bool mixed = false;
     std::unique_ptr<chain_runner> what; /* none: why says for what reason */
     std::string why;
     double seconds = 0, spread = 0;

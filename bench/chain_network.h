@@ -114,6 +114,14 @@ std::unique_ptr<chain_runner> make_doconv_chain(const doconv_engine &engine, con
                                                 doconv_layout layout, doconv_accuracy accuracy,
                                                 std::string &why);
 
+/*
+ * doconv's by the plan of the whole network, which chooses the layout of each tensor; tuned: what
+ * the cache lacks is measured.
+ */
+std::unique_ptr<chain_runner> make_planned_chain(const doconv_engine &engine, const chain &net,
+                                                 doconv_accuracy accuracy, bool tuned,
+                                                 std::string &why);
+
 /* oneDNN's; create_onednn_engine() was called before. */
 std::unique_ptr<chain_runner> make_onednn_chain(doconv_context *context, const chain &net,
                                                 doconv_layout layout, std::string &why);

@@ -15,12 +15,14 @@ static void print_log(void *user, doconv_log_level level, const char *line)
 int command_context_create(const char *verb, doconv_isa isa, int threads, doconv_tune_mode tune,
                            doconv_context **context)
 {
-    return command_context_create_for(verb, isa, threads, tune, false, context);
+    return command_context_create_for(verb, isa, threads, tune, false, false, context);
 }
 
 int command_context_create_for(const char *verb, doconv_isa isa, int threads, doconv_tune_mode tune,
-                               bool deterministic, doconv_context **context)
+                               bool deterministic, bool own_runner, doconv_context **context)
 {
+    static int runner_threads;
+    runner_threads = threads > 0 ? threads : 1;
     const doconv_context_options options = {
         .size = sizeof options,
         .threads = threads,
@@ -28,6 +30,8 @@ int command_context_create_for(const char *verb, doconv_isa isa, int threads, do
         .max_isa = isa,
         .tune = tune,
         .deterministic = deterministic,
+        .parallel_for = own_runner ? command_runner_run : NULL,
+        .parallel_for_user = &runner_threads,
     };
     const doconv_status status = doconv_context_create(&options, context);
     if (status == DOCONV_OK) {

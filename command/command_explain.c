@@ -4,6 +4,7 @@
 
 #include <doconv/doconv_tune.h>
 
+#include "command_founding.h"
 #include "command_operations.h"
 #include "command_shared.h"
 
@@ -19,6 +20,7 @@ struct explanation {
     const char *problem; /* as given */
     doconv_conv_desc desc;
     bool train, measure;
+    bool cold;                            /* weights */
     size_t workspace, packed;             /* limits, or 0 */
     struct command_operations operations; /* of the layer, or the plan's one */
     /* of one of them, while it is explained */
@@ -253,31 +255,37 @@ static int print_candidates(const struct explanation *e)
     return result;
 }
 
-static void print_choice(const struct explanation *e)
+static int print_choice(const struct explanation *e)
 {
+    const char *source = e->operation->source;
     printf("\nchoice    %s\n", e->operation->variant);
-    printf("origin    %s", e->operation->origin);
-    if (e->report == NULL) {
-        printf(" (nothing measured: --measure does)");
+    printf("origin    %s%s\n", e->operation->origin,
+           e->report == NULL && source[0] == '\0' ? " (nothing measured: --measure does)" : "");
+    if (source[0] != '\0') {
+        printf("of        %s\n", source);
     }
-    printf("\n");
     if (e->report == NULL) {
-        return;
+        return source[0] != '\0' ? command_print_entry(e->context, source) : COMMAND_OK;
     }
     const doconv_tune_summary *s = &e->summary;
-    static const char *const doubts[] = {"", " (doubtful: measured again when tuning)"};
+    const struct command_founding founding = {.variant = s->variant,
+                                              .seconds = s->seconds,
+                                              .error = s->max_rel_error,
+                                              .when = s->when,
+                                              .against = s->against,
+                                              .against_seconds = s->against_seconds,
+                                              .confidence = s->confidence,
+                                              .doubtful = s->noisy != 0};
     if (s->from_cache) {
-        printf("cached    %s: %.4f ms, error %.2g of max|y|\n", s->variant, 1e3 * s->seconds,
-               s->max_rel_error);
-        printf("when      %s\n", s->when);
-    } else {
-        printf("measured  %s: %.4f ms, error %.2g of max|y|, rms error %.2g; %d variants "
-               "measured%s\n",
-               s->variant, 1e3 * s->seconds, s->max_rel_error, s->rms_error, s->measured,
-               s->stored ? "" : "; not stored in the cache");
+        command_print_founding(&founding);
+        return COMMAND_OK;
     }
-    printf("against   %s: %.4f ms\n", s->against, 1e3 * s->against_seconds);
-    printf("sure      to %.1f%%%s\n", 100 * s->confidence, doubts[s->noisy != 0]);
+    printf("measured  %s: %.4f ms, error %.2g of max|y|, rms error %.2g; %d variants "
+           "measured%s\n",
+           s->variant, 1e3 * s->seconds, s->max_rel_error, s->rms_error, s->measured,
+           s->stored ? "" : "; not stored in the cache");
+    command_print_confidence(&founding);
+    return COMMAND_OK;
 }
 
 /* ---- what is asked of the library ---- */
@@ -309,11 +317,13 @@ static doconv_status choose_plan(struct explanation *e, doconv_rigor rigor)
     const doconv_plan_options options = {.size = sizeof options,
                                          .rigor = rigor,
                                          .workspace_limit = e->workspace,
+                                         .cold_weights = e->cold,
                                          .packed_limit = e->packed};
     doconv_plan *plan;
     const doconv_status status = doconv_plan_create(e->context, &e->desc, &options, &plan);
     snprintf(operation->variant, sizeof operation->variant, "%s", doconv_plan_variant(plan));
     snprintf(operation->origin, sizeof operation->origin, "%s", doconv_plan_origin(plan));
+    snprintf(operation->source, sizeof operation->source, "%s", doconv_plan_source(plan));
     doconv_plan_destroy(plan);
     return status;
 }
@@ -343,6 +353,7 @@ static int explain_operation(struct explanation *e, int index)
     e->operation = &e->operations.item[index];
     e->options = command_operation_options(e->operation);
     e->options.workspace_limit = e->workspace;
+    e->options.cold_weights = e->cold;
     e->options.packed_limit = e->packed;
     doconv_status status =
         doconv_candidates_create(e->context, &e->operation->desc, &e->options, &e->candidates);
@@ -366,10 +377,7 @@ static int explain_operation(struct explanation *e, int index)
     if (status != DOCONV_OK) {
         return command_library_error(e->context, status, "a plan for \"%s\"", e->problem);
     }
-    if (result == COMMAND_OK) {
-        print_choice(e);
-    }
-    return result;
+    return result == COMMAND_OK ? print_choice(e) : result;
 }
 
 static void forget_operation(struct explanation *e)
@@ -425,13 +433,15 @@ static int run_explain(int count, char **words)
     struct explanation e = {.train = false};
     doconv_isa isa = DOCONV_ISA_DEFAULT;
     int threads = 0;
-    bool deterministic = false;
+    bool deterministic = false, caller = false;
     const struct command_option options[] = {
         {"deterministic", COMMAND_OPTION_FLAG, &deterministic, 0, 0},
         {"measure", COMMAND_OPTION_FLAG, &e.measure, 0, 0},
         {"train", COMMAND_OPTION_FLAG, &e.train, 0, 0},
         {"isa", COMMAND_OPTION_ISA, &isa, 0, 0},
         {"threads", COMMAND_OPTION_INT, &threads, 1, 4096},
+        {"runner", COMMAND_OPTION_RUNNER, &caller, 0, 0},
+        {"cold", COMMAND_OPTION_FLAG, &e.cold, 0, 0},
         {"workspace", COMMAND_OPTION_BYTES, &e.workspace, 0, 0},
         {"packed", COMMAND_OPTION_BYTES, &e.packed, 0, 0},
         {NULL, COMMAND_OPTION_FLAG, NULL, 0, 0}};
@@ -447,7 +457,7 @@ static int run_explain(int count, char **words)
     }
     e.problem = words[0];
     int result = command_context_create_for("explain", isa, threads, DOCONV_TUNE_DEFAULT,
-                                            deterministic, &e.context);
+                                            deterministic, caller, &e.context);
     if (result != COMMAND_OK) {
         return result;
     }
@@ -461,11 +471,14 @@ static int run_explain(int count, char **words)
     } else if (e.train && (e.workspace > 0 || e.packed > 0)) {
         result = command_usage_error("explain", "--%s: a layer in training has no limit",
                                      e.workspace > 0 ? "workspace" : "packed");
+    } else if (e.train && e.cold) {
+        result = command_usage_error("explain", "--cold: not of a layer in training");
     } else {
         result = e.train ? explain_layer(&e) : explain_plan(&e);
     }
     command_operations_free(&e.operations);
     doconv_context_destroy(e.context);
+    command_runner_end();
     return result;
 }
 
@@ -481,8 +494,12 @@ const struct command_verb command_explain = {
         "rounding, by that of a\n"
         "direct kernel, and with --measure the root mean square relative to the result's, in 1e-7; "
         "every kernel that refused\n"
-        "the problem, with the reason; and the variant that a plan gets, with its origin (cache or "
-        "estimate).\n"
+        "the problem, with the reason; and the variant that a plan gets, with its origin: cache; "
+        "nearest or neighbour, and\n"
+        "the key of the cache's entry that it is from; or estimate. Of an entry it tells when it "
+        "was "
+        "measured, against what,\n"
+        "and how sure it is.\n"
         "Of a layer in training it prints that for each operation that its passes consist of; with "
         "composition=auto for those of\n"
         "each composition, then for the layer as a whole: kernel or feature composition, for "
@@ -498,6 +515,8 @@ const struct command_verb command_explain = {
         "  --isa=NAME          cap on the instruction set: none, avx2, avx512, neon\n"
         "  --threads=N         threads (default: OMP_NUM_THREADS, else one for each CPU)\n"
         "  --deterministic     for contexts that are: one order of sums for any threads\n"
+        "  --runner=NAME       who runs the threads: own, the library (default), or caller\n"
+        "  --cold              of plans whose weights no cache holds\n"
         "  --workspace=BYTES   refuse candidates that need more; not of a layer in training\n"
         "  --packed=BYTES      refuse candidates whose packed weights take more; likewise\n",
     .run = run_explain,

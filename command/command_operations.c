@@ -98,6 +98,7 @@ static doconv_status add_layer(struct command_operations *list, doconv_context *
         snprintf(operation.role, sizeof operation.role, "%s%s", prefix, from.role);
         snprintf(operation.variant, sizeof operation.variant, "%s", from.variant);
         snprintf(operation.origin, sizeof operation.origin, "%s", from.origin);
+        snprintf(operation.source, sizeof operation.source, "%s", from.source);
         status = add(list, context, &operation);
     }
     doconv_training_destroy(training);

@@ -19,6 +19,7 @@ struct command_operation {
     char text[DOCONV_PROBLEM_TEXT_SIZE]; /* of desc */
     /* what was chosen, and by whom; "": nothing yet */
     char variant[DOCONV_VARIANT_TEXT_SIZE], origin[16];
+    char source[1024]; /* the key of another's entry that the choice is from, or "" */
 };
 
 /* No operation twice. Zeroed: an empty list. */

@@ -80,6 +80,18 @@ static bool read_kernel(const char *text, struct command_kernels *kernels)
     return true;
 }
 
+/* The place of a text among names; false if it is none. */
+static bool read_name(const char *text, const char *const *names, int count, int *value)
+{
+    for (int i = 0; i < count; i++) {
+        if (names[i] != NULL && strcmp(text, names[i]) == 0) {
+            *value = i;
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Stores a value; on failure returns what it should have been, in text. */
 static bool read_value(const struct command_option *option, const char *text, char *expected,
                        size_t size)
@@ -115,6 +127,31 @@ static bool read_value(const struct command_option *option, const char *text, ch
         snprintf(expected, size, "a text");
         *(const char **)option->value = text;
         return *text != '\0';
+    case COMMAND_OPTION_TEXTS: {
+        struct command_texts *texts = option->value;
+        snprintf(expected, size, "a text");
+        texts->item[texts->count++] = text;
+        return *text != '\0';
+    }
+    case COMMAND_OPTION_PREFIX:
+        snprintf(expected, size, "a text");
+        *(const char **)option->value = text;
+        return *text != '\0';
+    case COMMAND_OPTION_IDENTITY: {
+        static const char *const names[] = {
+            [DOCONV_FOLD_IDENTITY_ADD] = "add", [DOCONV_FOLD_IDENTITY_NONE] = "none"};
+        snprintf(expected, size, "add or none");
+        return read_name(text, names, 3, option->value);
+    }
+    case COMMAND_OPTION_DTYPE: {
+        static const char *const names[] = {[DOCONV_FOLD_KEEP] = "keep",
+                                            [DOCONV_FOLD_F32] = "f32",
+                                            [DOCONV_FOLD_F16] = "f16",
+                                            [DOCONV_FOLD_BF16] = "bf16",
+                                            [DOCONV_FOLD_F64] = "f64"};
+        snprintf(expected, size, "f32, f16, bf16, f64 or keep");
+        return read_name(text, names, 5, option->value);
+    }
     case COMMAND_OPTION_ISA:
         snprintf(expected, size, "none, avx2, avx512 or neon");
         for (int isa = DOCONV_ISA_NONE; isa <= DOCONV_ISA_NEON; isa++) {
@@ -153,6 +190,23 @@ static bool read_value(const struct command_option *option, const char *text, ch
         }
         return false;
     }
+    case COMMAND_OPTION_POST: {
+        static const char *const names[] = {[COMMAND_POST_NONE] = "none",
+                                            [COMMAND_POST_RELU] = "relu",
+                                            [COMMAND_POST_RELU6] = "relu6"};
+        snprintf(expected, size, "none, relu or relu6");
+        for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+            if (strcmp(text, names[i]) == 0) {
+                *(enum command_post *)option->value = (enum command_post)i;
+                return true;
+            }
+        }
+        return false;
+    }
+    case COMMAND_OPTION_RUNNER:
+        snprintf(expected, size, "own or caller");
+        *(bool *)option->value = strcmp(text, "caller") == 0;
+        return strcmp(text, "caller") == 0 || strcmp(text, "own") == 0;
     case COMMAND_OPTION_COMPOSITION:
         snprintf(expected, size, "kernel, feature or auto");
         *(doconv_composition *)option->value =
@@ -205,6 +259,10 @@ static bool read_option(const struct command_verb *verb, const char *word,
         return true;
     }
     char expected[96] = "";
+    if (value == NULL && option->kind == COMMAND_OPTION_PREFIX) {
+        *(const char **)option->value = "";
+        return true;
+    }
     if (value == NULL) {
         command_usage_error(verb->name, "--%s needs a value: --%s=...", option->name, option->name);
         return false;

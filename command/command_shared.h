@@ -48,16 +48,31 @@ struct command_kernels {
     doconv_fold_kernel *item;
 };
 
+/* What is done to sums: values of --post. */
+enum command_post { COMMAND_POST_NONE, COMMAND_POST_RELU, COMMAND_POST_RELU6 };
+
+/* Texts; repeated options add to the list. */
+struct command_texts {
+    size_t count;
+    const char **item; /* room for as many as there are words */
+};
+
 enum command_option_kind {
     COMMAND_OPTION_FLAG,     /* bool: --name without a value */
     COMMAND_OPTION_INT,      /* int: min..max */
     COMMAND_OPTION_BYTES,    /* size_t: at least 1 */
     COMMAND_OPTION_SECONDS,  /* double: over 0, at most max */
     COMMAND_OPTION_TEXT,     /* const char *: not empty */
+    COMMAND_OPTION_TEXTS,    /* struct command_texts: none empty */
+    COMMAND_OPTION_PREFIX,   /* const char *: "" for --name without a value */
+    COMMAND_OPTION_IDENTITY, /* int: a doconv_fold_identity, ADD or NONE */
+    COMMAND_OPTION_DTYPE,    /* int: a doconv_fold_type */
     COMMAND_OPTION_ISA,      /* doconv_isa */
     COMMAND_OPTION_ACCURACY, /* doconv_accuracy */
     COMMAND_OPTION_LAYOUTS,  /* struct command_layouts */
     COMMAND_OPTION_MAPPING,  /* doconv_mapping */
+    COMMAND_OPTION_POST,     /* enum command_post */
+    COMMAND_OPTION_RUNNER,   /* bool: caller, as against own */
     /* doconv_composition: kernel, feature or auto */
     COMMAND_OPTION_COMPOSITION,
     /* int: at least 1, or COMMAND_D_MUL_TAPS */
@@ -112,15 +127,29 @@ bool command_has_progress(void);
  */
 int command_context_create(const char *verb, doconv_isa isa, int threads, doconv_tune_mode tune,
                            doconv_context **context);
-/* The same for a program's context, which may be deterministic. */
+/*
+ * The same for a program's context, which may be deterministic, and may have its tasks run by the
+ * program (own_runner; on one thread unless told of more): command_runner_end() after it is
+ * destroyed.
+ */
 int command_context_create_for(const char *verb, doconv_isa isa, int threads, doconv_tune_mode tune,
-                               bool deterministic, doconv_context **context);
+                               bool deterministic, bool own_runner, doconv_context **context);
 
 /* "off", "read", ...; "unknown" otherwise. */
 const char *command_tune_mode_string(doconv_tune_mode mode);
 
 /* The block that --layout=blocked stands for: as wide as the ISA's vectors. */
 doconv_layout command_blocked_layout(doconv_isa isa);
+
+/* ---- command_runner.c ---- */
+
+/*
+ * A parallel_for on threads of the command's, the calling one among them: task i runs on thread i
+ * modulo their number, user is an int *. One call at a time.
+ */
+void command_runner_run(void *user, int count, void (*task)(void *arg, int index), void *arg);
+/* Ends the threads that calls have started. */
+void command_runner_end(void);
 
 /* ---- command_files.c ---- */
 

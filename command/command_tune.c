@@ -22,7 +22,10 @@ struct tuning {
     /* options */
     doconv_isa isa;
     int threads, batch;
-    bool force, train, deterministic;
+    bool force, train, deterministic, caller, cold;
+    bool bias, residual; /* that layers have beside their own */
+    enum command_post post;
+    size_t workspace, packed; /* limits, or 0 */
     double budget;
     doconv_accuracy accuracy;
     struct command_layouts layouts;
@@ -35,8 +38,27 @@ struct tuning {
 
 /* ---- what to tune ---- */
 
-static int add_problem(struct tuning *t, const doconv_conv_desc *desc, const char *origin)
+/* Is there an option that layers in training don't have? */
+static bool is_of_inference(const struct tuning *t)
 {
+    return t->cold || t->residual || t->post != COMMAND_POST_NONE || t->workspace != 0 ||
+           t->packed != 0;
+}
+
+static int add_problem(struct tuning *t, const doconv_conv_desc *from, const char *origin)
+{
+    doconv_conv_desc changed = *from, *desc = &changed;
+    desc->has_bias = desc->has_bias || t->bias;
+    desc->residual = desc->residual || t->residual;
+    desc->relu = desc->relu || t->post == COMMAND_POST_RELU;
+    if (t->post == COMMAND_POST_RELU6) {
+        desc->clamp = 1;
+        desc->clamp_lo = 0.0f;
+        desc->clamp_hi = 6.0f;
+    }
+    if (desc->d_mul > 0 && is_of_inference(t)) {
+        return command_usage_error("tune", "%s: a layer in training", origin);
+    }
     /* Of a layer only its operations matter here, not what the estimate chooses for them. */
     const doconv_status status =
         t->train || desc->d_mul > 0 ? command_operations_add_training(&t->operations, t->context,
@@ -213,7 +235,10 @@ static void tune_one(struct tuning *t, struct command_table *table, bool roles)
 {
     const struct command_operation *operation = &t->operations.item[t->current];
     const char *const comma = operation->role[0] != '\0' ? ", " : "";
-    const doconv_plan_options plan = command_operation_options(operation);
+    doconv_plan_options plan = command_operation_options(operation);
+    plan.cold_weights = t->cold;
+    plan.workspace_limit = t->workspace;
+    plan.packed_limit = t->packed;
     const doconv_tune_options options = {.size = sizeof options,
                                          .force = t->force,
                                          .budget_seconds = t->budget,
@@ -293,6 +318,10 @@ static int run_chain(const struct tuning *t, struct command_chain *chain, int ar
     if (t->train) {
         return command_usage_error("tune", "--chain is for networks that are not in training");
     }
+    if (t->bias || is_of_inference(t)) {
+        return command_usage_error("tune", "--bias, --residual, --post, --cold, --workspace and "
+                                           "--packed do not go with --chain");
+    }
     chain->network = arguments == 1 ? words[0] : DEFAULT_NETWORK;
     chain->batch = t->batch;
     chain->force = t->force;
@@ -301,11 +330,12 @@ static int run_chain(const struct tuning *t, struct command_chain *chain, int ar
     chain->layouts = t->layouts;
     doconv_context *context;
     int result = command_context_create_for("tune", t->isa, t->threads, DOCONV_TUNE_TUNE,
-                                            t->deterministic, &context);
+                                            t->deterministic, t->caller, &context);
     if (result == COMMAND_OK) {
         result = command_chain(context, chain);
         doconv_context_destroy(context);
     }
+    command_runner_end();
     return result;
 }
 
@@ -321,6 +351,13 @@ static int run_tune(int count, char **words)
         {"batch", COMMAND_OPTION_INT, &t.batch, 1, 65536},
         {"deterministic", COMMAND_OPTION_FLAG, &t.deterministic, 0, 0},
         {"force", COMMAND_OPTION_FLAG, &t.force, 0, 0},
+        {"bias", COMMAND_OPTION_FLAG, &t.bias, 0, 0},
+        {"residual", COMMAND_OPTION_FLAG, &t.residual, 0, 0},
+        {"post", COMMAND_OPTION_POST, &t.post, 0, 0},
+        {"runner", COMMAND_OPTION_RUNNER, &t.caller, 0, 0},
+        {"cold", COMMAND_OPTION_FLAG, &t.cold, 0, 0},
+        {"workspace", COMMAND_OPTION_BYTES, &t.workspace, 0, 0},
+        {"packed", COMMAND_OPTION_BYTES, &t.packed, 0, 0},
         {"budget", COMMAND_OPTION_SECONDS, &t.budget, 0, 3600},
         {"accuracy", COMMAND_OPTION_ACCURACY, &t.accuracy, 0, 0},
         {"train", COMMAND_OPTION_FLAG, &t.train, 0, 0},
@@ -338,6 +375,10 @@ static int run_tune(int count, char **words)
         return command_usage_error("tune", "--composition needs --d-mul");
     }
     t.train = t.train || t.d_mul != 0;
+    if (t.train && is_of_inference(&t)) {
+        return command_usage_error("tune", "--residual, --post, --cold, --workspace and --packed "
+                                           "are not for layers in training");
+    }
     if (chained) {
         return run_chain(&t, &chain, arguments, words);
     }
@@ -348,7 +389,7 @@ static int run_tune(int count, char **words)
         t.composition = DOCONV_COMPOSITION_KERNEL;
     }
     int result = command_context_create_for("tune", t.isa, t.threads, DOCONV_TUNE_TUNE,
-                                            t.deterministic, &t.context);
+                                            t.deterministic, t.caller, &t.context);
     if (result != COMMAND_OK) {
         return result;
     }
@@ -358,6 +399,7 @@ static int run_tune(int count, char **words)
     }
     command_operations_free(&t.operations);
     doconv_context_destroy(t.context);
+    command_runner_end();
     return result;
 }
 
@@ -376,6 +418,8 @@ const struct command_verb command_tune = {
         "the next time) or could not be stored.\n"
         "Of a layer in training, as a DO-Conv layer always is, it tunes each operation that "
         "its passes consist of, a row each.\n"
+        "A plan that differs in its epilogue, runner, limits or cold weights alone takes what is "
+        "nearest (doconv explain).\n"
         "Without an argument the network is " DEFAULT_NETWORK
         ". \"doconv info\" lists the networks.\n"
         "\n"
@@ -396,6 +440,14 @@ const struct command_verb command_tune = {
         "both, "
         "then which of the two\n"
         "                     is faster as a whole, in forward passes and in steps\n"
+        "  --bias, --residual all layers have one\n"
+        "  --post=NAME        what is done to their sums: none (default), relu, relu6\n"
+        "  --runner=NAME      who runs the threads: own, the library (default), or caller, a "
+        "program's own parallel_for;\n"
+        "                     then there is one thread unless --threads says more\n"
+        "  --cold             weights come from memory, as in a network, not from a cache\n"
+        "  --workspace=BYTES  of plans with this limit of workspace\n"
+        "  --packed=BYTES     of plans with this limit of packed weights\n"
         "  --deterministic    for contexts that are: their winners are kept apart\n"
         "  --force            measure all anew\n"
         "  --budget=SECONDS   for each problem, at most (default: 0.25)\n"

@@ -23,7 +23,7 @@ static void grouped(const struct dc_grouped_args *args)
 
 const struct dc_kernel dck_grouped_f32_7x8_avx2 = {
     .name = "grouped_f32_7x8@avx2",
-    .revision = 1,
+    .revision = 2,
     .isa = DC_ISA_AVX2,
     .tile_pixels = TILE_PIXELS,
     .tile_channels = V_LENGTH,

@@ -21,7 +21,7 @@ static void grouped(const struct dc_grouped_args *args)
 
 const struct dc_kernel dck_depthwise_f32_14x16_avx512 = {
     .name = "depthwise_f32_14x16@avx512",
-    .revision = 2,
+    .revision = 3,
     .isa = DC_ISA_AVX512,
     .tile_pixels = TILE_PIXELS,
     .tile_channels = V_LENGTH,

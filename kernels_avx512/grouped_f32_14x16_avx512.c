@@ -23,7 +23,7 @@ static void grouped(const struct dc_grouped_args *args)
 
 const struct dc_kernel dck_grouped_f32_14x16_avx512 = {
     .name = "grouped_f32_14x16@avx512",
-    .revision = 1,
+    .revision = 2,
     .isa = DC_ISA_AVX512,
     .tile_pixels = TILE_PIXELS,
     .tile_channels = V_LENGTH,

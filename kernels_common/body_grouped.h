@@ -199,8 +199,83 @@ static __attribute__((noinline)) void finish_grouped_tail(const struct dc_groupe
     NEXT(x0, 2 * (p), 2 * (P)-1, E)                                                                \
     next += (uintptr_t)pixel;                                                                      \
     a##p = v_accumulate(x0, w0, a##p);
+/*
+ * Five taps of a row, a column at a time: it is added to the sums of all pixels that see it, so no
+ * register has another column. ADD_TAP: the column, times weight `tap`, to the sum of the pixel
+ * that is `back` before p. Where there is none, that is an addition to what nobody reads, which
+ * compilers leave out.
+ */
+#define JOIN_TOKENS(x, y) x##y
+#define JOIN(x, y) JOIN_TOKENS(x, y)
+#define BEFORE_none none
+#define BEFORE_0 none
+#define BEFORE_1 0
+#define BEFORE_2 1
+#define BEFORE_3 2
+#define BEFORE_4 3
+#define BEFORE_5 4
+#define BEFORE_6 5
+#define BEFORE_7 6
+#define BEFORE_8 7
+#define BEFORE_9 8
+#define BEFORE_10 9
+#define BEFORE_11 10
+#define BEFORE_12 11
+#define BEFORE_13 12
+#define BEFORE_14 13
+#define SUM_0(p) JOIN(a, p)
+#define SUM_1(p) JOIN(a, JOIN(BEFORE_, p))
+#define SUM_2(p) JOIN(a, JOIN(BEFORE_, JOIN(BEFORE_, p)))
+#define SUM_3(p) JOIN(a, JOIN(BEFORE_, JOIN(BEFORE_, JOIN(BEFORE_, p))))
+#define SUM_4(p) JOIN(a, JOIN(BEFORE_, JOIN(BEFORE_, JOIN(BEFORE_, JOIN(BEFORE_, p)))))
+#define ADD_TAP(tap, back, p) SUM_##back(p) = v_accumulate(x0, w##tap, SUM_##back(p))
+#define TAPS_5_1(p, P, E)                                                                          \
+    NEXT(x0, p, (P) + 4, E)                                                                        \
+    ADD_TAP(4, 4, p);                                                                              \
+    ADD_TAP(3, 3, p);                                                                              \
+    ADD_TAP(2, 2, p);                                                                              \
+    ADD_TAP(1, 1, p);                                                                              \
+    ADD_TAP(0, 0, p);
+#define TAPS_5_2(p, P, E)                                                                          \
+    NEXT(x0, 2 * (p), 2 * (P) + 3, E)                                                              \
+    ADD_TAP(4, 2, p);                                                                              \
+    ADD_TAP(2, 1, p);                                                                              \
+    ADD_TAP(0, 0, p);                                                                              \
+    NEXT(x0, 2 * (p) + 1, 2 * (P) + 3, E)                                                          \
+    ADD_TAP(3, 1, p);                                                                              \
+    ADD_TAP(1, 0, p);
 #define WEIGHTS_2 WEIGHTS_1 const vec w1 = v_load(w + V_LENGTH);
 #define WEIGHTS_3 WEIGHTS_2 const vec w2 = v_load(w + 2 * V_LENGTH);
+#define WEIGHTS_5 WEIGHTS_3 const vec w3 = v_load(w + 3 * V_LENGTH), w4 = v_load(w + 4 * V_LENGTH);
+#define BODY_5_1(P, E)                                                                             \
+    WEIGHTS_5 uintptr_t next = x;                                                                  \
+    OPAQUE(next);                                                                                  \
+    vec x0, anone = w0;                                                                            \
+    EACH_##P(TAPS_5_1, P, E) NEXT(x0, P, (P) + 4, E) ADD_TAP(4, 4, P);                             \
+    ADD_TAP(3, 3, P);                                                                              \
+    ADD_TAP(2, 2, P);                                                                              \
+    ADD_TAP(1, 1, P);                                                                              \
+    NEXT(x0, (P) + 1, (P) + 4, E)                                                                  \
+    ADD_TAP(4, 3, P);                                                                              \
+    ADD_TAP(3, 2, P);                                                                              \
+    ADD_TAP(2, 1, P);                                                                              \
+    NEXT(x0, (P) + 2, (P) + 4, E)                                                                  \
+    ADD_TAP(4, 2, P);                                                                              \
+    ADD_TAP(3, 1, P);                                                                              \
+    NEXT(x0, (P) + 3, (P) + 4, E)                                                                  \
+    ADD_TAP(4, 1, P);                                                                              \
+    (void)anone;
+#define BODY_5_2(P, E)                                                                             \
+    WEIGHTS_5 uintptr_t next = x;                                                                  \
+    OPAQUE(next);                                                                                  \
+    vec x0, anone = w0;                                                                            \
+    EACH_##P(TAPS_5_2, P, E) NEXT(x0, 2 * (P), 2 * (P) + 3, E) ADD_TAP(4, 2, P);                   \
+    ADD_TAP(2, 1, P);                                                                              \
+    NEXT(x0, 2 * (P) + 1, 2 * (P) + 3, E)                                                          \
+    ADD_TAP(3, 1, P);                                                                              \
+    NEXT(x0, 2 * (P) + 2, 2 * (P) + 3, E)                                                          \
+    ADD_TAP(4, 1, P);                                                                              \
+    (void)anone;
 #define BODY_3_1(P, E)                                                                             \
     WEIGHTS_3 uintptr_t next = x;                                                                  \
     OPAQUE(next);                                                                                  \
@@ -264,6 +339,18 @@ static const float no_inputs[V_LENGTH];
     ONE_TAP(0, P, TAP_0_1, 1, E) ONE_TAP(1, P, TAP_1_1, 1, E) ONE_TAP(2, P, TAP_2_1, 1, E)
 #define BODY_3_2(P, E)                                                                             \
     ONE_TAP(0, P, TAP_0_2, 2, E) ONE_TAP(1, P, TAP_1_2, 2, E) ONE_TAP(2, P, TAP_2_2, 2, E)
+#define TAP_3_1(p, P, E) TAP(p, (p) + 3, (P) + 4, E)
+#define TAP_4_1(p, P, E) TAP(p, (p) + 4, (P) + 4, E)
+#define TAP_3_2(p, P, E) TAP(p, 2 * (p) + 3, 2 * (P) + 3, E)
+#define TAP_4_2(p, P, E) TAP(p, 2 * (p) + 4, 2 * (P) + 3, E)
+#define BODY_5_1(P, E)                                                                             \
+    ONE_TAP(0, P, TAP_0_1, 1, E)                                                                   \
+    ONE_TAP(1, P, TAP_1_1, 1, E)                                                                   \
+    ONE_TAP(2, P, TAP_2_1, 1, E) ONE_TAP(3, P, TAP_3_1, 1, E) ONE_TAP(4, P, TAP_4_1, 1, E)
+#define BODY_5_2(P, E)                                                                             \
+    ONE_TAP(0, P, TAP_0_2, 2, E)                                                                   \
+    ONE_TAP(1, P, TAP_1_2, 2, E)                                                                   \
+    ONE_TAP(2, P, TAP_2_2, 2, E) ONE_TAP(3, P, TAP_3_2, 2, E) ONE_TAP(4, P, TAP_4_2, 2, E)
 /* The last column of two is the last but one of three. */
 #define BODY_2_1(P, E) ONE_TAP(0, P, TAP_0_1, 1, (E) + 1) ONE_TAP(1, P, TAP_1_1, 1, (E) + 1)
 #define BODY_2_2(P, E) ONE_TAP(0, P, TAP_0_2, 2, (E) + 1) ONE_TAP(1, P, TAP_1_2, 2, (E) + 1)
@@ -350,10 +437,15 @@ static const float no_inputs[V_LENGTH];
         }                                                                                          \
     }
 
-/* Taps side by side: kernels of 3 columns first, their padding is 1 nearly always. */
+/*
+ * Taps side by side: kernels of 3 columns first, their padding is 1 nearly always; five columns
+ * at once, so that what a row costs beside its taps is paid once.
+ */
 #define SLIDE(P, S)                                                                                \
     if (args->kw == 3 && args->edge <= 1) {                                                        \
         GROUPED_ROWS(3, 0, BODY_3_##S(P, 1))                                                       \
+    } else if (args->chunk == 5) {                                                                 \
+        GROUPED_ROWS(5, 0, BODY_5_##S(P, DC_GROUPED_EDGE_5))                                       \
     } else {                                                                                       \
         ptrdiff_t kx = 0;                                                                          \
         for (; args->kw - kx >= 3; kx += 3) {                                                      \

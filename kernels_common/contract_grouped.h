@@ -12,8 +12,9 @@
 
 #include "contract_strip.h"
 
-/* Columns outside of the image, on a side, that a tile may have where it takes taps together. */
+/* Columns outside of the image, on a side, that a tile may have: of taps by threes, by fives. */
 #define DC_GROUPED_EDGE 3
+#define DC_GROUPED_EDGE_5 2
 
 /*
  * Rows [y0, y1) of one vector of output channels of an image. Every output channel sees `planes`
@@ -51,7 +52,7 @@ struct dc_grouped_args {
     ptrdiff_t kh, kw, stride_h, stride_w, dilation_h, dilation_w, pad_top, pad_left;
     /*
      * kernel columns that are taken together: 1; or 3, which needs dilation_w 1, stride_w 1 or 2,
-     * and edge <= DC_GROUPED_EDGE
+     * and edge <= DC_GROUPED_EDGE; or 5, which needs kw 5 and edge <= DC_GROUPED_EDGE_5 besides
      */
     ptrdiff_t chunk;
     /* most columns that the kernel reaches out of the image on a side */

@@ -21,7 +21,7 @@ static void grouped(const struct dc_grouped_args *args)
 
 const struct dc_kernel dck_depthwise_f32_8x4_neon = {
     .name = "depthwise_f32_8x4@neon",
-    .revision = 1,
+    .revision = 2,
     .isa = DC_ISA_NEON,
     .tile_pixels = TILE_PIXELS,
     .tile_channels = V_LENGTH,

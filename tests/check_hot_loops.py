@@ -7,11 +7,12 @@ check_hot_loops.py OBJDUMP LIBRARY ...
 Each function direct_tile_P_V (P pixels, V vectors), pixel_tile_1_V, planes_tile_P_V (P output
 channels) or product_tile_P_V (P rows) must have a loop with exactly 4 * P * V FMAs (four steps) in
 which no vector touches the stack; each compose_tile_P_R (P taps, R rows) likewise one with P * R;
-each grouped_slide_S_P (stride S, P pixels) one with 3 * P (three taps of a kernel's row), each
-taps_correlate_Q and taps_scatter_Q one with Q, each correlate_tile_3_3 one with 9. Winograd's
-transforms must have no such vector at all: what they keep between the axes is an array, which they
-reach by other registers; and where they go line by line, a loop of a line's arithmetic and no more
-than a tenth beside it. Exits 1 if one has not, or if there is no such function at all.
+each grouped_slide_S_P (stride S, P pixels) one with 3 * P and one with 5 * P (three or five taps of
+a kernel's row), each taps_correlate_Q and taps_scatter_Q one with Q, each correlate_tile_3_3 one
+with 9. Winograd's transforms must have no such vector at all: what they keep between the axes is an
+array, which they reach by other registers; and where they go line by line, a loop of a line's
+arithmetic and no more than a tenth beside it. Exits 1 if one has not, or if there is no such
+function at all.
 """
 import re
 import subprocess
@@ -32,26 +33,27 @@ JUMP = re.compile(r"^(?:j\w+|b(?:\.\w+)?|cbn?z|tbn?z)\b.*?([0-9a-f]+) <")
 
 
 def expected_fmas(name):
-    """The FMAs of a tile function's loop; 0: not a tile function."""
+    """The FMAs of a tile function's loops; none: not a tile function."""
     match = re.match(r"(?:direct|planes|pixel|product)_tile_(\d+)_(\d+)$", name)
     if match:
-        return 4 * int(match.group(1)) * int(match.group(2))
+        return [4 * int(match.group(1)) * int(match.group(2))]
     match = re.match(r"compose_tile_(\d+)_(\d+)$", name)
     if match:
-        return int(match.group(1)) * int(match.group(2))
+        return [int(match.group(1)) * int(match.group(2))]
     match = re.match(r"taps_(?:correlate|scatter)_(\d+)$", name)
     if match:
-        return int(match.group(1))
+        return [int(match.group(1))]
     if name == "correlate_tile_3_3":
-        return 9
+        return [9]
     match = re.match(r"grouped_slide_\d+_(\d+)$", name)
     # One pixel fills no registers, and its loop may be unrolled.
-    return 3 * int(match.group(1)) if match and match.group(1) != "1" else 0
+    pixels = int(match.group(1)) if match else 1
+    return [3 * pixels, 5 * pixels] if pixels > 1 else []
 
 
 def is_checked(name):
     """Is a function one of those that this looks at?"""
-    return name in TRANSFORMS or expected_fmas(name) != 0
+    return name in TRANSFORMS or bool(expected_fmas(name))
 
 
 def functions(objdump, libraries):
@@ -83,6 +85,14 @@ def loops(code):
             yield [t for a, t in code if start <= a <= address]
 
 
+def loop_wrong(code, fmas):
+    """Why a function has no loop of so many FMAs that spares the stack; or an empty text."""
+    found = [body for body in loops(code) if sum(bool(FMA.search(t)) for t in body) == fmas]
+    if any(not any(SPILL.search(t) for t in body) for body in found):
+        return ""
+    return f"{'vectors on the stack in its loop' if found else 'no loop'} of {fmas} FMAs"
+
+
 def line_is_short(unit, name, code):
     """Has a transform a loop of a line's operations, if it is known how many these are?"""
     form = re.search(r"winograd_f32_(\w+?)_(?:avx|neon)", unit)
@@ -106,13 +116,10 @@ def main():
                 failed += 1
                 print(f"{unit}: {name}: no loop of a line's arithmetic")
             continue
-        expected = expected_fmas(name)
-        found = [body for body in loops(code) if sum(bool(FMA.search(t)) for t in body) == expected]
-        clean = [body for body in found if not any(SPILL.search(t) for t in body)]
-        if not clean:
+        wrong = [text for fmas in expected_fmas(name) if (text := loop_wrong(code, fmas))]
+        if wrong:
             failed += 1
-            wrong = "vectors on the stack in its loop" if found else "no loop"
-            print(f"{unit}: {name}: {wrong} of {expected} FMAs")
+            print(f"{unit}: {name}: {', '.join(wrong)}")
     print(f"{checked - failed} passed, {failed} failed")
     return 1 if failed or not checked else 0
 

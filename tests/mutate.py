@@ -18,6 +18,7 @@ import argparse
 import concurrent.futures
 import hashlib
 import json
+import math
 import os
 import pathlib
 import random
@@ -29,7 +30,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 
 # Programs of tests/ that bear on a folder or file, in any order: their times are taken first. A
 # pattern after a name: of the program's tests only these.
@@ -38,14 +38,16 @@ TUNER = ["test_cachefile", "test_measure", "test_measure_choice", "test_cache",
          "test_tuner_operations"]
 PLAN = ["test_api", "test_desc", "test_empty", "test_layout", "test_overlap", "test_plan",
         "test_text", "test_problem_lines", "test_tasks", "test_limits"]
-TRAIN = ["test_training", "test_fresh", "test_operations", "test_weight_gradient", "test_limits"]
+TRAIN = ["test_training", "test_fresh", "test_operations", "test_weight_gradient", "test_limits",
+         "test_tuner_layers"]
 TESTS = {
     "tuner": TUNER,
     "src/base": PLAN + ["test_versions", "test_runner", "test_cache", "test_tuner_modes",
                         "test_measure", "test_measure_choice"],
-    "src/geometry": ["test_plan", "test_fresh", "test_training", "test_winograd", "test_kernels"],
+    "src/geometry": ["test_plan", "test_limits", "test_fresh", "test_training", "test_winograd",
+                     "test_kernels direct_f32_*", "test_kernels pixel*", "test_kernels planes*"],
     "src/plan": PLAN + ["test_versions", "test_bits", "test_fold", "test_fresh", "test_operations",
-                        "test_tuner_modes"],
+                        "test_tuner_modes", "test_tuner_layers"],
     "src/solvers": ["test_plan", "test_tasks", "test_limits", "test_fresh", "test_bits",
                     "test_winograd", "test_kernels"],
     "src/solvers/winograd": ["test_plan", "test_limits", "test_fresh", "test_bits",
@@ -60,7 +62,7 @@ TESTS = {
                            "test_kernels direct*"],
     "src/compose": ["test_fold", "test_fold_once", "test_feature", "test_tasks"] + TRAIN,
     "src/train": TRAIN,
-    "src/checkpoint": ["test_checkpoint_refused", "test_checkpoint"],
+    "src/checkpoint": ["test_checkpoint_kinds", "test_checkpoint_refused", "test_checkpoint"],
     "src/library.c": ["test_api"],
 }
 ARGUMENTS = {"test_problem_lines": ["tests/problem_lines.tsv"]}
@@ -69,7 +71,10 @@ ENVIRONMENT = {"DOCONV_TEST_SCALE": "10", "DOCONV_TUNE": "off", "DOCONV_MAX_ISA"
 OPTIONS = ["-Dbuildtype=plain", "-Doptimization=1", "-Ddefault_library=static",
            "-Dopenmp=disabled", "-Dbench=disabled", "-Donednn=disabled"]
 # A change may make a loop endless: so many times its usual time is far too long, and this more.
+# Both are CPU time, to which a busy machine or a stopped process adds nothing.
 PATIENCE, LEAST_SECONDS = 8, 5
+# On top of them, by the clock: for what waits for ever and takes no CPU time.
+WAITING_SECONDS = 300
 MEMORY_BYTES = 16 << 30
 
 # ---- what is changed ----
@@ -195,8 +200,11 @@ def synchronize(root, tree):
 
 
 def run_limited(command, seconds, **options):
-    """Runs a command; its exit status, or None if it took too long. Nothing of it stays."""
+    """Runs a command; its exit status, or None if it waited too long; it is killed when one of its
+    processes has used so many seconds of CPU time. Nothing of it stays."""
     def limit():
+        most = math.ceil(seconds)
+        resource.setrlimit(resource.RLIMIT_CPU, (most, most))
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
@@ -204,7 +212,7 @@ def run_limited(command, seconds, **options):
                           stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=limit,
                           **options) as process:
         try:
-            return process.wait(seconds)
+            return process.wait(seconds + WAITING_SECONDS)
         except subprocess.TimeoutExpired:
             return None
         finally:
@@ -212,6 +220,12 @@ def run_limited(command, seconds, **options):
                 os.killpg(process.pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
+
+
+def cpu_seconds():
+    """Of all commands that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 class Copy:
@@ -232,7 +246,7 @@ class Copy:
         return run_limited(["ninja", "-C", self.build, "-j1", "--quiet", *targets], 600) == 0
 
     def test(self, name, seconds):
-        """Runs a test program: 0 if it passes."""
+        """Runs a test program: 0 if it passes in so many seconds of CPU time."""
         shutil.rmtree(self.temporary, ignore_errors=True)
         self.temporary.mkdir()
         home = str(self.temporary)
@@ -304,10 +318,10 @@ class Run:
         first = first_copy(self.root, self.work / "0", self.options,
                            sorted({f"tests/{name.split()[0]}" for name in names}), self.jobs)
         for name in names:
-            start = time.monotonic()
+            start = cpu_seconds()
             if first.test(name, 1200) != 0:
                 raise RuntimeError(f"{name} fails without any change")
-            self.times[name] = time.monotonic() - start
+            self.times[name] = cpu_seconds() - start
             self.limits[name] = PATIENCE * self.times[name] + LEAST_SECONDS
         self.copies = [first]
         for number in range(1, self.jobs):

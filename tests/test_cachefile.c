@@ -189,12 +189,6 @@ static void test_every_byte(void **state)
     assert_null(dc_cachefile_parse(text, length, &back));
 }
 
-/* Puts the right checksum under a body. Returns the length. */
-static size_t seal(char *text, size_t body)
-{
-    return body + (size_t)sprintf(text + body, "checksum %016" PRIx64 "\n", dc_hash(0, text, body));
-}
-
 /*
  * With the checksum repaired only the parser stands between a changed text and the library: what it
  * accepts must be the printer's text.
@@ -206,7 +200,8 @@ static void test_changed_and_sealed(void **state)
     const struct cache_entry e = make_entry("mb1_ic64 threads=1");
     struct cache_entry back;
     char text[8192], changed[8192], again[8192];
-    const size_t length = dc_cachefile_print(&e, text, sizeof text), body = length - 26;
+    const size_t length = dc_cachefile_print(&e, text, sizeof text),
+                 body = length - FIXTURE_CHECKSUM;
     uint64_t random = 1;
     int accepted = 0;
     for (int i = 0; i < 20000; i++) {
@@ -227,7 +222,7 @@ static void test_changed_and_sealed(void **state)
                 changed[at] = c;
             }
         }
-        const size_t sealed = seal(changed, size);
+        const size_t sealed = fixture_seal(changed, size);
         if (dc_cachefile_parse(changed, sealed, &back) == NULL) {
             accepted++;
             assert_int_equal(dc_cachefile_print(&back, again, sizeof again), sealed);
@@ -303,26 +298,26 @@ static void test_hostile_texts(void **state)
     struct cache_entry back;
     for (size_t i = 0; i < sizeof bodies / sizeof bodies[0]; i++) {
         strcpy(text, bodies[i]);
-        assert_non_null(dc_cachefile_parse(text, seal(text, strlen(text)), &back));
+        assert_non_null(dc_cachefile_parse(text, fixture_seal(text, strlen(text)), &back));
     }
     size_t used = (size_t)sprintf(text, "doconv-cache 2\nkey k\nvariant v\nrevision 1\nworkspace "
                                         "0\npicoseconds 1\nmax_rel_error_e12 0\n" MEASUREMENT);
-    assert_null(dc_cachefile_parse(text, seal(text, used), &back));
+    assert_null(dc_cachefile_parse(text, fixture_seal(text, used), &back));
     for (int i = 0; i <= CACHEFILE_MEASURED; i++) {
         assert_int_equal(back.count, i);
         used += (size_t)sprintf(text + used, "measured 1 1 1 0 0 0 v\n");
-        const char *reason = dc_cachefile_parse(text, seal(text, used), &back);
+        const char *reason = dc_cachefile_parse(text, fixture_seal(text, used), &back);
         assert_true((reason == NULL) == (i < CACHEFILE_MEASURED));
         back.count = reason == NULL ? back.count : i + 1;
     }
     used = (size_t)sprintf(text, "doconv-cache 2\nkey ");
     memset(text + used, 'k', 3 * CACHEFILE_SIZE);
     /* one too long, without its newline */
-    assert_non_null(dc_cachefile_parse(text, seal(text, used + DC_KEY_SIZE), &back));
-    assert_non_null(dc_cachefile_parse(text, seal(text, 3 * CACHEFILE_SIZE), &back));
+    assert_non_null(dc_cachefile_parse(text, fixture_seal(text, used + DC_KEY_SIZE), &back));
+    assert_non_null(dc_cachefile_parse(text, fixture_seal(text, 3 * CACHEFILE_SIZE), &back));
     memset(text, 0, sizeof text);
     assert_non_null(dc_cachefile_parse(text, 1000, &back));
-    assert_non_null(dc_cachefile_parse(text, seal(text, 1000), &back));
+    assert_non_null(dc_cachefile_parse(text, fixture_seal(text, 1000), &back));
     assert_non_null(dc_cachefile_parse(text, 0, &back));
 }
 

@@ -54,6 +54,18 @@ static void release(doconv_context *context, struct view *view, void *result)
     doconv_checkpoint_free(context, result);
 }
 
+static const char *const everything[] = {"*"};
+
+/* Options for layers without an identity, and of W alone. */
+static doconv_fold_checkpoint_options plain_options(void)
+{
+    doconv_fold_checkpoint_options options = fold_options();
+    options.add_identity = DOCONV_FOLD_IDENTITY_NONE;
+    options.only = everything;
+    options.only_count = 1;
+    return options;
+}
+
 /* ---- what is folded ---- */
 
 static void test_network(void **state)
@@ -92,14 +104,19 @@ static void test_network(void **state)
             const doconv_mapping chosen =
                 mapping < 0 ? DOCONV_MAPPING_PYTORCH : (doconv_mapping)mapping;
             options.mapping = &chosen;
+            options.only = everything;
+            options.only_count = 1;
             void *result;
             struct view view = fold(context, file, mapping < 0 ? NULL : &options, &result);
             expect_folded(expect_tensor(&view, "conv.weight", "F32", "[4,3,3,3]", 432), 4, 3, 3, 9,
                           9, chosen, w, d, identity, false);
             expect_folded(expect_tensor(&view, "layer1.0.g.weight", "F32", "[12,2,2,2]", 384), 12,
                           2, 8, 4, 6, chosen, gw, gd, gi, false);
-            assert_memory_equal(expect_tensor(&view, "point.weight", "F32", "[5,4,1,1]", 80), point,
-                                80);
+            /* a W alone is a layer if that is said */
+            assert_memory_equal(mapping < 0
+                                    ? expect_tensor(&view, "point.W", "F32", "[5,4,1]", 80)
+                                    : expect_tensor(&view, "point.weight", "F32", "[5,4,1,1]", 80),
+                                point, 80);
             assert_memory_equal(expect_tensor(&view, "bn.num_batches_tracked", "I64", "[]", 8),
                                 tracked, 8);
             assert_memory_equal(expect_tensor(&view, "conv.bias", "F32", "[4]", 16), bias, 16);
@@ -156,7 +173,7 @@ static void test_bare(void **state)
         unsigned char *memory = malloc(file.size + shift);
         memcpy(memory + shift, file.data, file.size);
         doconv_fold_checkpoint_options options = fold_options();
-        options.add_identity = (int)(shift & 1);
+        options.add_identity = shift & 1 ? DOCONV_FOLD_IDENTITY_ADD : DOCONV_FOLD_IDENTITY_NONE;
         void *result;
         struct view view =
             fold(context, (struct bytes){memory + shift, file.size}, &options, &result);
@@ -180,7 +197,7 @@ static void test_kernels(void **state)
     add_tensor(&b, "b.W", "F32", "[1,1,16]", 64);
     add_tensor(&b, "b.D", "F32", "[1,16,16]", 1024);
     const struct bytes file = end_file(&b);
-    doconv_fold_checkpoint_options options = fold_options();
+    doconv_fold_checkpoint_options options = plain_options();
     void *result = NULL;
     size_t size;
     expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size),
@@ -228,6 +245,7 @@ static void test_alignment(void **state)
     (void)state;
     static struct builder b;
     doconv_context *context = open_context();
+    const doconv_fold_checkpoint_options options = plain_options();
     for (int odd = 0; odd < 2; odd++) {
         begin_file(&b, "");
         const void *flags = add_tensor(&b, "flags", "BOOL", odd ? "[3]" : "[8]", odd ? 3 : 8);
@@ -237,7 +255,7 @@ static void test_alignment(void **state)
         const void *half = add_tensor(&b, "half", "F16", "[1]", 2);
         const struct bytes file = end_file(&b);
         void *result;
-        struct view view = fold(context, file, NULL, &result);
+        struct view view = fold(context, file, &options, &result);
         const unsigned char *weight = expect_tensor(&view, "weight", "F32", "[1,1,3,3]", 36);
         expect_folded(weight, 1, 1, 1, 9, 9, DOCONV_MAPPING_PYTORCH, w, d, NULL, false);
         const unsigned char *out = expect_tensor(&view, "steps", "I64", "[1]", 8);
@@ -257,7 +275,7 @@ static void test_alignment(void **state)
                   "\"W\":{\"dtype\":\"F32\",\"shape\":[1,1,1],\"data_offsets\":[0,4]}}   ",
                   "\0\0\200?xy", 6);
     void *result;
-    struct view view = fold(context, file, NULL, &result);
+    struct view view = fold(context, file, &options, &result);
     assert_ptr_equal(expect_tensor(&view, "weight", "F32", "[1,1,1,1]", 4), view.data);
     assert_memory_equal(view.data, "\0\0\200?xy", 6);
     assert_ptr_equal(strstr(view.header, "{\"b\":"), view.header);
@@ -297,10 +315,12 @@ static void test_report(void **state)
     add_tensor(&b, "m.d_diag", "F32", "[1,4,4]", 64);
     const struct bytes file = end_file(&b);
     struct seen seen = {0, ""};
-    doconv_fold_checkpoint_options options = fold_options();
+    doconv_fold_checkpoint_options options = plain_options();
     options.report = note_layer;
     options.report_user = &seen;
-    options.add_identity = 1;
+    options.add_identity = DOCONV_FOLD_IDENTITY_ADD;
+    const doconv_mapping mapping = DOCONV_MAPPING_PYTORCH;
+    options.mapping = &mapping;
     void *result;
     struct view view = fold(context, file, &options, &result);
     const size_t full = (size_t)(view.data + view.size - (unsigned char *)result);

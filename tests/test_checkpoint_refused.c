@@ -15,7 +15,12 @@ static void refuse(doconv_context *context, struct bytes file, doconv_status sta
     size_t size = 42;
     int layers = 0;
     doconv_fold_checkpoint_options options = fold_options();
+    static const char *const everything[] = {"*"}; /* each W is said to be a layer's */
+    options.only = everything;
+    options.only_count = 1;
+    options.add_identity = DOCONV_FOLD_IDENTITY_NONE;
     options.report = count_layer;
+
     options.report_user = &layers;
     expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size),
                   status);
@@ -146,6 +151,20 @@ static void test_malformed(void **state)
         refuse(context, file, DOCONV_INVALID_FILE, "more than the 2 bytes that follow");
         free(file.data);
     }
+    /* What users have instead. */
+    static const struct {
+        const char *begin, *detail;
+    } others[] = {{"PK\3\4 torch's own", "a zip archive, as torch.save() writes"},
+                  {"\x80\2\x8a\nlFPickle", "a pickle, as older torch.save() writes"},
+                  {"\x80\5\x95\nlFPickle", "safetensors.torch.save_file()"},
+                  {"\x89HDF\r\n\x1a\n", "an HDF5 file"},
+                  {"{\"weight_map\":{}}", "the index of a checkpoint in shards"}};
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        const struct bytes other = {(unsigned char *)strdup(others[i].begin),
+                                    strlen(others[i].begin)};
+        refuse(context, other, DOCONV_INVALID_FILE, others[i].detail);
+        free(other.data);
+    }
     /* Longer than allowed although it is there. */
     const size_t huge = 100000001;
     struct bytes file = {calloc(1, huge + 8), huge + 8};
@@ -191,12 +210,19 @@ static void test_misfits(void **state)
         {"{}", 0, DOCONV_NOT_FOUND, "no DO-Conv layer"},
         {"{" F32("weight", "[1]", 0, 4) "}", 4, DOCONV_NOT_FOUND, "no DO-Conv layer"},
         {"{" F32("a.W", "[2,2]", 0, 16) "}", 16, DOCONV_NOT_FOUND, "no DO-Conv layer"},
-        {"{" F32("a.W", "[1,1,4]", 0, 16) "}", 16, DOCONV_INVALID_FILE,
-         "tensor a.W: its D is missing"},
+        {"{" F32("a.W", "[1,1,4]", 0, 16) "}", 16, DOCONV_NOT_FOUND, "no DO-Conv layer"},
         {"{" F32("a.W", "[1,1,4]", 0, 16) "," F32("b.D", "[1,4,4]", 16, 80) "}", 80,
-         DOCONV_INVALID_FILE, "tensor a.W: its D is missing"},
-        {"{" F32("b.D", "[1,4,4]", 0, 64) "}", 64, DOCONV_INVALID_FILE,
-         "tensor b.D: its W is missing"},
+         DOCONV_NOT_FOUND, "no DO-Conv layer"},
+        {"{" F32("b.D", "[1,4,4]", 0, 64) "}", 64, DOCONV_NOT_FOUND, "no DO-Conv layer"},
+        {"{" F32("b.D", "[1,4,4]", 0, 64) "," F32("b.d_diag", "[1,4,4]", 64, 128) "}", 128,
+         DOCONV_INVALID_FILE, "tensor b.D: its W is missing"},
+        {"{" F32("b.D", "[1,4,4]", 0, 64) "," F32("b.W_g", "[1]", 64, 68) "}", 68,
+         DOCONV_INVALID_FILE, "tensor b.D: its W is stored as b.W_g, by weight"},
+        {"{" F32("b.parametrizations.W.original", "[1]", 64, 68) "," F32("b.D", "[1,4,4]", 0,
+                                                                         64) "}",
+         68, DOCONV_INVALID_FILE, "its W is stored as b.parametrizations.W.original, by"},
+        {"{" F32("conv/W:0", "[1]", 0, 4) "}", 4, DOCONV_NOT_FOUND, "names with '/' are Tensor"},
+        {"{" F32("conv0_W", "[1]", 0, 4) "}", 4, DOCONV_NOT_FOUND, "are Gluon's"},
         {"{" F32("a.d_diag", "[1]", 0, 4) "}", 4, DOCONV_INVALID_FILE,
          "tensor a.d_diag: its W is missing"},
         {"{" F32("a.D_diag", "[1]", 0, 4) "}", 4, DOCONV_INVALID_FILE,
@@ -236,19 +262,20 @@ static void test_misfits(void **state)
          DOCONV_INVALID_FILE, "tensor a.weight: it is there already"},
         {"{" F32("W", "[1,1,1]", 0, 4) "," T("weight", "U8", "[]", 4, 5) "}", 5,
          DOCONV_INVALID_FILE, "tensor weight: it is there already"},
-        {"{" T("a.W", "F16", "[1,1,4]", 0, 8) "," F32("a.D", "[1,4,4]", 8, 72) "}", 72,
-         DOCONV_UNSUPPORTED, "tensor a.W: type F16"},
-        {"{" F32("a.W", "[1,1,4]", 0, 16) "," T("a.D", "F64", "[1,4,4]", 16, 144) "}", 144,
-         DOCONV_UNSUPPORTED, "tensor a.D: type F64"},
+        {"{" T("a.W", "I16", "[1,1,4]", 0, 8) "," F32("a.D", "[1,4,4]", 8, 72) "}", 72,
+         DOCONV_UNSUPPORTED, "tensor a.W: type I16"},
+        {"{" F32("a.W", "[1,1,4]", 0, 16) "," T("a.D", "C64", "[1,4,4]", 16, 144) "}", 144,
+         DOCONV_UNSUPPORTED, "tensor a.D: type C64"},
         {"{" F32("a.W", "[1,1,1]", 0, 4) "," F32("a.D", "[1,1,1]", 4,
-                                                 8) "," T("a.d_diag", "BF16", "[1,1,1]", 8, 10) "}",
-         10, DOCONV_UNSUPPORTED, "tensor a.d_diag: type BF16"},
+                                                 8) "," T("a.d_diag", "U16", "[1,1,1]", 8, 10) "}",
+         10, DOCONV_UNSUPPORTED, "tensor a.d_diag: type U16"},
         {"{" T("a.W", "Q7", "[1,1,1]", 0, 4) "}", 4, DOCONV_UNSUPPORTED, "tensor a.W: type Q7"},
         {"{" F32("a.W", "[1,1,1]", 0, 4) "," F32("a.D", "[1,2,1]", 4, 12) "}", 12,
          DOCONV_INVALID_ARGUMENT, "layer a: its 2 taps are no square"},
         /* The first layer is good: nothing of it is left. */
-        {"{" F32("a.W", "[1,1,1]", 0, 4) "," F32("b.W", "[1,1,2]", 4, 12) "}", 12,
-         DOCONV_INVALID_FILE, "tensor b.W: its D is missing"},
+        {"{" F32("a.W", "[1,1,1]", 0, 4) "," F32("b.W", "[1,2]", 4, 12) "," F32("b.D", "[1,4,4]",
+                                                                                12, 76) "}",
+         76, DOCONV_INVALID_FILE, "tensor b.W: 2 dimensions"},
     };
     doconv_context *context = open_context();
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
@@ -283,7 +310,7 @@ static void test_arguments(void **state)
     expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size),
                   DOCONV_INVALID_ARGUMENT);
     options = fold_options();
-    options.add_identity = -1;
+    options.add_identity = 3;
     expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size),
                   DOCONV_INVALID_ARGUMENT);
     options = fold_options();
@@ -292,6 +319,19 @@ static void test_arguments(void **state)
     expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size),
                   DOCONV_INVALID_ARGUMENT);
     expect_error(context, "mapping: 3", NULL);
+    options = fold_options();
+    options.rename = "weight";
+    expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size),
+                  DOCONV_INVALID_ARGUMENT);
+    expect_error(context, "has no {name}", NULL);
+    options = fold_options();
+    options.type = DOCONV_FOLD_F64 + 1;
+    expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size),
+                  DOCONV_INVALID_ARGUMENT);
+    options = fold_options();
+    options.exclude_count = 1;
+    expect_status(doconv_fold_checkpoint(context, file.data, file.size, &options, &result, &size),
+                  DOCONV_INVALID_ARGUMENT);
     doconv_checkpoint_free(context, NULL);
     doconv_checkpoint_free(NULL, NULL);
     free(file.data);

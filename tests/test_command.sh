@@ -80,6 +80,38 @@ run 0 explain $small:accuracy=strict --isa=none
 out 'accuracy  strict: error 1 at most'
 out 'error'
 
+# An engine's plans take what is nearest to what the layers of a network were tuned as.
+cat >"$work/two.tsv" <<'TSV'
+count	ci	h	w	co	kh	kw	sh	sw	pt	pl	pb	pr	dh	dw	groups
+1	4	6	6	8	3	3	1	1	1	1	1	1	1	1	1
+1	8	6	6	8	1	1	1	1	0	0	0	0	1	1	1
+TSV
+DOCONV_CACHE=$work/engine
+run 0 tune "$work/two.tsv" --layout=nhwc --threads=1 --budget=0.001
+for problem in mb1_ic4ih6oc8kh3ph1 mb1_ic8ih6oc8kh1; do
+    run 0 explain $problem:src=nhwc,dst=nhwc,bias,residual,relu --threads=1 --runner=caller \
+        --cold --workspace=1000000
+    out 'origin    nearest'
+    out "runner=default workspace=0 weights=warm"
+    out 'when      20'
+    out 'against   '
+    out 'sure      to '
+done
+run 0 explain mb2_ic4ih6oc8kh3ph1:src=nhwc,dst=nhwc --threads=1
+out 'origin    neighbour'
+out 'sure      to '
+run 0 tune mb1_ic4ih6oc8kh3ph1 --bias --residual --post=relu6 --runner=caller --threads=2 --cold \
+    --workspace=1000000 --packed=1000000 --budget=0.001
+out 'bias,residual,clamp=0/6'
+run 0 explain mb1_ic4ih6oc8kh3ph1:bias,residual,clamp=0/6 --runner=caller --threads=2 --cold \
+    --workspace=1000000 --packed=1000000
+out 'origin    cache'
+usage 'not for layers in training' tune mb1_ic4ih6oc8kh3ph1 --train --post=relu
+usage 'do not go with --chain' tune resnet18 --chain --cold
+usage '"gelu" is not none, relu or relu6' tune mb1_ic4ih6oc8kh3ph1 --post=gelu
+usage '"both" is not own or caller' tune mb1_ic4ih6oc8kh3ph1 --runner=both
+DOCONV_CACHE=$work/cache
+
 # ---- explain of layers in training: every operation with its candidates
 # section ROLE TEXT: the last run printed the text under the role's heading.
 section() {
@@ -194,7 +226,8 @@ out 'src=nhwc,dst=nhwc'
 out 'src=nChw'
 run 0 tune $small:src=nhwc,dst=nchw,accuracy=strict --layout=nchw --accuracy=fast --threads=1 \
     --budget=0.02
-out ':src=nhwc,accuracy=strict'
+out ':src=nhwc,' # the rest may be on another line
+out 'accuracy=strict'
 
 # ---- tune of layers in training: every operation measured once, then from the cache
 # cached COUNT ARGUMENT...: tunes until all operations are in the cache and none is doubtful; a busy

@@ -233,6 +233,11 @@ usage 'the file to write is missing' fold "$work/in.st"
 usage 'the file to write is missing' fold "$work/in.st" ''
 usage 'one word too many: "c"' fold a b c
 usage '--mapping: "keras" is not paper, pytorch or tensorflow' fold a b --mapping=keras
+usage '--identity needs a value' fold a b --identity
+usage '--identity: "yes" is not add or none' fold a b --identity=yes
+usage '--dtype: "F16" is not f32, f16, bf16, f64 or keep' fold a b --dtype=F16
+usage '--only: "" is not a text' fold a b --only=
+usage '--strip-prefix: "" is not a text' fold a b --strip-prefix=
 usage '--dry-run takes no value' fold a b --dry-run=1
 for kernel in a a=3 a=3x a=x3 a=0x3 a=3x3x3 a=-3x3 a=3x99999999999 a=99999999999x3 =; do
     usage "--kernel: \"$kernel\" is not a layer's NAME=KHxKW" fold a b --kernel=$kernel
@@ -275,13 +280,18 @@ if grep -q 'made without Jansson' "$work/err"; then
     no_file
 else
     # A dry run writes nothing, with and without a name.
-    run 0 fold "$work/in.st" --dry-run
+    run 0 fold "$work/in.st" --dry-run --only=p
     out 'p.weight'
     out '1x2x1x1'
     out '1 layer would be folded; '
-    run 0 fold "$work/in.st" "$work/out.st" --dry-run
+    run 0 fold "$work/in.st" "$work/out.st" --dry-run --only='*'
     no_file
-    run 0 fold "$work/in.st" "$work/out.st"
+    # A W alone is any module's unless it is said to be a layer.
+    run 1 fold "$work/in.st" "$work/out.st"
+    err 'left alone: p.W: it has no D: only if it is named'
+    err '--only=NAME'
+    no_file
+    run 0 fold "$work/in.st" "$work/out.st" --only=p
     out '1 layer folded; '
     printf "ABCDEFGH$two$one" >"$work/expected"
     right_data
@@ -304,19 +314,24 @@ else
     # D = 0 with the identity is W; the identity from the file or the option.
     zeros 16
     checkpoint "{$(t a.W '[1,1,4]' 0 16),$(t a.D '[1,4,4]' 16 80)}" "$one$two$one$two$zeros_of"
-    run 0 fold "$work/in.st" "$work/out.st" --identity
+    run 0 fold "$work/in.st" "$work/out.st" --identity=add
     out 'added'
+    out '1 of them taken as square'
     printf "$one$two$one$two" >"$work/expected"
     right_data
-    run 0 fold "$work/in.st" "$work/out.st" --kernel=a=1x4 --mapping=paper --threads=2 --isa=none
+    run 0 fold "$work/in.st" "$work/out.st" --kernel='?=1x4' --mapping=paper --threads=2 \
+        --isa=none --identity=none
     out '1x1x1x4'
     out 'none'
     head -c 16 /dev/zero >"$work/expected"
     right_data
     rm "$work/out.st"
+    run 2 fold "$work/in.st" "$work/out.st"
+    err 'layer a: no d_diag is stored with its D'
+    no_file
     run 2 fold "$work/in.st" "$work/out.st" --kernel=a=1x3
     err 'layer a: 1x3 is not the 4 taps of its D'
-    run 2 fold "$work/in.st" "$work/out.st" --kernel=b=2x2
+    run 2 fold "$work/in.st" "$work/out.st" --kernel=b=2x2 --identity=none
     err 'no DO-Conv layer is called "b"'
     run 2 fold "$work/in.st" "$work/out.st" --kernel=a=2x2 --kernel=a=2x2
     err 'layer a is there twice'
@@ -327,7 +342,8 @@ else
     checkpoint "{$(t W '[2,2,1]' 0 16),$(t D '[4,1,1]' 16 32)}" \
         "$one$one$one$one$zero$zero$one$zero"
     for mapping in paper pytorch tensorflow; do
-        run 0 fold "$work/in.st" "$work/out.st" --mapping=$mapping
+        run 0 fold "$work/in.st" "$work/out.st" --mapping=$mapping --identity=none
+        out "mapping $mapping"
         case $mapping in
             tensorflow) printf "$zero$one$zero$zero" ;;
             *) printf "$zero$zero$one$zero" ;;
@@ -335,18 +351,67 @@ else
         right_data
     done
     rm "$work/out.st"
+    run 2 fold "$work/in.st" "$work/out.st" --identity=none
+    err '2 groups, and no d_diag'
+    no_file
+
+    # Names, types, and what is left alone.
+    checkpoint "{$(t module.a.W '[1,1,1]' 0 2 F16),$(t module.a.D '[1,1,1]' 2 6),$(
+        t module.a.d_diag '[1,1,1]' 6 10),$(t o.W '[1,1,2]' 10 18)}" \
+        "\000\074$one$one$two$two"
+    run 0 fold "$work/in.st" "$work/out.st" --strip-prefix --rename='{name}.k'
+    out 'a.k '
+    out 'F16'
+    out 'left alone: o.W: it has no D'
+    if grep -qF "$(t a.k '[1,1,1,1]' 0 2 F16)" "$work/out.st" ||
+        grep -qF "$(t a.k '[1,1,1,1]' 8 10 F16)" "$work/out.st"; then
+        pass
+    else
+        fail "doconv $last: wrong header"
+    fi
+    run 0 fold "$work/in.st" "$work/out.st" --dtype=f32 --strip-prefix=module --exclude=o
+    out '.a.weight'
+    out 'F32'
+    out 'left alone: o.W: it was excluded'
+    rm "$work/out.st"
+
+    # Shards: W and D in two, read through the index beside them.
+    checkpoint "{$(t a.W '[1,1,1]' 0 4),$(t a.d_diag '[1,1,1]' 4 8)}" "$two$one"
+    mv "$work/in.st" "$work/s1.safetensors"
+    checkpoint "{$(t a.D '[1,1,1]' 0 4)}" "$two"
+    mv "$work/in.st" "$work/s2.safetensors"
+    index='{"metadata":{},"weight_map":{"a.W":"s1.safetensors","a.D":"s2.safetensors"}}'
+    echo "$index" >"$work/in.index.json"
+    run 0 fold "$work/in.index.json" "$work/out.st"
+    out '1 layer folded; '
+    run 2 fold "$work/in.index.json" "$work/s2.safetensors"
+    err 'is the input'
+    rm "$work/s2.safetensors" "$work/out.st"
+    run 2 fold "$work/in.index.json" "$work/out.st"
+    err 's2.safetensors: No such file'
+    err 'shard s2.safetensors: it can'
+    no_file
+
+    # What torch.save() writes.
+    printf 'PK\003\004 and more' >"$work/in.st"
+    run 2 fold "$work/in.st" "$work/out.st"
+    err 'it is a zip archive, as torch.save() writes'
+    printf '\200\002\212\012 and more' >"$work/in.st"
+    run 2 fold "$work/in.st" "$work/out.st"
+    err 'safetensors.torch.save_file()'
+    no_file
 
     # What is wrong with a file is said by the tensor's name, and nothing is written.
-    checkpoint "{$(t a.W '[1,1,4]' 0 16)}" "$one$one$one$one"
+    checkpoint "{$(t a.d_diag '[1,1,4]' 0 16)}" "$one$one$one$one"
     run 2 fold "$work/in.st" "$work/out.st"
-    err 'malformed or inconsistent file: checkpoint: tensor a.W: its D is missing'
+    err 'malformed or inconsistent file: checkpoint: tensor a.d_diag: its W is missing'
     no_file
     checkpoint "{$(t a.W '[1,1,1]' 0 4),$(t a.weight '[1]' 4 8)}" "$one$one"
-    run 2 fold "$work/in.st" "$work/out.st"
+    run 2 fold "$work/in.st" "$work/out.st" --only=a
     err 'tensor a.weight: it is there already'
-    checkpoint "{$(t a.W '[1,1,1]' 0 2 F16)}" 'AB'
-    run 1 fold "$work/in.st" "$work/out.st"
-    err 'tensor a.W: type F16'
+    checkpoint "{$(t a.W '[1,1,1]' 0 2 I16)}" 'AB'
+    run 1 fold "$work/in.st" "$work/out.st" --only=a
+    err 'tensor a.W: type I16'
     checkpoint "{$(t a.W '[1,1,1]' 0 4)}" 'ABC'
     run 2 fold "$work/in.st" "$work/out.st"
     err 'tensor a.W: data_offsets: 0 to 4 is no part of the 3 bytes'
@@ -364,7 +429,7 @@ else
     run 2 fold "$work" "$work/out.st"
     err 'not a regular file'
     checkpoint "{$(t p.W '[1,2,1]' 0 8)}" "$two$one"
-    run 1 fold "$work/in.st" "$work/absent/out.st"
+    run 1 fold "$work/in.st" "$work/absent/out.st" --only=p
     err 'No such file'
     run 2 fold "$work/in.st" "$work"
     err 'exists, and is not a regular file'
@@ -380,12 +445,12 @@ else
         head -c 100000 /dev/zero >"$work/zeros"
         checkpoint "{$(t p.W '[1,2,1]' 0 8),$(t z '[100000]' 8 100008 U8)}" "$two$one"
         cat "$work/zeros" >>"$work/in.st"
-        run 0 fold "$work/in.st" "$work/out.st"
+        run 0 fold "$work/in.st" "$work/out.st" --only=p
         rm "$work/out.st"
         (
             trap '' XFSZ
             ulimit -f 8
-            "$doconv" fold "$work/in.st" "$work/out.st" >"$work/out" 2>"$work/err"
+            "$doconv" fold "$work/in.st" "$work/out.st" --only=p >"$work/out" 2>"$work/err"
         )
         status=$? last="fold with a limit"
         if [ $status -eq 1 ]; then

@@ -22,6 +22,9 @@ static const char *const problems[] = {
     "mb2_ic136ih3oc112kh3ph1sh2:src=nChw16c,dst=nChw8c",
     "ic24ih9oc48kh1:src=nhwc,dst=nhwc,bias",
     "ic33ih6iw6oc35kh2kw3pw1:src=nchw,dst=nchw",
+    /* Filters of more taps than packing takes of 16 inputs, and of one, at once. */
+    "ic17ih12oc20kh12ph1:src=nhwc,dst=nhwc",
+    "ic2ih46oc18kh46:src=nhwc,dst=nhwc",
     "g2ic40ih5oc36kh3ph1:src=nhwc,dst=nhwc,bias",
     "g6ic12ih5oc12kh3ph1:src=nhwc,dst=nhwc",
 };

@@ -8,12 +8,14 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
 #include <doconv/doconv_tune.h>
 
 #include "fake_solver.h"
+#include "picks.h"
 #include "tuner_fixture.h"
 
 /* Long enough for one call to be a sample. */
@@ -173,6 +175,39 @@ static void test_picks(void **state)
     }
 }
 
+/* In how many things variants differ: a neighbour does in one. */
+static void test_distances(void **state)
+{
+    enum { FAR = 100 };
+    (void)state;
+    static const struct {
+        const char *one, *other;
+        int distance;
+    } rows[] = {
+        {"s:k@a:x=1,y=2", "s:k@a:x=1,y=2", 0},
+        {"s:k@a:x=1,y=2", "s:k@a:y=2,x=1", 0},
+        {"s:k@a:x=1,y=2", "s:k@a:x=1,y=3", 1},
+        {"s:k@a:x=1,y=2", "s:k@a:x=2,y=3", 2},
+        {"s:k@a:x=1", "s:k@a:x=12", 1},
+        {"s:k@a:x=1", "s:k@a:xx=1", 2},
+        {"s:k@a:x=1", "s:k@a:x=1,y=3", 1},
+        {"s:k@a:x=1", "s:k@a", 1},
+        {"s:k@a", "s:k@a", 0},
+        {"s:k@a", "s:l@a", 1},
+        {"s:k@a:x=1", "s:l@a:x=2", 2},
+        {"s:k@a+m@a:x=1", "s:k@a+n@a:x=1", 1},
+        {"s:k@a+m@a:x=1", "s:l@a+n@a:x=1", 2},
+        {"s:k@a+m@a:x=1", "s:k@a:x=1", 1},
+        {"s", "s", 0},
+        {"s:k@a:x=1", "t:k@a:x=1", FAR},
+        {"s:k@a:x=1", "ss:k@a:x=1", FAR},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        assert_int_equal(dc_picks_distance(rows[i].one, rows[i].other), rows[i].distance);
+        assert_int_equal(dc_picks_distance(rows[i].other, rows[i].one), rows[i].distance);
+    }
+}
+
 /* Few: all but the hopeless. */
 static void test_few_candidates(void **state)
 {
@@ -220,6 +255,45 @@ static void test_deadline(void **state)
             assert_int_equal(s.noisy, 0);
         } else {
             assert_int_equal(s.noisy, 1); /* too little time to be sure */
+        }
+        doconv_tune_report_destroy(report);
+        fake_remove(&fake, ctx);
+        doconv_context_destroy(ctx);
+    }
+}
+
+/* Another process has the core for as long as each call, and twice as long again. */
+static void steal(void *user)
+{
+    ((struct fake *)user)->now += 6.0 * CALL;
+}
+
+/* Likewise, of the four tries that a disturbed sample has. */
+static double undecided_in_four(const struct fake *fake, int candidate, int call)
+{
+    return undecided(fake, candidate, call / 4);
+}
+
+/* Who takes the core stretches a measurement: to twice the budget, or thrice if it is in doubt. */
+static void test_deadline_of_a_busy_machine(void **state)
+{
+    const double budget = 0.25;
+    for (int doubt = 0; doubt <= 1; doubt++) {
+        struct fake fake = {.kernels = 1, .count = 2, .called = steal};
+        fake.user = &fake;
+        fake.candidates[0].seconds = fake.candidates[1].seconds = 3.0 * CALL;
+        fake.candidates[1].seconds *= doubt != 0 ? 1.0 : 0.5;
+        fake.seconds = doubt != 0 ? undecided_in_four : NULL;
+        doconv_context *ctx = fixture_context(*state, "c", DOCONV_TUNE_TUNE);
+        fake_install(&fake, ctx);
+        doconv_tune_report *report = tune(ctx);
+        assert_int_equal(fixture_summary(report).noisy, doubt);
+        if (doubt != 0) {
+            assert_true(fake.now > 2.7 * budget);
+            assert_true(fake.now <= 3.0 * budget + 40.0 * CALL);
+        } else {
+            assert_int_equal(fake_number(fixture_summary(report).variant), 1);
+            assert_true(fake.now <= 2.0 * budget + 40.0 * CALL);
         }
         doconv_tune_report_destroy(report);
         fake_remove(&fake, ctx);
@@ -400,6 +474,25 @@ static void test_progress_ends(void **state)
     }
 }
 
+/* ---- the clock that all others have ---- */
+
+static void test_system_clock(void **state)
+{
+    doconv_context *ctx = fixture_context(*state, "c", DOCONV_TUNE_OFF);
+    assert_ptr_equal(ctx->clock, &dc_system_clock);
+    const struct dc_clock *clock = ctx->clock;
+    const double wall = clock->wall(clock->user), thread = clock->thread(clock->user);
+    const struct timespec pause = {.tv_nsec = 30000000};
+    nanosleep(&pause, NULL);
+    const double slept = clock->wall(clock->user) - wall;
+    assert_true(slept >= 0.029);
+    /* Who sleeps has no core. */
+    const double ran = clock->thread(clock->user) - thread;
+    assert_true(ran >= 0.0 && ran < 0.8 * slept);
+    assert_true(dc_now(ctx) >= wall + slept);
+    doconv_context_destroy(ctx);
+}
+
 #define WITH_FIXTURE(test) cmocka_unit_test_setup_teardown(test, fixture_setup, fixture_teardown)
 
 int main(void)
@@ -409,11 +502,14 @@ int main(void)
         WITH_FIXTURE(test_tuned_choice),
         WITH_FIXTURE(test_revisions_of_pairs),
         WITH_FIXTURE(test_picks),
+        cmocka_unit_test(test_distances),
         WITH_FIXTURE(test_few_candidates),
         WITH_FIXTURE(test_deadline),
+        WITH_FIXTURE(test_deadline_of_a_busy_machine),
         WITH_FIXTURE(test_wrong_ones_are_passed_over),
         WITH_FIXTURE(test_doubtful_results),
         WITH_FIXTURE(test_failure_falls_back),
+        WITH_FIXTURE(test_system_clock),
     };
     return cmocka_run_group_tests_name("measure_choice", tests, NULL, NULL);
 }

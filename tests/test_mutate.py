@@ -57,6 +57,7 @@ def main():
     kinds = {change[3] for change in mutate.changes_of(SOURCE)}
     check("each kind is drawn",
           {"comparison", "operator", "constant", "condition", "return", "statement"} <= kinds)
+    check("only CPU time is counted", mutate.run_limited(["sleep", "1.2"], 0.5) == 0)
     first = SOURCE.index("\n")
     check("comments are left alone", all(c[0] > first for c in mutate.changes_of(SOURCE)))
     with tempfile.TemporaryDirectory() as temporary:

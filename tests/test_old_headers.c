@@ -202,16 +202,19 @@ static void see_layer(void *user, const doconv_folded_layer *layer)
 {
     *(bool *)user = layer->size >= sizeof *layer && strcmp(layer->name, "a") == 0 &&
                     layer->desc->size >= sizeof *layer->desc && layer->desc->cout == 1 &&
-                    layer->has_d == 0 && layer->bytes_after == sizeof(float);
+                    layer->has_d == 1 && layer->bytes_after == sizeof(float);
 }
 
 static void test_checkpoint(void **state)
 {
     (void)state;
-    static const char header[] = "{\"a.W\":{\"dtype\":\"F32\",\"shape\":[1,1,1],"
-                                 "\"data_offsets\":[0,4]}}";
+
+#define ONE(part, begin, end)                                                                      \
+    "\"a." part "\":{\"dtype\":\"F32\",\"shape\":[1,1,1],\"data_offsets\":[" begin "," end "]}"
+    static const char header[] =
+        "{" ONE("W", "0", "4") "," ONE("D", "4", "8") "," ONE("d_diag", "8", "12") "}";
     enum { LENGTH = sizeof header - 1 };
-    unsigned char file[8 + LENGTH + 4] = {LENGTH};
+    unsigned char file[8 + LENGTH + 12] = {LENGTH};
     memcpy(file + 8, header, LENGTH);
     doconv_context *context = make_context();
     STRUCT(doconv_fold_checkpoint_options, options);

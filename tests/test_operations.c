@@ -460,6 +460,8 @@ static void feature_composition(void **state)
         "mb2_ic24ih9iw9oc20kh3kw3ph2pw2dh1dw1:src=nChw16c,dst=nChw8c,dmul=9,composition=feature",
         "mb1_ic32ih5oc48kh1:src=nhwc,dst=nhwc,dmul=2,composition=feature,identity",
         "g4_mb1_ic64ih6oc48kh3ph1:src=nhwc,dst=nhwc,bias,dmul=9,composition=feature,identity",
+        /* A block of dst has outputs of two groups. */
+        "g2_mb1_ic36ih5oc34kh3ph1:src=nChw16c,dst=nChw16c,bias,dmul=9,composition=feature",
         "g20_mb2_ic20ih9oc20kh3ph1:src=nchw,dst=nchw,dmul=9,composition=feature,identity",
         "g17_mb1_ic17ih8oc34kh3ph1sh2:src=nhwc,dst=nhwc,bias,dmul=10,composition=feature",
     };
@@ -472,7 +474,7 @@ static void feature_composition(void **state)
     }
 }
 
-/* ---- accuracy classes ---- */
+/* ---- families ---- */
 
 /* The first row of a family that the context may use, or NULL. */
 static const struct dc_kernel *usable(const doconv_context *context, enum dc_family family)
@@ -484,6 +486,68 @@ static const struct dc_kernel *usable(const doconv_context *context, enum dc_fam
     }
     return found;
 }
+
+/*
+ * A solver that refuses everything leaves every result right: layers of each family's own kind have
+ * candidates of it under every cap that has its kernels.
+ */
+static void families_are_offered(void **state)
+{
+    (void)state;
+    static const char plain[] = "mb1_ic32ih14oc32kh3ph1:src=nhwc,dst=nhwc",
+                      depthwise[] = "g32_mb1_ic32ih14oc32kh3ph1:src=nhwc,dst=nhwc",
+                      narrow_groups[] = "g16_mb1_ic64ih14oc64kh3ph1:src=nhwc,dst=nhwc",
+                      folded[] = "mb1_ic32ih14oc32kh3ph1:src=nhwc,dst=nhwc,dmul=9,identity",
+                      feature[] = "mb1_ic32ih14oc32kh3ph1:src=nhwc,dst=nhwc,dmul=9,identity,"
+                                  "composition=feature",
+                      feature_depthwise[] = "g32_mb1_ic32ih14oc32kh3ph1:src=nhwc,dst=nhwc,dmul=9,"
+                                            "identity,composition=feature";
+    static const struct {
+        const char *text;
+        enum dc_operation operation;
+        enum dc_family family;
+    } rows[] = {
+        {plain, DC_CONVOLUTION, DC_FAMILY_REFERENCE},
+        {plain, DC_CONVOLUTION, DC_FAMILY_DIRECT},
+        {plain, DC_CONVOLUTION, DC_FAMILY_WINOGRAD},
+        {depthwise, DC_CONVOLUTION, DC_FAMILY_DEPTHWISE},
+        {narrow_groups, DC_CONVOLUTION, DC_FAMILY_GROUPED},
+        {"mb1_ic32ih14oc32kh1:src=nchw,dst=nchw", DC_CONVOLUTION, DC_FAMILY_PLANES},
+        {"mb1_ic64ih1oc64kh1:src=nhwc,dst=nhwc", DC_CONVOLUTION, DC_FAMILY_PIXEL},
+        {plain, DC_WEIGHT_GRADIENT, DC_FAMILY_PRODUCT},
+        {depthwise, DC_WEIGHT_GRADIENT, DC_FAMILY_CORRELATE},
+        {folded, DC_FOLD, DC_FAMILY_COMPOSE},
+        {folded, DC_FOLD_GRADIENT, DC_FAMILY_COMPOSE},
+        {feature, DC_FEATURE_FORWARD, DC_FAMILY_DEPTHWISE},
+        {feature, DC_FEATURE_BACKWARD, DC_FAMILY_DEPTHWISE},
+        {feature_depthwise, DC_FEATURE_FORWARD, DC_FAMILY_DEPTHWISE},
+        {feature_depthwise, DC_FEATURE_BACKWARD, DC_FAMILY_DEPTHWISE},
+    };
+    for (int cap = 0; cap < CAPS; cap++) {
+        doconv_context *context = open_with(caps[cap], 1, NULL);
+        for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+            struct layer l;
+            make_layer(&l, rows[i].text);
+            const struct dc_problem p = problem_for(context, &l, rows[i].operation, false);
+            struct dc_candidate_list list = forcible(context, &p);
+            bool offered = usable(context, rows[i].family) == NULL;
+            for (int c = 0; c < list.count; c++) {
+                const struct dc_kernel *kernel = list.items[c].kernel;
+                offered = offered || (kernel != NULL && kernel->family == rows[i].family);
+            }
+            if (!offered) {
+                fail_msg("%s, %s, cap %s: no candidate of family %d", rows[i].text,
+                         dc_operation_name(rows[i].operation), doconv_isa_string(caps[cap]),
+                         (int)rows[i].family);
+            }
+            dc_free(context, list.items);
+            free_layer(&l);
+        }
+        doconv_context_destroy(context);
+    }
+}
+
+/* ---- accuracy classes ---- */
 
 /* Is a copy of the kernel that amplifies errors accepted, under a class of accuracy? */
 static bool accepts(doconv_context *context, const struct dc_kernel *kernel, float amplification,
@@ -578,6 +642,7 @@ int main(void)
         cmocka_unit_test(plain_layers),
         cmocka_unit_test(kernel_composition),
         cmocka_unit_test(feature_composition),
+        cmocka_unit_test(families_are_offered),
         cmocka_unit_test(accuracy_classes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

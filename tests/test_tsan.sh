@@ -40,7 +40,7 @@ run() {
         "$work/build/tests/$name" || failed=1
     done
 }
-run test_runner test_runner_conditions test_threads
+run test_runner test_runner_conditions test_threads test_nearest
 "$meson" configure "$work/build" -Dtuner=false
 run test_api test_plan test_tasks
 exit $failed

@@ -15,6 +15,7 @@
 #include <doconv/doconv_tune.h>
 
 #include "base/clock.h"
+#include "base/context.h"
 #include "plan/candidate.h"
 #include "plan/plan.h"
 #include "plan/solver.h"
@@ -446,6 +447,40 @@ static void test_forced(void **state)
     assert_int_equal(doconv_training_composition(NULL), DOCONV_COMPOSITION_NONE);
 }
 
+/* Measurements allow a layer the rounding of the operation that rounds most. */
+static void test_rounding(void **state)
+{
+    doconv_context *ctx = fixture_context(*state, "c", DOCONV_TUNE_OFF);
+    static struct dc_kernel copies[256];
+    const struct dc_kernel *kernels[257] = {NULL}, *const *before = ctx->kernels;
+    for (int i = 0; before[i] != NULL; i++) {
+        assert_in_range(i, 0, 255);
+        copies[i] = *before[i];
+        copies[i].error_amplification = 2.0f;
+        kernels[i] = &copies[i];
+    }
+    ctx->kernels = kernels;
+    const doconv_conv_desc desc = fixture_problem(OPEN);
+    doconv_plan_options options = options_of(DOCONV_OPERATION_LAYER_STEP);
+    struct dc_problem problem;
+    assert_int_equal(dc_plan_problem(ctx, &desc, &options, &problem), DOCONV_OK);
+    struct dc_candidate_list candidates;
+    assert_int_equal(dc_enumerate(ctx, &problem, NULL, &candidates), DOCONV_OK);
+    for (int i = 0; i < candidates.count; i++) {
+        if (strncmp(candidates.items[i].text, "kernel", 6) == 0) {
+            assert_true(candidates.items[i].error_amplification == 2.0f);
+        }
+    }
+    dc_free(ctx, candidates.items);
+    options.variant = "kernel";
+    doconv_plan *plan;
+    assert_int_equal(dc_plan_create(ctx, &problem, &options, &plan), DOCONV_OK);
+    assert_true(plan->candidate.error_amplification == 2.0f);
+    doconv_plan_destroy(plan);
+    ctx->kernels = before;
+    doconv_context_destroy(ctx);
+}
+
 /* By a table, which comes before the cache, but not in what a deterministic context promises. */
 static void test_table(void **state)
 {
@@ -480,7 +515,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_fastest_wins), TEST(test_tune_mode), TEST(test_wrong_result),
         TEST(test_only_mode),    TEST(test_threads),   TEST(test_deterministic),
-        TEST(test_mapping),      TEST(test_forced),    TEST(test_table),
+        TEST(test_mapping),      TEST(test_forced),    TEST(test_rounding),
+        TEST(test_table),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

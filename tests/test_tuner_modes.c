@@ -84,6 +84,82 @@ static void test_rigor(void **state)
     }
 }
 
+/* ---- a measurement that somebody watches ---- */
+
+struct watcher {
+    int told, asked, last, cancel_at; /* cancel_at: the call that ends it; 0: none */
+};
+
+static void watch(void *user, int done, int total)
+{
+    struct watcher *w = user;
+    assert_in_range(done, 0, total);
+    w->told++;
+    w->last = done == total;
+}
+
+static int ask(void *user)
+{
+    struct watcher *w = user;
+    return ++w->asked == w->cancel_at;
+}
+
+/* By a plan's options and by those of a tuning. */
+static void test_cancel(void **state)
+{
+    struct fixture *f = *state;
+    const doconv_conv_desc desc = fixture_problem(FIXTURE_PROBLEM);
+    for (int cancel_at = 0; cancel_at < 3; cancel_at++) {
+        char name[32];
+        struct watcher w = {.cancel_at = cancel_at};
+        snprintf(name, sizeof name, "cancel %d", cancel_at);
+        doconv_context *ctx = fixture_context(f, name, DOCONV_TUNE_TUNE);
+        const doconv_plan_options options = {.size = sizeof options,
+                                             .budget_seconds = 0.01,
+                                             .progress = watch,
+                                             .progress_user = &w,
+                                             .cancel = ask,
+                                             .cancel_user = &w};
+        fixture_assert_origin(ctx, &desc, &options, "measured");
+        assert_true(w.asked >= 1);
+        if (cancel_at > 0) {
+            assert_int_equal(w.asked, cancel_at);
+            /* It is stored. This context does not measure again, another one does. */
+            assert_int_equal(fixture_count(f, name, ".txt", NULL), 1);
+            fixture_assert_origin(ctx, &desc, &options, "cache");
+            assert_int_equal(w.asked, cancel_at);
+            doconv_context *other = fixture_context(f, name, DOCONV_TUNE_TUNE);
+            w = (struct watcher){.cancel_at = cancel_at};
+            fixture_assert_origin(other, &desc, &options, "measured");
+            assert_int_equal(w.asked, cancel_at);
+            doconv_context_destroy(other);
+        } else {
+            assert_true(w.told > 1 && w.last);
+        }
+        doconv_tune_options tune = {.size = sizeof tune,
+                                    .force = 1,
+                                    .budget_seconds = 0.01,
+                                    .cancel = ask,
+                                    .cancel_user = &w};
+        w = (struct watcher){.cancel_at = cancel_at};
+        doconv_tune_report *report;
+        assert_int_equal(doconv_tune(ctx, &desc, NULL, &tune, &report), DOCONV_OK);
+        const doconv_tune_summary s = fixture_summary(report);
+        if (cancel_at > 0) {
+            assert_int_equal(w.asked, cancel_at);
+            assert_true(s.noisy);
+        }
+        assert_true(s.seconds > 0.0);
+        doconv_tune_report_destroy(report);
+        doconv_context_destroy(ctx);
+    }
+    doconv_context *ctx = fixture_context(f, "c", DOCONV_TUNE_TUNE);
+    const doconv_plan_options wrong = {.size = sizeof wrong, .budget_seconds = -1.0};
+    doconv_plan *plan;
+    assert_int_equal(doconv_plan_create(ctx, &desc, &wrong, &plan), DOCONV_INVALID_ARGUMENT);
+    doconv_context_destroy(ctx);
+}
+
 /* ---- whom an entry is for ---- */
 
 static void test_never_served_elsewhere(void **state)
@@ -205,9 +281,8 @@ static void test_stale_variant(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        WITH_FIXTURE(test_modes),
-        WITH_FIXTURE(test_rigor),
-        WITH_FIXTURE(test_never_served_elsewhere),
+        WITH_FIXTURE(test_modes),         WITH_FIXTURE(test_rigor),
+        WITH_FIXTURE(test_cancel),        WITH_FIXTURE(test_never_served_elsewhere),
         WITH_FIXTURE(test_stale_variant),
     };
     return cmocka_run_group_tests_name("tuner_modes", tests, NULL, NULL);

@@ -2,6 +2,7 @@
 #include "tuner_fixture.h"
 
 #include <dirent.h>
+#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -42,7 +43,7 @@ int fixture_setup(void **state)
     return mkdtemp(f->root) != NULL ? 0 : -1;
 }
 
-static void remove_all(const char *path)
+void fixture_remove(const char *path)
 {
     struct stat info;
     if (lstat(path, &info) == 0 && S_ISDIR(info.st_mode)) {
@@ -51,7 +52,7 @@ static void remove_all(const char *path)
             if (strcmp(item->d_name, ".") != 0 && strcmp(item->d_name, "..") != 0) {
                 char below[FIXTURE_PATH];
                 snprintf(below, sizeof below, "%.600s/%.300s", path, item->d_name);
-                remove_all(below);
+                fixture_remove(below);
             }
         }
         if (directory != NULL) {
@@ -64,7 +65,7 @@ static void remove_all(const char *path)
 int fixture_teardown(void **state)
 {
     struct fixture *f = *state;
-    remove_all(f->root);
+    fixture_remove(f->root);
     pthread_mutex_destroy(&f->log.lock);
     free(f);
     return 0;
@@ -132,6 +133,10 @@ void fixture_log_clear(struct fixture *f)
 
 void fixture_reattach(doconv_context *ctx, const struct dc_kernel *const *kernels)
 {
+    struct dc_kept *memo = atomic_exchange(&ctx->memo, NULL);
+    if (memo != NULL) {
+        memo->destroy(memo);
+    }
     ctx->advisor.destroy(ctx->advisor.self);
     ctx->kernels = kernels;
     assert_int_equal(dc_tuner_attach(ctx), DOCONV_OK);
@@ -194,6 +199,26 @@ void fixture_write(const char *path, const void *data, size_t size)
 }
 
 /* ---- entries ---- */
+
+void fixture_environment(const doconv_context *ctx, char path[FIXTURE_PATH])
+{
+    const char *manifest = dc_cache_manifest(ctx->advisor.self);
+    snprintf(path, FIXTURE_PATH, "%.900s/%016" PRIx64, ctx->cache_directory,
+             dc_hash(0, manifest, strlen(manifest)));
+}
+
+void fixture_entry_path(const doconv_context *ctx, const char *key, char path[FIXTURE_PATH])
+{
+    fixture_environment(ctx, path);
+    const size_t length = strlen(path);
+    snprintf(path + length, FIXTURE_PATH - length, "/%016" PRIx64 ".txt",
+             dc_hash(0, key, strlen(key)));
+}
+
+size_t fixture_seal(char *text, size_t body)
+{
+    return body + (size_t)sprintf(text + body, "checksum %016" PRIx64 "\n", dc_hash(0, text, body));
+}
 
 const struct dc_kernel *fixture_kernel(const doconv_context *ctx)
 {

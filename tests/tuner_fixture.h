@@ -65,7 +65,7 @@ void fixture_fail(doconv_context_options *options, struct fixture_failing *faili
 /* Forgets counts and text. */
 void fixture_log_clear(struct fixture *f);
 
-/* A context's advisor anew, after its kernels were replaced. */
+/* A context's advisor anew, after its kernels were replaced; choices made before are forgotten. */
 void fixture_reattach(doconv_context *ctx, const struct dc_kernel *const *kernels);
 
 /*
@@ -75,9 +75,20 @@ void fixture_reattach(doconv_context *ctx, const struct dc_kernel *const *kernel
 int fixture_count(const struct fixture *f, const char *name, const char *ending,
                   char path[FIXTURE_PATH]);
 
+/* Removes a file, a link, or a directory with all that is in it. */
+void fixture_remove(const char *path);
+
 /* Reads a whole file of less than size bytes; adds a NUL. Returns the length. */
 size_t fixture_read(const char *path, char *text, size_t size);
 void fixture_write(const char *path, const void *data, size_t size);
+
+/* The directory of a context's environment, and the file of a key in it. */
+void fixture_environment(const doconv_context *ctx, char path[FIXTURE_PATH]);
+void fixture_entry_path(const doconv_context *ctx, const char *key, char path[FIXTURE_PATH]);
+
+/* Puts the right checksum under the body of an entry's text. Returns the length of both. */
+size_t fixture_seal(char *text, size_t body);
+#define FIXTURE_CHECKSUM ((size_t)26) /* length of that line */
 
 /* A kernel that each build has: the reference, the last of the list. */
 const struct dc_kernel *fixture_kernel(const doconv_context *ctx);

@@ -17,6 +17,7 @@
 #include "cachedir.h"
 #include "collect.h"
 #include "kernel.h"
+#include "nearest.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -28,9 +29,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define BUCKETS 2048
+
 struct node {
     uint64_t hash;
     uint64_t used; /* clock of the last look-up; 0: the slot is free */
+    int next;      /* of the chain of its bucket; -1: it is the last */
     char *key;
     struct cache_entry *entry; /* NULL: known to be missing */
     enum cache_state state;
@@ -41,10 +45,12 @@ struct cache {
     pthread_mutex_t lock; /* guards clock and nodes */
     uint64_t clock;
     struct node nodes[CACHE_MEMORY_ENTRIES];
+    int buckets[BUCKETS]; /* by hash: the first node; -1: there is none */
+    struct nearest *index;
     /* the environment's directories; "" if there is none */
     char user[CACHEDIR_PATH], system[CACHEDIR_PATH];
     char environment[512];  /* what their name is the hash of */
-    atomic_bool prepared;   /* the user's directory exists */
+    atomic_bool collected;  /* what is too old in the user's directory */
     atomic_bool used;       /* and its time of modification says so */
     atomic_bool complained; /* about a directory that can't be written */
 };
@@ -54,14 +60,33 @@ struct cache {
 /* The lock is held. */
 static struct node *find(struct cache *cache, uint64_t hash, const char *key)
 {
-    for (int i = 0; i < CACHE_MEMORY_ENTRIES; i++) {
+    for (int i = cache->buckets[hash % BUCKETS]; i >= 0; i = cache->nodes[i].next) {
         struct node *node = &cache->nodes[i];
-        if (node->used != 0 && node->hash == hash && strcmp(node->key, key) == 0) {
+        if (node->hash == hash && strcmp(node->key, key) == 0) {
             node->used = ++cache->clock;
             return node;
         }
     }
     return NULL;
+}
+
+/* Takes a node out of its chain. The lock is held. */
+static void unchain(struct cache *cache, const struct node *node)
+{
+    const int index = (int)(node - cache->nodes);
+    int *link = &cache->buckets[node->hash % BUCKETS];
+    while (*link != index) {
+        link = &cache->nodes[*link].next;
+    }
+    *link = node->next;
+}
+
+/* Puts it into the chain of its hash. The lock is held. */
+static void chain(struct cache *cache, struct node *node)
+{
+    int *first = &cache->buckets[node->hash % BUCKETS];
+    node->next = *first;
+    *first = (int)(node - cache->nodes);
 }
 
 /* The lock is held. */
@@ -124,8 +149,14 @@ static void exchange(struct cache *cache, uint64_t hash, const char *key, struct
     }
     if (place != NULL) {
         const struct node old = *place;
+        if (old.used != 0) {
+            unchain(cache, place);
+        }
         *place = *node;
         place->used = node->key != NULL ? ++cache->clock : 0;
+        if (place->used != 0) {
+            chain(cache, place);
+        }
         *node = old;
     }
 }
@@ -224,19 +255,6 @@ static int collect(const struct cache *cache, enum collect_scope scope,
     return dc_collect(&options);
 }
 
-static const char *prepare_directory(struct cache *cache)
-{
-    if (atomic_load(&cache->prepared)) {
-        return NULL;
-    }
-    const char *reason = dc_cachedir_create(cache->user, cache->environment);
-    if (reason == NULL) {
-        (void)collect(cache, COLLECT_BUILDS, NULL, NULL); /* what can't be removed does no harm */
-    }
-    atomic_store(&cache->prepared, reason == NULL);
-    return reason;
-}
-
 static bool save(struct cache *cache, const struct cache_entry *entry, uint64_t hash)
 {
     if (cache->ctx->memory_only) {
@@ -250,18 +268,12 @@ static bool save(struct cache *cache, const struct cache_entry *entry, uint64_t 
     } else if (length == 0) {
         reason = text == NULL ? "out of memory" : "the entry has no valid text";
     } else {
-        reason = prepare_directory(cache);
-    }
-    if (reason == NULL) {
         char name[CACHEDIR_NAME];
-        snprintf(name, sizeof name, "%016" PRIx64 ".txt", hash);
-        reason = dc_cachedir_write(cache->user, name, text, length);
-        if (reason != NULL && !dc_cachedir_exists(cache->user)) {
-            /* Another process cleaned it up. */
-            atomic_store(&cache->prepared, false);
-            reason = prepare_directory(cache);
-            reason = reason != NULL ? reason : dc_cachedir_write(cache->user, name, text, length);
+        if (!atomic_exchange(&cache->collected, true)) {
+            (void)collect(cache, COLLECT_BUILDS, NULL, NULL); /* what must stay does no harm */
         }
+        snprintf(name, sizeof name, "%016" PRIx64 ".txt", hash);
+        reason = dc_cachedir_store(cache->user, cache->environment, name, text, length);
     }
     dc_free(cache->ctx, text);
     if (reason != NULL && !atomic_exchange(&cache->complained, true)) {
@@ -294,12 +306,17 @@ struct cache *dc_cache_create(doconv_context *ctx)
         return NULL;
     }
     memset(cache, 0, sizeof *cache);
-    if (pthread_mutex_init(&cache->lock, NULL) != 0) {
+    for (int i = 0; i < BUCKETS; i++) {
+        cache->buckets[i] = -1;
+    }
+    cache->index = dc_nearest_create(ctx);
+    if (cache->index == NULL || pthread_mutex_init(&cache->lock, NULL) != 0) {
+        dc_nearest_destroy(cache->index);
         dc_free(ctx, cache);
         return NULL;
     }
     cache->ctx = ctx;
-    atomic_init(&cache->prepared, false);
+    atomic_init(&cache->collected, false);
     atomic_init(&cache->used, false);
     atomic_init(&cache->complained, false);
     const struct dc_cpu *cpu = dc_cpu_probe();
@@ -320,6 +337,7 @@ void dc_cache_destroy(struct cache *cache)
         for (int i = 0; i < CACHE_MEMORY_ENTRIES; i++) {
             release_node(cache, &cache->nodes[i]);
         }
+        dc_nearest_destroy(cache->index);
         pthread_mutex_destroy(&cache->lock);
         dc_free(cache->ctx, cache);
     }
@@ -328,6 +346,16 @@ void dc_cache_destroy(struct cache *cache)
 doconv_context *dc_cache_context(const struct cache *cache)
 {
     return cache->ctx;
+}
+
+struct nearest *dc_cache_index(const struct cache *cache)
+{
+    return cache->index;
+}
+
+const char *dc_cache_directory(const struct cache *cache, bool system)
+{
+    return system ? cache->system : cache->user;
 }
 
 const char *dc_cache_manifest(const struct cache *cache)
@@ -359,7 +387,8 @@ enum cache_state dc_cache_lookup(struct cache *cache, const char *key, struct ca
     }
     bool hit = load(cache, cache->user, hash, key, entry);
     if (hit && !atomic_exchange(&cache->used, true)) {
-        (void)utimensat(AT_FDCWD, cache->user, NULL, 0); /* a wish: the cache may be read only */
+        /* A wish: the cache may be read only. */
+        (void)utimensat(AT_FDCWD, cache->user, NULL, AT_SYMLINK_NOFOLLOW);
     }
     hit = hit || load(cache, cache->system, hash, key, entry);
     const enum cache_state found = !hit                   ? CACHE_MISS
@@ -384,6 +413,7 @@ static void remember(struct cache *cache, const struct cache_entry *entry, enum 
     pthread_mutex_lock(&cache->lock);
     exchange(cache, hash, entry->key, &node);
     pthread_mutex_unlock(&cache->lock);
+    dc_nearest_add(cache->index, entry->key);
     atomic_fetch_add(&cache->ctx->choices, 1); /* after it can be found */
     release_node(cache, &node);
 }
@@ -413,6 +443,7 @@ void dc_cache_drop(struct cache *cache, const char *key)
     pthread_mutex_lock(&cache->lock);
     exchange(cache, dc_hash(0, key, strlen(key)), key, &nothing);
     pthread_mutex_unlock(&cache->lock);
+    dc_nearest_add(cache->index, key); /* its file may be new */
     atomic_fetch_add(&cache->ctx->choices, 1);
     release_node(cache, &nothing);
 }

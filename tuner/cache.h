@@ -14,6 +14,7 @@
     1024 /* kept in memory, misses included; the least recently used goes first */
 
 struct cache;
+struct nearest;
 
 /* Where a winner comes from. */
 enum cache_state {
@@ -31,6 +32,10 @@ enum cache_state {
 struct cache *dc_cache_create(doconv_context *ctx);
 void dc_cache_destroy(struct cache *cache);
 doconv_context *dc_cache_context(const struct cache *cache);
+/* The index of its keys. */
+struct nearest *dc_cache_index(const struct cache *cache);
+/* The environment's directory, the user's or (system) the one that is only read; "": none. */
+const char *dc_cache_directory(const struct cache *cache, bool system);
 /* The environment: what makes measured choices comparable, a line each. */
 const char *dc_cache_manifest(const struct cache *cache);
 

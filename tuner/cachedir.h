@@ -5,7 +5,6 @@
 #ifndef DOCONV_CACHEDIR_H
 #define DOCONV_CACHEDIR_H
 
-#include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 
@@ -15,22 +14,28 @@
 
 /*
  * Reads a plain file of less than size bytes. Its length, or -1 and the reason ("" if there is no
- * such file).
+ * such file). No link is followed, of the file's name nor of its directory's.
  */
 ssize_t dc_cachedir_read(const char *path, char *text, size_t size, const char **reason);
 
-bool dc_cachedir_exists(const char *directory);
+/* Likewise the first bytes of one, size at most. Their number, or -1. */
+ssize_t dc_cachedir_head(const char *path, char *text, size_t size);
 
 /*
- * Makes the directory of an environment, and those above it, with its manifest. NULL, or the reason
- * of a failure.
+ * Makes the directory of an environment, and those above it, with its manifest, also in place of
+ * one that is damaged. NULL, or the reason of a failure.
  */
 const char *dc_cachedir_create(const char *directory, const char *manifest);
 
 /*
- * Atomic: a reader, and a crash, see the old file or the new one. NULL, or the reason of a failure.
+ * Writes a file there, which is made as dc_cachedir_create() does if need be. Atomic: a reader, and
+ * a crash, see the old file or the new one. A link of the file's name is replaced, one of the
+ * directory's refused. NULL, or the reason of a failure, after which nothing is left of the file.
  */
-const char *dc_cachedir_write(const char *directory, const char *name, const char *text,
-                              size_t length);
+const char *dc_cachedir_store(const char *directory, const char *manifest, const char *name,
+                              const char *text, size_t length);
+
+/* Removes a file there. 0 or an errno. */
+int dc_cachedir_remove(const char *directory, const char *name);
 
 #endif

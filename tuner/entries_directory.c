@@ -240,7 +240,7 @@ static const char *store_environment(struct storing *s,
             continue;
         }
         const size_t length = dc_cachefile_print(entry, s->text, CACHEFILE_SIZE);
-        reason = dc_cachedir_write(path, name, s->text, length);
+        reason = dc_cachedir_store(path, environment->manifest, name, s->text, length);
         s->stored += reason == NULL;
         drop_from_memory(s->entries, environment, entry->key);
     }
@@ -307,17 +307,17 @@ static int forget_environment(const struct doconv_entries *entries,
 {
     int count = 0;
     directory_text directory;
-    path_text path;
     set_directory(entries, environment->name, directory);
     for (int i = 0; i < environment->count; i++) {
         const char *key = environment->items[i]->key;
         char name[CACHEDIR_NAME];
         set_name(key, name);
-        snprintf(path, sizeof path, "%s/%s", directory, name);
-        if (has_directory(entries) && unlink(path) == 0) {
-            count++;
-        } else if (has_directory(entries) && errno != ENOENT && errno != ENOTDIR && *error == 0) {
-            *error = errno;
+        const int failed = has_directory(entries) ? dc_cachedir_remove(directory, name) : ENOENT;
+        count += failed == 0;
+        /* Behind a link there is nothing of the cache's. */
+        if (failed != 0 && failed != ENOENT && failed != ENOTDIR && failed != ELOOP &&
+            *error == 0) {
+            *error = failed;
         }
         drop_from_memory(entries, environment, key);
     }

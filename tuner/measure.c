@@ -125,8 +125,7 @@ static bool round_of(struct measure_set *set, double later, double reserve)
     return true;
 }
 
-static void report_progress(const struct measure_set *set, doconv_tune_progress_fn progress,
-                            void *user)
+static void report_progress(const struct measure_set *set, doconv_progress_fn progress, void *user)
 {
     if (progress != NULL) {
         const double done = 1.0 - dc_measure_left(set) / set->budget;
@@ -135,13 +134,13 @@ static void report_progress(const struct measure_set *set, doconv_tune_progress_
 }
 
 int dc_measure_race(struct measure_set *set, double later, double reserve,
-                    doconv_tune_progress_fn progress, void *progress_user)
+                    doconv_progress_fn progress, void *progress_user)
 {
     const int first = set->round;
-    bool goes_on = true;
+    bool goes_on = !set->cancelled;
     while (goes_on && set->round < MEASURE_ROUNDS && set->round < first + MOST_ROUNDS) {
         report_progress(set, progress, progress_user);
-        goes_on = round_of(set, later, reserve);
+        goes_on = round_of(set, later, reserve) && !dc_measure_cancelled(set);
         const int leader = leader_of(set);
         if (leader >= 0) {
             set->items[leader].state = MEASURED_RACING;
@@ -165,6 +164,17 @@ void dc_measure_again(struct measure_set *set)
     for (int i = 0; i < set->count; i++) {
         if (set->items[i].state != MEASURED_WRONG) {
             set->items[i].state = MEASURED_RACING;
+        }
+    }
+}
+
+void dc_measure_extend(struct measure_set *set)
+{
+    set->most_lost = 2.0 * set->budget;
+    for (int i = 0; i < set->count; i++) {
+        struct measured *m = &set->items[i];
+        if (m->state == MEASURED_SETTLED && (i == 0 || m->confidence < SURE_ENOUGH)) {
+            m->state = MEASURED_RACING;
         }
     }
 }

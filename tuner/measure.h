@@ -11,6 +11,7 @@
 
 #include <doconv/doconv_tune.h>
 
+#include "evict.h"
 #include "plan/problem.h"
 #include "plan/solver.h"
 
@@ -75,14 +76,19 @@ struct measure_set {
     size_t bytes[MEASURE_TENSORS];
     char *workspace; /* shared by all */
     size_t workspace_size;
-    float *expected; /* dst by the reference kernel, where it is compared; NULL: not yet */
-    char *flush;     /* as large as the caches; NULL: warm */
-    size_t flush_bytes;
+    float *expected;    /* dst by the reference kernel, where it is compared; NULL: not yet */
+    dc_evict_fn *evict; /* makes weights cold; NULL: flushing the caches does */
+    char *flush;        /* memory for that; NULL: not needed */
+    size_t flush_bytes; /* twice as large as the caches */
     struct measured *items;
     int count, capacity;
     int round; /* the one that is being sampled */
     /* Time: when it began by the wall and by the thread's own, what others took, what there is. */
     double wall_start, thread_start, lost, budget;
+    doconv_cancel_fn cancel; /* may be NULL */
+    void *cancel_user;
+    bool cancelled;
+    double most_lost; /* of what others took: so much is not counted */
 };
 
 /*
@@ -107,7 +113,14 @@ doconv_status dc_measure_set_add(struct measure_set *set, const doconv_plan_opti
  * disturbed. A set's time begins when it is created.
  */
 void dc_measure_set_budget(struct measure_set *set, double seconds);
+/*
+ * After dc_measure_finish(): twice as much of what others took is not counted, and those that may
+ * be the faster ones race again.
+ */
+void dc_measure_extend(struct measure_set *set);
 double dc_measure_left(const struct measure_set *set); /* of the budget; negative: overdrawn */
+/* Does the caller (set->cancel) want it to end? It is not asked again once it does. */
+bool dc_measure_cancelled(struct measure_set *set);
 
 /*
  * An item's first calls, which tell how long it takes; they are its sample of this round where they
@@ -120,13 +133,13 @@ void dc_measure_sample(struct measure_set *set, struct measured *item);
 /*
  * Rounds in which each item that is racing (at least one) has a sample, in another order each time,
  * until the ranking is stable, or less of the budget is left than `later` seconds, which other
- * races need; but until each has two samples no more than `reserve` are kept. Who has two clean
- * samples and is surely slower than the leader drops out. Then those that are near the leader are
- * settled; the default stays in the race for another one. progress may be NULL. Returns the
- * leader's index; -1: there was time for no sample.
+ * races need, or it is cancelled, which is asked after each; but until each has two samples no more
+ * than `reserve` are kept. Who has two clean samples and is surely slower than the leader drops
+ * out. Then those that are near the leader are settled; the default stays in the race for another
+ * one. progress may be NULL. Returns the leader's index; -1: there was time for no sample.
  */
 int dc_measure_race(struct measure_set *set, double later, double reserve,
-                    doconv_tune_progress_fn progress, void *progress_user);
+                    doconv_progress_fn progress, void *progress_user);
 
 /*
  * Medians, spreads and confidences of all; the winner goes first, the others behind it by their

@@ -3,21 +3,27 @@
 #include "base/clock.h"
 #include "base/context.h"
 #include "measure.h"
+#include "plan/plan.h"
 
 #include <math.h>
+#include <sched.h>
 
 /* A sample lasts this long at least: the clock and a call's overhead vanish in it. */
 #define SAMPLE_SECONDS 200e-6
 #define MOST_REPEATS 1000
-#define MOST_COLD_REPEATS 3
+/* Where the caches are flushed before each call, which takes longer; or some memory is evicted. */
+#define MOST_FLUSHED_REPEATS 3
+#define MOST_EVICTED_REPEATS 16
 /* One that lost its core for more than this share of its time is taken again, so often. */
 #define LOST_SHARE 0.03
 #define MOST_TRIES 4
 /*
- * Weights that come back from memory are a part of a run as short as this that counts: other
- * candidates' weights have taken their place in the caches.
+ * Other candidates' weights have taken the place of a candidate's own in the caches. That these
+ * come back from memory counts in a call as short as this, or one that reads so much of them in a
+ * second: memory gives some five times as much.
  */
 #define SHORT_SECONDS 1e-3
+#define WEIGHTS_RATE 4e9
 /* A first call as long as this is as good as any other. */
 #define LONG_SECONDS 20e-3
 
@@ -26,6 +32,7 @@
 void dc_measure_set_budget(struct measure_set *set, double seconds)
 {
     set->budget = seconds;
+    set->most_lost = seconds;
 }
 
 double dc_measure_left(const struct measure_set *set)
@@ -34,7 +41,13 @@ double dc_measure_left(const struct measure_set *set)
     const double wall = dc_now(set->ctx) - set->wall_start,
                  own = clock->thread(clock->user) - set->thread_start,
                  lost = set->ctx->threads == 1 ? wall - own : set->lost;
-    return set->budget - (wall - fmax(0.0, fmin(lost, set->budget)));
+    return set->budget - (wall - fmax(0.0, fmin(lost, set->most_lost)));
+}
+
+bool dc_measure_cancelled(struct measure_set *set)
+{
+    set->cancelled = set->cancelled || (set->cancel != NULL && set->cancel(set->cancel_user) != 0);
+    return set->cancelled;
 }
 
 /* ---- calls ---- */
@@ -50,25 +63,57 @@ static void flush_task(void *arg, int index)
     }
 }
 
-static void touch(const volatile float *tensor, size_t bytes)
+static void touch(const void *memory, size_t bytes)
 {
-    for (size_t i = 0; i < bytes / sizeof(float); i += 16) {
-        (void)tensor[i];
+    const volatile char *at = memory;
+    for (size_t i = 0; i < bytes; i += 64) {
+        (void)at[i];
+    }
+}
+
+/* Is it in cache when a call starts? Those that are have an order: the last is the nearest. */
+static const enum measure_tensor near_tensors[] = {
+    MEASURE_GRAD_SRC, MEASURE_DST, MEASURE_GRAD_FOLDED, MEASURE_SRC, MEASURE_GRAD_DST};
+enum { NEAR_TENSORS = sizeof near_tensors / sizeof near_tensors[0] };
+
+static bool is_near(enum measure_tensor tensor)
+{
+    bool near = false;
+    for (int i = 0; i < NEAR_TENSORS; i++) {
+        near = near || near_tensors[i] == tensor;
+    }
+    return near;
+}
+
+/* All that a call reads but what is near. */
+static void evict_far(const struct measure_set *set, const struct measured *m)
+{
+    if (m->weights != NULL) {
+        set->evict(m->weights->data, m->plan->candidate.packed_size);
+    }
+    for (int i = 0; i < MEASURE_TENSORS; i++) {
+        if (set->bytes[i] != 0 && !is_near((enum measure_tensor)i)) {
+            set->evict(set->tensors[i], set->bytes[i]);
+        }
     }
 }
 
 /*
  * As in a network: the layer before has just written src (or the one behind it, in training,
- * grad_dst), dst's memory serves every other layer, the weight's gradient was summed right before
- * its fold's; weights, W and D were last read an inference or a step ago.
+ * grad_dst), dst's memory and the workspace serve every other layer, the weight's gradient was
+ * summed right before its fold's; weights, W, D and a residual were last used an inference, a step
+ * or some layers ago.
  */
-static void make_cold(struct measure_set *set)
+static void make_cold(struct measure_set *set, const struct measured *m)
 {
-    static const enum measure_tensor near[] = {MEASURE_GRAD_SRC, MEASURE_DST, MEASURE_GRAD_FOLDED,
-                                               MEASURE_SRC, MEASURE_GRAD_DST};
-    dc_parallel(set->ctx, set->ctx->threads, flush_task, set);
-    for (size_t i = 0; i < sizeof near / sizeof near[0]; i++) {
-        touch(set->tensors[near[i]], set->bytes[near[i]]);
+    if (set->evict != NULL) {
+        evict_far(set, m);
+    } else {
+        dc_parallel(set->ctx, set->ctx->threads, flush_task, set);
+    }
+    touch(set->workspace, m->plan->workspace_size);
+    for (int i = 0; i < NEAR_TENSORS; i++) {
+        touch(set->tensors[near_tensors[i]], set->bytes[near_tensors[i]]);
     }
 }
 
@@ -103,7 +148,7 @@ static struct stretch time_runs(struct measure_set *set, const struct measured *
     struct stretch start = begin(set);
     for (int i = 0; i < repeats; i++) {
         if (set->cold) {
-            make_cold(set);
+            make_cold(set, m);
             start = begin(set);
         }
         dc_measure_run(set, m);
@@ -123,6 +168,16 @@ static bool was_disturbed(const struct measure_set *set, const struct stretch *s
     return set->ctx->threads == 1 ? s->wall - s->thread > LOST_SHARE * s->wall : s->switches > 0;
 }
 
+/* What others, or another candidate, left in the caches is no part of a call's time. */
+static void warm_up(const struct measure_set *set, const struct measured *m)
+{
+    const double bytes = m->weights != NULL ? (double)m->plan->candidate.packed_size : 0.0;
+    const bool counts = m->once < SHORT_SECONDS || bytes > WEIGHTS_RATE * m->once;
+    if (!set->cold && m->once > 0.0 && counts) {
+        dc_measure_run(set, m);
+    }
+}
+
 struct sample {
     double seconds; /* of a call */
     bool clean;
@@ -137,8 +192,11 @@ static struct sample time_call(struct measure_set *set, struct measured *m, int 
     struct sample best = {INFINITY, false};
     for (int tries = 0; tries < MOST_TRIES; tries++) {
         if (tries > 0) {
+            /* Others' turn now rather than amid the next try: that begins with a new slice. */
+            sched_yield();
             m->retaken++;
         }
+        warm_up(set, m);
         const struct stretch s = time_runs(set, m, repeats);
         if (!was_disturbed(set, &s)) {
             return (struct sample){s.wall / repeats, true};
@@ -163,10 +221,14 @@ static void keep(struct measure_set *set, struct measured *m, struct sample samp
 
 void dc_measure_sample(struct measure_set *set, struct measured *m)
 {
-    if (!set->cold && m->once < SHORT_SECONDS) {
-        dc_measure_run(set, m);
-    }
     keep(set, m, time_call(set, m, m->repeats));
+}
+
+static int most_repeats(const struct measure_set *set)
+{
+    return !set->cold           ? MOST_REPEATS
+           : set->evict != NULL ? MOST_EVICTED_REPEATS
+                                : MOST_FLUSHED_REPEATS;
 }
 
 void dc_measure_calibrate(struct measure_set *set, struct measured *m)
@@ -178,7 +240,7 @@ void dc_measure_calibrate(struct measure_set *set, struct measured *m)
         first = second.seconds < first.seconds ? second : first;
     }
     m->once = first.seconds;
-    const int most = set->cold ? MOST_COLD_REPEATS : MOST_REPEATS;
+    const int most = most_repeats(set);
     m->repeats = m->once * most <= SAMPLE_SECONDS ? most : (int)ceil(SAMPLE_SECONDS / m->once);
     m->repeats = m->repeats < 1 ? 1 : m->repeats > most ? most : m->repeats;
     if (m->repeats == 1) {

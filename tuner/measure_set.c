@@ -79,8 +79,9 @@ static const char *create_tensors(struct measure_set *set)
             }
         }
     }
-    if (set->cold) {
-        set->flush_bytes = flush_size(set->ctx);
+    set->flush_bytes = flush_size(set->ctx);
+    set->evict = dc_find_evict();
+    if (set->cold && set->evict == NULL) {
         set->flush = dc_alloc(set->ctx, set->flush_bytes);
         if (set->flush == NULL) {
             return "flushing the caches";
@@ -167,6 +168,20 @@ static doconv_status pack_weights(struct measure_set *set, struct measured *item
                                  set->tensors[MEASURE_BIAS], &item->weights);
 }
 
+/* The operations that a layer is made of may be measured here: they have budgets of their own. */
+static doconv_status create_plan(struct measure_set *set, const doconv_plan_options *options,
+                                 doconv_plan **plan)
+{
+    const struct dc_clock *clock = set->ctx->clock;
+    const double wall = dc_now(set->ctx), thread = clock->thread(clock->user);
+    const doconv_status status = dc_plan_create(set->ctx, &set->problem, options, plan);
+    if (dc_is_layer(set->problem.operation)) {
+        set->wall_start += dc_now(set->ctx) - wall;
+        set->thread_start += clock->thread(clock->user) - thread;
+    }
+    return status;
+}
+
 doconv_status dc_measure_set_add(struct measure_set *set, const doconv_plan_options *options,
                                  const char *variant)
 {
@@ -181,7 +196,7 @@ doconv_status dc_measure_set_add(struct measure_set *set, const doconv_plan_opti
      * beside an operation the winner may be known.
      */
     forced.rigor = dc_is_layer(set->problem.operation) ? DOCONV_RIGOR_MEASURE : DOCONV_RIGOR_READ;
-    doconv_status status = dc_plan_create(set->ctx, &set->problem, &forced, &item.plan);
+    doconv_status status = create_plan(set, &forced, &item.plan);
     if (status != DOCONV_OK) {
         return status;
     }

@@ -147,6 +147,7 @@ static doconv_status look_up(struct network_times *t, struct network_kind *kind,
     }
     const bool table = strcmp(plan->origin, "table") == 0;
     const bool cached = strcmp(plan->origin, "cache") == 0;
+    const bool inferred = plan->source != NULL; /* its time is none of this problem */
     cell->estimated = fmax(plan->candidate.estimated_seconds, 1e-12);
     memcpy(cell->variant, plan->candidate.text, sizeof cell->variant);
     snprintf(cell->origin, sizeof cell->origin, "%s", plan->origin);
@@ -160,7 +161,7 @@ static doconv_status look_up(struct network_times *t, struct network_kind *kind,
         cell->settled = cell->known;
     }
     doconv_plan_destroy(plan);
-    return cached ? estimate(t, &problem, cell) : DOCONV_OK;
+    return cached || inferred ? estimate(t, &problem, cell) : DOCONV_OK;
 }
 
 static doconv_status look_up_all(struct network_times *t)

@@ -16,6 +16,7 @@
 #include "kernel.h"
 #include "library.h"
 #include "measure.h"
+#include "nearest.h"
 #include "picks.h"
 #include "plan/candidate.h"
 #include "plan/plan.h"
@@ -74,7 +75,7 @@ static void record(struct doconv_tune_report *report, const struct measure_set *
     entry->picoseconds = scaled(set->items[0].median, 1e-12);
     entry->max_rel_error_e12 = scaled(error, 1e-12);
     entry->confidence_ppm = (int)(1e6 * confidence);
-    entry->doubtful = confidence < DOUBTFUL;
+    entry->doubtful = confidence < DOUBTFUL || set->cancelled;
     const time_t now = time(NULL);
     struct tm utc;
     strftime(entry->when, sizeof entry->when, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
@@ -143,6 +144,9 @@ static int add_candidates(struct tuning *t, const int *picked, int count, double
     for (int i = 0; i < count; i++) {
         const char *text = t->list->items[picked[i]].text;
         /* The winner, and the default, race with neighbours. */
+        if (t->set.count > 0 && dc_measure_cancelled(&t->set)) {
+            break;
+        }
         if (t->set.count > 0 &&
             !is_time_for(t, picked[i], t->set.round > 0 ? 2 + added : added, reserve)) {
             break;
@@ -190,12 +194,25 @@ static doconv_status race(struct tuning *t)
     return DOCONV_OK;
 }
 
+/* Ranks the candidates; while others hold the core, a doubtful ranking is worth more time. */
+static double rank(struct tuning *t)
+{
+    double confidence = dc_measure_finish(&t->set);
+    if (confidence < DOUBTFUL) {
+        dc_measure_extend(&t->set);
+        dc_measure_race(&t->set, t->reserve, t->reserve, t->options->progress,
+                        t->options->progress_user);
+        confidence = dc_measure_finish(&t->set);
+    }
+    return confidence;
+}
+
 /* Checks the winner; while one is wrong, the next is it. */
 static doconv_status finish(struct tuning *t, struct doconv_tune_report *report)
 {
     struct measure_set *set = &t->set;
     for (int left = set->count; left > 0; left--) {
-        double confidence = dc_measure_finish(set);
+        double confidence = rank(t);
         struct measured *winner = &set->items[0];
         struct check_result result = {0};
         doconv_status status = dc_measure_check(set, winner, &result);
@@ -250,6 +267,8 @@ static doconv_status tune(doconv_context *ctx, const struct dc_problem *problem,
         const double budget =
             options->budget_seconds > 0.0 ? options->budget_seconds : BUDGET_SECONDS;
         dc_measure_set_budget(&t.set, budget);
+        t.set.cancel = options->cancel;
+        t.set.cancel_user = options->cancel_user;
         t.reserve = fmin(0.3 * budget, fmin(CHECK_MACS, problem->macs) / CHECK_RATE);
         status = race(&t);
         if (status == DOCONV_OK) {
@@ -397,6 +416,10 @@ doconv_status doconv_tune(doconv_context *context, const doconv_conv_desc *desc,
     if (status == DOCONV_OK) {
         status = dc_plan_problem(context, desc, &own_plan_options, &problem);
     }
+    /* A layer's operations are measured before it, in the same way. */
+    own_plan_options.budget_seconds = own_options.budget_seconds;
+    own_plan_options.cancel = own_options.cancel;
+    own_plan_options.cancel_user = own_options.cancel_user;
     if (status != DOCONV_OK) {
         return status;
     }
@@ -445,7 +468,14 @@ static doconv_status measure_now(void *self, const struct dc_problem *problem,
                                  const doconv_plan_options *options, char *variant, size_t size)
 {
     doconv_context *ctx = dc_cache_context(self);
-    const doconv_tune_options force = {.size = sizeof force, .force = 1};
+    doconv_tune_options force = {.size = sizeof force, .force = 1};
+    if (options != NULL) {
+        force.budget_seconds = options->budget_seconds;
+        force.progress = options->progress;
+        force.progress_user = options->progress_user;
+        force.cancel = options->cancel;
+        force.cancel_user = options->cancel_user;
+    }
     struct doconv_tune_report *report = NULL;
     doconv_status status = tune_problem(ctx, problem, options, &force, &report);
     if (status == DOCONV_OK) {
@@ -473,7 +503,10 @@ doconv_status dc_tuner_attach(doconv_context *ctx)
     if (cache == NULL) {
         return DOCONV_OUT_OF_MEMORY;
     }
-    ctx->advisor = (struct dc_advisor){
-        .self = cache, .lookup = advise, .measure = measure_now, .destroy = detach};
+    ctx->advisor = (struct dc_advisor){.self = cache,
+                                       .lookup = advise,
+                                       .measure = measure_now,
+                                       .infer = dc_nearest_infer,
+                                       .destroy = detach};
     return DOCONV_OK;
 }

@@ -328,8 +328,8 @@ typedef enum doconv_accuracy {
 
 /** How a DO-Conv layer (d_mul > 0) is computed. */
 typedef enum doconv_composition {
-    DOCONV_COMPOSITION_NONE = 0,   /**< a plain convolution: d_mul must be 0 */
-    DOCONV_COMPOSITION_KERNEL = 1, /**< fold D and W, then convolve (doconv_train.h) */
+    DOCONV_COMPOSITION_NONE = 0,    /**< a plain convolution: d_mul must be 0 */
+    DOCONV_COMPOSITION_KERNEL = 1,  /**< fold D and W, then convolve (doconv_train.h) */
     DOCONV_COMPOSITION_FEATURE = 2, /**< depthwise by D, then contract with W (doconv_train.h) */
     /** the faster of these for the layer, chosen by doconv_training_create() (doconv_train.h) */
     DOCONV_COMPOSITION_AUTO = 3
@@ -372,7 +372,11 @@ typedef struct doconv_conv_desc {
     doconv_accuracy accuracy;
     int64_t d_mul; /**< 0: a plain convolution; else a DO-Conv layer of W and D */
     doconv_composition composition;
-    doconv_mapping mapping; /**< of a DO-Conv layer; PAPER for a plain convolution */
+    /**
+     * of a DO-Conv layer; PAPER for a plain convolution. Zeroed it is PAPER: layers of several
+     * groups from or for the official PyTorch module need DOCONV_MAPPING_PYTORCH.
+     */
+    doconv_mapping mapping;
     int add_identity;       /**< of a DO-Conv layer, as in doconv_fold_desc; else 0 */
 } doconv_conv_desc;
 
@@ -491,6 +495,18 @@ typedef enum doconv_operation {
 /** "convolution", "fold", "fold_gradient", ...; "unknown" otherwise. */
 DOCONV_API const char *doconv_operation_string(doconv_operation operation);
 
+/**
+ * Called before each round of a measurement, on the calling thread, and at its end: done of total
+ * parts of the budget.
+ */
+typedef void (*doconv_progress_fn)(void *user, int done, int total);
+
+/**
+ * Called likewise, after the first calls of each candidate and after each round. 0: go on; anything
+ * else ends the measurement.
+ */
+typedef int (*doconv_cancel_fn)(void *user);
+
 /** Set size and zero the rest for the defaults. */
 typedef struct doconv_plan_options {
     size_t size;
@@ -517,6 +533,22 @@ typedef struct doconv_plan_options {
      * but it has variants that pack filters as they are and transform them in the call. 0: no limit
      */
     size_t packed_limit;
+    /** for measuring, if it comes to that: as in doconv_tune_options; 0: its default */
+    double budget_seconds;
+    doconv_progress_fn progress; /**< told of a measurement; NULL: nobody is */
+    void *progress_user;
+    /**
+     * NULL: nobody ends a measurement. One that is ended chooses the best so far, or what the
+     * estimate says where nothing has run yet. Its result is stored as a doubtful one: the next
+     * context that tunes measures again
+     */
+    doconv_cancel_fn cancel;
+    void *cancel_user;
+    /**
+     * 1: with TUNE_ONLY too, a plan whose key the cache lacks may have a choice "nearest" or
+     * "neighbour" (doconv_plan_origin()), as it may with TUNE_READ in any case
+     */
+    int fallback;
 } doconv_plan_options;
 
 /** The longest variant text, with its NUL. */
@@ -538,10 +570,25 @@ DOCONV_API void doconv_plan_destroy(doconv_plan *plan);
 DOCONV_API const char *doconv_plan_variant(const doconv_plan *plan);
 
 /**
- * Who chose it: "forced", "table", "cache", "measured", "estimate"; lives as long as the plan; ""
- * for NULL.
+ * Who chose it; lives as long as the plan; "" for NULL:
+ *   "forced"     doconv_plan_options.variant
+ *   "table"      the program's table
+ *   "cache"      the cache's entry for this very problem, context and options
+ *   "measured"   a measurement, just now
+ *   "nearest"    the cache's entry for the same layer in the same layouts, but with another bias,
+ *                residual, ReLU or clamp, another way to run its threads, other limits of memory,
+ *                or weights cold for warm; its variant is a candidate of this plan
+ *   "neighbour"  the estimate, corrected by what the cache's entry for another batch or image size
+ *                of this layer measured
+ *   "estimate"   the estimate alone
  */
 DOCONV_API const char *doconv_plan_origin(const doconv_plan *plan);
+
+/**
+ * The key of the cache's entry (doconv_entry_info) that a choice "nearest" or "neighbour" is from;
+ * "" for others, and for NULL. Lives as long as the plan.
+ */
+DOCONV_API const char *doconv_plan_source(const doconv_plan *plan);
 
 /** Bytes that doconv_execute() needs as workspace; it may be 0. */
 DOCONV_API size_t doconv_plan_workspace_size(const doconv_plan *plan);
@@ -551,8 +598,8 @@ DOCONV_API size_t doconv_plan_packed_size(const doconv_plan *plan);
 
 /** One candidate of a problem. Strings live as long as the list. */
 typedef struct doconv_candidate_info {
-    size_t size;              /**< in: sizeof(doconv_candidate_info) */
-    const char *variant;      /**< for a refused kernel: its solver and name without parameters */
+    size_t size;         /**< in: sizeof(doconv_candidate_info) */
+    const char *variant; /**< for a refused kernel: its solver and name without parameters */
     /** the kernel's name; "portable": loops without one; "": a composition of other operations */
     const char *kernel;
     const char *refused;      /**< NULL: accepted; else the reason */
@@ -690,6 +737,13 @@ typedef struct doconv_folded_layer {
     int has_identity;    /**< 1: the file has the layer's identity, which is added to D */
     size_t bytes_before; /**< of W, D and the identity */
     size_t bytes_after;  /**< of the weight */
+    const char *weight;  /**< the name of the weight in the result */
+    const char *type;    /**< of the weight in the result: "F32", "F16", "BF16" or "F64" */
+    /**
+     * 1: KH and KW are the root of the D's rows because no option gives them: the file has KH*KW
+     * alone, and 9 rows may be 3x3 or 1x9
+     */
+    int assumed_square;
 } doconv_folded_layer;
 
 /**
@@ -698,40 +752,107 @@ typedef struct doconv_folded_layer {
  */
 typedef void (*doconv_fold_report_fn)(void *user, const doconv_folded_layer *layer);
 
-/** The spatial size of one layer of a checkpoint. */
+/**
+ * Told of each tensor that has a DO-Conv layer's name and is left alone, and why, before any layer
+ * is reported; also where the call fails in the end. The texts live for this call only.
+ */
+typedef void (*doconv_fold_note_fn)(void *user, const char *tensor, const char *why);
+
+/**
+ * Gives a file that an index of shards names: *data, *size, whole in memory until
+ * doconv_fold_checkpoint() returns; the caller frees them then. name has no directory. What it
+ * returns other than DOCONV_OK is what doconv_fold_checkpoint() returns.
+ */
+typedef doconv_status (*doconv_fold_open_fn)(void *user, const char *name, const void **data,
+                                             size_t *size);
+
+/** The spatial size of a checkpoint's layers. */
 typedef struct doconv_fold_kernel {
-    const char *name; /**< as doconv_folded_layer's */
+    /**
+     * doconv_folded_layer's name, or a pattern of it: '*' is any text, '?' any byte. A layer takes
+     * the size that is given for its whole name, else that of the first pattern that it matches and
+     * whose KH*KW are its D's rows.
+     */
+    const char *name;
     int64_t kh, kw;
 } doconv_fold_kernel;
+
+/** What becomes of a D whose identity the file does not have. */
+typedef enum doconv_fold_identity {
+    DOCONV_FOLD_IDENTITY_UNSET = 0, /**< INVALID_ARGUMENT: the file does not tell */
+    DOCONV_FOLD_IDENTITY_ADD = 1,   /**< composed as D + I */
+    DOCONV_FOLD_IDENTITY_NONE = 2   /**< composed as it is */
+} doconv_fold_identity;
+
+/** The type of a folded weight. */
+typedef enum doconv_fold_type {
+    DOCONV_FOLD_KEEP = 0, /**< W's */
+    DOCONV_FOLD_F32,
+    DOCONV_FOLD_F16,
+    DOCONV_FOLD_BF16,
+    DOCONV_FOLD_F64
+} doconv_fold_type;
 
 /** Set size and zero the rest for the defaults. */
 typedef struct doconv_fold_checkpoint_options {
     size_t size;
-    /** NULL: DOCONV_MAPPING_PYTORCH, as checkpoints of the official PyTorch module need it */
+    /**
+     * NULL: DOCONV_MAPPING_PYTORCH for layers whose identity the file has, as the official PyTorch
+     * module writes it. Without it the file may be from elsewhere, doconv_training's zeroed
+     * descriptor (PAPER) among others: a layer for which the mappings differ (groups > 1, other
+     * than one output a group and, for TENSORFLOW, one input) is INVALID_ARGUMENT then.
+     */
     const doconv_mapping *mapping;
-    /** 1: a D whose identity the file does not have is composed as D + I */
+    /** a doconv_fold_identity */
     int add_identity;
-    /** layers that are not square (a D of KH*KW rows does not tell them), in any order */
+    /** layers that are not square (a D of KH*KW rows does not tell them) */
     const doconv_fold_kernel *kernels;
     size_t kernel_count;
     /** 1: check, report, and tell the result's size, but make none */
     int dry_run;
     doconv_fold_report_fn report; /**< NULL: none */
-    void *report_user;
+    void *report_user;            /**< of report and note */
+    /**
+     * Patterns of layers' names as doconv_fold_kernel's: only those that match one of `only` (0:
+     * all) and none of `exclude` are folded, the others left alone. `only` says too that what it
+     * matches is a DO-Conv layer: a W without D, which may be any module's, is a 1x1 layer only by
+     * it.
+     */
+    const char *const *only;
+    size_t only_count;
+    const char *const *exclude;
+    size_t exclude_count;
+    /** name of a folded weight, of which {name} is NAME; NULL: "{name}.weight" */
+    const char *rename;
+    /**
+     * What is taken from the front of each tensor's name in the result: NULL: nothing; "": all of
+     * "module.", "_orig_mod." and "ema." that stand there; else this text
+     */
+    const char *strip_prefix;
+    int type;                 /**< of the folded weights, a doconv_fold_type */
+    doconv_fold_note_fn note; /**< NULL: none */
+    /** NULL: an index of shards is INVALID_FILE */
+    doconv_fold_open_fn open;
+    void *open_user;
 } doconv_fold_checkpoint_options;
 
 /**
  * Folds the DO-Conv layers of a checkpoint: a PyTorch state_dict in safetensors format, whole in
- * memory. Of each layer, the tensors
- *     NAME.W       Cout x Cin/groups x D_mul, F32
- *     NAME.D       Cin x (KH*KW) x D_mul, F32; a 1x1 layer (D_mul = 1) has none
- *     NAME.d_diag  D's shape, F32: the identity, which the official module keeps (earlier:
- *                  D_diag); added to D; may be missing
- * become NAME.weight, Cout x Cin/groups x KH x KW. KH and KW are the root of D's KH*KW unless
- * options->kernels names the layer. Every other tensor, of any type, keeps its bytes, and
+ * memory, or the index of one in shards (*.safetensors.index.json), which options->open reads; the
+ * result is one file. Of each layer, the tensors
+ *     NAME.W       Cout x Cin/groups x D_mul
+ *     NAME.D       Cin x (KH*KW) x D_mul; a 1x1 layer (D_mul = 1) has none: see options->only
+ *     NAME.d_diag  D's shape: the identity, which the official module keeps (earlier: D_diag);
+ *                  added to D; where it is missing options->add_identity must say what D is
+ * of type F32, F16, BF16 or F64 each, become NAME.weight, Cout x Cin/groups x KH x KW, computed in
+ * fp32 and stored in W's type unless options->type says another. KH and KW are the root of D's
+ * KH*KW unless options->kernels tells. Every other tensor, of any type, keeps its bytes, and
  * __metadata__ its texts; the tensors keep their order. (Where folding would leave one at an offset
- * that is no multiple of its elements' size, wider elements come first.) A tensor called W, or D
- * without W, that is no three- dimensional one is none of a DO-Conv layer and is kept.
+ * that is no multiple of its elements' size, wider elements come first.)
+ *
+ * Left alone, and told to options->note: W and D that don't fit together and have no identity,
+ * either without the other, an optimizer's moments (exp_avg.NAME.W). With an identity, or named by
+ * options->only, tensors that don't fit are an error.
  *
  * file: size bytes of any alignment, which nobody may change during the call; nothing in them is
  * trusted. options may be NULL. *result, *result_size: the folded checkpoint, from the context's
@@ -739,10 +860,11 @@ typedef struct doconv_fold_checkpoint_options {
  * needs about the size of the result and of the largest layer; the file's header is parsed by
  * Jansson, whose memory, some twenty times the header, is malloc's. The layers run on the context's
  * threads; calls on one context may run at the same time. Errors: INVALID_FILE (malformed,
- * truncated; tensors of a layer that do not fit together or have no counterpart; a NAME.weight that
- * is there already), UNSUPPORTED (a build without Jansson; W or D of another type than F32),
- * NOT_FOUND (no DO-Conv layer in it), INVALID_ARGUMENT (also KH and KW that are needed but not
- * given, or do not fit), OVERFLOW, OUT_OF_MEMORY, MISMATCH (size). The detail names the tensor.
+ * truncated, a pickle; tensors of a layer that do not fit together or have no counterpart; a name
+ * of the result that is there already), UNSUPPORTED (a build without Jansson; a layer of another
+ * type), NOT_FOUND (no DO-Conv layer in it), INVALID_ARGUMENT (also an identity, a mapping, KH and
+ * KW that are needed but not given, or do not fit), OVERFLOW (also a weight that the chosen type
+ * can't hold), OUT_OF_MEMORY, MISMATCH (size). The detail names the tensor.
  */
 DOCONV_API doconv_status doconv_fold_checkpoint(doconv_context *context, const void *file,
                                                 size_t size,

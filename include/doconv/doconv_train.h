@@ -88,6 +88,7 @@ typedef struct doconv_training_operation {
     int fresh_weights;            /**< as in doconv_plan_options */
     const char *variant;          /**< what was chosen */
     const char *origin;           /**< by whom: as doconv_plan_origin() */
+    const char *source;           /**< from whom: as doconv_plan_source() */
 } doconv_training_operation;
 
 /**

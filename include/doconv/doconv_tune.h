@@ -17,8 +17,8 @@ extern "C" {
 
 typedef struct doconv_tune_report doconv_tune_report;
 
-/** Called before each measuring round, and at the end: done of total parts of the budget. */
-typedef void (*doconv_tune_progress_fn)(void *user, int done, int total);
+/** The name that doconv_progress_fn had before plans could measure with it. */
+typedef doconv_progress_fn doconv_tune_progress_fn;
 
 /** Set size and zero the rest for the defaults. */
 typedef struct doconv_tune_options {
@@ -27,13 +27,16 @@ typedef struct doconv_tune_options {
     /**
      * for one problem, preparation and check included; 0: 0.25. It ends with the call that runs
      * then, earlier where the choice is clear. Time that other processes took is not counted, up to
-     * as much again
+     * as much again, or twice as much while the choice is in doubt
      */
     double budget_seconds;
     doconv_tune_progress_fn progress;
     void *progress_user;
     /** 1: compute doconv_tune_entry.rms_error of every candidate that is measured */
     int errors;
+    /** NULL: none. As in doconv_plan_options: the report is of the best so far, and `noisy` */
+    doconv_cancel_fn cancel;
+    void *cancel_user;
 } doconv_tune_options;
 
 /**
@@ -330,7 +333,7 @@ typedef struct doconv_network_options {
     doconv_tune_progress_fn progress;
     void *progress_user;
     /** asked before each problem is measured; not 0: no more, as at the deadline. NULL: never */
-    int (*cancel)(void *user);
+    doconv_cancel_fn cancel;
     void *cancel_user;
     /**
      * combinations of layouts of the tensors in use that are looked at from a layer to the next,

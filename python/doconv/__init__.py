@@ -10,6 +10,7 @@ logger "doconv".
 """
 from ._contexts import get_num_threads, set_num_threads
 from ._library import LIBRARY_VERSION
+from .checkpoint import FoldedLayer, FoldReport, fold_file
 from .composition import fold, fold_gradient
 from .convolution import Conv
 from .errors import (
@@ -25,8 +26,9 @@ from .tuning import (
 __version__ = LIBRARY_VERSION
 
 __all__ = [
-    "CacheError", "Candidate", "Conv", "DoconvError", "Explanation", "InvalidArgument",
-    "InvalidFile", "InvalidProblem", "Measured", "Mismatch", "NotFound", "OutOfMemory", "Problem",
-    "SizeOverflow", "Training", "Tuned", "Unsupported", "conv_problem", "explain", "export_cache",
-    "fold", "fold_gradient", "get_num_threads", "import_cache", "info", "set_num_threads", "tune",
+    "CacheError", "Candidate", "Conv", "DoconvError", "Explanation", "FoldReport", "FoldedLayer",
+    "InvalidArgument", "InvalidFile", "InvalidProblem", "Measured", "Mismatch", "NotFound",
+    "OutOfMemory", "Problem", "SizeOverflow", "Training", "Tuned", "Unsupported", "conv_problem",
+    "explain", "export_cache", "fold", "fold_file", "fold_gradient", "get_num_threads",
+    "import_cache", "info", "set_num_threads", "tune",
 ]  # fmt: skip

@@ -65,9 +65,12 @@ FoldDesc = _struct(
 FoldedLayer = _struct(
     "FoldedLayer",
     [("name", c_char_p), ("desc", POINTER(FoldDesc)), *_named(c_int, "has_d has_identity")]
-    + _named(c_size_t, "bytes_before bytes_after"),
+    + [*_named(c_size_t, "bytes_before bytes_after"), *_named(c_char_p, "weight type")]
+    + [("assumed_square", c_int)],
 )
 FOLD_REPORT = ctypes.CFUNCTYPE(None, c_void_p, POINTER(FoldedLayer))
+FOLD_NOTE = ctypes.CFUNCTYPE(None, c_void_p, c_char_p, c_char_p)
+FOLD_OPEN = ctypes.CFUNCTYPE(c_int, c_void_p, c_char_p, POINTER(c_void_p), POINTER(c_size_t))
 
 
 class FoldKernel(ctypes.Structure):
@@ -80,9 +83,14 @@ FoldCheckpointOptions = _struct(
     "FoldCheckpointOptions",
     [("mapping", POINTER(c_int)), ("add_identity", c_int), ("kernels", POINTER(FoldKernel))]
     + [("kernel_count", c_size_t), ("dry_run", c_int), ("report", FOLD_REPORT)]
-    + [("report_user", c_void_p)],
+    + [("report_user", c_void_p), ("only", POINTER(c_char_p)), ("only_count", c_size_t)]
+    + [("exclude", POINTER(c_char_p)), ("exclude_count", c_size_t)]
+    + [*_named(c_char_p, "rename strip_prefix"), ("type", c_int), ("note", FOLD_NOTE)]
+    + [("open", FOLD_OPEN), ("open_user", c_void_p)],
 )
-TrainingOptions = _struct("TrainingOptions", [("rigor", c_int)])
+TrainingOptions = _struct(
+    "TrainingOptions", [("rigor", c_int), ("variant", c_char_p), ("purpose", c_int)]
+)
 Parameters = _struct("Parameters", _named(c_void_p, "weight d bias"))
 Gradients = _struct("Gradients", _named(c_void_p, "src weight d bias"))
 TuneOptions = _struct(
@@ -93,12 +101,15 @@ TuneOptions = _struct(
 TuneSummary = _struct(
     "TuneSummary",
     [("variant", c_char_p), *_named(c_double, "seconds max_rel_error")]
-    + [*_named(c_int, "from_cache noisy stored measured"), ("rms_error", c_double)],
+    + _named(c_int, "from_cache noisy stored measured")
+    + _named(c_double, "rms_error confidence")
+    + [*_named(c_char_p, "when against"), ("against_seconds", c_double)],
 )
 TuneEntry = _struct(
     "TuneEntry",
     [("variant", c_char_p), *_named(c_double, "median_seconds spread")]
-    + [*_named(c_int, "rounds dropped"), ("rms_error", c_double)],
+    + [*_named(c_int, "rounds dropped"), ("rms_error", c_double)]
+    + [*_named(c_int, "clean retaken"), ("why", c_char_p)],
 )
 
 LOG = ctypes.CFUNCTYPE(None, c_void_p, c_int, c_char_p)
@@ -141,6 +152,7 @@ _FUNCTIONS = {
     "doconv_checkpoint_free": (None, [_P, _P]),
     "doconv_training_create": (c_int, [_P, POINTER(ConvDesc), POINTER(TrainingOptions), _P]),
     "doconv_training_destroy": (None, [_P]),
+    "doconv_training_composition": (c_int, [_P]),
     "doconv_training_workspace_size": (c_size_t, [_P]),
     "doconv_training_saved_size": (c_size_t, [_P]),
     "doconv_training_forward": (c_int, [_P, POINTER(Parameters), _P, _P, _P, _P, c_size_t]),

@@ -9,7 +9,7 @@ from ._library import ConvDesc, check, lib
 LAYOUTS = ("nchw", "nhwc", "nChw8c", "nChw16c")
 BLOCKS = {"nChw8c": 8, "nChw16c": 16}
 ACCURACIES = ("default", "strict", "fast")
-COMPOSITIONS = ("none", "kernel", "feature")
+COMPOSITIONS = ("none", "kernel", "feature", "auto")
 MAPPINGS = ("paper", "pytorch", "tensorflow")
 
 _NAMES = {

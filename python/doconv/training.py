@@ -8,25 +8,31 @@ import numpy as np
 from ._arrays import FLOAT, address, read_array, read_parameter, written_array
 from ._contexts import context_for
 from ._library import Gradients, Parameters, TrainingOptions, check, lib
-from .problem import as_problem
+from .problem import COMPOSITIONS, as_problem
 
 _RIGORS = {"default": 0, "estimate": 1, "read": 2, "measure": 3}
+_PURPOSES = {"step": 0, "forward": 1}
 
 
 class Training:
     """The kernels of every pass of a layer, chosen once; it keeps no parameters.
 
     problem: a Problem or its text; with d_mul > 0 a DO-Conv layer, computed as its `composition`
-    says. rigor: "default" (as tune says), "estimate", "read" or "measure". The same bits come out
-    whatever the number of threads. Any number of threads may use one object.
+    says; "auto" is the faster one for a whole "step" or, by purpose, a "forward" pass: as measured,
+    if it was, else by estimate. rigor: "default" (as tune says), "estimate", "read" or "measure".
+    The same bits come out whatever the number of threads, but that another composition may have
+    been measured as the faster one. Any number of threads may use one object.
     """
 
-    def __init__(self, problem, *, rigor="default", tune=None, threads=None):
+    def __init__(self, problem, *, rigor="default", purpose="step", tune=None, threads=None):
         self.problem = as_problem(problem)
         self._context = context_for(threads, tune)
         if rigor not in _RIGORS:
             raise ValueError(f"rigor: {rigor!r} is none of {', '.join(_RIGORS)}")
-        desc, options = self.problem.desc(), TrainingOptions(rigor=_RIGORS[rigor])
+        if purpose not in _PURPOSES:
+            raise ValueError(f"purpose: {purpose!r} is none of {', '.join(_PURPOSES)}")
+        desc = self.problem.desc()
+        options = TrainingOptions(rigor=_RIGORS[rigor], purpose=_PURPOSES[purpose])
         training = ctypes.c_void_p()
         status = lib.doconv_training_create(
             self._context.address, ctypes.byref(desc), ctypes.byref(options), ctypes.byref(training)
@@ -41,6 +47,11 @@ class Training:
         p = self.problem
         self._shapes = {"src": p.src_shape, "dst": p.dst_shape, "weight": p.weight_shape}
         self._shapes["d"] = (p.cin, p.kh * p.kw, p.d_mul)
+
+    @property
+    def composition(self):
+        """"kernel" or "feature", also where the problem left it open; "none" for a plain layer."""
+        return COMPOSITIONS[lib.doconv_training_composition(self._training)]
 
     def _take_space(self):
         try:

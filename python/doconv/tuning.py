@@ -43,24 +43,35 @@ class Explanation:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A variant that was measured. spread: median absolute deviation / median."""
+    """A variant that was measured. spread: median absolute deviation / median; why: "slower" or
+    "wrong" where it was dropped, else ""."""
 
     variant: str
     seconds: float
     spread: float
     rounds: int
-    dropped: bool
+    why: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Tuned:
-    """The winner, and what it was measured against (nothing, if the cache had it)."""
+    """The winner, and what it was measured against (nothing, if the cache had it).
+
+    confidence: from 0 to 1, that no other one is faster by more than 2 %; a doubtful result is
+    used, and measured again by a later run. when: UTC. against: what would be taken without
+    measuring.
+    """
 
     variant: str
     seconds: float
     max_rel_error: float
     from_cache: bool
     stored: bool
+    doubtful: bool
+    confidence: float
+    when: str
+    against: str
+    against_seconds: float
     measured: tuple
 
 
@@ -127,11 +138,13 @@ def tune(problem, *, force=False, budget_seconds=0.0, variant=None, cold_weights
             check(lib.doconv_tune_report_get(report, index, ctypes.byref(entry)), context.address)
             measured.append(
                 Measured(entry.variant.decode(), entry.median_seconds, entry.spread, entry.rounds,
-                         bool(entry.dropped))
+                         entry.why.decode())
             )  # fmt: skip
         return Tuned(
             summary.variant.decode(), summary.seconds, summary.max_rel_error,
-            bool(summary.from_cache), bool(summary.stored), tuple(measured),
+            bool(summary.from_cache), bool(summary.stored), bool(summary.noisy),
+            summary.confidence, summary.when.decode(), summary.against.decode(),
+            summary.against_seconds, tuple(measured),
         )  # fmt: skip
     finally:
         lib.doconv_tune_report_destroy(report)

@@ -337,6 +337,10 @@ void doconv_context_destroy(doconv_context *context)
             kept->destroy(kept);
         }
     }
+    struct dc_kept *const memo = atomic_load(&context->memo);
+    if (memo != NULL) {
+        memo->destroy(memo);
+    }
     if (context->advisor.destroy != NULL) {
         context->advisor.destroy(context->advisor.self);
     }

@@ -21,6 +21,8 @@ struct dc_runner;
 #define DC_KEY_SIZE (DOCONV_PROBLEM_TEXT_SIZE + 192)
 #define DC_VARIANT_SIZE DOCONV_VARIANT_TEXT_SIZE
 
+struct dc_candidate_list;
+struct dc_hint;
 struct dc_problem;
 struct dc_solver;
 
@@ -38,6 +40,12 @@ struct dc_advisor {
      */
     doconv_status (*measure)(void *self, const struct dc_problem *problem,
                              const doconv_plan_options *options, char *variant, size_t size);
+    /*
+     * A choice for what the cache lacks, from what it has for others: *hint is an accepted
+     * candidate of the list. False if there is nothing to go by.
+     */
+    bool (*infer)(void *self, const struct dc_problem *problem, const doconv_plan_options *options,
+                  struct dc_candidate_list *list, struct dc_hint *hint);
     void (*destroy)(void *self);
 };
 
@@ -78,6 +86,7 @@ struct doconv_context {
     doconv_table table;    /* the caller's choices; without rows if there are none */
     char fingerprint[17];
     _Atomic(struct dc_kept *) kept[DC_KEPT]; /* or NULL */
+    _Atomic(struct dc_kept *) memo;          /* of choices (plan/memo.h), or NULL; it stays */
     atomic_ulong choices;                    /* that the advisor has made: what was before is old */
     struct dc_advisor advisor;               /* lookup is NULL in a build without tuner */
     const struct dc_kernel *const *kernels;  /* of dc_parts; tests put their own list here */

@@ -3,11 +3,14 @@
 #include "base/log.h"
 #include "checkpoint/safetensors.h"
 
-doconv_status dc_safetensors_read(doconv_context *ctx, const void *bytes, size_t size,
-                                  struct dc_safetensors *file)
+doconv_status dc_safetensors_read_all(doconv_context *ctx, const void *bytes, size_t size,
+                                      doconv_fold_open_fn open, void *open_user,
+                                      struct dc_safetensors *file)
 {
     (void)bytes;
     (void)size;
+    (void)open;
+    (void)open_user;
     *file = (struct dc_safetensors){.json = NULL};
     return dc_fail(ctx, DOCONV_UNSUPPORTED,
                    "checkpoint: this build has no safetensors (it was made without Jansson)");

@@ -104,7 +104,7 @@ static doconv_status read_tensor(doconv_context *ctx, const json_t *json, size_t
                  *offsets = json_object_get(json, "data_offsets");
     t->json = json;
     t->dtype = json_string_value(dtype);
-    if (t->dtype == NULL) {
+    if (t->dtype == NULL || strlen(t->dtype) != json_string_length(dtype)) {
         return FAIL_TENSOR(ctx, t, "it has %s",
                            dtype == NULL ? "no dtype" : "a dtype that is no text");
     }
@@ -148,8 +148,12 @@ static doconv_status read_tensor(doconv_context *ctx, const json_t *json, size_t
     return DOCONV_OK;
 }
 
+/* null stands for none, as the format's own library reads it. */
 static doconv_status check_metadata(doconv_context *ctx, json_t *metadata)
 {
+    if (json_is_null(metadata)) {
+        return DOCONV_OK;
+    }
     if (!json_is_object(metadata)) {
         return FAIL(ctx, METADATA ": it is no object");
     }
@@ -223,9 +227,11 @@ static doconv_status read_tensors(doconv_context *ctx, struct dc_safetensors *fi
         doconv_status status;
         if (strcmp(name, METADATA) == 0) {
             status = check_metadata(ctx, json);
+            file->metadata = json_is_null(json) ? NULL : json;
         } else {
             *t = (struct dc_tensor){.name = name};
             status = read_tensor(ctx, json, file->data_size, t);
+            t->bytes = file->data + t->begin;
             file->by_name[file->count] = file->by_offset[file->count] = t;
             file->count++;
         }
@@ -236,6 +242,38 @@ static doconv_status read_tensors(doconv_context *ctx, struct dc_safetensors *fi
     qsort(file->by_name, file->count, sizeof *file->by_name, compare_names);
     qsort(file->by_offset, file->count, sizeof *file->by_offset, compare_offsets);
     return check_cover(ctx, file);
+}
+
+/* What else users have, by its first bytes; NULL: unknown. No header is that long. */
+static const char *other_format(const unsigned char *bytes)
+{
+    if (memcmp(bytes, "PK\3\4", 4) == 0) {
+        return "it is a zip archive, as torch.save() writes (.pth, .pt, .ckpt)";
+    }
+    if (bytes[0] == 0x80 && bytes[1] >= 2 && bytes[1] <= 5) {
+        return "it is a pickle, as older torch.save() writes (.pth, .pt, .ckpt)";
+    }
+    return memcmp(bytes, "\211HDF", 4) == 0 ? "it is an HDF5 file, as Keras writes" : NULL;
+}
+
+doconv_status dc_json_read(doconv_context *ctx, const char *text, size_t size, const char *what,
+                           void **json)
+{
+    if (size == 0 || text[0] != '{') {
+        return FAIL(ctx, "the %s is no JSON object", what);
+    }
+    if (is_deep(text, size)) {
+        return FAIL(ctx, "the %s nests deeper than the description of a tensor", what);
+    }
+    json_error_t error;
+    *json = json_loadb(text, size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
+    if (*json == NULL) {
+        if (json_error_code(&error) == json_error_out_of_memory) {
+            return out_of_memory(ctx);
+        }
+        return FAIL(ctx, "the %s, byte %d: %s", what, error.position, dc_show(error.text).text);
+    }
+    return DOCONV_OK;
 }
 
 static doconv_status read_header(doconv_context *ctx, const unsigned char *bytes, size_t size,
@@ -249,10 +287,18 @@ static doconv_status read_header(doconv_context *ctx, const unsigned char *bytes
         length = length << 8 | bytes[i];
     }
     if (length > size - LENGTH_BYTES) {
-        return FAIL(ctx,
-                    "the header's length, %" PRIu64
-                    ", is more than the %zu bytes that follow: truncated, or no safetensors file",
-                    length, size - LENGTH_BYTES);
+        const char *other = other_format(bytes);
+        return other != NULL
+                   ? FAIL(ctx,
+                          "%s, no safetensors file: save the state_dict with "
+                          "safetensors.torch.save_file(), or fold it with the Python package's "
+                          "doconv.fold_file(), which reads .pth and .ckpt too",
+                          other)
+                   : FAIL(ctx,
+                          "the header's length, %" PRIu64
+                          ", is more than the %zu bytes that follow: truncated, or no safetensors "
+                          "file",
+                          length, size - LENGTH_BYTES);
     }
     if (length > MAX_HEADER) {
         return FAIL(ctx,
@@ -263,21 +309,7 @@ static doconv_status read_header(doconv_context *ctx, const unsigned char *bytes
     const char *header = (const char *)bytes + LENGTH_BYTES;
     file->data = bytes + LENGTH_BYTES + length;
     file->data_size = size - LENGTH_BYTES - (size_t)length;
-    if (length == 0 || header[0] != '{') {
-        return FAIL(ctx, "the header is no JSON object");
-    }
-    if (is_deep(header, (size_t)length)) {
-        return FAIL(ctx, "the header nests deeper than the description of a tensor");
-    }
-    json_error_t error;
-    file->json = json_loadb(header, (size_t)length, JSON_REJECT_DUPLICATES, &error);
-    if (file->json == NULL) {
-        if (json_error_code(&error) == json_error_out_of_memory) {
-            return out_of_memory(ctx);
-        }
-        return FAIL(ctx, "the header, byte %d: %s", error.position, dc_show(error.text).text);
-    }
-    return DOCONV_OK;
+    return dc_json_read(ctx, header, (size_t)length, "header", &file->json);
 }
 
 doconv_status dc_safetensors_read(doconv_context *ctx, const void *bytes, size_t size,
@@ -303,6 +335,50 @@ void dc_safetensors_free(doconv_context *ctx, struct dc_safetensors *file)
     *file = (struct dc_safetensors){.json = NULL};
 }
 
+/* Moves other's tensors behind file's in one of the lists of pointers. */
+static void join(struct dc_tensor **to, struct dc_tensor *const *first, size_t count,
+                 const struct dc_tensor *tensors, struct dc_tensor *moved)
+{
+    for (size_t i = 0; i < count; i++) {
+        to[i] = moved + (first[i] - tensors);
+    }
+}
+
+bool dc_safetensors_take(doconv_context *ctx, struct dc_safetensors *file,
+                         struct dc_safetensors *other)
+{
+    const size_t most = file->count + other->count + 1;
+    struct dc_safetensors both = {
+        .json = file->json != NULL ? json_incref(file->json) : json_array(),
+        .metadata = file->metadata != NULL ? file->metadata : other->metadata,
+        .tensors = dc_alloc(ctx, most * sizeof *both.tensors),
+        .by_name = dc_alloc(ctx, most * sizeof *both.by_name),
+        .by_offset = dc_alloc(ctx, most * sizeof *both.by_offset),
+        .count = file->count + other->count,
+    };
+    if (both.tensors == NULL || both.by_name == NULL || both.by_offset == NULL ||
+        json_array_append(both.json, other->json) != 0) {
+        dc_safetensors_free(ctx, &both);
+        return false;
+    }
+    const struct dc_safetensors *parts[] = {file, other};
+    size_t at = 0;
+    for (int i = 0; i < 2; i++) {
+        const size_t count = parts[i]->count;
+        if (count > 0) {
+            memcpy(both.tensors + at, parts[i]->tensors, count * sizeof *both.tensors);
+        }
+        join(both.by_name + at, parts[i]->by_name, count, parts[i]->tensors, both.tensors + at);
+        join(both.by_offset + at, parts[i]->by_offset, count, parts[i]->tensors, both.tensors + at);
+        at += count;
+    }
+    qsort(both.by_name, both.count, sizeof *both.by_name, compare_names);
+    dc_safetensors_free(ctx, file);
+    dc_safetensors_free(ctx, other);
+    *file = both;
+    return true;
+}
+
 struct dc_tensor *dc_safetensors_find(const struct dc_safetensors *file, const char *name)
 {
     const struct dc_tensor key = {.name = name};
@@ -314,11 +390,6 @@ struct dc_tensor *dc_safetensors_find(const struct dc_safetensors *file, const c
 
 /* ---- writing ---- */
 
-static bool is_new(const struct dc_tensor *t)
-{
-    return t->new_name != NULL;
-}
-
 /*
  * Gives each tensor that is written the place after *at, in the old order; of one element size,
  * unless that is 0. False if *at overflows.
@@ -328,11 +399,11 @@ static bool place(const struct dc_safetensors *file, size_t element_bytes, size_
 {
     for (size_t i = 0; i < file->count; i++) {
         struct dc_tensor *t = file->by_offset[i];
-        const size_t width = is_new(t) ? sizeof(float) : t->element_bytes;
+        const size_t width = t->replaced ? t->new_element_bytes : t->element_bytes;
         if (t->dropped || (element_bytes != 0 && width != element_bytes)) {
             continue;
         }
-        t->new_size = is_new(t) ? t->new_size : t->size;
+        t->new_size = t->replaced ? t->new_size : t->size;
         t->new_begin = *at;
         *aligned = *aligned && *at % width == 0;
         if (__builtin_add_overflow(*at, t->new_size, at)) {
@@ -364,11 +435,11 @@ static json_t *describe(const struct dc_tensor *t)
 {
     const json_int_t begin = (json_int_t)t->new_begin,
                      end = (json_int_t)(t->new_begin + t->new_size);
-    if (is_new(t)) {
+    if (t->replaced) {
         const int64_t *shape = t->new_shape;
-        return json_pack("{s:s,s:[I,I,I,I],s:[I,I]}", "dtype", "F32", "shape", (json_int_t)shape[0],
-                         (json_int_t)shape[1], (json_int_t)shape[2], (json_int_t)shape[3],
-                         "data_offsets", begin, end);
+        return json_pack("{s:s,s:[I,I,I,I],s:[I,I]}", "dtype", t->new_dtype, "shape",
+                         (json_int_t)shape[0], (json_int_t)shape[1], (json_int_t)shape[2],
+                         (json_int_t)shape[3], "data_offsets", begin, end);
     }
     return json_pack("{s:s,s:O,s:[I,I]}", "dtype", t->dtype, "shape",
                      json_object_get(t->json, "shape"), "data_offsets", begin, end);
@@ -378,25 +449,19 @@ static json_t *describe(const struct dc_tensor *t)
 static json_t *make_header(const struct dc_safetensors *file)
 {
     json_t *header = json_object();
-    const struct dc_tensor *t = file->tensors;
-    const char *name;
-    json_t *json;
-    json_object_foreach(file->json, name, json)
-    {
-        int result = 0;
-        if (strcmp(name, METADATA) == 0) {
-            result = json_object_set(header, name, json);
-        } else {
-            if (!t->dropped) {
-                result =
-                    json_object_set_new(header, is_new(t) ? t->new_name : t->name, describe(t));
-            }
-            t++;
-        }
-        if (result != 0) {
-            json_decref(header);
-            return NULL;
-        }
+    bool made = header != NULL;
+    if (made && file->metadata != NULL) {
+        made = json_object_set(header, METADATA, file->metadata) == 0;
+    }
+    for (size_t i = 0; i < file->count && made; i++) {
+        const struct dc_tensor *t = &file->tensors[i];
+        made =
+            t->dropped || json_object_set_new(header, t->new_name != NULL ? t->new_name : t->name,
+                                              describe(t)) == 0;
+    }
+    if (!made) {
+        json_decref(header);
+        return NULL;
     }
     return header;
 }
@@ -446,8 +511,8 @@ doconv_status dc_safetensors_write(doconv_context *ctx, struct dc_safetensors *f
     json_decref(header);
     for (size_t i = 0; i < file->count && status == DOCONV_OK && result != NULL; i++) {
         const struct dc_tensor *t = &file->tensors[i];
-        if (!t->dropped && !is_new(t) && t->size > 0) {
-            memcpy(*data + t->new_begin, file->data + t->begin, t->size);
+        if (!t->dropped && !t->replaced && t->size > 0) {
+            memcpy(*data + t->new_begin, t->bytes, t->size);
         }
     }
     return status;

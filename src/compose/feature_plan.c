@@ -242,7 +242,7 @@ static struct dc_feature create(doconv_context *ctx, const struct dc_problem *p,
     const int64_t right =
         (p->wout - 1) * d->stride_w - d->pad_left + (d->kw - 1) * d->dilation_w - (d->w - 1);
     f.edge = most(d->pad_left, right);
-    f.chunk = d->dilation_w == 1 && d->stride_w <= 2 && f.edge <= DC_GROUPED_EDGE ? 3 : 1;
+    f.chunk = dc_taps_together(d->kw, d->stride_w, d->dilation_w, f.edge);
     f.factors_floats = align_floats(f.steps * f.taps * LANES);
     f.in_place = f.group_cin >= LANES &&
                  dc_groups_in_place(&f.src_map, f.groups, f.group_cin, depthwise->vector);

@@ -102,4 +102,17 @@ static inline int64_t dc_channels_stored(int64_t block, int64_t first, int64_t c
     return first + channels >= all ? divide_up(all, block) * block - first : channels;
 }
 
+/*
+ * `chunk` of struct dc_grouped_args: the most kernel columns that a kernel can take together. edge:
+ * as there.
+ */
+static inline int64_t dc_taps_together(int64_t kw, int64_t stride_w, int64_t dilation_w,
+                                       int64_t edge)
+{
+    if (dilation_w != 1 || stride_w > 2 || edge > DC_GROUPED_EDGE) {
+        return 1;
+    }
+    return kw == 5 && edge <= DC_GROUPED_EDGE_5 ? 5 : 3;
+}
+
 #endif

@@ -54,6 +54,14 @@ struct dc_candidate_list {
     int expected; /* how many, roughly; 0: a few */
     bool out_of_memory;
 };
+
+/* What an advisor infers for a problem from what it knows of others. */
+struct dc_hint {
+    const struct dc_candidate *candidate; /* of the list */
+    const char *origin;                   /* "nearest" or "neighbour" */
+    char key[DC_KEY_SIZE];                /* what it knows is for this one */
+};
+
 bool dc_candidate_append(const doconv_context *ctx, struct dc_candidate_list *list,
                          const struct dc_candidate *candidate);
 

@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * Choosing a candidate (forced > table > cache > measured > estimate) and fixing it in an immutable
- * plan.
- */
+/* Fixing the candidate that is chosen for a problem in an immutable plan. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -10,10 +7,8 @@
 #include "base/arithmetic.h"
 #include "base/clock.h"
 #include "base/context.h"
-#include "base/cpu.h"
 #include "base/log.h"
 #include "base/registry.h"
-#include "base/table.h"
 #include "base/versioned.h"
 #include "kernel.h"
 #include "plan/candidate.h"
@@ -44,6 +39,14 @@ doconv_status dc_plan_options_read(doconv_context *ctx, const doconv_plan_option
         return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.fresh_weights: %d is not in 0..1",
                        options->fresh_weights);
     }
+    if (options->fallback != 0 && options->fallback != 1) {
+        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.fallback: %d is not in 0..1",
+                       options->fallback);
+    }
+    if (!(options->budget_seconds >= 0.0 && options->budget_seconds <= 86400.0)) {
+        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT,
+                       "options.budget_seconds: %g is not in 0..86400", options->budget_seconds);
+    }
     return DOCONV_OK;
 }
 
@@ -70,182 +73,17 @@ void dc_plan_key(const doconv_context *ctx, const struct dc_problem *problem,
              problem->fresh_weights ? ",fresh" : "", keeps ? " order=kept" : "", packed);
 }
 
-/* The accepted candidate of this text, or NULL. */
-static const struct dc_candidate *find(struct dc_candidate_list *list, const char *text)
+doconv_plan_options dc_plan_part_options(const doconv_plan_options *options)
 {
-    for (int i = 0; i < list->count; i++) {
-        if (list->items[i].refused == NULL && dc_candidate_is(&list->items[i], text)) {
-            return &list->items[i];
-        }
+    doconv_plan_options parts = {.size = sizeof parts};
+    if (options != NULL) {
+        parts.rigor = options->rigor;
+        parts.budget_seconds = options->budget_seconds;
+        parts.cancel = options->cancel;
+        parts.cancel_user = options->cancel_user;
+        parts.fallback = options->fallback;
     }
-    return NULL;
-}
-
-/* Why the variant that is asked for can't be had. */
-static doconv_status refuse_forced(doconv_context *ctx, const char *forced,
-                                   struct dc_candidate_list *list)
-{
-    dc_candidates_describe(list);
-    for (int i = 0; i < list->count; i++) {
-        const struct dc_candidate *c = &list->items[i];
-        const char *kernel = c->kernel != NULL ? c->kernel->name : "";
-        if (strcmp(kernel, forced) == 0 || strcmp(c->text, forced) == 0) {
-            return dc_fail(ctx, DOCONV_NOT_FOUND, "variant: \"%.100s\" can't take this problem: %s",
-                           forced, c->refused);
-        }
-    }
-    return dc_fail(ctx, DOCONV_NOT_FOUND, "variant: no candidate is called \"%.100s\"", forced);
-}
-
-/* The table's choice, if it has one for this key that is a candidate here; else NULL. */
-static const struct dc_candidate *find_in_table(const doconv_context *ctx, const char *key,
-                                                struct dc_candidate_list *list)
-{
-    size_t count;
-    const doconv_table_row *rows = dc_table_find(&ctx->table, key, &count);
-    for (size_t i = 0; i < count; i++) {
-        if (rows[i].isa != DOCONV_ISA_DEFAULT &&
-            !dc_isa_usable((enum dc_isa)rows[i].isa, ctx->isa)) {
-            continue;
-        }
-        const struct dc_candidate *found = find(list, rows[i].variant);
-        if (found != NULL) {
-            return found;
-        }
-        dc_log(ctx, DOCONV_LOG_WARNING, "table: \"%.120s\" is no candidate of %s", rows[i].variant,
-               key);
-    }
-    return NULL;
-}
-
-/* The cache's choice, if it has one for this key that is a candidate here; else NULL. */
-static const struct dc_candidate *find_in_cache(const doconv_context *ctx, const char *key,
-                                                bool measures, struct dc_candidate_list *list)
-{
-    const struct dc_advisor *advisor = &ctx->advisor;
-    char variant[DC_VARIANT_SIZE];
-    if (advisor->lookup == NULL ||
-        !advisor->lookup(advisor->self, key, measures, variant, sizeof variant)) {
-        return NULL;
-    }
-    const struct dc_candidate *found = find(list, variant);
-    if (found == NULL) {
-        dc_log(ctx, DOCONV_LOG_WARNING, "cache: \"%s\" is no candidate of %s any more", variant,
-               key);
-    }
-    return found;
-}
-
-/*
- * A measurement's choice; NULL, with a line in the log, if it fails. UNSUPPORTED: it did not, and
- * found every variant wrong.
- */
-static doconv_status measure(const doconv_plan *plan, const doconv_plan_options *options,
-                             const char *key, struct dc_candidate_list *list,
-                             const struct dc_candidate **found)
-{
-    doconv_context *ctx = plan->ctx;
-    const struct dc_advisor *advisor = &ctx->advisor;
-    char variant[DC_VARIANT_SIZE];
-    const doconv_status status =
-        advisor->measure(advisor->self, &plan->problem, options, variant, sizeof variant);
-    *found = status == DOCONV_OK ? find(list, variant) : NULL;
-    if (status != DOCONV_OK && status != DOCONV_UNSUPPORTED) {
-        char detail[256];
-        doconv_context_last_error(ctx, detail, sizeof detail);
-        dc_log(ctx, DOCONV_LOG_WARNING, "tune: %s: %.200s; planned without: %s",
-               doconv_status_string(status), detail, key);
-    }
-    return status == DOCONV_UNSUPPORTED ? status : DOCONV_OK;
-}
-
-/*
- * The choice of the cache, or, if the mode asks for it, of a measurement: *found and *origin, or
- * *found NULL. NOT_FOUND if the mode allows nothing else.
- */
-static doconv_status ask_advisor(const doconv_plan *plan, const doconv_plan_options *options,
-                                 const char *key, struct dc_candidate_list *list,
-                                 const struct dc_candidate **found, const char **origin)
-{
-    doconv_context *ctx = plan->ctx;
-    const doconv_rigor rigor = options != NULL ? options->rigor : DOCONV_RIGOR_DEFAULT;
-    const bool by_mode = rigor == DOCONV_RIGOR_DEFAULT;
-    const bool force = by_mode && ctx->tune == DOCONV_TUNE_FORCE;
-    const bool only = by_mode && ctx->tune == DOCONV_TUNE_ONLY;
-    const bool measures =
-        ctx->advisor.measure != NULL &&
-        (rigor == DOCONV_RIGOR_MEASURE || force || (by_mode && ctx->tune == DOCONV_TUNE_TUNE));
-    *origin = "cache";
-    *found = force ? NULL : find_in_cache(ctx, key, measures, list);
-    if (*found == NULL && measures) {
-        const doconv_status status = measure(plan, options, key, list, found);
-        if (status != DOCONV_OK) {
-            return status;
-        }
-        *origin = "measured";
-        if (*found == NULL) {
-            /* A result that was found wanting is better than none. */
-            *found = find_in_cache(ctx, key, false, list);
-            *origin = "cache";
-        }
-    }
-    return *found == NULL && only
-               ? dc_fail(ctx, DOCONV_NOT_FOUND,
-                         "tune mode only: the cache has no choice for %.180s", key)
-               : DOCONV_OK;
-}
-
-/* Nothing takes the problem, within the limits that the caller sets. */
-static doconv_status refuse_all(doconv_context *ctx, const doconv_plan_options *options)
-{
-    const size_t workspace = options != NULL ? options->workspace_limit : 0,
-                 packed = options != NULL ? options->packed_limit : 0;
-    char limits[128] = "";
-    if (workspace != 0) {
-        snprintf(limits, sizeof limits, " within a workspace of %zu bytes", workspace);
-    }
-    if (packed != 0) {
-        const size_t used = strlen(limits);
-        snprintf(limits + used, sizeof limits - used, "%s packed weights of %zu bytes",
-                 used != 0 ? " and" : " within", packed);
-    }
-    return dc_fail(ctx, DOCONV_UNSUPPORTED, "no kernel takes this problem%s%s", limits,
-                   limits[0] != '\0' && ctx->deterministic ? ", with its order of sums kept" : "");
-}
-
-static doconv_status choose(doconv_plan *plan, const doconv_plan_options *options,
-                            struct dc_candidate_list *list)
-{
-    doconv_context *ctx = plan->ctx;
-    const doconv_rigor rigor = options != NULL ? options->rigor : DOCONV_RIGOR_DEFAULT;
-    const char *forced = options != NULL ? options->variant : NULL;
-    if (list->count == 0 || list->items[0].refused != NULL) {
-        if (forced != NULL) {
-            return refuse_forced(ctx, forced, list);
-        }
-        return refuse_all(ctx, options);
-    }
-    plan->candidate = list->items[0];
-    plan->origin = forced != NULL ? "forced" : "estimate";
-    const bool off = rigor == DOCONV_RIGOR_DEFAULT && ctx->tune == DOCONV_TUNE_OFF;
-    if (forced != NULL || rigor == DOCONV_RIGOR_ESTIMATE || (off && ctx->table.count == 0)) {
-        return DOCONV_OK;
-    }
-    char key[DC_KEY_SIZE];
-    dc_plan_key(ctx, &plan->problem, options, key, sizeof key);
-    const struct dc_candidate *found = find_in_table(ctx, key, list);
-    const char *origin = "table";
-    if (found == NULL && !off) {
-        const doconv_status status = ask_advisor(plan, options, key, list, &found, &origin);
-        if (status != DOCONV_OK) {
-            return status;
-        }
-    }
-    if (found != NULL) {
-        plan->candidate = *found;
-        plan->origin = origin;
-    }
-    return DOCONV_OK;
+    return parts;
 }
 
 /* Does the layer have the operation? */
@@ -305,7 +143,7 @@ doconv_status dc_plan_problem(doconv_context *ctx, const doconv_conv_desc *desc,
  * any. Before the choice of the plan's own candidate: those are measured with the fold that is
  * measured already.
  */
-static doconv_status plan_fold(doconv_plan *plan, const doconv_plan_options *options)
+static doconv_status plan_fold(doconv_plan *plan)
 {
     const bool convolves = plan->problem.operation == DC_CONVOLUTION;
     if (plan->problem.fold.d_mul == 0 ||
@@ -315,9 +153,7 @@ static doconv_status plan_fold(doconv_plan *plan, const doconv_plan_options *opt
     const enum dc_operation operation = convolves ? DC_FOLD : DC_FOLD_GRADIENT;
     struct dc_problem problem = dc_problem_for(&plan->problem, operation);
     problem.threads = plan->problem.threads;
-    doconv_plan_options own = {.size = sizeof own};
-    own.rigor = options != NULL ? options->rigor : DOCONV_RIGOR_DEFAULT;
-    return dc_plan_create(plan->ctx, &problem, &own, &plan->fold);
+    return dc_plan_create(plan->ctx, &problem, &plan->parts, &plan->fold);
 }
 
 /* Bytes of a call: the solver's, and what is folded and packed beside it or before it. */
@@ -353,20 +189,6 @@ static doconv_status fix(doconv_plan *plan)
     return status;
 }
 
-static doconv_status choose_candidate(doconv_plan *plan, const doconv_plan_options *options)
-{
-    struct dc_candidate_list list;
-    doconv_status status = dc_enumerate_quickly(plan->ctx, &plan->problem, options, &list);
-    if (status == DOCONV_OK) {
-        status = choose(plan, options, &list);
-        if (status == DOCONV_OK) {
-            dc_candidate_describe(&plan->candidate);
-        }
-        dc_free(plan->ctx, list.items);
-    }
-    return status;
-}
-
 doconv_status dc_plan_create(doconv_context *ctx, const struct dc_problem *problem,
                              const doconv_plan_options *options, doconv_plan **plan)
 {
@@ -375,11 +197,11 @@ doconv_status dc_plan_create(doconv_context *ctx, const struct dc_problem *probl
     if (result == NULL) {
         return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "plan: out of memory");
     }
-    *result = (doconv_plan){.ctx = ctx, .problem = *problem};
-    result->rigor = options != NULL ? options->rigor : DOCONV_RIGOR_DEFAULT;
-    doconv_status status = plan_fold(result, options);
+    *result =
+        (doconv_plan){.ctx = ctx, .problem = *problem, .parts = dc_plan_part_options(options)};
+    doconv_status status = plan_fold(result);
     if (status == DOCONV_OK) {
-        status = choose_candidate(result, options);
+        status = dc_plan_choose(result, options);
     }
     if (status == DOCONV_OK) {
         status = fix(result);
@@ -433,6 +255,7 @@ void doconv_plan_destroy(doconv_plan *plan)
             plan->candidate.solver->release(plan);
         }
         doconv_plan_destroy(plan->fold);
+        dc_free(plan->ctx, plan->source);
         dc_free(plan->ctx, plan->state);
         dc_free(plan->ctx, plan);
     }
@@ -446,6 +269,11 @@ const char *doconv_plan_variant(const doconv_plan *plan)
 const char *doconv_plan_origin(const doconv_plan *plan)
 {
     return plan != NULL ? plan->origin : "";
+}
+
+const char *doconv_plan_source(const doconv_plan *plan)
+{
+    return plan != NULL && plan->source != NULL ? plan->source : "";
 }
 
 size_t doconv_plan_workspace_size(const doconv_plan *plan)

@@ -24,7 +24,9 @@ struct doconv_plan {
     struct dc_problem problem;
     struct dc_candidate candidate;
     const char *origin;
-    doconv_rigor rigor;     /* of its choice, and so of the plans that it is made of */
+    char *source; /* the key that a choice "nearest" or "neighbour" is from; else NULL */
+    /* Of the plans that it is made of, by its own: dc_plan_part_options(). */
+    doconv_plan_options parts;
     uint64_t packed_layout; /* of a convolution: plans with the same one share weights */
     /*
      * Of the operation's whole call, fold and fresh weights included, from a 64-byte boundary on.
@@ -49,6 +51,15 @@ struct doconv_weights {
 /* The plan of any operation, without a verbose line. On failure *plan is NULL. */
 doconv_status dc_plan_create(doconv_context *ctx, const struct dc_problem *problem,
                              const doconv_plan_options *options, doconv_plan **plan);
+
+/*
+ * What options (or NULL) say for the plans that a plan is made of: what their choices may rest on,
+ * how long one is measured and who may end that. Progress is the plan's own alone.
+ */
+doconv_plan_options dc_plan_part_options(const doconv_plan_options *options);
+
+/* Sets the candidate of a plan whose problem is set, with origin and source. */
+doconv_status dc_plan_choose(doconv_plan *plan, const doconv_plan_options *options);
 
 /*
  * One call. workspace: plan->workspace_size bytes, 64-byte aligned. Weights that are fresh are
@@ -97,7 +108,10 @@ void dc_plan_key(const doconv_context *ctx, const struct dc_problem *problem,
  */
 doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *problem,
                            const doconv_plan_options *options, struct dc_candidate_list *list);
-/* The same without texts, but where options name a variant: dc_candidate_describe() makes them. */
+/*
+ * The same with the best candidate first and the others in no order, and without texts, but where
+ * options name a variant: dc_candidate_describe() makes them.
+ */
 doconv_status dc_enumerate_quickly(doconv_context *ctx, const struct dc_problem *problem,
                                    const doconv_plan_options *options,
                                    struct dc_candidate_list *list);

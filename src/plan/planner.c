@@ -86,6 +86,22 @@ static void sort(struct dc_candidate_list *list)
     }
 }
 
+/* The one that sort() would put first, there. A plan asks for no more, and sorting takes longer. */
+static void put_best_first(struct dc_candidate_list *list)
+{
+    int best = 0;
+    for (int i = 1; i < list->count; i++) {
+        if (by_estimate(&list->items[i], &list->items[best]) < 0) {
+            best = i;
+        }
+    }
+    if (best != 0) {
+        const struct dc_candidate first = list->items[best];
+        list->items[best] = list->items[0];
+        list->items[0] = first;
+    }
+}
+
 static bool any_accepted(const struct dc_candidate_list *list)
 {
     return list->count != 0 && list->items[0].refused == NULL;
@@ -187,7 +203,7 @@ static void fill(const doconv_context *ctx, const struct dc_problem *problem,
         }
     }
     put_reference_behind(list);
-    sort(list);
+    put_best_first(list);
 }
 
 /* The order of sums of the best candidate on one thread, whatever workspace it needs. */
@@ -291,7 +307,7 @@ doconv_status dc_enumerate_quickly(doconv_context *ctx, const struct dc_problem 
         refused = keep_default_limit(list) || refused;
     }
     if (refused) {
-        sort(list);
+        put_best_first(list);
     }
     if (list->out_of_memory) {
         dc_free(ctx, list->items);
@@ -307,7 +323,7 @@ doconv_status dc_enumerate(doconv_context *ctx, const struct dc_problem *problem
     const doconv_status status = dc_enumerate_quickly(ctx, problem, options, list);
     if (status == DOCONV_OK) {
         dc_candidates_describe(list);
-        sort(list); /* refused ones by their texts */
+        sort(list);
     }
     return status;
 }

@@ -157,8 +157,7 @@ static void geometry(const struct dc_problem *p, const struct dc_kernel *kernel,
                  .edge = most(d->pad_left, right),
                  .wout = p->wout},
     };
-    s->args.chunk =
-        d->dilation_w == 1 && d->stride_w <= 2 && s->args.edge <= DC_GROUPED_EDGE ? 3 : 1;
+    s->args.chunk = dc_taps_together(d->kw, d->stride_w, d->dilation_w, s->args.edge);
     s->row_blocks = divide_up(p->hout, s->rows);
     bool copies, buffers;
     find_detours(p, s, vector, &copies, &buffers);
@@ -175,15 +174,17 @@ static void geometry(const struct dc_problem *p, const struct dc_kernel *kernel,
 
 /*
  * How much slower than its FMAs a kernel goes through its taps. Where these have 32 registers, or
- * tiles are small, neighbouring pixels share their columns in registers; with strides less so.
+ * tiles are small, neighbouring pixels share their columns in registers; with strides less so, but
+ * where a row of five taps is taken at once.
  */
-static double tap_factor(const struct dc_problem *p, const struct dc_kernel *kernel)
+static double tap_factor(const struct dc_problem *p, const struct dc_kernel *kernel,
+                         const struct grouped_state *s)
 {
     const bool shares = kernel->vector != 8 || kernel->tile_pixels <= 8;
-    return kernel->family == DC_FAMILY_GROUPED ? 1.2
-           : !shares                           ? 1.4
-           : p->desc.stride_w == 1             ? 1.0
-                                               : 1.2;
+    return kernel->family == DC_FAMILY_GROUPED           ? 1.2
+           : !shares                                     ? 1.4
+           : p->desc.stride_w == 1 || s->args.chunk == 5 ? 1.0
+                                                         : 1.2;
 }
 
 /* Cycles of what an image's tensors take to come and go. */
@@ -217,7 +218,7 @@ static double estimate(const struct dc_problem *p, const struct dc_kernel *kerne
                  calls = (double)kernel->vector / (double)s->together; /* of a vector */
     const double tiles = ceil((double)p->wout / kernel->tile_pixels),
                  lines = (double)(s->vectors * p->hout);
-    double cycles = lines * ((double)p->wout * (taps / fma_rate * tap_factor(p, kernel) + 3.0) +
+    double cycles = lines * ((double)p->wout * (taps / fma_rate * tap_factor(p, kernel, s) + 3.0) +
                              tiles * (15.0 + 10.0 * calls)) +
                     (double)(s->vectors * s->row_blocks) * 60.0 * calls + tensor_cycles(p, s);
     if (calls < 1.0 && p->desc.src_layout != DOCONV_NHWC &&

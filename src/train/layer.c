@@ -23,14 +23,13 @@ static doconv_status plan_folding(doconv_context *ctx, const struct dc_problem *
                                   const doconv_plan_options *options, doconv_plan **plan)
 {
     struct dc_candidate_list list;
-    doconv_status status = dc_enumerate_quickly(ctx, problem, options, &list);
+    doconv_status status = dc_enumerate(ctx, problem, options, &list);
     *plan = NULL;
     for (int i = 0; i < list.count && status == DOCONV_OK && *plan == NULL; i++) {
         struct dc_candidate *c = &list.items[i];
         if (c->refused != NULL) {
             break;
         }
-        dc_candidate_describe(c);
         if (names_parts(c->text) != parts) {
             continue;
         }
@@ -61,7 +60,10 @@ static doconv_status plan_operation(struct dc_layer *layer, enum dc_operation op
     doconv_plan *other;
     status = plan_folding(layer->ctx, &problem, parts, options, &other);
     if (other != NULL) {
-        other->origin = (*plan)->origin; /* who chose that such a one is taken */
+        /* Who chose that such a one is taken. */
+        other->origin = (*plan)->origin;
+        other->source = (*plan)->source;
+        (*plan)->source = NULL;
         doconv_plan_destroy(*plan);
         *plan = other;
     }

@@ -123,7 +123,6 @@ static void describe(const struct dc_candidate *c, char *text, size_t size)
 
 static doconv_status prepare(doconv_plan *plan, doconv_composition composition)
 {
-    const doconv_plan_options options = {.size = sizeof options, .rigor = plan->rigor};
     const struct dc_problem layer = settled(&plan->problem, composition);
     struct parameters q;
     dc_get_parameters(&plan->candidate, &q);
@@ -134,7 +133,7 @@ static doconv_status prepare(doconv_plan *plan, doconv_composition composition)
     *state = (struct state){0};
     plan->state = state;
     const doconv_status status =
-        dc_layer_create(plan->ctx, &layer, (enum dc_layer_fold)q.fold, &options, &state->layer);
+        dc_layer_create(plan->ctx, &layer, (enum dc_layer_fold)q.fold, &plan->parts, &state->layer);
     if (status == DOCONV_OK) {
         const bool hands_on = plan->problem.operation == DC_LAYER_STEP;
         state->saved_size = hands_on ? state->layer->weight_size : 0;

@@ -199,6 +199,7 @@ doconv_status doconv_training_operation_get(const doconv_training *training, int
         .fresh_weights = plan->problem.fresh_weights,
         .variant = doconv_plan_variant(plan),
         .origin = doconv_plan_origin(plan),
+        .source = doconv_plan_source(plan),
     };
     return DC_WRITE_STRUCT(training->ctx, doconv_training_operation, &result, operation);
 }

@@ -344,6 +344,18 @@ class TestTraining(unittest.TestCase):
                 layer.backward(x, grad, w, d, bias, wanted=["dst"])
 
 
+    def test_open_composition(self):
+        layer = doconv.Training("mb2_ic4ih6oc8kh3ph1:dmul=9,composition=auto")
+        self.assertIn(layer.composition, ("kernel", "feature"))
+        self.assertEqual(doconv.Training("ic4ih6oc8kh3ph1").composition, "none")
+        with self.assertRaisesRegex(ValueError, "purpose: 'both'"):
+            doconv.Training("ic4ih6oc8kh3ph1", purpose="both")
+        x, w, d = random(2, 4, 6, 6), random(8, 4, 9), random(4, 9, 9)
+        y, _ = layer.forward(x, w, d)
+        weight = compose(w, d, 1, "paper", False).reshape(8, 4, 3, 3)
+        np.testing.assert_allclose(y, convolve(layer.problem, x, weight), rtol=0, atol=1e-4)
+
+
 class TestTuning(unittest.TestCase):
     def test_tune_and_cache(self):
         problem = doconv.conv_problem("ic16ih8oc16kh3ph1")
@@ -351,6 +363,7 @@ class TestTuning(unittest.TestCase):
         self.assertFalse(tuned.from_cache)
         self.assertGreater(len(tuned.measured), 1)
         self.assertIn(tuned.variant, [m.variant for m in tuned.measured])
+        self.assertTrue(0 <= tuned.confidence <= 1 and tuned.against and tuned.when.endswith("Z"))
         text = doconv.export_cache()
         self.assertIn(tuned.variant, text)
         self.assertGreaterEqual(doconv.import_cache(text), 0)

@@ -74,6 +74,8 @@ KINDS = [
     {"kernel_size": 2, "padding": "same"},
     {"padding": 1, "padding_mode": "circular"},
     {"composition": "feature", "padding": 1},
+    {"composition": "auto", "padding": 1},
+    {"composition": "auto", "groups": 4},
 ]
 
 

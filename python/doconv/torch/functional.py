@@ -316,10 +316,11 @@ def do_conv2d(x, W, D, bias=None, stride=1, padding=0, dilation=1, groups=1, com
     """A DO-Conv layer.
 
     W: Cout x Cin/groups x D_mul. D: Cin x (KH*KW) x D_mul, with its identity added; None for a 1x1
-    layer of D_mul 1. composition: "kernel" (fold D and W, then convolve) or "feature" (depthwise by
-    D, then W). mapping: which channel of D a weight meets in layers with groups: "pytorch" as the
-    official module, "paper", "tensorflow"; feature composition is defined for "paper", or where
-    they are the same. kernel_size: (KH, KW), needed where KH*KW is no square.
+    layer of D_mul 1. composition: "kernel" (fold D and W, then convolve), "feature" (depthwise by
+    D, then W), or "auto", the faster one for a training step of this shape. mapping: which channel
+    of D a weight meets in layers with groups: "pytorch" as the official module, "paper",
+    "tensorflow"; feature composition is defined for "paper", or where they are the same.
+    kernel_size: (KH, KW), needed where KH*KW is no square.
     """
     if composition not in COMPOSITIONS[1:]:
         raise ValueError(f"composition: {composition!r} is none of {', '.join(COMPOSITIONS[1:])}")

@@ -22,8 +22,7 @@ class DOConv2d(nn.Module):
     Arguments, in the official module's order, are torch.nn.Conv2d's, with D_mul (None: KH*KW) in
     the fourth place; its parameters have the official names: W, Cout x Cin/groups x D_mul; D, Cin x
     (KH*KW) x D_mul; d_diag, the constant identity that is added to D; bias. A 1x1 layer has no D.
-    composition: "kernel" or "feature", as functional.do_conv2d() has them; "auto" takes the faster
-    one for each shape. mapping: which channel of D a weight meets in layers with groups.
+    composition: "kernel", "feature" or "auto", and mapping: as functional.do_conv2d() has them.
 
     padding_mode other than "zeros" pads as torch.nn.Conv2d does. (The official module swaps the
     axes of paddings that are not square there.)

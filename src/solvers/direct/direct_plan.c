@@ -231,8 +231,9 @@ static ptrdiff_t source_offset(const struct builder *b, int64_t c, int64_t y, in
     }
 }
 
-static void build_list(struct builder *b, int64_t channels, const struct dc_tap_range *yr,
-                       const struct dc_tap_range *xr, struct dc_direct_segments *list)
+/* Segments of `block` input channels from c on. */
+static void build_block(struct builder *b, int64_t c, int64_t block, const struct dc_tap_range *yr,
+                        const struct dc_tap_range *xr)
 {
     const struct dc_direct_state *s = b->s;
     const int64_t kw = b->p->desc.kw, nr = s->tile_channels;
@@ -240,37 +241,76 @@ static void build_list(struct builder *b, int64_t channels, const struct dc_tap_
     const int64_t piece = b->s->source == DC_SOURCE_INPLACE
                               ? least(s->src_map.block_channels, DC_CHANNEL_BLOCK)
                               : DC_CHANNEL_BLOCK;
-    struct dc_segment *const items = b->next;
-    for (int64_t c = 0; c < channels; c += DC_CHANNEL_BLOCK) {
-        b->first = b->next;
-        const int64_t block = least(channels - c, DC_CHANNEL_BLOCK);
-        for (int64_t y = yr->tap0; y < yr->tap1; y++) {
-            for (int64_t x = xr->tap0; x < xr->tap1; x++) {
-                const int64_t tap = y * kw + x;
-                for (int64_t i = 0; i < block; i += piece) {
-                    add(b, source_offset(b, c + i, y, x, yr->tap0, xr->tap0),
-                        (c * s->taps + tap * block + i) * nr, least(piece, block - i));
-                }
-            }
-            /*
-             * The taps of a kernel row read nearly the same pixels; what comes after them may be
-             * far away.
-             */
-            if (b->next != b->first) {
-                b->next[-1].fetch = 1;
+    b->first = b->next;
+    for (int64_t y = yr->tap0; y < yr->tap1; y++) {
+        for (int64_t x = xr->tap0; x < xr->tap1; x++) {
+            const int64_t tap = y * kw + x;
+            for (int64_t i = 0; i < block; i += piece) {
+                add(b, source_offset(b, c + i, y, x, yr->tap0, xr->tap0),
+                    (c * s->taps + tap * block + i) * nr, least(piece, block - i));
             }
         }
+        /*
+         * The taps of a kernel row read nearly the same pixels; what comes after them may be far
+         * away.
+         */
+        if (b->next != b->first) {
+            b->next[-1].fetch = 1;
+        }
+    }
+}
+
+/*
+ * The first segments are of 16 input channels, which are as far from the next 16 in every source
+ * and in the weights as these from those that follow: copies but for that. Thousands of them, where
+ * channels are many, would take longer than all else that a plan does.
+ */
+static void repeat_block(struct builder *b, const struct dc_segment *from, ptrdiff_t count,
+                         int64_t blocks)
+{
+    const ptrdiff_t src = source_offset(b, DC_CHANNEL_BLOCK, 0, 0, 0, 0),
+                    weight = (ptrdiff_t)DC_CHANNEL_BLOCK * b->s->taps * b->s->tile_channels;
+    for (int64_t block = 1; block < blocks; block++) {
+        for (ptrdiff_t i = 0; i < count; i++) {
+            *b->next = from[i];
+            b->next->src_offset += src * block;
+            b->next->weight_offset += weight * block;
+            b->next++;
+        }
+    }
+}
+
+static void build_list(struct builder *b, int64_t channels, const struct dc_tap_range *yr,
+                       const struct dc_tap_range *xr, struct dc_direct_segments *list)
+{
+    struct dc_segment *const items = b->next;
+    const int64_t whole = channels / DC_CHANNEL_BLOCK, rest = channels % DC_CHANNEL_BLOCK;
+    if (whole > 0) {
+        build_block(b, 0, DC_CHANNEL_BLOCK, yr, xr);
+        repeat_block(b, items, b->next - items, whole);
+    }
+    if (rest > 0) {
+        build_block(b, whole * DC_CHANNEL_BLOCK, rest, yr, xr);
     }
     *list = (struct dc_direct_segments){items, b->next - items};
 }
 
-/* The segments of every pass and range, into what was allocated for them. */
+/*
+ * The segments of every pass and range, into what was allocated for them. A last pass of as many
+ * channels as the others has theirs.
+ */
 static void build_lists(const struct dc_problem *p, struct dc_direct_state *s,
                         struct dc_segment *segments)
 {
     struct builder b = {.p = p, .s = s, .next = segments};
+    const int64_t lists = s->y_count * s->x_count,
+                  last_channels = s->cin - (s->k_blocks - 1) * s->k_block;
     for (int last = 0; last < 2; last++) {
-        const int64_t channels = last ? s->cin - (s->k_blocks - 1) * s->k_block : s->k_block;
+        const int64_t channels = last ? last_channels : s->k_block;
+        if (last && channels == s->k_block) {
+            memcpy(s->segments + lists, s->segments, (size_t)lists * sizeof *s->segments);
+            return;
+        }
         for (int64_t y = 0; y < s->y_count; y++) {
             for (int64_t x = 0; x < s->x_count; x++) {
                 build_list(&b, channels, &s->y_ranges[y], &s->x_ranges[x],
