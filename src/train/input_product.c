@@ -3,8 +3,8 @@
  * The gradient of a convolution's input by one product, where no input is read twice: kernels that
  * are no larger than the strides, as patch embeddings and projections have. A 1x1 convolution of
  * the output's gradient makes, for each output pixel, the gradients of all inputs that it reads:
- * pairs of a channel and a tap. Then each goes to its place: pairs come tap by tap, so that channels
- * that lie together go together, and those of a row of taps too; to planes, plane by plane.
+ * pairs of a channel and a tap. Then each goes to its place: pairs come tap by tap, so that what
+ * lies together goes together, channels and the taps of a row; or, to planes, plane by plane.
  */
 #include <string.h>
 
