@@ -475,7 +475,7 @@ static void test_no_memory(void **state)
     other.cin = 10;
     stingy.left = 100;
     expect_ok(doconv_fold(context, &other, t.w.data, t.d.data, t.weight.data));
-    assert_int_equal(stingy.live, live);
+    assert_int_equal(stingy.live, live + 1); /* the context remembers what was chosen */
     release(&t);
     doconv_context_destroy(context);
     assert_int_equal(stingy.live, 0);

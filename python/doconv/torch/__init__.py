@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """DO-Conv and tuned convolution for PyTorch: operators, modules, conversion of networks."""
 from . import functional
-from .checkpoint import fold_state_dict
+from .state_dict import fold_state_dict
 from .conversion import check_fold, convert, fold
 from .inference import Optimized, optimize
 from .modules import DOConv2d

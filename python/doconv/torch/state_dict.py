@@ -75,7 +75,7 @@ def fold_state_dict(state_dict, model=None, **options):
     """A state_dict in which each DO-Conv layer is a plain convolution; its tensors are on the CPU.
 
     model and options are doconv.fold_file()'s. With a model, of DOConv2d or with Conv2d in their
-    place, everything is known: kernels' sizes, which W without D are 1x1 layers, wrappers' prefixes.
+    place, all is known: kernels' sizes, which W without D are 1x1 layers, wrappers' prefixes.
     """
     return _fold(state_dict, model, options)[0]
 
