@@ -64,7 +64,7 @@ typedef enum doconv_status {
     /** weights packed for another plan; a struct of another version's header that can't be taken */
     DOCONV_MISMATCH = 7,
     DOCONV_WORKSPACE_TOO_SMALL = 8,
-    /** a cache directory or file that can't be used (tuner functions only) */
+    /** a cache directory or file, or a shard of a checkpoint, that can't be used */
     DOCONV_IO_ERROR = 9,
     /** bytes that are not what their format says, or tensors in them that do not fit together */
     DOCONV_INVALID_FILE = 10

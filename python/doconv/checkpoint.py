@@ -230,10 +230,10 @@ def fold_file(path, out=None, *, model=None, identity=None, mapping=None, kernel
     data = np.fromfile(path, np.uint8)
     if _is_torch(data):
         try:
-            from .torch import checkpoint
+            from .torch import state_dict
         except ImportError as error:
             raise InvalidFile(f"{path}: torch.save() wrote it, and PyTorch is missing") from error
-        return checkpoint.fold_saved(path, out, model, options)
+        return state_dict.fold_saved(path, out, model, options)
     names = header_of(data)
     if model is not None:
         options = _layers_of(model, names, options)
