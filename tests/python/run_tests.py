@@ -11,6 +11,11 @@ FOLDER = pathlib.Path(__file__).resolve().parent
 
 def main():
     """Exit status: 0 if no test failed."""
+    try:
+        import numpy  # pylint: disable=unused-import,import-outside-toplevel
+    except ImportError as error:
+        print(f"[  SKIPPED ] 1 test(s). There is no NumPy: {error}")
+        return 77
     names = sys.argv[1:] or sorted(path.name for path in FOLDER.glob("test_*.py"))
     sys.path.insert(0, str(FOLDER))
     suite = unittest.TestSuite()
