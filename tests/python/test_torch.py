@@ -2,7 +2,10 @@
 """doconv.torch against PyTorch's own operators and the official module's formula."""
 import copy
 import os
+import pathlib
 import pickle
+import subprocess
+import sys
 import tempfile
 import threading
 import unittest
@@ -336,7 +339,7 @@ class TestNetworks(unittest.TestCase):
         self.assertLess(error(program.module()(x), expected), 1e-6)
         self.assertIn("doconv.do_conv2d", str(program.graph))
 
-    def test_threads_and_workers(self):
+    def test_threads(self):
         _, model = self.network()
         inputs = [torch.randn(1, 3, 32, 32) for _ in range(4)]
         with torch.no_grad():
@@ -356,21 +359,41 @@ class TestNetworks(unittest.TestCase):
             thread.join()
         self.assertEqual(failures, [])
 
-        class Features(torch.utils.data.Dataset):
-            """Runs the network in the worker, on one thread as DataLoader sets it."""
+    def test_forked_workers(self):
+        # In a process of its own: a fork carries no thread along that compilation may have left.
+        done = subprocess.run(
+            [sys.executable, "-c", "import test_torch; test_torch.run_workers()"],
+            cwd=pathlib.Path(__file__).resolve().parent, capture_output=True, text=True,
+            timeout=240, check=False,
+        )  # fmt: skip
+        self.assertEqual((done.returncode, done.stdout), (0, "equal\n"), done.stderr)
 
-            def __len__(self):
-                return len(inputs)
 
-            def __getitem__(self, index):
-                with torch.no_grad():
-                    return model(inputs[index])[0]
+class Features(torch.utils.data.Dataset):
+    """Runs a network in the worker, on one thread as DataLoader sets it."""
 
-        loader = torch.utils.data.DataLoader(
-            Features(), batch_size=2, num_workers=2, multiprocessing_context="fork", timeout=60
-        )
-        got = torch.cat(list(loader))
-        self.assertLess(error(got, torch.cat(expected)), 1e-5)
+    def __init__(self, model, inputs):
+        self.model, self.inputs = model, inputs
+
+    def __len__(self):
+        return len(self.inputs)
+
+    def __getitem__(self, index):
+        with torch.no_grad():
+            return self.model(self.inputs[index])[0]
+
+
+def run_workers():
+    """Forks workers of a process whose threads have run the network, and compares with it."""
+    model = dt.convert(Network().eval())
+    inputs = [torch.randn(1, 3, 32, 32) for _ in range(4)]
+    with torch.no_grad():
+        expected = torch.cat([model(x) for x in inputs])
+    loader = torch.utils.data.DataLoader(
+        Features(model, inputs), batch_size=2, num_workers=2, multiprocessing_context="fork",
+        timeout=60,
+    )  # fmt: skip
+    print("equal" if error(torch.cat(list(loader)), expected) < 1e-5 else "different")
 
 
 class Varied(nn.Module):
