@@ -5,7 +5,9 @@ import weakref
 
 import numpy as np
 
-from ._arrays import FLOAT, address, read_array, read_parameter, written_array
+from ._arrays import (
+    FLOAT, Workspaces, address, read_array, read_parameters, written_array,
+)  # fmt: skip
 from ._contexts import context_for
 from ._library import FoldDesc, PlanOptions, check, lib
 from .problem import as_problem, number_of
@@ -61,35 +63,23 @@ class Conv:
         self._free_weights = weakref.finalize(self, lib.doconv_weights_destroy, self._weights)
         self._free_plan.atexit = self._free_weights.atexit = False
         self._src_shape, self._dst_shape = planned.src_shape, planned.dst_shape
-        self._workspace_size = lib.doconv_plan_workspace_size(self._plan)
-        self._spaces = []  # workspaces that no call uses now
+        self._workspaces = Workspaces(lib.doconv_plan_workspace_size(self._plan))
 
     def _pack(self, weight, d, bias):
         p = self.problem
-        weight = read_parameter(weight, p.weight_shape, "weight")
-        if p.has_bias != (bias is not None):
-            raise ValueError(f"bias: the problem has {'one' if p.has_bias else 'none'}")
-        bias_at = None
-        if bias is not None:
-            bias = read_parameter(bias, (p.cout,), "bias")
-            bias_at = address(bias)
+        arrays = read_parameters(p, weight, d, bias)
+        at = {name: address(array) for name, array in arrays.items()}
         weights = ctypes.c_void_p()
         if p.d_mul:
-            d_at = None
-            if d is not None:
-                d = read_parameter(d, (p.cin, p.kh * p.kw, p.d_mul), "d")
-                d_at = address(d)
             fold = fold_desc(p.cout, p.cin, p.kh, p.kw, p.groups, p.d_mul, p.mapping,
                              p.add_identity)  # fmt: skip
             status = lib.doconv_weights_fold(
-                self._plan, ctypes.byref(fold), address(weight), d_at, bias_at,
+                self._plan, ctypes.byref(fold), at["weight"], at.get("d"), at.get("bias"),
                 ctypes.byref(weights),
             )  # fmt: skip
-        elif d is not None:
-            raise ValueError("d: the problem is no DO-Conv layer (d_mul is 0)")
         else:
             status = lib.doconv_weights_create(
-                self._plan, address(weight), bias_at, ctypes.byref(weights)
+                self._plan, at["weight"], at.get("bias"), ctypes.byref(weights)
             )
         check(status, self._context.address)
         return weights.value
@@ -107,7 +97,7 @@ class Conv:
     @property
     def workspace_size(self):
         """Bytes of workspace that a call takes, beside its arrays."""
-        return self._workspace_size
+        return self._workspaces.size
 
     @property
     def packed_size(self):
@@ -142,23 +132,14 @@ class Conv:
     def run_at(self, x, out, residual=None):
         """The same on the addresses of contiguous tensors: for bindings with tensors of their own.
         """
-        space, space_at = self._take_space()
+        space = self._workspaces.take()
         status = lib.doconv_execute(
-            self._plan, self._weights, x, residual, out, space_at, self._workspace_size
-        )
-        if space is not None:
-            self._spaces.append(space)
+            self._plan, self._weights, x, residual, out, None if space is None else address(space),
+            self._workspaces.size,
+        )  # fmt: skip
+        self._workspaces.leave(space)
         if status != 0:
             check(status, self._context.address)
-
-    def _take_space(self):
-        if self._workspace_size == 0:
-            return None, None
-        try:
-            space = self._spaces.pop()  # one step for the interpreter: no lock is needed
-        except IndexError:
-            space = np.empty(self._workspace_size, np.uint8)
-        return space, address(space)
 
     def __repr__(self):
         return f"<doconv.Conv {self.problem.text} {self.variant} ({self.origin})>"

@@ -5,7 +5,9 @@ import weakref
 
 import numpy as np
 
-from ._arrays import FLOAT, address, read_array, read_parameter, written_array
+from ._arrays import (
+    FLOAT, Workspaces, address, read_array, read_parameters, written_array,
+)  # fmt: skip
 from ._contexts import context_for
 from ._library import Gradients, Parameters, TrainingOptions, check, lib
 from .problem import COMPOSITIONS, as_problem
@@ -41,61 +43,46 @@ class Training:
         self._training = training.value
         self._free = weakref.finalize(self, lib.doconv_training_destroy, self._training)
         self._free.atexit = False
-        self.workspace_size = lib.doconv_training_workspace_size(self._training)
+        self._workspaces = Workspaces(lib.doconv_training_workspace_size(self._training))
         self.saved_size = lib.doconv_training_saved_size(self._training)
-        self._spaces = []
-        p = self.problem
-        self._shapes = {"src": p.src_shape, "dst": p.dst_shape, "weight": p.weight_shape}
-        self._shapes["d"] = (p.cin, p.kh * p.kw, p.d_mul)
+        self._src_shape, self._dst_shape = self.problem.src_shape, self.problem.dst_shape
+
+    @property
+    def workspace_size(self):
+        """Bytes of workspace that a pass takes, beside its arrays."""
+        return self._workspaces.size
 
     @property
     def composition(self):
         """"kernel" or "feature", also where the problem left it open; "none" for a plain layer."""
         return COMPOSITIONS[lib.doconv_training_composition(self._training)]
 
-    def _take_space(self):
-        try:
-            return self._spaces.pop()  # one step for the interpreter: no lock is needed
-        except IndexError:
-            return np.empty(max(self.workspace_size, 1), np.uint8)
-
     # What takes addresses: for bindings that have tensors of their own. 0 or None: there is none.
 
     def forward_at(self, src, dst, weight, d=None, bias=None, saved=None):
         """forward() on addresses of contiguous fp32 tensors; saved: saved_size bytes."""
         parameters = Parameters(weight=weight, d=d, bias=bias)
-        space = self._take_space()
+        space = self._workspaces.take()
         status = lib.doconv_training_forward(
-            self._training, ctypes.byref(parameters), src, dst, saved, address(space),
-            self.workspace_size,
+            self._training, ctypes.byref(parameters), src, dst, saved,
+            None if space is None else address(space), self._workspaces.size,
         )  # fmt: skip
-        self._spaces.append(space)
+        self._workspaces.leave(space)
         check(status, self._context.address)
 
     def backward_at(self, src, grad_dst, gradients, weight, d=None, bias=None, saved=None):
         """backward() on addresses; gradients: those of src, weight, d, bias, None: not wanted."""
         parameters = Parameters(weight=weight, d=d, bias=bias)
         wanted = Gradients(**dict(zip(("src", "weight", "d", "bias"), gradients)))
-        space = self._take_space()
+        space = self._workspaces.take()
         status = lib.doconv_training_backward(
             self._training, ctypes.byref(parameters), src, grad_dst, saved, ctypes.byref(wanted),
-            address(space), self.workspace_size,
+            None if space is None else address(space), self._workspaces.size,
         )  # fmt: skip
-        self._spaces.append(space)
+        self._workspaces.leave(space)
         check(status, self._context.address)
 
     # What takes arrays.
-
-    def _parameters(self, weight, d, bias):
-        p = self.problem
-        arrays = {"weight": read_parameter(weight, self._shapes["weight"], "weight")}
-        if d is not None:
-            arrays["d"] = read_parameter(d, self._shapes["d"], "d")
-        if bias is not None:
-            arrays["bias"] = read_parameter(bias, (p.cout,), "bias")
-        if p.has_bias != (bias is not None):
-            raise ValueError(f"bias: the problem has {'one' if p.has_bias else 'none'}")
-        return arrays
 
     def forward(self, x, weight, d=None, bias=None, out=None):
         """The output, and what backward() may take as `saved` to spare work (None: nothing).
@@ -103,13 +90,13 @@ class Training:
         x: problem.src_shape. weight: problem.weight_shape (a DO-Conv layer's W); d: Cin x (KH*KW)
         x D_mul, of a DO-Conv layer that has one; bias: Cout.
         """
-        x = read_array(x, self._shapes["src"], "x")
-        parameters = self._parameters(weight, d, bias)
+        x = read_array(x, self._src_shape, "x")
+        parameters = read_parameters(self.problem, weight, d, bias)
         result = out
         if out is None:
-            result = out = np.empty(self._shapes["dst"], FLOAT)
+            result = out = np.empty(self._dst_shape, FLOAT)
         else:
-            out = written_array(out, self._shapes["dst"], "out")
+            out = written_array(out, self._dst_shape, "out")
         saved = np.empty(self.saved_size, np.uint8) if self.saved_size else None
         at = {name: address(array) for name, array in parameters.items()}
         self.forward_at(
@@ -122,9 +109,9 @@ class Training:
 
         grad: the gradient by the output. wanted: those to compute; None: all that the layer has.
         """
-        x = read_array(x, self._shapes["src"], "x")
-        grad = read_array(grad, self._shapes["dst"], "grad")
-        parameters = self._parameters(weight, d, bias)
+        x = read_array(x, self._src_shape, "x")
+        grad = read_array(grad, self._dst_shape, "grad")
+        parameters = read_parameters(self.problem, weight, d, bias)
         has = ["src", *parameters]
         wanted = has if wanted is None else list(wanted)
         for name in wanted:

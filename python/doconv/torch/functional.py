@@ -268,6 +268,13 @@ def _pair(value):
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
+def same_padding(kernel, dilation):
+    """Top, left, bottom, right, so that an output without stride has its input's size."""
+    total = [d * (k - 1) for k, d in zip(kernel, dilation)]
+    before = [t // 2 for t in total]
+    return [*before, total[0] - before[0], total[1] - before[1]]
+
+
 def _paddings(padding, kernel, stride, dilation):
     """Top, left, bottom, right, of a number, a pair, or a word as torch.nn.Conv2d takes it."""
     if padding == "valid":
@@ -275,9 +282,7 @@ def _paddings(padding, kernel, stride, dilation):
     if padding == "same":
         if tuple(stride) != (1, 1):
             raise ValueError("padding='same' is not supported for strided convolutions")
-        total = [d * (k - 1) for k, d in zip(kernel, dilation)]
-        before = [t // 2 for t in total]
-        return [*before, total[0] - before[0], total[1] - before[1]]
+        return same_padding(kernel, dilation)
     if isinstance(padding, str):
         raise ValueError(f"padding: {padding!r} is none of 'valid', 'same'")
     return [*_pair(padding), *_pair(padding)]

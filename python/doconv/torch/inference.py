@@ -6,7 +6,6 @@ import operator
 import statistics
 import time
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
@@ -337,15 +336,12 @@ class _Rewriter:
                 self.layouts[node] = self.layout
                 continue
             inputs = [a for a in node.all_input_nodes if self.layouts.get(a)]
-            if not inputs or node.op == "output" and not inputs:
+            if not inputs:
                 continue
             if self._keeps_blocked(node, module):
                 self.layouts[node] = self.layout
             else:
-                for index, argument in enumerate(node.args):
-                    if isinstance(argument, fx.Node):
-                        self._want(node, index, PLAIN)
-                for blocked in [a for a in node.all_input_nodes if self.layouts.get(a)]:
+                for blocked in inputs:
                     node.replace_input_with(blocked, self._reordered(blocked, PLAIN, node))
 
     def _keeps_blocked(self, node, module):
@@ -411,14 +407,12 @@ class Optimized(nn.Module):
         return "\n".join(lines)
 
 
-def _median_seconds(module, example, rounds):
-    samples = []
+def _seconds(module, example):
+    """Of one call."""
     with torch.no_grad():
-        for _ in range(rounds):
-            start = time.perf_counter()
-            module(*example)
-            samples.append(time.perf_counter() - start)
-    return statistics.median(samples)
+        start = time.perf_counter()
+        module(*example)
+        return time.perf_counter() - start
 
 
 def optimize(model, example, *, layout=None, accuracy="default", tune="tune"):
@@ -439,7 +433,7 @@ def optimize(model, example, *, layout=None, accuracy="default", tune="tune"):
     candidates = ["nhwc", block] if layout is None else [layout]
     if layout is not None and layout not in ("nhwc", *BLOCKS):
         raise ValueError(f"layout: {layout!r} is none of nhwc, {', '.join(BLOCKS)}")
-    folded = fold(copy.deepcopy(model)).eval()
+    folded = fold(model).eval()
     if type(folded) is nn.Conv2d:
         folded = nn.Sequential(folded)  # tracing looks inside of what it is given
     traced = fx.symbolic_trace(folded)
@@ -451,14 +445,16 @@ def optimize(model, example, *, layout=None, accuracy="default", tune="tune"):
     for name in candidates:
         module = copy.deepcopy(traced)
         report = _Rewriter(module, name, options).run()
-        _median_seconds(module, example, 2)  # plans, and pages
+        for _ in range(2):  # plans, and pages
+            _seconds(module, example)
         found[name] = (module, report)
     seconds = {}
     if len(candidates) > 1:
         samples = {name: [] for name in candidates}
         for _ in range(7):  # in turns, so that what disturbs one disturbs the other
             for name, (module, _) in found.items():
-                samples[name].append(_median_seconds(module, example, 1))
-        seconds = {name: float(np.median(values)) for name, values in samples.items()}
+                samples[name].append(_seconds(module, example))
+        seconds = {name: statistics.median(values) for name, values in samples.items()}
     best = min(seconds, key=seconds.get) if seconds else candidates[0]
-    return Optimized(*(found[best][0], best, found[best][1], seconds))
+    module, report = found[best]
+    return Optimized(module, best, report, seconds)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .functional import _pair, compose, do_conv2d
+from .functional import _pair, compose, do_conv2d, same_padding
 
 
 def identity(cin, taps, d_mul):
@@ -82,9 +82,8 @@ class DOConv2d(nn.Module):
         if sides == "valid":
             return x, 0
         if sides == "same":
-            total = [d * (k - 1) for k, d in zip(self.kernel_size, self.dilation)]
-            before = [t // 2 for t in total]
-            sides = (before[1], total[1] - before[1], before[0], total[0] - before[0])
+            top, left, bottom, right = same_padding(self.kernel_size, self.dilation)
+            sides = (left, right, top, bottom)
         else:
             sides = (sides[1], sides[1], sides[0], sides[0])
         return F.pad(x, sides, mode=self.padding_mode), 0
