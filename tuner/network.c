@@ -35,27 +35,18 @@ struct solution {
 
 static doconv_status check_options(doconv_context *ctx, const doconv_network_options *o)
 {
-    const struct {
-        const char *name;
-        double value, most;
-    } numbers[] = {
+    const struct dc_number numbers[] = {
         {"layouts", (double)o->layouts, ALL_LAYOUTS},
         {"input_layout", o->input_layout != NULL ? (double)*o->input_layout : 0.0,
          SELECT_LAYOUTS - 1},
         {"output_layout", o->output_layout != NULL ? (double)*o->output_layout : 0.0,
          SELECT_LAYOUTS - 1},
         {"mode", (double)o->mode, DOCONV_TUNE_ONLY},
-        {"budget_seconds", o->budget_seconds, 86400.0},
-        {"problem_seconds", o->problem_seconds, 86400.0},
+        {"budget_seconds", o->budget_seconds, DC_MOST_SECONDS},
+        {"problem_seconds", o->problem_seconds, DC_MOST_SECONDS},
         {"most_states", (double)o->most_states, 1 << 20},
     };
-    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
-        if (!(numbers[i].value >= 0.0 && numbers[i].value <= numbers[i].most)) {
-            return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.%s: %g is not in 0..%g",
-                           numbers[i].name, numbers[i].value, numbers[i].most);
-        }
-    }
-    return DOCONV_OK;
+    return dc_check_numbers(ctx, numbers, sizeof numbers / sizeof numbers[0]);
 }
 
 static doconv_status read_options(doconv_context *ctx, const doconv_network_options *from,

@@ -360,19 +360,12 @@ static doconv_status read_options(doconv_context *ctx, const doconv_tune_options
     if (status != DOCONV_OK) {
         return status;
     }
-    if (options->force != 0 && options->force != 1) {
-        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.force: %d is not in 0..1",
-                       options->force);
-    }
-    if (options->errors != 0 && options->errors != 1) {
-        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.errors: %d is not in 0..1",
-                       options->errors);
-    }
-    if (!(options->budget_seconds >= 0.0 && options->budget_seconds <= 86400.0)) {
-        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT,
-                       "options.budget_seconds: %g is not in 0..86400", options->budget_seconds);
-    }
-    return DOCONV_OK;
+    const struct dc_number numbers[] = {
+        {"force", options->force, 1},
+        {"errors", options->errors, 1},
+        {"budget_seconds", options->budget_seconds, DC_MOST_SECONDS},
+    };
+    return dc_check_numbers(ctx, numbers, sizeof numbers / sizeof numbers[0]);
 }
 
 /* doconv_tune() of any operation, with checked options of this version. */
@@ -434,12 +427,12 @@ doconv_status doconv_cache_clean(doconv_context *context, const doconv_cache_cle
         return DOCONV_INVALID_ARGUMENT;
     }
     doconv_cache_clean_options own;
-    const doconv_status status = DC_READ_STRUCT(context, doconv_cache_clean_options, options, &own);
+    doconv_status status = DC_READ_STRUCT(context, doconv_cache_clean_options, options, &own);
+    if (status == DOCONV_OK) {
+        status = dc_check_numbers(context, &(struct dc_number){"all", own.all, 1}, 1);
+    }
     if (status != DOCONV_OK) {
         return status;
-    }
-    if (own.all != 0 && own.all != 1) {
-        return dc_fail(context, DOCONV_INVALID_ARGUMENT, "options.all: %d is not in 0..1", own.all);
     }
     const int error =
         dc_cache_clean(context->advisor.self, own.all != 0, own.report, own.report_user);

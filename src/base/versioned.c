@@ -58,3 +58,16 @@ doconv_status dc_write_struct(const doconv_context *ctx, const struct dc_struct 
     memcpy(to, &size, sizeof size);
     return DOCONV_OK;
 }
+
+doconv_status dc_check_numbers(const doconv_context *ctx, const struct dc_number *numbers,
+                               size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        const struct dc_number *n = &numbers[i];
+        if (!(n->value >= 0.0 && n->value <= n->most)) { /* nor NaN */
+            return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.%s: %.10g is not in 0..%.10g",
+                           n->name, n->value, n->most);
+        }
+    }
+    return DOCONV_OK;
+}

@@ -84,4 +84,15 @@ doconv_status dc_write_struct(const doconv_context *ctx, const struct dc_struct 
 #define DC_WRITE_STRUCT(ctx, type, from, to)                                                       \
     dc_write_struct((ctx), DC_STRUCT(type), (const type *){from}, (type *){to}, (to)->size)
 
+#define DC_MOST_SECONDS 86400.0 /* of a budget */
+
+/* A field of a caller's options that is a number in 0..most. */
+struct dc_number {
+    const char *name;
+    double value, most;
+};
+/* INVALID_ARGUMENT with the first one that is out of its range, as "options.NAME". */
+doconv_status dc_check_numbers(const doconv_context *ctx, const struct dc_number *numbers,
+                               size_t count);
+
 #endif

@@ -23,31 +23,15 @@ doconv_status dc_plan_options_read(doconv_context *ctx, const doconv_plan_option
     if (status != DOCONV_OK) {
         return status;
     }
-    if ((int)options->rigor < 0 || (int)options->rigor > DOCONV_RIGOR_MEASURE) {
-        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.rigor: %d is not in 0..%d",
-                       (int)options->rigor, DOCONV_RIGOR_MEASURE);
-    }
-    if ((int)options->operation < 0 || (int)options->operation >= DC_OPERATIONS) {
-        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.operation: %d is not in 0..%d",
-                       (int)options->operation, DC_OPERATIONS - 1);
-    }
-    if (options->cold_weights != 0 && options->cold_weights != 1) {
-        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.cold_weights: %d is not in 0..1",
-                       options->cold_weights);
-    }
-    if (options->fresh_weights != 0 && options->fresh_weights != 1) {
-        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.fresh_weights: %d is not in 0..1",
-                       options->fresh_weights);
-    }
-    if (options->fallback != 0 && options->fallback != 1) {
-        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT, "options.fallback: %d is not in 0..1",
-                       options->fallback);
-    }
-    if (!(options->budget_seconds >= 0.0 && options->budget_seconds <= 86400.0)) {
-        return dc_fail(ctx, DOCONV_INVALID_ARGUMENT,
-                       "options.budget_seconds: %g is not in 0..86400", options->budget_seconds);
-    }
-    return DOCONV_OK;
+    const struct dc_number numbers[] = {
+        {"rigor", (int)options->rigor, DOCONV_RIGOR_MEASURE},
+        {"operation", (int)options->operation, DC_OPERATIONS - 1},
+        {"cold_weights", options->cold_weights, 1},
+        {"fresh_weights", options->fresh_weights, 1},
+        {"fallback", options->fallback, 1},
+        {"budget_seconds", options->budget_seconds, DC_MOST_SECONDS},
+    };
+    return dc_check_numbers(ctx, numbers, sizeof numbers / sizeof numbers[0]);
 }
 
 void dc_plan_key(const doconv_context *ctx, const struct dc_problem *problem,
