@@ -261,17 +261,6 @@ static int find_near(const struct nearest *index, int count, const struct neares
     return found;
 }
 
-/* The accepted candidate of this text, or NULL. */
-static const struct dc_candidate *find(struct dc_candidate_list *list, const char *text)
-{
-    for (int i = 0; i < list->count; i++) {
-        if (list->items[i].refused == NULL && dc_candidate_is(&list->items[i], text)) {
-            return &list->items[i];
-        }
-    }
-    return NULL;
-}
-
 bool dc_nearest_infer(void *self, const struct dc_problem *problem,
                       const doconv_plan_options *options, struct dc_candidate_list *list,
                       struct dc_hint *hint)
@@ -297,7 +286,7 @@ bool dc_nearest_infer(void *self, const struct dc_problem *problem,
         }
         const bool nearest = is_same_shape(&wanted.problem.desc, &item->parsed.problem.desc);
         hint->origin = nearest ? "nearest" : "neighbour";
-        hint->candidate = nearest ? find(list, entry->variant)
+        hint->candidate = nearest ? dc_candidate_find(list, entry->variant)
                                   : dc_nearest_correct(ctx, &item->parsed, entry, list);
         memcpy(hint->key, item->key, strlen(item->key) + 1);
     }

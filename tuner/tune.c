@@ -31,17 +31,6 @@
 /* A result that is less sure (dc_measure_finish()) is doubtful. */
 #define DOUBTFUL 0.75
 
-/* Is a cached variant still one that the planner would make? */
-static bool is_candidate(const struct dc_candidate_list *list, const char *variant)
-{
-    for (int i = 0; i < list->count; i++) {
-        if (list->items[i].refused == NULL && strcmp(list->items[i].text, variant) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 /* ---- tuning ---- */
 
 static int64_t scaled(double value, double unit)
@@ -293,7 +282,7 @@ static bool is_better(const struct cache_entry *old, const struct cache_entry *n
 }
 
 /* Stores the report's result, unless a better founded one is there. */
-static doconv_status store(struct cache *cache, const struct dc_candidate_list *list,
+static doconv_status store(struct cache *cache, struct dc_candidate_list *list,
                            struct doconv_tune_report *report)
 {
     doconv_context *ctx = report->ctx;
@@ -303,7 +292,8 @@ static doconv_status store(struct cache *cache, const struct dc_candidate_list *
         return dc_fail(ctx, DOCONV_OUT_OF_MEMORY, "tune: out of memory");
     }
     const enum cache_state state = dc_cache_lookup(cache, entry->key, old);
-    if (state != CACHE_MISS && is_candidate(list, old->variant) && is_better(old, entry)) {
+    if (state != CACHE_MISS && dc_candidate_find(list, old->variant) != NULL &&
+        is_better(old, entry)) {
         if (state == CACHE_DOUBTFUL) {
             dc_cache_settle(cache, old);
         }
@@ -334,8 +324,8 @@ static doconv_status fill_report(doconv_context *ctx, const struct dc_problem *p
     if (!restricted && !options->force) {
         const enum cache_state state = dc_cache_lookup(cache, key, &report->entry);
         const bool wanting = state == CACHE_DOUBTFUL && ctx->tune == DOCONV_TUNE_TUNE;
-        report->from_cache =
-            state != CACHE_MISS && !wanting && is_candidate(&list, report->entry.variant);
+        report->from_cache = state != CACHE_MISS && !wanting &&
+                             dc_candidate_find(&list, report->entry.variant) != NULL;
         report->stored = report->from_cache && state != CACHE_MEMORY;
     }
     if (report->from_cache) {

@@ -78,4 +78,7 @@ bool dc_candidate_is_plain(const struct dc_candidate *candidate);
 /* Is this its text? Makes the text only where its names are right. */
 bool dc_candidate_is(struct dc_candidate *candidate, const char *text);
 
+/* The accepted candidate of this text, or NULL. */
+const struct dc_candidate *dc_candidate_find(struct dc_candidate_list *list, const char *text);
+
 #endif

@@ -83,6 +83,16 @@ bool dc_candidate_is(struct dc_candidate *c, const char *text)
     return strcmp(c->text, text) == 0;
 }
 
+const struct dc_candidate *dc_candidate_find(struct dc_candidate_list *list, const char *text)
+{
+    for (int i = 0; i < list->count; i++) {
+        if (list->items[i].refused == NULL && dc_candidate_is(&list->items[i], text)) {
+            return &list->items[i];
+        }
+    }
+    return NULL;
+}
+
 void dc_candidates_describe(struct dc_candidate_list *list)
 {
     for (int i = 0; i < list->count; i++) {

@@ -16,17 +16,6 @@
 #include "plan/plan.h"
 #include "plan/problem.h"
 
-/* The accepted candidate of this text, or NULL. */
-static const struct dc_candidate *find(struct dc_candidate_list *list, const char *text)
-{
-    for (int i = 0; i < list->count; i++) {
-        if (list->items[i].refused == NULL && dc_candidate_is(&list->items[i], text)) {
-            return &list->items[i];
-        }
-    }
-    return NULL;
-}
-
 /* Why the variant that is asked for can't be had. */
 static doconv_status refuse_forced(doconv_context *ctx, const char *forced,
                                    struct dc_candidate_list *list)
@@ -54,7 +43,7 @@ static const struct dc_candidate *find_in_table(const doconv_context *ctx, const
             !dc_isa_usable((enum dc_isa)rows[i].isa, ctx->isa)) {
             continue;
         }
-        const struct dc_candidate *found = find(list, rows[i].variant);
+        const struct dc_candidate *found = dc_candidate_find(list, rows[i].variant);
         if (found != NULL) {
             return found;
         }
@@ -100,7 +89,7 @@ static const struct dc_candidate *find_in_cache(const doconv_context *ctx, const
         !advisor->lookup(advisor->self, key, measures, variant, sizeof variant)) {
         return NULL;
     }
-    const struct dc_candidate *found = find(list, variant);
+    const struct dc_candidate *found = dc_candidate_find(list, variant);
     if (found == NULL) {
         dc_log(ctx, DOCONV_LOG_WARNING, "cache: \"%s\" is no candidate of %s any more", variant,
                key);
@@ -137,7 +126,8 @@ static doconv_status measure(const doconv_plan *plan, const doconv_plan_options 
         dc_log(ctx, DOCONV_LOG_WARNING, "tune: %s: %.200s; planned without: %s",
                doconv_status_string(status), detail, key);
     }
-    const struct dc_candidate *found = status == DOCONV_OK ? find(list, variant) : NULL;
+    const struct dc_candidate *found =
+        status == DOCONV_OK ? dc_candidate_find(list, variant) : NULL;
     const char *origin = "measured";
     if (found == NULL) {
         found = find_in_cache(ctx, key, false, list);
